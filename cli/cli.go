@@ -1,0 +1,110 @@
+// Package cli is the command line of neb: one file a command, flags in, one call, words out.
+//
+// Results go to standard output, progress and errors to standard error. The exit status is 0 when the
+// command did what it was asked, 1 when it failed and 2 when it was called wrongly; commands with a status of
+// their own (neb run) return an [*ExitError].
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// streams is where a command writes. Every command gets the same one, and nothing else prints.
+type streams struct {
+	out io.Writer // results
+	err io.Writer // progress, warnings, errors
+}
+
+// commands makes the commands of neb, in the order in which the help shows them.
+var commands = []func(streams) *cobra.Command{}
+
+// ExitError ends neb with a status of its own. Err may be nil where everything has been said already.
+type ExitError struct {
+	Code int
+	Err  error
+}
+
+func (e *ExitError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("exit status %d", e.Code)
+	}
+	return e.Err.Error()
+}
+
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// usagef is the error of a command that was called wrongly; neb then exits with status 2.
+func usagef(format string, args ...any) error {
+	return &ExitError{Code: 2, Err: fmt.Errorf(format, args...)}
+}
+
+// Main runs neb with the given arguments and returns its exit status.
+//
+// SIGINT and SIGTERM cancel the command's context once, so that it can clean up; a second one ends it at once.
+func Main(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+
+	root := newRoot(streams{out: stdout, err: stderr})
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var exit *ExitError
+	if !errors.As(err, &exit) {
+		exit = &ExitError{Code: 1, Err: err}
+	}
+	if exit.Err != nil {
+		fmt.Fprintf(stderr, "neb: %v\n", exit.Err)
+	}
+	return exit.Code
+}
+
+func newRoot(s streams) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "neb",
+		Short:         "Build, pack and boot AWS Nitro Enclaves",
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+	}
+	root.SetOut(s.out)
+	root.SetErr(s.err)
+	for _, make := range commands {
+		root.AddCommand(make(s))
+	}
+	callWrongly(root)
+	return root
+}
+
+// callWrongly makes every mistake in flags and arguments, of cmd and of what stands below it, a usage error.
+func callWrongly(cmd *cobra.Command) {
+	hint := func(err error) error {
+		return usagef("%v (see '%s --help')", err, cmd.CommandPath())
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return hint(err) })
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return hint(err)
+			}
+			return nil
+		}
+	}
+	for _, child := range cmd.Commands() {
+		callWrongly(child)
+	}
+}

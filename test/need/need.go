@@ -1,0 +1,45 @@
+// Package need says what a test needs of the machine: it skips the test, by the name of what is missing, or
+// fails it where NEB_REQUIRE says that nothing may be missing (as .ci/run does).
+package need
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// missing ends the test: as a skip, or as a failure when NEB_REQUIRE is set to anything but the empty string.
+func missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("NEB_REQUIRE") != "" {
+		t.Fatalf("this machine lacks %s, and NEB_REQUIRE is set", what)
+	}
+	t.Skipf("this machine lacks %s", what)
+}
+
+// Root needs the test to run as root.
+func Root(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		missing(t, "root")
+	}
+}
+
+// Command needs a program in PATH and returns where it is.
+func Command(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		missing(t, "the command "+name)
+	}
+	return path
+}
+
+// Docker needs a Docker engine that answers.
+func Docker(t testing.TB) {
+	t.Helper()
+	Command(t, "docker")
+	if out, err := exec.Command("docker", "info", "--format", "{{.ServerVersion}}").CombinedOutput(); err != nil {
+		missing(t, "a running Docker engine ("+string(out)+")")
+	}
+}
