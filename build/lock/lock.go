@@ -2,13 +2,16 @@
 // and SHA-256.
 //
 // The file is JSON with one package a line, so that a change reads well in a diff and every tool can take the
-// hashes from it (Nix: builtins.fromJSON). [Read] takes only what [Lock.Write] would write: a lock has one form.
+// hashes from it (Nix: builtins.fromJSON). A lock has one form: [Read] takes only what [Lock.Bytes] would make.
 //
 // The package reads, checks and writes locks. Making one anew from signed package indexes is in resolve;
 // downloading what it names is [github.com/nitro-enclaves-bootstrap/neb/build/store].
 package lock
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -31,11 +34,21 @@ const (
 	EROFS      = "erofs"       // mkfs.erofs and fsck.erofs
 )
 
-// Hosts are the machines that a lock holds a toolchain for, by Debian's names.
-var Hosts = []string{"amd64", "arm64"}
+// The parts of a lock, each of which can be resolved anew alone.
+const (
+	PartKernel    = "kernel"    // Lock.Kernel
+	PartToolchain = "toolchain" // Lock.Packages, but for those of the next part, and Lock.Go
+	PartEmulator  = "emulator"  // Lock.Emulator and the firmware that goes with it
+)
 
-// Sets are all sets, in the order in which a lock names them.
-var Sets = []string{Base, GCCx86_64, GCCaarch64, Emulator, EROFS}
+var (
+	// Hosts are the machines that a lock holds a toolchain for, by Debian's names.
+	Hosts = []string{"amd64", "arm64"}
+	// Sets are all sets, in the order in which a lock names them.
+	Sets = []string{Base, GCCx86_64, GCCaarch64, Emulator, EROFS}
+	// Parts are all parts, in the order in which a lock names them.
+	Parts = []string{PartKernel, PartToolchain, PartEmulator}
+)
 
 // File is one download.
 type File struct {
@@ -49,16 +62,20 @@ type File struct {
 	SHA256   string    // of the content, 64 lower-case hexadecimal digits
 }
 
-// Package is a File of the toolchain and who needs it.
+// Package is a File of the toolchain, and who needs it.
 type Package struct {
 	File
-	Sets map[string][]string // by host, the sets that the package is in, in the order of [Sets]
+	Sets  map[string][]string // by host, the sets that it is in, in the order of [Sets]
+	Needs []string            // the locked packages that it depends on, sorted; each is in all of its sets
 }
+
+// In reports whether the package belongs to the set on the host.
+func (p Package) In(host, set string) bool { return slices.Contains(p.Sets[host], set) }
 
 // Go is the Go toolchain, as the modules that Go itself downloads (golang.org/toolchain).
 type Go struct {
 	Version string          // "1.26.8"
-	Hosts   map[string]File // by host; the .zip of the toolchain module
+	Hosts   map[string]File // by host, the module's .zip
 }
 
 // Index is a package index that a part of the lock was resolved from.
@@ -68,24 +85,55 @@ type Index struct {
 	Suite     string    // "trixie"
 	Component string    // "main"
 	Date      time.Time // of the Release file
-	SHA256    string    // of the InRelease file (or of Release, where its signature is detached)
+	SHA256    string    // of the InRelease file, or of Release where its signature is detached
 }
-
-// The parts of a lock, each of which can be resolved anew alone.
-const (
-	PartKernel    = "kernel"    // Lock.Kernel
-	PartToolchain = "toolchain" // Lock.Packages and Lock.Go
-	PartEmulator  = "emulator"  // Lock.Emulator and the packages of its firmware
-)
-
-// Parts are all parts, in the order in which a lock names them.
-var Parts = []string{PartKernel, PartToolchain, PartEmulator}
 
 // Lock is a whole lock file.
 type Lock struct {
-	Indexes  []Index
-	Kernel   File // linux-source-6.12, a .deb that holds the source as a tarball
-	Emulator File // QEMU's source as a tarball
+	Indexes  []Index // in the order of [Parts], then of archive and suite
+	Kernel   File    // linux-source-6.12, a .deb that holds the source as a tarball
+	Emulator File    // QEMU's source as a tarball
 	Go       Go
 	Packages []Package // sorted by name, then by architecture
+}
+
+// Files returns the packages that the sets need on the host ("amd64" or "arm64"), sorted by name, each once.
+func (l *Lock) Files(host string, sets ...string) ([]File, error) {
+	if !slices.Contains(Hosts, host) {
+		return nil, fmt.Errorf("neb.lock has no toolchain for host %q, only for %s", host, strings.Join(Hosts, " and "))
+	}
+	for _, set := range sets {
+		if !slices.Contains(Sets, set) {
+			return nil, fmt.Errorf("neb.lock has no set %q, only %s", set, strings.Join(Sets, ", "))
+		}
+	}
+	var files []File
+	for _, p := range l.Packages {
+		if slices.ContainsFunc(sets, func(set string) bool { return p.In(host, set) }) {
+			files = append(files, p.File)
+		}
+	}
+	return files, nil
+}
+
+// All returns every file that the lock names, each once, for all hosts.
+func (l *Lock) All() []File {
+	files := []File{l.Kernel, l.Emulator}
+	for _, host := range Hosts {
+		files = append(files, l.Go.Hosts[host])
+	}
+	for _, p := range l.Packages {
+		files = append(files, p.File)
+	}
+	return files
+}
+
+// Package finds a package by name for a host.
+func (l *Lock) Package(host, name string) (Package, bool) {
+	for _, p := range l.Packages {
+		if p.Name == name && p.Sets[host] != nil {
+			return p, true
+		}
+	}
+	return Package{}, false
 }

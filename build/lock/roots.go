@@ -1,0 +1,28 @@
+package lock
+
+// root is one package that is wanted for itself; what it depends on comes with it.
+type root struct {
+	set      string
+	host     string // "" for every host
+	packages []string
+	why      string
+}
+
+// roots are what the lock's packages are the closure of.
+//
+// The kernel's build wants the first group; each thing there is called by its Makefiles or scripts. Everything
+// else a Debian system has (dpkg, apt, util-linux, …) is left out: packages are unpacked, never installed.
+var roots = []root{
+	{Base, "", []string{"base-files", "base-passwd"}, "directories, links and users of a root"},
+	{Base, "", []string{"dash", "bash", "coreutils", "sed", "grep", "gawk", "findutils", "diffutils"}, "what the scripts of a build call"},
+	{Base, "", []string{"tar", "gzip", "xz-utils", "lz4", "zstd", "cpio"}, "unpacking the source, compressing the kernel, ramdisks"},
+	{Base, "", []string{"make", "bc", "flex", "bison", "perl", "patch", "kmod"}, "called by the kernel's Makefiles"},
+	{Base, "", []string{"gcc", "libc6-dev", "libelf-dev", "libssl-dev"}, "the kernel's tools run on the host: objtool, certs, fixdep"},
+	{GCCx86_64, "amd64", []string{"gcc"}, "native"},
+	{GCCx86_64, "arm64", []string{"gcc-x86-64-linux-gnu"}, "cross; the kernel brings its own headers"},
+	{GCCaarch64, "arm64", []string{"gcc"}, "native"},
+	{GCCaarch64, "amd64", []string{"gcc-aarch64-linux-gnu"}, "cross; the kernel brings its own headers"},
+	{Emulator, "", []string{"meson", "ninja-build", "python3", "python3-pycotap", "pkgconf"}, "QEMU's configure and build"},
+	{Emulator, "", []string{"libglib2.0-dev", "libpixman-1-dev", "libfdt-dev", "libgnutls28-dev", "libcbor-dev", "zlib1g-dev"}, "libraries of -M nitro-enclave and what QEMU cannot do without"},
+	{EROFS, "", []string{"erofs-utils"}, "the compressed root"},
+}
