@@ -1,0 +1,123 @@
+package eif
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// Sizes and limits of the format.
+const (
+	HeaderSize        = 548   // bytes of the file's header
+	SectionHeaderSize = 12    // bytes of the header of each section
+	MinSections       = 2     // the fewest sections a file can have, by the specification
+	MaxSections       = 32    // the most sections a file can have: the header has room for no more
+	MaxSignature      = 32768 // bytes that a signature section can have
+	Version           = 4     // the version this package writes
+	MinVersion        = 2     // the oldest version that was ever released
+)
+
+// The architectures an enclave can have, as this module spells them everywhere.
+const (
+	X86_64  = "x86_64"
+	AArch64 = "aarch64"
+)
+
+// Magic is how every Enclave Image File begins.
+var Magic = [4]byte{'.', 'e', 'i', 'f'}
+
+// flagAArch64 is the one bit of the header's flags that is in use: set for aarch64, clear for x86_64.
+const flagAArch64 = 1
+
+// Offsets into the header. Everything between them is as the specification's picture has it.
+const (
+	offMagic       = 0
+	offVersion     = 4
+	offFlags       = 6
+	offMemory      = 8
+	offCPUs        = 16
+	offReserved    = 24
+	offNumSections = 26
+	offOffsets     = 28
+	offSizes       = offOffsets + 8*MaxSections
+	offUnused      = offSizes + 8*MaxSections
+	offCRC         = offUnused + 4
+)
+
+// SectionType says what a section holds.
+type SectionType uint16
+
+// The types of sections. A file has exactly one kernel, one command line and, from version 4 on, one metadata
+// section; one or more ramdisks, all of them after the kernel; and at most one signature.
+const (
+	Kernel    SectionType = 1 // a bzImage (x86_64) or an uncompressed Image (aarch64)
+	Cmdline   SectionType = 2 // the kernel's command line, without a newline
+	Ramdisk   SectionType = 3 // a newc archive, plain or compressed; the kernel unpacks all of them, in order
+	Signature SectionType = 4 // who signed PCR0 (see [ParseSignature])
+	Meta      SectionType = 5 // JSON about how the file was made (see [Metadata]); no register covers it
+)
+
+var sectionNames = map[SectionType]string{
+	Kernel: "kernel", Cmdline: "cmdline", Ramdisk: "ramdisk", Signature: "signature", Meta: "metadata",
+}
+
+// String is the section type's name, as in "ramdisk".
+func (t SectionType) String() string {
+	if name, ok := sectionNames[t]; ok {
+		return name
+	}
+	return fmt.Sprintf("unknown type %d", uint16(t))
+}
+
+// Header is the first 548 bytes of a file, without the table of its sections and its checksum.
+type Header struct {
+	Version uint16 // of the format
+	Flags   uint16 // bit 0 is the architecture; the others are reserved
+	Memory  uint64 // default memory of the enclave in bytes; nothing reads it
+	CPUs    uint64 // default number of CPUs; nothing reads it
+}
+
+// Arch is the architecture that the flags name.
+func (h Header) Arch() string {
+	if h.Flags&flagAArch64 != 0 {
+		return AArch64
+	}
+	return X86_64
+}
+
+// Section is one section of a file.
+type Section struct {
+	Type   SectionType
+	Flags  uint16 // of the section's own header; reserved
+	Offset int64  // of the section's header, in bytes from the start of the file
+	Size   int64  // of the content, in bytes, without the 12 bytes of the header
+}
+
+// Content is where the section's content begins, in bytes from the start of the file.
+func (s Section) Content() int64 { return s.Offset + SectionHeaderSize }
+
+// End is where the section ends, in bytes from the start of the file.
+func (s Section) End() int64 { return s.Offset + SectionHeaderSize + s.Size }
+
+// header is the section's own header as it stands in the file.
+func (s Section) header() []byte {
+	b := make([]byte, 0, SectionHeaderSize)
+	b = binary.BigEndian.AppendUint16(b, uint16(s.Type))
+	b = binary.BigEndian.AppendUint16(b, s.Flags)
+	return binary.BigEndian.AppendUint64(b, uint64(s.Size))
+}
+
+// encode is the header as it stands in the file, with the table of sections and a checksum of zero.
+func (h Header) encode(sections []Section) []byte {
+	b := make([]byte, HeaderSize)
+	copy(b[offMagic:], Magic[:])
+	binary.BigEndian.PutUint16(b[offVersion:], h.Version)
+	binary.BigEndian.PutUint16(b[offFlags:], h.Flags)
+	binary.BigEndian.PutUint64(b[offMemory:], h.Memory)
+	binary.BigEndian.PutUint64(b[offCPUs:], h.CPUs)
+	binary.BigEndian.PutUint16(b[offNumSections:], uint16(len(sections)))
+	for i, s := range sections {
+		binary.BigEndian.PutUint64(b[offOffsets+8*i:], uint64(s.Offset))
+		binary.BigEndian.PutUint64(b[offSizes+8*i:], uint64(s.Size))
+	}
+	return b
+}

@@ -1,0 +1,127 @@
+package eif
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// Metadata is the content of the metadata section. No register covers it: it may say anything about any image.
+type Metadata struct {
+	ImageName     string
+	ImageVersion  string
+	BuildMetadata BuildMetadata
+	// DockerInfo is what `docker image inspect` or an OCI configuration says about the image; any JSON value.
+	DockerInfo json.RawMessage
+	// CustomMetadata is the user's own: a JSON object or null. nitro-cli cannot describe a file with anything else.
+	CustomMetadata json.RawMessage
+}
+
+// BuildMetadata says what made the file.
+type BuildMetadata struct {
+	BuildTime        string // RFC 3339
+	BuildTool        string
+	BuildToolVersion string
+	OperatingSystem  string // of the enclave, as the first words of the kernel's configuration name it
+	KernelVersion    string
+}
+
+// Encode is the content of a metadata section: compact, the fields in the reference's order, and within DockerInfo
+// and CustomMetadata the keys of objects sorted, so that the same metadata are the same bytes.
+func (m Metadata) Encode() ([]byte, error) {
+	var err error
+	if m.DockerInfo, err = sorted(m.DockerInfo); err != nil {
+		return nil, fmt.Errorf("DockerInfo: %w", err)
+	}
+	if m.CustomMetadata, err = sorted(m.CustomMetadata); err != nil {
+		return nil, fmt.Errorf("CustomMetadata: %w", err)
+	}
+	if c := m.CustomMetadata[0]; c != '{' && c != 'n' {
+		return nil, errors.New("CustomMetadata must be a JSON object or null: nitro-cli cannot describe the file otherwise")
+	}
+	return compact(m)
+}
+
+// ParseMetadata reads the content of a metadata section. All fields must be there, as the reference's reader demands.
+func ParseMetadata(section []byte) (*Metadata, error) {
+	type build struct {
+		BuildTime, BuildTool, BuildToolVersion, OperatingSystem, KernelVersion *string
+	}
+	var m struct {
+		ImageName, ImageVersion    *string
+		BuildMetadata              *build
+		DockerInfo, CustomMetadata json.RawMessage
+	}
+	if err := json.Unmarshal(section, &m); err != nil {
+		return nil, fmt.Errorf("the metadata section is not the JSON it should be: %w", err)
+	}
+	if m.BuildMetadata == nil {
+		return nil, errors.New("the metadata section has no BuildMetadata")
+	}
+	all := &Metadata{DockerInfo: m.DockerInfo, CustomMetadata: m.CustomMetadata}
+	for _, field := range []struct {
+		name string
+		from *string
+		to   *string
+	}{
+		{"ImageName", m.ImageName, &all.ImageName},
+		{"ImageVersion", m.ImageVersion, &all.ImageVersion},
+		{"BuildTime", m.BuildMetadata.BuildTime, &all.BuildMetadata.BuildTime},
+		{"BuildTool", m.BuildMetadata.BuildTool, &all.BuildMetadata.BuildTool},
+		{"BuildToolVersion", m.BuildMetadata.BuildToolVersion, &all.BuildMetadata.BuildToolVersion},
+		{"OperatingSystem", m.BuildMetadata.OperatingSystem, &all.BuildMetadata.OperatingSystem},
+		{"KernelVersion", m.BuildMetadata.KernelVersion, &all.BuildMetadata.KernelVersion},
+	} {
+		if field.from == nil {
+			return nil, fmt.Errorf("the metadata section has no %s", field.name)
+		}
+		*field.to = *field.from
+	}
+	for name, value := range map[string]json.RawMessage{"DockerInfo": m.DockerInfo, "CustomMetadata": m.CustomMetadata} {
+		if value == nil {
+			return nil, fmt.Errorf("the metadata section has no %s", name)
+		}
+	}
+	if c := m.CustomMetadata[0]; c != '{' && c != 'n' {
+		return nil, errors.New("the metadata section's CustomMetadata is neither an object nor null")
+	}
+	return all, nil
+}
+
+// Metadata reads the metadata section. It is an error if there is none.
+func (f *File) Metadata() (*Metadata, error) {
+	section, err := f.small(Meta, maxMetadata)
+	if err != nil {
+		return nil, err
+	}
+	return ParseMetadata(section)
+}
+
+// sorted is a JSON value with the keys of its objects in order; nothing at all is null.
+func sorted(value json.RawMessage) (json.RawMessage, error) {
+	if len(value) == 0 {
+		return json.RawMessage("null"), nil
+	}
+	decoder := json.NewDecoder(bytes.NewReader(value))
+	decoder.UseNumber()
+	var any any
+	if err := decoder.Decode(&any); err != nil {
+		return nil, err
+	}
+	if decoder.More() {
+		return nil, errors.New("there is more than one JSON value")
+	}
+	return compact(any)
+}
+
+// compact is JSON without spaces, and without the escapes for HTML that no other writer of this format makes.
+func compact(value any) ([]byte, error) {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
