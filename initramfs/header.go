@@ -1,0 +1,118 @@
+package initramfs
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// File types, as the upper four bits of [Header.Mode] hold them (stat(2), S_IFMT).
+const (
+	TypeMask    = 0o170000
+	TypeSocket  = 0o140000
+	TypeSymlink = 0o120000
+	TypeFile    = 0o100000
+	TypeBlock   = 0o060000
+	TypeDir     = 0o040000
+	TypeChar    = 0o020000
+	TypeFifo    = 0o010000
+)
+
+// Bounds of what an archive can hold and the kernel unpacks.
+const (
+	MaxSize = 1<<32 - 1 // bytes in one file: the size has eight hexadecimal digits
+	MaxPath = 4095      // bytes in a name, and in what a symbolic link points to (PATH_MAX without its NUL)
+	MaxName = 255       // bytes between two slashes (NAME_MAX)
+)
+
+const (
+	magic      = "070701"
+	headerSize = 110
+	trailer    = "TRAILER!!!"
+)
+
+// Header describes one entry of an archive.
+type Header struct {
+	// Name is the path from the root of the archive, without a leading or trailing slash.
+	Name string
+	// Mode holds the file type, the permissions and the setuid, setgid and sticky bits as stat(2) has them.
+	Mode uint32
+	// UID and GID own the file. The kernel takes 0xffffffff as "leave it alone", so that value is refused.
+	UID, GID uint32
+	// ModTime is in seconds since 1970; the archive holds none before that and none after 2106.
+	ModTime uint32
+	// Size is the number of bytes that follow. Only a file and a symbolic link (what it points to) have any.
+	Size int64
+	// Major and Minor are the numbers of a device node.
+	Major, Minor uint32
+	// Inode joins hard links: all entries with the same number are one file. A writer given 0 takes the next
+	// unused one; a caller that links gives numbers of its own to all entries, or takes them from [Writer.NextInode].
+	Inode uint32
+	// Links is the number of names that the file has in this archive; 0 means 1. The kernel looks for earlier
+	// names of the same inode only when it is 2 or more. Exactly one of the names brings the bytes, the others have
+	// Size 0.
+	Links uint32
+}
+
+// ErrTooLarge is what a header with more than [MaxSize] bytes is refused with.
+var ErrTooLarge = errors.New("a newc archive holds no file of 4 GiB or more")
+
+// Check says why h cannot stand in an archive, or nil. What it refuses the kernel would skip without a word.
+func (h *Header) Check() error {
+	if err := CheckName(h.Name); err != nil {
+		return err
+	}
+	switch h.Mode & TypeMask {
+	case TypeFile:
+		if h.Size > MaxSize {
+			return fmt.Errorf("%s: %w (it has %d bytes)", h.Name, ErrTooLarge, h.Size)
+		}
+	case TypeSymlink:
+		if h.Size < 1 || h.Size > MaxPath {
+			return fmt.Errorf("%s: a symbolic link points to 1 to %d bytes, not %d", h.Name, MaxPath, h.Size)
+		}
+	case TypeDir, TypeChar, TypeBlock, TypeFifo, TypeSocket:
+		if h.Size != 0 {
+			return fmt.Errorf("%s: mode %o has no content, yet the size is %d", h.Name, h.Mode, h.Size)
+		}
+	default:
+		return fmt.Errorf("%s: mode %o has no known file type", h.Name, h.Mode)
+	}
+	if h.Size < 0 {
+		return fmt.Errorf("%s: the size is %d", h.Name, h.Size)
+	}
+	if h.Mode > 0o177777 {
+		return fmt.Errorf("%s: mode %o has bits above the file type", h.Name, h.Mode)
+	}
+	if h.UID == 1<<32-1 || h.GID == 1<<32-1 {
+		return fmt.Errorf("%s: the owner %d:%d is out of range", h.Name, h.UID, h.GID)
+	}
+	return nil
+}
+
+// CheckName says why a path cannot stand in an archive, or nil.
+func CheckName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("an entry without a name")
+	case len(name) > MaxPath:
+		return fmt.Errorf("%.60q…: the name has %d bytes, the kernel unpacks at most %d", name, len(name), MaxPath)
+	case strings.IndexByte(name, 0) >= 0:
+		return fmt.Errorf("%q: a NUL in the name", name)
+	case name == trailer:
+		return fmt.Errorf("%q: this name ends an archive", name)
+	}
+	for rest := name; ; {
+		part, tail, more := strings.Cut(rest, "/")
+		switch {
+		case part == "" || part == "." || part == "..":
+			return fmt.Errorf("%q: a path in an archive has no empty, %q or %q part", name, ".", "..")
+		case len(part) > MaxName:
+			return fmt.Errorf("%.60q…: %.60q… has %d bytes between slashes, the kernel unpacks at most %d", name, part, len(part), MaxName)
+		}
+		if !more {
+			return nil
+		}
+		rest = tail
+	}
+}

@@ -1,0 +1,165 @@
+package initramfs
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Reader reads an archive, or several that follow each other as the kernel takes them.
+type Reader struct {
+	r    *bufio.Reader
+	pos  int64 // bytes consumed
+	left int64 // bytes of the current body not yet read
+	end  bool  // a trailer has been read and nothing but zeros since
+}
+
+// NewReader makes a Reader of an uncompressed archive. It reads ahead of what it returns.
+func NewReader(r io.Reader) *Reader {
+	return &Reader{r: bufio.NewReaderSize(r, 64<<10)}
+}
+
+// Next goes to the next entry. After the last it returns io.EOF. Several archives may follow each other, with zeros
+// between them, as in concatenated ramdisks: their entries come one after the other, and inode numbers
+// start anew with each.
+//
+// An archive without its trailer, or with anything but zeros after it, is an error.
+func (r *Reader) Next() (*Header, error) {
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		return nil, err
+	}
+	if err := r.skipPad(); err != nil {
+		return nil, err
+	}
+	for {
+		if r.end {
+			if err := r.skipZeros(); err != nil {
+				return nil, err // io.EOF at the end of it all
+			}
+		}
+		start := r.pos
+		h, err := r.header()
+		if err != nil {
+			return nil, fmt.Errorf("newc archive, entry at byte %d: %w", start, noEOF(err))
+		}
+		if h.Name != trailer {
+			r.end = false
+			r.left = h.Size
+			return h, nil
+		}
+		r.end = true
+	}
+}
+
+// Offset is where in the stream the current body continues: before the first Read, where it starts.
+func (r *Reader) Offset() int64 { return r.pos }
+
+// Read reads from the body of the current entry, and returns io.EOF at its end.
+func (r *Reader) Read(p []byte) (int, error) {
+	if r.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := r.r.Read(p[:min(int64(len(p)), r.left)])
+	r.pos += int64(n)
+	r.left -= int64(n)
+	if err == io.EOF && r.left > 0 {
+		err = fmt.Errorf("newc archive: cut at byte %d, %d bytes before the end of a file: %w", r.pos, r.left, io.ErrUnexpectedEOF)
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return n, err
+}
+
+func (r *Reader) header() (*Header, error) {
+	var b [headerSize]byte
+	if err := r.full(b[:]); err != nil {
+		return nil, err
+	}
+	if string(b[:6]) != magic {
+		return nil, fmt.Errorf("expected the magic %q, found %q", magic, b[:6])
+	}
+	var f [13]uint32
+	for i := range f {
+		for _, c := range b[6+8*i:][:8] {
+			d, ok := digit(c)
+			if !ok {
+				return nil, fmt.Errorf("field %d is %q, not a hexadecimal number", i, b[6+8*i:][:8])
+			}
+			f[i] = f[i]<<4 | d
+		}
+	}
+	nameSize := f[11]
+	if nameSize < 2 || nameSize > MaxPath+1 {
+		return nil, fmt.Errorf("the name has %d bytes with its NUL, expected 2 to %d", nameSize, MaxPath+1)
+	}
+	name := make([]byte, nameSize)
+	if err := r.full(name); err != nil {
+		return nil, err
+	}
+	if name[nameSize-1] != 0 {
+		return nil, fmt.Errorf("the name %q does not end in a NUL", name)
+	}
+	if err := r.skipPad(); err != nil {
+		return nil, err
+	}
+	return &Header{
+		Name: string(name[:nameSize-1]), Inode: f[0], Mode: f[1], UID: f[2], GID: f[3], Links: f[4],
+		ModTime: f[5], Size: int64(f[6]), Major: f[9], Minor: f[10],
+	}, nil
+}
+
+// digit is the value of a hexadecimal digit; the kernel takes both cases.
+func digit(c byte) (uint32, bool) {
+	switch {
+	case c >= '0' && c <= '9':
+		return uint32(c - '0'), true
+	case c >= 'a' && c <= 'f':
+		return uint32(c-'a') + 10, true
+	case c >= 'A' && c <= 'F':
+		return uint32(c-'A') + 10, true
+	}
+	return 0, false
+}
+
+func (r *Reader) full(p []byte) error {
+	n, err := io.ReadFull(r.r, p)
+	r.pos += int64(n)
+	return err
+}
+
+func (r *Reader) skipPad() error {
+	n, err := r.r.Discard(int(-r.pos & 3))
+	r.pos += int64(n)
+	return noEOF(err)
+}
+
+// skipZeros goes on to the next archive, which starts at a multiple of four, or to the end.
+func (r *Reader) skipZeros() error {
+	for {
+		b, err := r.r.ReadByte()
+		if err != nil {
+			return err
+		}
+		r.pos++
+		if b == 0 {
+			continue
+		}
+		if err := r.r.UnreadByte(); err != nil {
+			return err
+		}
+		r.pos--
+		if r.pos%4 != 0 {
+			return fmt.Errorf("newc archive: byte %d after a trailer is %#x, expected zeros up to a multiple of four", r.pos, b)
+		}
+		return nil
+	}
+}
+
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

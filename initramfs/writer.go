@@ -1,0 +1,229 @@
+package initramfs
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"strings"
+)
+
+// bufferSize holds headers and small bodies together, so that 200,000 small files are not 400,000 writes.
+const bufferSize = 256 << 10
+
+// Writer writes an archive. Entries are written in the order given; nothing is sorted or left out.
+type Writer struct {
+	w       *bufio.Writer
+	under   io.Writer
+	written int64  // bytes so far, buffered ones included
+	left    int64  // bytes that the current entry still needs
+	name    string // of the current entry
+	inode   uint32 // the highest number used
+	dirs    dirs
+	err     error // the first error; nothing is written after it
+	closed  bool
+}
+
+// NewWriter makes a Writer. Close ends the archive, it does not close w.
+//
+// When w is an *os.File and a body comes from another one (see [Writer.ReadFrom]), the kernel copies the bytes.
+func NewWriter(w io.Writer) *Writer {
+	return &Writer{w: bufio.NewWriterSize(w, bufferSize), under: w, dirs: newDirs()}
+}
+
+// WriteHeader ends the current entry and begins the next. The entry's directory must have been written before, the same
+// name may come once, except that a directory may stand again: the kernel creates no parents, and takes the last of two.
+func (w *Writer) WriteHeader(h *Header) error {
+	if err := w.finish(); err != nil {
+		return err
+	}
+	if err := h.Check(); err != nil {
+		return w.fail(err)
+	}
+	if err := w.dirs.add(h.Name, h.Mode&TypeMask == TypeDir); err != nil {
+		return w.fail(err)
+	}
+	inode := h.Inode
+	if inode == 0 {
+		inode = w.NextInode()
+	}
+	w.inode = max(w.inode, inode)
+	links := max(h.Links, 1)
+	if h.Mode&TypeMask == TypeDir && h.Links == 0 {
+		links = 2
+	}
+	w.name, w.left = h.Name, h.Size
+	return w.header(h, inode, links, h.Name)
+}
+
+// NextInode is the number that the next entry gets when it brings none of its own.
+func (w *Writer) NextInode() uint32 { return w.inode + 1 }
+
+// Len is the number of bytes of the archive so far, what is still buffered included.
+func (w *Writer) Len() int64 { return w.written }
+
+const hexDigits = "0123456789ABCDEF"
+
+func (w *Writer) header(h *Header, inode, links uint32, name string) error {
+	var b [headerSize]byte
+	copy(b[:], magic)
+	for i, field := range [...]uint32{
+		inode, h.Mode, h.UID, h.GID, links, h.ModTime, uint32(h.Size),
+		0, 0, // the device that holds the file
+		h.Major, h.Minor,
+		uint32(len(name) + 1),
+		0, // the checksum, of another format
+	} {
+		at := b[len(magic)+8*i:][:8]
+		for j := 7; j >= 0; j-- {
+			at[j] = hexDigits[field&15]
+			field >>= 4
+		}
+	}
+	w.put(b[:])
+	w.putString(name)
+	w.put(zeros[:1])
+	w.pad()
+	return w.err
+}
+
+// Write writes to the body of the current entry. More than its Size is an error.
+func (w *Writer) Write(p []byte) (int, error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	if int64(len(p)) > w.left {
+		return 0, w.fail(fmt.Errorf("%s: %d bytes more than the header said", w.name, int64(len(p))-w.left))
+	}
+	w.put(p)
+	w.left -= int64(len(p))
+	return len(p), w.err
+}
+
+// ReadFrom fills the body of the current entry from r: exactly the bytes it still needs, what r has beyond them is
+// left unread. Where both sides are files, the kernel copies.
+func (w *Writer) ReadFrom(r io.Reader) (int64, error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	if w.left == 0 {
+		return 0, nil
+	}
+	want := w.left
+	limited := &io.LimitedReader{R: r, N: want}
+	if l, ok := r.(*io.LimitedReader); ok { // one limit alone is seen through by os.File.ReadFrom
+		limited = &io.LimitedReader{R: l.R, N: min(l.N, want)}
+	}
+	var n int64
+	var err error
+	if under, ok := w.under.(io.ReaderFrom); ok && want >= bufferSize {
+		if err = w.w.Flush(); err == nil {
+			n, err = under.ReadFrom(limited)
+		}
+	} else {
+		// bufio's own ReadFrom would hand on to under even for a small body and flush every time.
+		n, err = io.Copy(struct{ io.Writer }{w.w}, limited)
+	}
+	w.written += n
+	w.left -= n
+	if err == nil && n < want {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return n, w.fail(fmt.Errorf("%s: after %d of %d bytes: %w", w.name, n, want, err))
+	}
+	return n, nil
+}
+
+// Close ends the archive: trailer, and zeros up to a multiple of four bytes, so that another may follow at once.
+func (w *Writer) Close() error {
+	if w.closed {
+		return w.err
+	}
+	if err := w.finish(); err != nil {
+		return err
+	}
+	w.closed = true
+	if err := w.header(&Header{}, 0, 1, trailer); err != nil {
+		return err
+	}
+	if err := w.w.Flush(); err != nil {
+		return w.fail(err)
+	}
+	w.err = errors.New("the archive is closed")
+	return nil
+}
+
+// finish ends the current entry: all of its bytes are there, and the next starts at a multiple of four.
+func (w *Writer) finish() error {
+	if w.err == nil && w.left != 0 {
+		w.fail(fmt.Errorf("%s: %d bytes fewer than the header said", w.name, w.left))
+	}
+	w.pad()
+	return w.err
+}
+
+var zeros [4]byte
+
+func (w *Writer) pad() { w.put(zeros[:-w.written&3]) }
+
+func (w *Writer) put(p []byte) {
+	if w.err == nil {
+		n, err := w.w.Write(p)
+		w.written += int64(n)
+		if err != nil {
+			w.fail(err)
+		}
+	}
+}
+
+func (w *Writer) putString(s string) {
+	if w.err == nil {
+		n, err := w.w.WriteString(s)
+		w.written += int64(n)
+		if err != nil {
+			w.fail(err)
+		}
+	}
+}
+
+// fail keeps the first error: an archive that broke once stays broken.
+func (w *Writer) fail(err error) error {
+	if w.err == nil {
+		w.err = err
+	}
+	return w.err
+}
+
+// dirs knows which directories an archive holds, by a hash of their names so that a million of them fit in memory, and
+// the last entry's name. A file's name that comes twice is caught when the two follow each other, as they do in any
+// order that sorts.
+type dirs struct {
+	seed  maphash.Seed
+	known map[uint64]struct{}
+	last  string
+}
+
+func newDirs() dirs { return dirs{seed: maphash.MakeSeed(), known: map[uint64]struct{}{}} }
+
+func (d *dirs) has(name string) bool {
+	_, ok := d.known[maphash.String(d.seed, name)]
+	return ok
+}
+
+func (d *dirs) add(name string, dir bool) error {
+	if i := strings.LastIndexByte(name, '/'); i >= 0 && !d.has(name[:i]) {
+		return fmt.Errorf("%s: its directory has not come before it, and the kernel creates none", name)
+	}
+	switch {
+	case dir:
+		d.known[maphash.String(d.seed, name)] = struct{}{}
+	case d.has(name):
+		return fmt.Errorf("%s: it is a directory further up in the archive", name)
+	case name == d.last:
+		return fmt.Errorf("%s: it stands twice in the archive", name)
+	}
+	d.last = name
+	return nil
+}
