@@ -1,0 +1,159 @@
+package kernel
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// An Option is one line of a fragment: what it asks of Kconfig.
+type Option struct {
+	Name  string // with its CONFIG_ prefix
+	Value string // y, m, n, a number, or a string in its quotes
+	File  string // the fragment's name
+	Line  int    // in that fragment, from 1
+}
+
+// Where returns where the option was asked for, as file:line.
+func (o Option) Where() string { return fmt.Sprintf("%s:%d", o.File, o.Line) }
+
+var (
+	assignment = regexp.MustCompile(`^(CONFIG_[A-Za-z0-9_]+)=(.*)$`)
+	unset      = regexp.MustCompile(`^# (CONFIG_[A-Za-z0-9_]+) is not set$`)
+	almost     = regexp.MustCompile(`^\s*#\s*(CONFIG_)?\w+\s+is not set\s*$`)
+	value      = regexp.MustCompile(`^([ymn]|-?[0-9]+|0[xX][0-9a-fA-F]+|"([^"\\]|\\.)*")$`)
+)
+
+// Parse reads a fragment. It is stricter than Kconfig, which passes over what it does not understand: every line is
+// an assignment, "# CONFIG_NAME is not set", another comment, or empty; and no option is named twice. The error
+// joins all that is wrong, a line each, as file:line.
+func Parse(f Fragment) ([]Option, error) {
+	var options []Option
+	var wrong []error
+	seen := make(map[string]int)
+	for i, line := range strings.Split(f.Text, "\n") {
+		o, err := parseLine(line)
+		if err == nil && o.Name != "" {
+			if first, twice := seen[o.Name]; twice {
+				err = fmt.Errorf("%s is already on line %d", o.Name, first)
+			} else {
+				seen[o.Name] = i + 1
+			}
+		}
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("%s:%d: %w", f.Name, i+1, err))
+			continue
+		}
+		if o.Name != "" {
+			o.File, o.Line = f.Name, i+1
+			options = append(options, o)
+		}
+	}
+	return options, errors.Join(wrong...)
+}
+
+// parseLine reads one line; the zero Option is a comment or an empty line.
+func parseLine(line string) (Option, error) {
+	switch {
+	case strings.HasSuffix(line, "\r"):
+		return Option{}, errors.New("line ends in CR LF: want LF alone")
+	case strings.TrimSpace(line) == "":
+		return Option{}, nil
+	}
+	if m := unset.FindStringSubmatch(line); m != nil {
+		return Option{Name: m[1], Value: "n"}, nil
+	}
+	if almost.MatchString(line) {
+		return Option{}, fmt.Errorf("%q: Kconfig takes this for a plain comment: want exactly \"# CONFIG_NAME is not set\"", line)
+	}
+	if strings.HasPrefix(strings.TrimSpace(line), "#") {
+		return Option{}, nil
+	}
+	m := assignment.FindStringSubmatch(line)
+	if m == nil {
+		return Option{}, fmt.Errorf("%q: want CONFIG_NAME=value, \"# CONFIG_NAME is not set\" or a comment", line)
+	}
+	if !value.MatchString(m[2]) {
+		return Option{}, fmt.Errorf("%s: value %q: want y, m, n, a number, or a string in double quotes", m[1], m[2])
+	}
+	return Option{Name: m[1], Value: m[2]}, nil
+}
+
+// Requested parses fragments and returns what they ask for together: one Option per name, in the order of first
+// mention, each with its last word.
+func Requested(fragments []Fragment) ([]Option, error) {
+	var all []Option
+	var wrong []error
+	at := make(map[string]int)
+	for _, f := range fragments {
+		options, err := Parse(f)
+		wrong = append(wrong, err)
+		for _, o := range options {
+			if i, again := at[o.Name]; again {
+				all[i] = o
+				continue
+			}
+			at[o.Name] = len(all)
+			all = append(all, o)
+		}
+	}
+	if err := errors.Join(wrong...); err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// Check compares what fragments ask for with final, the text of the .config that Kconfig made of them. The error
+// joins every option that did not survive, a line each, by the file:line that asked for it; and every syntax error
+// of the fragments, if there are any.
+func Check(requested []Fragment, final []byte) error {
+	options, err := Requested(requested)
+	if err != nil {
+		return err
+	}
+	have, err := parseFinal(final)
+	if err != nil {
+		return err
+	}
+	var wrong []error
+	for _, o := range options {
+		got, known := have[o.Name]
+		switch {
+		case o.Value == got, o.Value == "n" && !known:
+			continue
+		case !known:
+			wrong = append(wrong, fmt.Errorf("%s: %s=%s is not in the final configuration: this kernel has no such option, "+
+				"or something that it depends on is not set", o.Where(), o.Name, o.Value))
+		default:
+			wrong = append(wrong, fmt.Errorf("%s: %s=%s became %s=%s in the final configuration: Kconfig overrode it "+
+				"(a dependency, another option that selects it, or a value out of range)", o.Where(), o.Name, o.Value, o.Name, got))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// parseFinal reads a whole .config as Kconfig writes it.
+func parseFinal(final []byte) (map[string]string, error) {
+	have := make(map[string]string)
+	lines := bufio.NewScanner(bytes.NewReader(final))
+	lines.Buffer(nil, 1<<20)
+	for n := 1; lines.Scan(); n++ {
+		o, err := parseLine(lines.Text())
+		if err != nil {
+			return nil, fmt.Errorf("final configuration: line %d: %w", n, err)
+		}
+		if o.Name != "" {
+			have[o.Name] = o.Value
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("final configuration: %w", err)
+	}
+	if len(have) == 0 {
+		return nil, errors.New("final configuration: it is empty")
+	}
+	return have, nil
+}
