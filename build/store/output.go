@@ -1,0 +1,248 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	tree     = "tree"
+	manifest = "manifest.json"
+	tmpMark  = ".made-" // between key and chance in the name of an output being made
+)
+
+// entry is one file of an output, as its manifest has it.
+type entry struct {
+	Path   string      `json:"path"`             // below the tree, "." for the tree itself
+	Mode   fs.FileMode `json:"mode"`             // type and permissions, as Go counts them
+	Size   int64       `json:"size,omitempty"`   // bytes of a regular file
+	SHA256 string      `json:"sha256,omitempty"` // of a regular file
+	Link   string      `json:"link,omitempty"`   // where a symbolic link points
+}
+
+// Output returns the directory of the output with a key, made by the function in an empty directory if it is
+// not in the store; hit says that it was. A key is a name that stands for everything that went into the output:
+// letters, digits and "._-".
+//
+// Only one process makes an output at a time, others wait for it. All files are hashed when the output is made
+// and again whenever it is used; an output that is not what it was is made anew. It cannot be pruned until
+// [Store.Close] or the end of the process. Nobody may write into it.
+func (s *Store) Output(ctx context.Context, key string, make func(dir string) error) (dir string, hit bool, err error) {
+	if !validKey(key) {
+		return "", false, fmt.Errorf("store: %q cannot be the key of an output", key)
+	}
+	dir = filepath.Join(s.in(outputs, key), tree)
+	ok, err := s.use(ctx, key)
+	if ok || err != nil {
+		return dir, ok, err
+	}
+	if s.readOnly {
+		return "", false, fmt.Errorf("store %s: output %s is not in it, and it cannot be written to: set NEB_CACHE to one that can", s.dir, key)
+	}
+	for {
+		made, err := s.make(ctx, key, make)
+		if err != nil {
+			return "", false, err
+		}
+		// Between making and using nobody holds the lock: a prune may come between.
+		if ok, err := s.use(ctx, key); ok || err != nil {
+			return dir, !made, err
+		}
+	}
+}
+
+func validKey(key string) bool {
+	if key == "" || key[0] == '.' || len(key) > 200 {
+		return false
+	}
+	for _, r := range key {
+		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '_' || r == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+// use marks an output as used by this process, if it is there and as it was made.
+func (s *Store) use(ctx context.Context, key string) (bool, error) {
+	if _, err := os.Stat(s.in(outputs, key)); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	h, err := s.lock(ctx, key, unix.LOCK_SH)
+	if err != nil && !(s.readOnly && (readOnly(err) || errors.Is(err, fs.ErrNotExist))) {
+		return false, err
+	}
+	ok, err := s.intact(ctx, key)
+	switch {
+	case ok && h != nil:
+		now := time.Now()
+		_ = os.Chtimes(filepath.Join(s.in(outputs, key), manifest), now, now) // when it was last used, for prune
+		s.mu.Lock()
+		if before := s.used[key]; before != nil {
+			before.release()
+		}
+		s.used[key] = h
+		s.mu.Unlock()
+	case h != nil:
+		h.release()
+	}
+	return ok, err
+}
+
+// make makes an output, unless another process did while this one waited for it.
+func (s *Store) make(ctx context.Context, key string, make func(dir string) error) (made bool, err error) {
+	s.mu.Lock()
+	if h := s.used[key]; h != nil { // it was used and has been damaged since
+		h.release()
+		delete(s.used, key)
+	}
+	s.mu.Unlock()
+	h, err := s.lock(ctx, key, unix.LOCK_EX)
+	if err != nil {
+		return false, err
+	}
+	defer h.release()
+	if ok, err := s.intact(ctx, key); ok || err != nil {
+		return false, err
+	}
+	work, err := os.MkdirTemp(filepath.Join(s.dir, tmp), key+tmpMark)
+	if err != nil {
+		return false, fmt.Errorf("store: %w", &localError{err})
+	}
+	defer func() { _ = remove(work) }()
+	ready := filepath.Join(work, "ready")
+	dir := filepath.Join(ready, tree)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return false, fmt.Errorf("store: %w", &localError{err})
+	}
+	if err := make(dir); err != nil {
+		return false, err
+	}
+	if err := s.finish(ctx, ready); err != nil {
+		return false, fmt.Errorf("store: output %s: %w", key, &localError{err})
+	}
+	// What is there by that name is damaged: it goes into the working directory, and with that.
+	final := s.in(outputs, key)
+	if err := os.Rename(final, filepath.Join(work, "damaged")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("store: output %s: %w", key, err)
+	}
+	err = os.Rename(ready, final)
+	if err == nil {
+		err = syncDir(filepath.Join(s.dir, outputs))
+	}
+	if err != nil {
+		return false, fmt.Errorf("store: output %s: %w", key, &localError{err})
+	}
+	return true, nil
+}
+
+// finish writes the manifest of a made output and makes all of it last.
+func (s *Store) finish(ctx context.Context, dir string) error {
+	entries, err := survey(ctx, filepath.Join(dir, tree))
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(entries)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, manifest), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return unix.Syncfs(int(f.Fd()))
+}
+
+// intact reports whether an output is in the store and every file in it is what it was.
+func (s *Store) intact(ctx context.Context, key string) (bool, error) {
+	dir := s.in(outputs, key)
+	data, err := os.ReadFile(filepath.Join(dir, manifest))
+	if err != nil {
+		return false, ignore(err, fs.ErrNotExist)
+	}
+	var want []entry
+	if json.Unmarshal(data, &want) != nil {
+		return false, nil
+	}
+	found, err := survey(ctx, filepath.Join(dir, tree))
+	if err != nil {
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		return false, nil // whatever cannot be read is not what it was
+	}
+	return slices.Equal(found, want), nil
+}
+
+func ignore(err, which error) error {
+	if errors.Is(err, which) {
+		return nil
+	}
+	return err
+}
+
+// survey lists a tree in lexical order, and hashes its files.
+func survey(ctx context.Context, root string) ([]entry, error) {
+	var entries []entry
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		e := entry{Path: rel, Mode: info.Mode()}
+		switch {
+		case e.Mode.IsRegular():
+			e.Size = info.Size()
+		case e.Mode.Type() == fs.ModeSymlink:
+			e.Link, err = os.Readlink(path)
+		case !e.Mode.IsDir():
+			err = fmt.Errorf("%s: expected a file, directory or symbolic link, found %v", path, e.Mode)
+		}
+		entries = append(entries, e)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallelHashes)
+	for i := range entries {
+		e := &entries[i]
+		if !e.Mode.IsRegular() {
+			continue
+		}
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			size, sum, err := hashFile(filepath.Join(root, e.Path))
+			if err == nil && size != e.Size {
+				err = fmt.Errorf("%s: changed while it was read", e.Path)
+			}
+			e.SHA256 = sum
+			return err
+		})
+	}
+	return entries, group.Wait()
+}
