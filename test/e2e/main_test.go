@@ -1,0 +1,89 @@
+// Package e2e boots what the rest of neb makes: build, pack, run, as a user types it, and looks at what the
+// enclave says.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// nebPath and guestPath are the programs under test and in the enclave, compiled once for all tests.
+var nebPath, guestPath string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "neb-e2e")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		nebPath, guestPath = filepath.Join(dir, "neb"), filepath.Join(dir, "guest")
+		for path, pkg := range map[string]string{nebPath: "../../cmd/neb", guestPath: "./guest"} {
+			build := exec.Command("go", "build", "-trimpath", "-o", path, pkg)
+			build.Env = append(os.Environ(), "CGO_ENABLED=0")
+			if out, err := build.CombinedOutput(); err != nil {
+				fmt.Fprintf(os.Stderr, "go build %s: %v\n%s", pkg, err, out)
+				return 1
+			}
+		}
+		return m.Run()
+	}())
+}
+
+// result is how one run of neb ended.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+// tryNeb runs neb and returns how it ended, whatever that is. A neb that does not end within limit is killed
+// and fails the test.
+func tryNeb(t testing.TB, limit time.Duration, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, nebPath, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		t.Fatalf("neb %q did not end within %v\nstdout:\n%s\nstderr:\n%s", args, limit, &stdout, &stderr)
+	case err != nil && !errors.As(err, &exit):
+		t.Fatalf("neb %q: %v", args, err)
+	}
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// neb runs neb, which must exit with status 0, and returns what it wrote to standard output.
+func neb(t testing.TB, args ...string) string {
+	t.Helper()
+	r := tryNeb(t, 10*time.Minute, args...)
+	if r.code != 0 {
+		t.Fatalf("neb %q: exit status %d\nstdout:\n%s\nstderr:\n%s", args, r.code, r.stdout, r.stderr)
+	}
+	return r.stdout
+}
+
+// blobs returns a blobs directory for x86_64: NEB_BLOBS's where that is set, else what neb build makes.
+var blobs = sync.OnceValues(func() (string, error) {
+	if dir := os.Getenv("NEB_BLOBS"); dir != "" {
+		return filepath.Join(dir, "x86_64"), nil
+	}
+	dir := filepath.Join(filepath.Dir(nebPath), "result")
+	out, err := exec.Command(nebPath, "build", "--arch", "x86_64", "-o", dir).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("neb build: %w\n%s", err, out)
+	}
+	return filepath.Join(dir, "x86_64"), nil
+})
