@@ -1,0 +1,21 @@
+Version=1
+Entrypoint=/bin/server
+Entrypoint=
+Entrypoint=two\nlines
+Entrypoint==
+Entrypoint=ÿþ
+Cmd=-v
+Env=A=b
+Env=EMPTY=
+Env=KEY=line 1\nline 2
+Env=EQ=a=b
+WorkingDir=/srv/app
+User=app:staff
+StopSignal=SIGINT
+Hostname=vault-1.example
+ErofsParts=2
+Complete=required
+Loopback=down
+NSMOwner=100:101
+NSMMode=0640
+ExitReport=9001

@@ -1,0 +1,2 @@
+Version=1
+Cmd=/hello
