@@ -1,0 +1,376 @@
+package nsm
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	_ "embed"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	"github.com/veraison/go-cose"
+)
+
+// Limits of attestation documents, in bytes unless said otherwise.
+const (
+	maxPayload     = 16384 // the part of a document that is signed
+	maxDocument    = maxPayload + 1024
+	maxCertificate = 1024
+	maxPublicKey   = 1024
+	maxUserData    = 512
+	maxNonce       = 512
+	maxPCRs        = 32 // registers; their indexes are below this number
+	maxBundle      = 16 // certificates; AWS sends four
+	pcrSize        = 48 // of a SHA-384 register
+	emulatedAlg    = -1 // what QEMU writes as the algorithm of its documents
+)
+
+// Document is an attestation document. It is what the enclave's hypervisor claims; believe it after [Document.Verify].
+type Document struct {
+	ModuleID    string         // of the security module: the instance and the enclave
+	Time        time.Time      // when the document was made, by the hypervisor's clock
+	PCRs        map[int][]byte // the locked registers, by index; each has 48 bytes
+	Certificate []byte         // DER of the certificate whose key signed the document
+	CABundle    [][]byte       // DER of the chain: the root first, the issuer of Certificate last
+	PublicKey   []byte         // what the enclave put in, as UserData and Nonce; nil where it put in nothing
+	UserData    []byte
+	Nonce       []byte
+
+	// Emulated is set for a document that nobody signed: QEMU makes such ones, and so can anyone. Verify refuses them.
+	Emulated bool
+
+	message cose.UntaggedSign1Message
+}
+
+// decoder reads CBOR in which each key stands once, all keys are known, and nothing follows. Real documents have maps
+// of indefinite length, so these are read.
+var decoder = func() cbor.DecMode {
+	mode, err := cbor.DecOptions{
+		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
+		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
+		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
+		MaxMapPairs:       64,
+		MaxArrayElements:  64,
+		MaxNestedLevels:   4,
+		TagsMd:            cbor.TagsForbidden,
+	}.DecMode()
+	if err != nil {
+		panic(err)
+	}
+	return mode
+}()
+
+// Parse reads an attestation document, with or without the COSE tag, and refuses one that breaks a rule of form. It
+// does not check the signature.
+func Parse(document []byte) (*Document, error) {
+	if len(document) > maxDocument {
+		return nil, fmt.Errorf("the attestation document has %d bytes: at most %d are read", len(document), maxDocument)
+	}
+	d := &Document{}
+	const tag18 = 0xd2
+	if err := d.message.UnmarshalCBOR(bytes.TrimPrefix(document, []byte{tag18})); err != nil {
+		return nil, fmt.Errorf("the attestation document is no COSE_Sign1 object: %w", err)
+	}
+	headers := d.message.Headers
+	alg, err := headers.Protected.Algorithm()
+	if err != nil {
+		return nil, fmt.Errorf("the attestation document's protected header: %w", err)
+	}
+	if n := len(headers.Protected) + len(headers.Unprotected); n != 1 {
+		return nil, fmt.Errorf("the attestation document has %d header fields, not the algorithm alone", n)
+	}
+	switch {
+	case alg == cose.AlgorithmES384:
+	case alg == emulatedAlg && allZero(d.message.Signature):
+		d.Emulated = true
+	default:
+		return nil, fmt.Errorf("the attestation document's algorithm is %v, and it must be ES384", alg)
+	}
+	if n := len(d.message.Payload); n == 0 || n > maxPayload {
+		return nil, fmt.Errorf("the attestation document's payload has %d bytes, and it must have 1 to %d", n, maxPayload)
+	}
+
+	var p struct {
+		ModuleID    any `cbor:"module_id"`
+		Timestamp   any `cbor:"timestamp"`
+		Digest      any `cbor:"digest"`
+		PCRs        any `cbor:"pcrs"`
+		Certificate any `cbor:"certificate"`
+		CABundle    any `cbor:"cabundle"`
+		PublicKey   any `cbor:"public_key"`
+		UserData    any `cbor:"user_data"`
+		Nonce       any `cbor:"nonce"`
+	}
+	if err := decoder.Unmarshal(d.message.Payload, &p); err != nil {
+		return nil, fmt.Errorf("the attestation document's payload: %w", err)
+	}
+	check := fields{}
+	d.ModuleID = check.text("module_id", p.ModuleID)
+	d.Time = check.milliseconds("timestamp", p.Timestamp)
+	if digest := check.text("digest", p.Digest); check.err == nil && digest != "SHA384" {
+		check.wrong("digest", "is %q, and it must be SHA384", digest)
+	}
+	d.PCRs = check.registers("pcrs", p.PCRs)
+	d.Certificate = check.octets("certificate", p.Certificate, 1, maxCertificate)
+	d.CABundle = check.bundle("cabundle", p.CABundle)
+	d.PublicKey = check.optional("public_key", p.PublicKey, 1, maxPublicKey)
+	d.UserData = check.optional("user_data", p.UserData, 0, maxUserData)
+	d.Nonce = check.optional("nonce", p.Nonce, 0, maxNonce)
+	if check.err != nil {
+		return nil, check.err
+	}
+	return d, nil
+}
+
+// fields checks the fields of a payload one after the other and keeps the first error.
+type fields struct{ err error }
+
+func (f *fields) wrong(name, format string, args ...any) {
+	if f.err == nil {
+		f.err = fmt.Errorf("the attestation document's field %s %s", name, fmt.Sprintf(format, args...))
+	}
+}
+
+func (f *fields) text(name string, value any) string {
+	s, ok := value.(string)
+	if !ok || s == "" {
+		f.wrong(name, "is %s, and it must be a text that is not empty", describe(value))
+	}
+	return s
+}
+
+func (f *fields) milliseconds(name string, value any) time.Time {
+	n, ok := value.(uint64)
+	if !ok || n == 0 || n > math.MaxInt64/1_000_000 {
+		f.wrong(name, "is %s, and it must be a positive number of milliseconds since 1970", describe(value))
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(n)).UTC()
+}
+
+func (f *fields) octets(name string, value any, least, most int) []byte {
+	b, ok := value.([]byte)
+	if !ok || len(b) < least || len(b) > most {
+		f.wrong(name, "is %s, and it must be a byte string of %d to %d bytes", describe(value), least, most)
+	}
+	return b
+}
+
+func (f *fields) optional(name string, value any, least, most int) []byte {
+	if value == nil {
+		return nil
+	}
+	return f.octets(name, value, least, most)
+}
+
+func (f *fields) bundle(name string, value any) [][]byte {
+	list, ok := value.([]any)
+	if !ok || len(list) == 0 || len(list) > maxBundle {
+		f.wrong(name, "is %s, and it must be a list of 1 to %d certificates", describe(value), maxBundle)
+		return nil
+	}
+	var bundle [][]byte
+	for i, entry := range list {
+		bundle = append(bundle, f.octets(fmt.Sprintf("%s[%d]", name, i), entry, 1, maxCertificate))
+	}
+	return bundle
+}
+
+func (f *fields) registers(name string, value any) map[int][]byte {
+	all, ok := value.(map[any]any)
+	if !ok || len(all) == 0 || len(all) > maxPCRs {
+		f.wrong(name, "is %s, and it must be a map of 1 to %d registers", describe(value), maxPCRs)
+		return nil
+	}
+	pcrs := map[int][]byte{}
+	for key, value := range all {
+		index, ok := key.(uint64)
+		if !ok || index >= maxPCRs {
+			f.wrong(name, "has the key %v, and a register's index is a number from 0 to %d", key, maxPCRs-1)
+			return nil
+		}
+		pcrs[int(index)] = f.octets(fmt.Sprintf("%s[%d]", name, index), value, pcrSize, pcrSize)
+	}
+	return pcrs
+}
+
+// describe says what a field holds instead of what it should, in a few words.
+func describe(value any) string {
+	switch v := value.(type) {
+	case nil:
+		return "missing or null"
+	case string:
+		return fmt.Sprintf("the text %.40q", v)
+	case []byte:
+		return fmt.Sprintf("a byte string of %d bytes", len(v))
+	case []any:
+		return fmt.Sprintf("a list of %d", len(v))
+	case map[any]any:
+		return fmt.Sprintf("a map of %d", len(v))
+	default:
+		return fmt.Sprintf("%.40v", v)
+	}
+}
+
+//go:embed aws-root-g1.pem
+var awsRoot []byte
+
+// AWSRootSHA256 is the SHA-256 of the DER of [AWSRoot], as the AWS documentation gives it ("Verifying the root of
+// trust" in the AWS Nitro Enclaves User Guide).
+const AWSRootSHA256 = "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b"
+
+// AWSRoot is the root certificate of the attestation of all commercial AWS regions, "aws.nitro-enclaves", generation 1,
+// valid until 2049. The AWS regions of other partitions have roots of their own.
+func AWSRoot() *x509.Certificate {
+	block, _ := pem.Decode(awsRoot)
+	root, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		panic(err)
+	}
+	return root
+}
+
+// ErrEmulated is the error of [Document.Verify] for a document without a signature.
+var ErrEmulated = errors.New("the attestation document is not signed: it comes from an emulated enclave, or from anyone at all")
+
+// Verify checks that the document was signed by a key that root vouches for, at the given time: the chain starts with
+// root itself, byte for byte, every certificate is valid and allowed to do what it does, and the signature is that of
+// the last one's key. The time must come from the caller's own clock, not from the document.
+func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
+	if d.Emulated {
+		return ErrEmulated
+	}
+	if !bytes.Equal(d.CABundle[0], root.Raw) {
+		return fmt.Errorf("the attestation document's chain starts with another certificate than the root that is trusted (subject %q)", root.Subject)
+	}
+	chain := make([]*x509.Certificate, 0, len(d.CABundle)+1)
+	for i, der := range append(slices.Clone(d.CABundle), d.Certificate) {
+		name := fmt.Sprintf("cabundle[%d]", i)
+		if i == len(d.CABundle) {
+			name = "certificate"
+		}
+		certificate, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("the attestation document's %s: %w", name, err)
+		}
+		if err := constraints(certificate, i == len(d.CABundle)); err != nil {
+			return fmt.Errorf("the attestation document's %s (subject %q): %w", name, certificate.Subject, err)
+		}
+		if at.Before(certificate.NotBefore) || at.After(certificate.NotAfter) {
+			return fmt.Errorf("the attestation document's %s (subject %q) is valid from %s to %s, and the time is %s", name, certificate.Subject,
+				certificate.NotBefore.Format(time.RFC3339), certificate.NotAfter.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+		}
+		chain = append(chain, certificate)
+	}
+
+	// Package x509 checks signatures, names, path lengths and critical extensions; the chain that it finds must be the one
+	// that the document has.
+	target := chain[len(chain)-1]
+	options := x509.VerifyOptions{
+		Roots:         x509.NewCertPool(),
+		Intermediates: x509.NewCertPool(),
+		CurrentTime:   at,
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	}
+	options.Roots.AddCert(root)
+	for _, c := range chain[1 : len(chain)-1] {
+		options.Intermediates.AddCert(c)
+	}
+	found, err := target.Verify(options)
+	if err != nil {
+		return fmt.Errorf("the attestation document's chain of certificates: %w", err)
+	}
+	ordered := slices.Clone(chain)
+	slices.Reverse(ordered)
+	if !slices.ContainsFunc(found, func(c []*x509.Certificate) bool {
+		return slices.EqualFunc(c, ordered, (*x509.Certificate).Equal)
+	}) {
+		return errors.New("the attestation document's certificates do not chain in the order in which they stand")
+	}
+
+	key, ok := target.PublicKey.(*ecdsa.PublicKey)
+	if !ok || key.Curve != elliptic.P384() {
+		return fmt.Errorf("the attestation document's certificate has a key of the type %v, and it must be ECDSA on P-384", target.PublicKeyAlgorithm)
+	}
+	verifier, err := cose.NewVerifier(cose.AlgorithmES384, key)
+	if err != nil {
+		return err
+	}
+	if err := d.message.Verify(nil, verifier); err != nil {
+		return fmt.Errorf("the attestation document's signature is not by the key of its certificate: %w", err)
+	}
+	return nil
+}
+
+// constraints checks what a certificate says it may be used for: to sign certificates, or to sign documents.
+func constraints(c *x509.Certificate, target bool) error {
+	switch {
+	case target && c.KeyUsage&x509.KeyUsageDigitalSignature == 0:
+		return errors.New("its key usage does not allow signatures")
+	case target && c.IsCA:
+		return errors.New("it is that of an authority, and must be that of a module")
+	case !target && (!c.BasicConstraintsValid || !c.IsCA):
+		return errors.New("it is not that of an authority")
+	case !target && c.KeyUsage&x509.KeyUsageCertSign == 0:
+		return errors.New("its key usage does not allow signing certificates")
+	}
+	return nil
+}
+
+// Expectation is what a document should say. A nil field is not compared.
+type Expectation struct {
+	PCRs      map[int][]byte
+	Nonce     []byte
+	UserData  []byte
+	PublicKey []byte
+}
+
+// Compare lists how the document differs from what is expected, registers first and by index.
+func (d *Document) Compare(want Expectation) []error {
+	var differences []error
+	for _, index := range slices.Sorted(maps.Keys(want.PCRs)) {
+		if got, ok := d.PCRs[index]; !ok {
+			differences = append(differences, fmt.Errorf("PCR%d is expected to be %x, and the document does not have it", index, want.PCRs[index]))
+		} else if !bytes.Equal(got, want.PCRs[index]) {
+			differences = append(differences, fmt.Errorf("PCR%d is expected to be %x, and the document says %x", index, want.PCRs[index], got))
+		}
+	}
+	for _, field := range []struct {
+		name      string
+		got, want []byte
+	}{
+		{"the nonce", d.Nonce, want.Nonce},
+		{"the user data", d.UserData, want.UserData},
+		{"the public key", d.PublicKey, want.PublicKey},
+	} {
+		switch {
+		case field.want == nil || (field.got != nil && bytes.Equal(field.got, field.want)):
+		case field.got == nil:
+			differences = append(differences, fmt.Errorf("%s is expected to be %s, and the document has none", field.name, hex.EncodeToString(field.want)))
+		default:
+			differences = append(differences, fmt.Errorf("%s is expected to be %x, and the document says %x", field.name, field.want, field.got))
+		}
+	}
+	return differences
+}
+
+// Debug says that PCR0 is all zero or missing: the enclave runs in debug mode, where its console can be read and its
+// registers say nothing about it.
+func (d *Document) Debug() bool { return allZero(d.PCRs[0]) }
+
+func allZero(b []byte) bool {
+	for _, v := range b {
+		if v != 0 {
+			return false
+		}
+	}
+	return true
+}
