@@ -24,7 +24,9 @@ type streams struct {
 }
 
 // commands makes the commands of neb, in the order in which the help shows them.
-var commands = []func(streams) *cobra.Command{}
+var commands = []func(streams) *cobra.Command{
+	newUpdateCommand,
+}
 
 // ExitError ends neb with a status of its own. Err may be nil where everything has been said already.
 type ExitError struct {

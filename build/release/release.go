@@ -1,0 +1,279 @@
+// Package release wraps the blobs of a build for strangers: one archive in the layout that nitro-cli's packages use,
+// checksums, a bill of materials (CycloneDX) and a statement of where all of it comes from (SLSA provenance); and it
+// checks such a release again.
+//
+// Everything it writes depends on the blobs, the lock and the source alone: a release made twice is the same, byte for byte.
+// It builds nothing itself.
+package release
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
+)
+
+// Architectures are those that a release holds, in the order of the archive.
+var Architectures = []string{"aarch64", "x86_64"}
+
+// Blob is one file of the archive.
+type Blob struct {
+	Arch    string
+	Name    string      // as in the directory of its architecture
+	Mode    fs.FileMode // permission bits
+	Licence string      // SPDX expression
+}
+
+// Path is where the blob stands in the directory of a build: "x86_64/bzImage".
+func (b Blob) Path() string { return b.Arch + "/" + b.Name }
+
+const (
+	kernelLicence = "GPL-2.0-only WITH Linux-syscall-note"
+	ownLicence    = "Apache-2.0"
+)
+
+// Blobs are the files of a release, in the order of the archive.
+func Blobs() []Blob {
+	image := map[string]string{"aarch64": "Image", "x86_64": "bzImage"}
+	var blobs []Blob
+	for _, arch := range Architectures {
+		blobs = append(blobs,
+			Blob{arch, image[arch], 0o644, kernelLicence},
+			Blob{arch, image[arch] + ".config", 0o644, kernelLicence},
+			Blob{arch, "cmdline", 0o644, ownLicence},
+			Blob{arch, "init", 0o755, ownLicence},
+			Blob{arch, "linuxkit", 0o755, ownLicence},
+			Blob{arch, "nsm.ko", 0o644, kernelLicence},
+		)
+	}
+	return blobs
+}
+
+// Release is what a release is made of.
+type Release struct {
+	Version string // "1.2.0"
+	Blobs   string // the directory of the build: Blobs/x86_64/bzImage and so on
+	Lock    []byte // neb.lock, as the build read it
+	Host    string // Debian's name of the machine that built: "amd64" or "arm64"
+	Commit  string // git commit of the source, 40 or 64 hexadecimal digits; "" where the source is no checkout
+	// Isolation says how the build was closed off, by architecture; see [Release.Make] for what is refused.
+	Isolation map[string]string
+	// Licences are the SPDX expressions of the Go modules, by "path@version".
+	Licences map[string]string
+}
+
+// Isolations are those that a release may be built in. A build in a mere chroot leaves too much to the machine.
+var Isolations = []string{"namespaces", "user namespaces"}
+
+// The names of the files of a release beside the sums.
+func archiveName(version string) string    { return "enclaves-blobs-" + version + ".tar.xz" }
+func billName(version string) string       { return "enclaves-blobs-" + version + ".cdx.json" }
+func provenanceName(version string) string { return "enclaves-blobs-" + version + ".provenance.json" }
+
+// sums are the checksum files and their functions.
+var sums = []struct {
+	name, algorithm string
+	digest          func([]byte) []byte
+}{
+	{"SHA256SUMS", "sha256", func(b []byte) []byte { d := sha256.Sum256(b); return d[:] }},
+	{"SHA384SUMS", "sha384", func(b []byte) []byte { d := sha512.Sum384(b); return d[:] }},
+}
+
+var versionForm = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
+
+// CheckVersion says what is wrong with a version, if anything: three numbers and, for a release before the release,
+// a hyphen and a name ("1.2.0-rc.1").
+func CheckVersion(version string) error {
+	if !versionForm.MatchString(version) {
+		return fmt.Errorf("version %q: expected three numbers and an optional name, as in 1.2.0 or 1.2.0-rc.1", version)
+	}
+	return nil
+}
+
+// Make writes the release into dir, which it makes, and returns the names of its files in the order of the sums.
+//
+// It refuses blobs that were built in a chroot alone, a directory that lacks a blob, and a Go module whose licence is not known.
+func (r Release) Make(dir string) ([]string, error) {
+	if err := CheckVersion(r.Version); err != nil {
+		return nil, err
+	}
+	l, err := lock.Read(strings.NewReader(string(r.Lock)))
+	if err != nil {
+		return nil, err
+	}
+	for _, arch := range Architectures {
+		if !slices.Contains(Isolations, r.Isolation[arch]) {
+			return nil, fmt.Errorf("the %s blobs were built in isolation %q: a release needs one of %s; build on a machine that allows namespaces",
+				arch, r.Isolation[arch], strings.Join(Isolations, ", "))
+		}
+	}
+	blobs, err := readBlobs(r.Blobs)
+	if err != nil {
+		return nil, err
+	}
+	modules, err := r.modules()
+	if err != nil {
+		return nil, err
+	}
+
+	archive, err := pack(blobs)
+	if err != nil {
+		return nil, err
+	}
+	bill, err := r.bill(l, blobs, modules)
+	if err != nil {
+		return nil, err
+	}
+	statement, err := r.statement(l, blobs, modules, archive, bill)
+	if err != nil {
+		return nil, err
+	}
+	files := []file{
+		{archiveName(r.Version), archive},
+		{billName(r.Version), bill},
+		{provenanceName(r.Version), statement},
+	}
+	for _, s := range sums {
+		files = append(files, file{s.name, sumsOf(files[:3], s.digest)})
+	}
+	return writeAll(dir, files)
+}
+
+// file is one file of a release, whole: all of them together are some tens of megabytes.
+type file struct {
+	name string
+	data []byte
+}
+
+// writeAll writes the files into dir, which gets its name only when all of them are there.
+func writeAll(dir string, files []file) ([]string, error) {
+	if _, err := os.Lstat(dir); err == nil {
+		return nil, fmt.Errorf("%s: is there already; remove it or give another --output", dir)
+	}
+	parent := filepath.Dir(dir)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return nil, err
+	}
+	work, err := os.MkdirTemp(parent, ".release-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	var names []string
+	for _, f := range files {
+		if err := writeFile(filepath.Join(work, f.name), f.data); err != nil {
+			return nil, err
+		}
+		names = append(names, f.name)
+	}
+	if err := os.Chmod(work, 0o755); err != nil {
+		return nil, err
+	}
+	return names, os.Rename(work, dir)
+}
+
+func writeFile(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// readBlobs reads the blobs of a build from dir, in the order of [Blobs].
+func readBlobs(dir string) ([]file, error) {
+	var files []file
+	for _, b := range Blobs() {
+		data, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(b.Path())))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%s: lacks %s: run 'neb build --arch x86_64,aarch64' first", dir, b.Path())
+		}
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file{b.Path(), data})
+	}
+	return files, nil
+}
+
+// sumsOf is a checksum file as sha256sum writes it, sorted as given.
+func sumsOf(files []file, digest func([]byte) []byte) []byte {
+	var b strings.Builder
+	for _, f := range files {
+		fmt.Fprintf(&b, "%x  %s\n", digest(f.data), f.name)
+	}
+	return []byte(b.String())
+}
+
+func digestOf(data []byte) map[string]string {
+	d := map[string]string{}
+	for _, s := range sums {
+		d[s.algorithm] = hex.EncodeToString(s.digest(data))
+	}
+	return d
+}
+
+// SnapshotURL is where the archive of Debian snapshots holds a file of the lock; "" for one that it does not.
+func SnapshotURL(f lock.File) string {
+	if f.Snapshot.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("https://snapshot.debian.org/archive/%s/%s/%s", f.Archive, f.Snapshot.UTC().Format("20060102T150405Z"), f.Path)
+}
+
+// inputs are the files of the lock that go into a release built on the host.
+func inputs(l *lock.Lock, host string) ([]lock.File, error) {
+	packages, err := l.Files(host, lock.Base, lock.GCCx86_64, lock.GCCaarch64)
+	if err != nil {
+		return nil, err
+	}
+	return append([]lock.File{l.Kernel, l.Go.Hosts[host]}, packages...), nil
+}
+
+// ownInputs are the files of the source tree that go into a kernel, with their contents.
+func ownInputs() []file {
+	var files []file
+	seen := map[string]bool{}
+	for _, arch := range Architectures {
+		for _, f := range kernel.Fragments(arch) {
+			if !seen[f.Name] {
+				seen[f.Name] = true
+				files = append(files, file{"kernel/fragments/" + f.Name, []byte(f.Text)})
+			}
+		}
+	}
+	for _, p := range kernel.Patches() {
+		files = append(files, file{"kernel/patches/" + p.Name, []byte(p.Text)})
+	}
+	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.name, b.name) })
+	return files
+}
+
+// indented is v as JSON for people, with a line break at the end.
+func indented(v any) ([]byte, error) {
+	var b strings.Builder
+	if err := encode(&b, v); err != nil {
+		return nil, err
+	}
+	return []byte(b.String()), nil
+}
+
+func encode(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

@@ -1,0 +1,42 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
+)
+
+// newManCommand makes 'neb man', which packagers call; it is not in the help.
+func newManCommand(s streams) *cobra.Command {
+	return &cobra.Command{
+		Use:    "man DIR",
+		Short:  "Write the man pages of all commands to a directory",
+		Long:   "Write the man pages of all commands to a directory. Their date is SOURCE_DATE_EPOCH, or 1970-01-01.",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return writeManPages(cmd.Root(), args[0])
+		},
+	}
+}
+
+func writeManPages(root *cobra.Command, dir string) error {
+	date := time.Unix(0, 0).UTC()
+	if epoch := os.Getenv("SOURCE_DATE_EPOCH"); epoch != "" {
+		seconds, err := strconv.ParseInt(epoch, 10, 64)
+		if err != nil {
+			return fmt.Errorf("SOURCE_DATE_EPOCH: expected seconds since 1970, found %q", epoch)
+		}
+		date = time.Unix(seconds, 0).UTC()
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	root.DisableAutoGenTag = true
+	header := &doc.GenManHeader{Section: "1", Source: "neb", Manual: "Nitro Enclaves Bootstrap", Date: &date}
+	return doc.GenManTree(root, header, dir)
+}

@@ -1,0 +1,73 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// pages are the commands that a man page is expected for: all that the help shows.
+func pages(cmd *cobra.Command, prefix string) []string {
+	name := prefix + cmd.Name()
+	all := []string{name + ".1"}
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			all = append(all, pages(c, name+"-")...)
+		}
+	}
+	return all
+}
+
+func TestManPages(t *testing.T) {
+	first, second := filepath.Join(t.TempDir(), "man"), filepath.Join(t.TempDir(), "man")
+	for _, dir := range []string{first, second} {
+		var stdout, stderr bytes.Buffer
+		if code := Main([]string{"man", dir}, &stdout, &stderr); code != 0 {
+			t.Fatalf("neb man: status %d: %s", code, stderr.String())
+		}
+	}
+	for _, page := range pages(newRoot(streams{}), "") {
+		one, err := os.ReadFile(filepath.Join(first, page))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		two, _ := os.ReadFile(filepath.Join(second, page))
+		if !bytes.Equal(one, two) {
+			t.Errorf("%s differs between two runs", page)
+		}
+		if !strings.Contains(string(one), "Jan 1970") {
+			t.Errorf("%s: expected the date of SOURCE_DATE_EPOCH's default", page)
+		}
+	}
+}
+
+func TestCompletions(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		var stdout, stderr bytes.Buffer
+		if code := Main([]string{"completion", shell}, &stdout, &stderr); code != 0 || !strings.Contains(stdout.String(), "neb") {
+			t.Errorf("neb completion %s: status %d, %d bytes: %s", shell, code, stdout.Len(), stderr.String())
+		}
+	}
+}
+
+// Every command says what it does: the man pages are made of it.
+func TestCommandsAreDescribed(t *testing.T) {
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Short == "" {
+			t.Errorf("%s: has no short description", c.CommandPath())
+		}
+		if strings.HasSuffix(c.Short, ".") {
+			t.Errorf("%s: its short description ends with a full stop", c.CommandPath())
+		}
+		for _, child := range c.Commands() {
+			walk(child)
+		}
+	}
+	walk(newRoot(streams{}))
+}
