@@ -470,13 +470,13 @@ func (l *Lock) complete() error {
 	}
 	for _, host := range Hosts {
 		for _, set := range Sets {
-			for _, r := range roots {
-				if r.set != set || r.host != "" && r.host != host {
+			for _, r := range Roots {
+				if r.Set != set || r.Host != "" && r.Host != host {
 					continue
 				}
-				for _, name := range r.packages {
+				for _, name := range r.Packages {
 					if !in[host+" "+set+" "+name] {
-						return fmt.Errorf("neb.lock: package %s is missing: expected it in set %s for host %s (%s); run 'neb update toolchain'", name, set, host, r.why)
+						return fmt.Errorf("neb.lock: package %s is missing: expected it in set %s for host %s (%s); run 'neb update toolchain'", name, set, host, r.Why)
 					}
 				}
 			}

@@ -37,8 +37,8 @@ const (
 // The parts of a lock, each of which can be resolved anew alone.
 const (
 	PartKernel    = "kernel"    // Lock.Kernel
-	PartToolchain = "toolchain" // Lock.Packages, but for those of the next part, and Lock.Go
-	PartEmulator  = "emulator"  // Lock.Emulator and the firmware that goes with it
+	PartToolchain = "toolchain" // Lock.Packages and Lock.Go
+	PartEmulator  = "emulator"  // Lock.Emulator
 )
 
 var (

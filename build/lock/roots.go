@@ -1,18 +1,18 @@
 package lock
 
-// root is one package that is wanted for itself; what it depends on comes with it.
-type root struct {
-	set      string
-	host     string // "" for every host
-	packages []string
-	why      string
+// Root is some packages that are wanted for themselves; what they depend on comes with them.
+type Root struct {
+	Set      string
+	Host     string // one of [Hosts], or "" for every host
+	Packages []string
+	Why      string
 }
 
-// roots are what the lock's packages are the closure of.
+// Roots are what the lock's packages are the closure of.
 //
 // The kernel's build wants the first group; each thing there is called by its Makefiles or scripts. Everything
 // else a Debian system has (dpkg, apt, util-linux, …) is left out: packages are unpacked, never installed.
-var roots = []root{
+var Roots = []Root{
 	{Base, "", []string{"base-files", "base-passwd"}, "directories, links and users of a root"},
 	{Base, "", []string{"dash", "bash", "coreutils", "sed", "grep", "gawk", "findutils", "diffutils"}, "what the scripts of a build call"},
 	{Base, "", []string{"tar", "gzip", "xz-utils", "lz4", "zstd", "cpio"}, "unpacking the source, compressing the kernel, ramdisks"},
@@ -24,5 +24,6 @@ var roots = []root{
 	{GCCaarch64, "amd64", []string{"gcc-aarch64-linux-gnu"}, "cross; the kernel brings its own headers"},
 	{Emulator, "", []string{"meson", "ninja-build", "python3", "python3-pycotap", "pkgconf"}, "QEMU's configure and build"},
 	{Emulator, "", []string{"libglib2.0-dev", "libpixman-1-dev", "libfdt-dev", "libgnutls28-dev", "libcbor-dev", "zlib1g-dev"}, "libraries of -M nitro-enclave and what QEMU cannot do without"},
+	{Emulator, "", []string{"qemu-system-data"}, "qboot.rom, the firmware of -M nitro-enclave"},
 	{EROFS, "", []string{"erofs-utils"}, "the compressed root"},
 }

@@ -40,7 +40,7 @@ func OfMachine(ctx context.Context, root string) (Mirrors, error) {
 			m.add(archive, source.uri)
 		}
 	}
-	m.Proxies = proxies(goproxy(ctx))
+	m.Proxies = proxies(GoProxy(ctx))
 	return m, nil
 }
 
@@ -121,8 +121,8 @@ func under(bases []string, path string) []string {
 	return urls
 }
 
-// goproxy is the machine's GOPROXY: what its Go says, else the variable.
-func goproxy(ctx context.Context) string {
+// GoProxy is the machine's GOPROXY: what its Go says, else the variable.
+func GoProxy(ctx context.Context) string {
 	cmd := exec.CommandContext(ctx, "go", "env", "GOPROXY")
 	cmd.Dir = "/" // no go.mod or go.work may have a say
 	cmd.Env = append(os.Environ(), "GOTOOLCHAIN=local")

@@ -1,0 +1,234 @@
+// Package debian reads what Debian's archives are described with: stanzas of fields, versions and dependencies.
+//
+// It follows deb822(5), deb-version(7) and Debian Policy §7.1. It knows nothing of where files come from.
+package debian
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Stanza is one paragraph of fields, by name as written.
+type Stanza map[string]string
+
+// Each calls f for every stanza of r, in order, until f fails. A value that goes on over several lines keeps its
+// line breaks, without the blank that each further line begins with.
+func Each(r io.Reader, f func(Stanza) error) error {
+	in := bufio.NewScanner(r)
+	in.Buffer(make([]byte, 64<<10), 4<<20)
+	now, field := Stanza{}, ""
+	line := 0
+	flush := func() error {
+		if len(now) == 0 {
+			return nil
+		}
+		done := now
+		now, field = Stanza{}, ""
+		return f(done)
+	}
+	for in.Scan() {
+		line++
+		text := strings.TrimRight(in.Text(), " \t\r")
+		switch {
+		case text == "":
+			if err := flush(); err != nil {
+				return err
+			}
+		case text[0] == '#':
+		case text[0] == ' ' || text[0] == '\t':
+			if field == "" {
+				return fmt.Errorf("line %d: goes on with a field, and there is none above it", line)
+			}
+			now[field] += "\n" + text[1:]
+		default:
+			name, value, ok := strings.Cut(text, ":")
+			if !ok || name == "" || strings.ContainsAny(name, " \t") {
+				return fmt.Errorf("line %d: expected 'Field: value', found %q", line, text)
+			}
+			if _, twice := now[name]; twice {
+				return fmt.Errorf("line %d: field %s is there twice", line, name)
+			}
+			field = name
+			now[field] = strings.TrimSpace(value)
+		}
+	}
+	if err := in.Err(); err != nil {
+		return fmt.Errorf("line %d: %w", line+1, err)
+	}
+	return flush()
+}
+
+// Compare tells which of two versions is newer: below 0 where a is older than b, 0 where they are equal.
+func Compare(a, b string) int {
+	ea, ua, ra := split(a)
+	eb, ub, rb := split(b)
+	if c := compareDigits(ea, eb); c != 0 {
+		return c
+	}
+	if c := comparePart(ua, ub); c != 0 {
+		return c
+	}
+	return comparePart(ra, rb)
+}
+
+// split takes [epoch:]upstream[-revision] apart. A missing epoch or revision is "0".
+func split(v string) (epoch, upstream, revision string) {
+	epoch, revision = "0", "0"
+	if e, rest, ok := strings.Cut(v, ":"); ok {
+		epoch, v = e, rest
+	}
+	if i := strings.LastIndexByte(v, '-'); i >= 0 {
+		v, revision = v[:i], v[i+1:]
+	}
+	return epoch, v, revision
+}
+
+// comparePart compares by turns what are not digits and what are.
+func comparePart(a, b string) int {
+	for a != "" || b != "" {
+		var na, nb string
+		na, a = span(a, false)
+		nb, b = span(b, false)
+		for i := range max(len(na), len(nb)) {
+			if c := weight(na, i) - weight(nb, i); c != 0 {
+				return c
+			}
+		}
+		na, a = span(a, true)
+		nb, b = span(b, true)
+		if c := compareDigits(na, nb); c != 0 {
+			return c
+		}
+	}
+	return 0
+}
+
+// span cuts the longest beginning of s that has only digits, or only others.
+func span(s string, digits bool) (part, rest string) {
+	i := 0
+	for i < len(s) && isDigit(s[i]) == digits {
+		i++
+	}
+	return s[:i], s[i:]
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// weight orders the i-th byte of a part: a tilde before the end, the end before letters, letters before the rest.
+func weight(s string, i int) int {
+	switch {
+	case i >= len(s):
+		return 0
+	case s[i] == '~':
+		return -1
+	case 'a' <= s[i] && s[i] <= 'z' || 'A' <= s[i] && s[i] <= 'Z':
+		return int(s[i])
+	default:
+		return int(s[i]) + 256
+	}
+}
+
+// compareDigits compares numbers of any length.
+func compareDigits(a, b string) int {
+	a, b = strings.TrimLeft(a, "0"), strings.TrimLeft(b, "0")
+	if len(a) != len(b) {
+		return len(a) - len(b)
+	}
+	return strings.Compare(a, b)
+}
+
+// Relation is one package that a dependency can be met by.
+type Relation struct {
+	Name    string
+	Arch    string // "any" or an architecture, where the relation names one
+	Op      string // "<<", "<=", "=", ">=", ">>", or "" for any version
+	Version string
+}
+
+func (r Relation) String() string {
+	s := r.Name
+	if r.Arch != "" {
+		s += ":" + r.Arch
+	}
+	if r.Op != "" {
+		s += " (" + r.Op + " " + r.Version + ")"
+	}
+	return s
+}
+
+// Met reports whether a version is one that the relation asks for.
+func (r Relation) Met(version string) bool {
+	c := Compare(version, r.Version)
+	switch r.Op {
+	case "":
+		return true
+	case "<<":
+		return c < 0
+	case "<=":
+		return c <= 0
+	case "=":
+		return c == 0
+	case ">=":
+		return c >= 0
+	case ">>":
+		return c > 0
+	}
+	return false
+}
+
+// Relations reads the value of a field like Depends: all of the groups have to be met, each by one of its
+// alternatives.
+func Relations(value string) ([][]Relation, error) {
+	var all [][]Relation
+	for group := range strings.SplitSeq(value, ",") {
+		if strings.TrimSpace(group) == "" {
+			continue // a comma at the end
+		}
+		var alternatives []Relation
+		for one := range strings.SplitSeq(group, "|") {
+			r, err := relation(strings.TrimSpace(one))
+			if err != nil {
+				return nil, err
+			}
+			alternatives = append(alternatives, r)
+		}
+		all = append(all, alternatives)
+	}
+	return all, nil
+}
+
+func relation(s string) (Relation, error) {
+	wrong := fmt.Errorf("expected a package as 'name', 'name:arch' or 'name (>= version)', found %q", s)
+	name, rest, versioned := strings.Cut(s, "(")
+	name = strings.TrimSpace(name)
+	r := Relation{Name: name}
+	if n, arch, ok := strings.Cut(name, ":"); ok {
+		r.Name, r.Arch = n, arch
+	}
+	if r.Name == "" || strings.ContainsAny(name, " \t\n[]<>()") {
+		return Relation{}, wrong
+	}
+	if !versioned {
+		return r, nil
+	}
+	rest, ok := strings.CutSuffix(strings.TrimSpace(rest), ")")
+	if !ok {
+		return Relation{}, wrong
+	}
+	rest = strings.TrimSpace(rest)
+	op := rest[:len(rest)-len(strings.TrimLeft(rest, "<>="))]
+	r.Op, r.Version = op, strings.TrimSpace(rest[len(op):])
+	switch op {
+	case "<<", "<=", "=", ">=", ">>":
+	case "<", ">":
+		r.Op += "=" // Policy §7.1: the old way of writing them
+	default:
+		return Relation{}, wrong
+	}
+	if r.Version == "" || strings.ContainsAny(r.Version, " \t\n()") {
+		return Relation{}, wrong
+	}
+	return r, nil
+}
