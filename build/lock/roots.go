@@ -16,7 +16,7 @@ var Roots = []Root{
 	{Base, "", []string{"base-files", "base-passwd"}, "directories, links and users of a root"},
 	{Base, "", []string{"dash", "bash", "coreutils", "sed", "grep", "gawk", "findutils", "diffutils"}, "what the scripts of a build call"},
 	{Base, "", []string{"tar", "gzip", "xz-utils", "lz4", "zstd", "cpio"}, "unpacking the source, compressing the kernel, ramdisks"},
-	{Base, "", []string{"make", "bc", "flex", "bison", "perl", "patch", "kmod"}, "called by the kernel's Makefiles"},
+	{Base, "", []string{"make", "bc", "flex", "bison", "perl-base", "patch", "kmod"}, "called by the kernel's Makefiles; its Perl scripts use no module that perl-base lacks"},
 	{Base, "", []string{"gcc", "libc6-dev", "libelf-dev", "libssl-dev"}, "the kernel's tools run on the host: objtool, certs, fixdep"},
 	{GCCx86_64, "amd64", []string{"gcc"}, "native"},
 	{GCCx86_64, "arm64", []string{"gcc-x86-64-linux-gnu"}, "cross; the kernel brings its own headers"},

@@ -11,9 +11,30 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/build/lock/debian"
 )
 
-// unneeded are dependencies that are left out, by package: what only running a maintainer script or a program
-// that no build calls would need. Each costs megabytes of every first build.
-var unneeded = map[string]map[string]string{}
+// unneeded are dependencies that are left out: what no build loads or links. Each costs megabytes of every first
+// build. Names are those of native packages and stand for the cross compilers' (…-arm64-cross) too.
+var unneeded = []struct {
+	of, needs string
+	why       string
+}{
+	{"libgcc-14-dev", "libasan8", "address sanitizer of user programs: -fsanitize=address"},
+	{"libgcc-14-dev", "libhwasan0", "the same with hardware tags"},
+	{"libgcc-14-dev", "liblsan0", "leak sanitizer: -fsanitize=leak"},
+	{"libgcc-14-dev", "libtsan2", "thread sanitizer: -fsanitize=thread"},
+	{"libgcc-14-dev", "libubsan1", "undefined behaviour sanitizer; the kernel brings its own"},
+	{"libgcc-14-dev", "libitm1", "transactional memory: -fgnu-tm"},
+	{"libgcc-14-dev", "libgomp1", "OpenMP: -fopenmp"},
+	{"libgcc-14-dev", "libquadmath0", "Fortran's and C's 128-bit floats"},
+	{"binutils", "libgprofng0", "the profiler gprofng"},
+}
+
+// native is the name that a package of a cross compiler has without its target.
+func native(name string) string {
+	for _, target := range []string{"-amd64-cross", "-arm64-cross"} {
+		name = strings.TrimSuffix(name, target)
+	}
+	return name
+}
 
 // universe is all packages that one host could have.
 type universe struct {
@@ -97,8 +118,12 @@ func (u *universe) solve(packages map[string]*lock.Package) error {
 
 // skipped reports whether a dependency is left out on purpose.
 func (u *universe) skipped(c *candidate, group []debian.Relation) bool {
-	_, skip := unneeded[c.Name][group[0].Name]
-	return skip
+	for _, u := range unneeded {
+		if u.of == native(c.Name) && u.needs == native(group[0].Name) {
+			return true
+		}
+	}
+	return false
 }
 
 func alternatives(group []debian.Relation) string {
