@@ -1,0 +1,170 @@
+//go:build linux && (amd64 || arm64)
+
+package main
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// switches are the words "neb.…" of the kernel command line. They are measured with it.
+type switches struct {
+	cgroupV1  bool
+	halt      bool
+	grace     time.Duration // for what outlives the application, from its StopSignal to SIGKILL
+	heartbeat time.Duration // for the parent's answer, from init's start
+	linger    time.Duration // between a failure's line and the end of the machine
+}
+
+var defaults = switches{grace: 10 * time.Second, heartbeat: 20 * time.Second, linger: 30 * time.Second}
+
+// switchTable has a row for every switch; set says whether it understood the value.
+var switchTable = []struct {
+	key  string
+	want string
+	set  func(*switches, string) bool
+}{
+	{"neb.cgroup", "v1 or v2", func(s *switches, v string) bool { return oneOf(v, "v2", "v1", &s.cgroupV1) }},
+	{"neb.end", "reboot or halt", func(s *switches, v string) bool { return oneOf(v, "reboot", "halt", &s.halt) }},
+	{"neb.grace", "a time like 10s", func(s *switches, v string) bool { return duration(v, &s.grace) }},
+	{"neb.heartbeat", "a time like 20s", func(s *switches, v string) bool { return duration(v, &s.heartbeat) }},
+	{"neb.linger", "a time like 30s", func(s *switches, v string) bool { return duration(v, &s.linger) }},
+}
+
+func oneOf(v, no, yes string, at *bool) bool {
+	*at = v == yes
+	return v == yes || v == no
+}
+
+// duration takes up to an hour: a longer one is a slip of the pen that nobody would wait for.
+func duration(v string, at *time.Duration) bool {
+	d, err := time.ParseDuration(v)
+	if err != nil || d < 0 || d > time.Hour {
+		return false
+	}
+	*at = d
+	return true
+}
+
+// parse takes the switches out of options. It reads on after a mistake, so that the others hold for the end it leads to.
+func (s *switches) parse(options []option) error {
+	var first error
+next:
+	for _, o := range options {
+		if !strings.HasPrefix(o.key, "neb.") {
+			continue
+		}
+		for _, t := range switchTable {
+			if t.key != o.key {
+				continue
+			}
+			was := *s
+			if !t.set(s, o.value) {
+				*s = was
+				if first == nil {
+					first = &failure{doing: "kernel command line", what: o.key + "=" + o.value, err: errors.New("expected " + t.want)}
+				}
+			}
+			continue next
+		}
+		if first == nil {
+			known := ""
+			for _, t := range switchTable {
+				known += " " + t.key
+			}
+			first = &failure{doing: "kernel command line", what: o.key, err: errors.New("unknown switch; there are" + known)}
+		}
+	}
+	return first
+}
+
+// option is one word of the kernel command line.
+type option struct {
+	key   string
+	value string // without quotes
+	bare  bool   // there was no '='
+}
+
+// options splits a kernel command line as the kernel does (lib/cmdline.c, next_arg): at white space outside of double quotes,
+// which may stand around the word or around the value. Words after "--" are init's arguments, not options.
+func options(line string) []option {
+	var all []option
+	for i := 0; ; {
+		for i < len(line) && space(line[i]) {
+			i++
+		}
+		if i == len(line) {
+			return all
+		}
+		from, quoted := i, false
+		for i < len(line) && (quoted || !space(line[i])) {
+			if line[i] == '"' {
+				quoted = !quoted
+			}
+			i++
+		}
+		word := line[from:i]
+		if word == "--" {
+			return all
+		}
+		if strings.HasPrefix(word, `"`) {
+			word = strings.TrimSuffix(word[1:], `"`)
+		}
+		key, value, ok := strings.Cut(word, "=")
+		if strings.HasPrefix(value, `"`) {
+			value = strings.TrimSuffix(value[1:], `"`)
+		}
+		all = append(all, option{key: key, value: value, bare: !ok})
+	}
+}
+
+func space(c byte) bool {
+	return c == ' ' || '\t' <= c && c <= '\r' || c == 0xa0 // isspace of the kernel
+}
+
+// parameters are what a module of this name is given: "a=1 b" from "name.a=1 name.b". Dash and underscore are the same
+// in module names and parameters.
+func parameters(module string, all []option) string {
+	var b strings.Builder
+	for _, o := range all {
+		name, param, ok := strings.Cut(o.key, ".")
+		if !ok || underscored(name) != underscored(module) {
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(param)
+		if o.bare {
+			continue
+		}
+		b.WriteByte('=')
+		if strings.ContainsAny(o.value, " \t\n\v\f\r") {
+			b.WriteString(`"` + o.value + `"`)
+		} else {
+			b.WriteString(o.value)
+		}
+	}
+	return b.String()
+}
+
+func underscored(s string) string { return strings.ReplaceAll(s, "-", "_") }
+
+// readCommandLine mounts /proc, which the new root inherits, and reads the switches.
+func (e *enclave) readCommandLine() error {
+	if err := mkdir("/proc", 0o555); err != nil {
+		return err
+	}
+	if err := unix.Mount("proc", "/proc", "proc", procFlags, ""); err != nil && err != unix.EBUSY {
+		return fail("mount", "/proc", err)
+	}
+	line, err := readFile("/proc/cmdline", 1<<16)
+	if err != nil {
+		return fail("read", "/proc/cmdline", err)
+	}
+	e.options = options(string(line))
+	return e.switches.parse(e.options)
+}

@@ -1,0 +1,207 @@
+//go:build linux && (amd64 || arm64)
+
+package main
+
+import (
+	"errors"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// referencePath is where nitro-cli's mode looks first, and the environment of an image that has none.
+const referencePath = "/sbin:/usr/sbin:/bin:/usr/bin"
+
+// candidates are the files that a command may mean. A name with a slash means itself, relative to the working directory.
+func (e *enclave) candidates(command string) []string {
+	if strings.Contains(command, "/") {
+		return []string{command}
+	}
+	path, _ := lookUpEnv(e.env, "PATH")
+	if !e.structured {
+		path = strings.TrimSuffix(referencePath+":"+path, ":")
+	}
+	var all []string
+	for dir := range strings.SplitSeq(path, ":") {
+		if dir == "" {
+			dir = "."
+		}
+		all = append(all, strings.TrimSuffix(dir, "/")+"/"+command)
+	}
+	return all
+}
+
+// start starts the application in a session of its own, as its user, and returns its process.
+func (e *enclave) start() (int, error) {
+	argv := e.about.Command()
+	attr := &syscall.ProcAttr{
+		Env:   e.env,
+		Files: []uintptr{0, 1, 2},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	}
+	if e.structured {
+		attr.Sys.Credential = &syscall.Credential{Uid: uint32(e.account.uid), Gid: uint32(e.account.gid), Groups: e.account.groups}
+	}
+	all := e.candidates(argv[0])
+	failed := error(unix.ENOENT)
+	at := argv[0]
+	for _, path := range all {
+		if len(all) > 1 && !exists(path) {
+			continue
+		}
+		// As execvp does, a file that may not be executed is remembered, and the search goes on.
+		pid, err := syscall.ForkExec(path, argv, attr)
+		if err == nil {
+			return pid, nil
+		}
+		failed, at = err, path
+		if err != unix.EACCES && err != unix.ENOENT && err != unix.ENOTDIR {
+			break
+		}
+	}
+	f := fail("exec", at, failed)
+	if len(all) > 1 && at == argv[0] {
+		return 0, f.because("not in " + strings.Join(all, ", "))
+	}
+	if cause := e.whyNot(at, failed); cause != "" {
+		f.because(cause)
+	}
+	return 0, f
+}
+
+// whyNot looks for the cause of a failed exec in the file.
+func (e *enclave) whyNot(path string, err error) string {
+	var st unix.Stat_t
+	if e := unix.Stat(path, &st); e != nil {
+		if err == unix.ENOENT && !strings.HasPrefix(path, "/") {
+			return "it is relative to " + workingDir()
+		}
+		if err == unix.ENOENT && unix.Lstat(path, &st) == nil {
+			return "it is a symbolic link, and what it leads to is not in the image"
+		}
+		if err == unix.ENOENT {
+			return "the image has no such file"
+		}
+		return ""
+	}
+	switch err {
+	case unix.EACCES:
+		switch {
+		case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+			return "it is a directory"
+		case st.Mode&0o111 == 0:
+			return "it is not executable: chmod +x"
+		case e.account.uid != 0:
+			return "it, or a directory above it, is not open to the user " + e.about.User
+		}
+		return "it, or its interpreter, is not executable, or lies in a file system that is mounted noexec"
+	case unix.ENOENT, unix.ENOEXEC:
+		head := make([]byte, 4096)
+		fd, err2 := open(path, unix.O_RDONLY)
+		if err2 != nil {
+			return ""
+		}
+		defer unix.Close(fd)
+		n, _ := unix.Pread(fd, head, 0)
+		return diagnose(head[:max(n, 0)], exists)
+	}
+	return ""
+}
+
+func workingDir() string {
+	b := make([]byte, unix.PathMax)
+	if n, err := unix.Getcwd(b); err == nil && n > 0 {
+		return string(b[:n-1])
+	}
+	return "the working directory"
+}
+
+// diagnose says why the kernel may refuse a file that begins with head.
+func diagnose(head []byte, exists func(string) bool) string {
+	if line, ok := strings.CutPrefix(string(head), "#!"); ok {
+		line, _, _ = strings.Cut(line, "\n")
+		line = strings.TrimLeft(line, " \t")
+		interpreter, _, _ := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
+		switch {
+		case strings.HasSuffix(line, "\r"):
+			return "its first line ends in a carriage return, which becomes part of the interpreter's name: save it with Unix line ends"
+		case interpreter == "":
+			return "its first line names no interpreter"
+		case !exists(interpreter):
+			return "it is a script, and its interpreter " + interpreter + " is not in the image"
+		}
+		return "it is a script: is its interpreter " + interpreter + " whole?"
+	}
+	if len(head) == 0 {
+		return "it is empty"
+	}
+	if !strings.HasPrefix(string(head), "\x7fELF") {
+		return "it is neither an ELF file nor a script with #! in its first line"
+	}
+	machine, loader, err := elf(head)
+	switch {
+	case err != nil:
+		return err.Error()
+	case machine != elfMachine:
+		return "it was built for " + machineName(machine) + ", and this enclave is " + machineName(elfMachine)
+	case loader != "" && !exists(loader):
+		return "is it a dynamic binary without its loader " + loader + "?"
+	}
+	return "it is an ELF file that the kernel does not take: is it whole?"
+}
+
+func machineName(m int) string {
+	switch m {
+	case 3:
+		return "32-bit x86"
+	case 40:
+		return "32-bit ARM"
+	case 62:
+		return "x86_64"
+	case 183:
+		return "aarch64"
+	}
+	return "another machine"
+}
+
+// elf reads machine and loader (PT_INTERP) of a 64-bit little-endian ELF file from its beginning.
+func elf(head []byte) (machine int, loader string, err error) {
+	short := errors.New("it is an ELF file that was cut")
+	if len(head) < 20 {
+		return 0, "", short
+	}
+	machine = int(head[18]) | int(head[19])<<8
+	if head[4] != 2 || head[5] != 1 {
+		return machine, "", nil
+	}
+	if len(head) < 64 {
+		return 0, "", short
+	}
+	number := func(at, size int) (n uint64) {
+		for i := size - 1; i >= 0; i-- {
+			n = n<<8 | uint64(head[at+i])
+		}
+		return n
+	}
+	offset, size, count := number(32, 8), number(54, 2), number(56, 2)
+	if size < 56 {
+		return machine, "", nil
+	}
+	for i := range count {
+		at := offset + i*size
+		if at > uint64(len(head)) || at+56 > uint64(len(head)) {
+			break // not in the beginning: then this cannot be told
+		}
+		if number(int(at), 4) != 3 { // PT_INTERP
+			continue
+		}
+		from, n := number(int(at)+8, 8), number(int(at)+32, 8)
+		if from > uint64(len(head)) || n > uint64(len(head))-from {
+			break
+		}
+		name, _, _ := strings.Cut(string(head[from:from+n]), "\x00")
+		return machine, name, nil
+	}
+	return machine, "", nil
+}

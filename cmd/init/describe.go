@@ -1,0 +1,104 @@
+//go:build linux && (amd64 || arm64)
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/app"
+)
+
+// describe reads what to start: /neb/app, or else nitro-cli's /cmd and /env.
+func (e *enclave) describe() error {
+	b, err := readFile(app.Path, app.MaxSize)
+	if err == unix.ENOENT {
+		return e.describeNitroCLI()
+	}
+	if err != nil {
+		return fail("read", app.Path, err)
+	}
+	if e.about, err = app.Decode(b); err != nil {
+		return (&failure{doing: "read", what: err.Error()}).because(unpacking(""))
+	}
+	e.structured = true
+	e.env = e.about.Env
+	if !e.about.Complete {
+		return nil
+	}
+	b, err = readFile(app.CompletePath, len(app.Complete))
+	if err == nil && string(b) != app.Complete {
+		err = errors.New("its content is not what a packer writes")
+	}
+	if err != nil {
+		return fail("check that the ramdisk is whole:", app.CompletePath, err).because(
+			unpacking("the ramdisk was cut, or memory or inodes ran out while it was unpacked (its tmpfs is half of memory, with one inode for two pages)"))
+	}
+	return nil
+}
+
+func (e *enclave) describeNitroCLI() error {
+	cmd, err := readFile(app.CmdPath, app.MaxSize)
+	if err != nil {
+		f := fail("read", app.CmdPath, err)
+		return f.because(unpacking(f.cause))
+	}
+	e.about.Cmd = lines(cmd)
+	if len(e.about.Cmd) == 0 {
+		return &failure{doing: "read", what: app.CmdPath, err: errors.New("it is empty"), cause: "the image has neither CMD nor ENTRYPOINT; there is no default command"}
+	}
+	env, err := readFile(app.EnvPath, 2*app.MaxSize)
+	if err != nil && err != unix.ENOENT {
+		return fail("read", app.EnvPath, err)
+	}
+	if e.env = lines(env); len(e.env) == 0 {
+		e.env = []string{"PATH=" + referencePath}
+	}
+	unix.Unlink(app.CmdPath)
+	unix.Unlink(app.EnvPath)
+	return nil
+}
+
+// lines are the lines of nitro-cli's files. As C strings end at a NUL byte, so do these.
+func lines(b []byte) []string {
+	if len(b) == 0 {
+		return nil
+	}
+	all := make([]string, 0, bytes.Count(b, []byte{'\n'})+1)
+	for s := string(b); s != ""; {
+		var line string
+		line, s, _ = strings.Cut(s, "\n")
+		line, _, _ = strings.Cut(line, "\x00")
+		all = append(all, line)
+	}
+	return all
+}
+
+// unpacking is what the kernel said when it could not unpack a ramdisk, or else the cause that is given.
+func unpacking(otherwise string) string {
+	fd, err := open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return otherwise
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 8192)
+	for {
+		n, err := unix.Read(fd, b) // one record a read; EPIPE when one was overwritten
+		if err == unix.EINTR || err == unix.EPIPE {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return otherwise
+		}
+		_, text, _ := strings.Cut(string(b[:n]), ";")
+		text, _, _ = strings.Cut(text, "\n")
+		for _, sign := range []string{"Initramfs unpacking failed", "rootfs image is not initramfs"} {
+			if strings.HasPrefix(text, sign) {
+				return "the kernel said: " + text
+			}
+		}
+	}
+}

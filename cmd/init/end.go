@@ -1,0 +1,131 @@
+//go:build linux && (amd64 || arm64)
+
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/app"
+)
+
+// forwarded are the signals that PID 1 passes on to the application's process group.
+var forwarded = []os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGWINCH, unix.SIGPWR,
+}
+
+// wait reaps every process until the application has ended, and ends what it left behind.
+func (e *enclave) wait(pid int) error {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, forwarded...)
+	go func() {
+		for s := range signals {
+			unix.Kill(-pid, s.(syscall.Signal))
+		}
+	}()
+	var status unix.WaitStatus
+	for {
+		got, err := unix.Wait4(-1, &status, 0, nil)
+		if err != nil && err != unix.EINTR {
+			return fail("wait for", "the application", err)
+		}
+		if err == nil && got == pid {
+			break
+		}
+	}
+	signal.Stop(signals)
+	e.clear()
+	if status.Signaled() {
+		return ended{signal: int(status.Signal())}
+	}
+	return ended{status: status.ExitStatus()}
+}
+
+// clear ends what the application left behind: its StopSignal, a while of grace, SIGKILL.
+func (e *enclave) clear() {
+	stop, err := app.Signal(e.about.StopSignal)
+	if err != nil {
+		stop = int(unix.SIGTERM)
+	}
+	for _, round := range []struct {
+		signal unix.Signal
+		time   time.Duration
+	}{{unix.Signal(stop), e.switches.grace}, {unix.SIGKILL, 2 * time.Second}} {
+		if unix.Kill(-1, round.signal) == unix.ESRCH {
+			break
+		}
+		for deadline := time.Now().Add(round.time); !reaped() && time.Now().Before(deadline); {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	reaped()
+}
+
+// reaped takes the processes that have ended, and reports whether none is left.
+func reaped() bool {
+	for {
+		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		switch {
+		case err == unix.ECHILD:
+			return true
+		case err == unix.EINTR, pid > 0:
+		default:
+			return false
+		}
+	}
+}
+
+// end is the only way out: it says why, tells the parent if the description wants that, and ends the machine.
+func (e *enclave) end(phase string, why error) {
+	unix.Sync()
+	say(why.Error())
+	over, ok := why.(ended)
+	report := app.Report{Phase: phase}
+	if ok {
+		report.Status = over.status
+		if over.signal != 0 {
+			report.Signal = app.SignalName(over.signal)
+		}
+	}
+	e.report(report)
+	if !ok {
+		time.Sleep(e.switches.linger)
+	}
+	how := unix.LINUX_REBOOT_CMD_RESTART
+	if e.switches.halt {
+		how = unix.LINUX_REBOOT_CMD_HALT
+	}
+	err := unix.Reboot(how)
+	say(fail("end the machine", "", err).Error())
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
+// report sends r to the port of the description. Nobody may be there: it takes two seconds at most, and says nothing.
+func (e *enclave) report(r app.Report) {
+	if e.about.ExitReport == 0 {
+		return
+	}
+	b, err := app.EncodeReport(r)
+	if err != nil {
+		return
+	}
+	fd, err := call(e.about.ExitReport)
+	if err != nil {
+		return
+	}
+	deadline := time.Now().Add(2 * time.Second)
+	if connected(fd, deadline) != nil {
+		return
+	}
+	if n, err := unix.Write(fd, b); err != nil || n != len(b) {
+		return
+	}
+	unix.Shutdown(fd, unix.SHUT_WR)
+	await(fd, unix.POLLIN, deadline) // the end of the other direction: all has arrived
+}

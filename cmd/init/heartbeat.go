@@ -1,0 +1,140 @@
+//go:build linux && (amd64 || arm64)
+
+package main
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	parentCID     = 3
+	heartbeatPort = 9000
+	heartbeatByte = 0xB7
+	retryPause    = 20 * time.Millisecond
+)
+
+// heartbeat is the connection that tells the launcher that the enclave is up. The launcher accepts exactly one, so connecting is
+// tried again only until it succeeds.
+type heartbeat struct {
+	fd int
+}
+
+// call starts to connect to a port of the parent, and does not wait for it.
+func call(port uint32) (int, error) {
+	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	err = unix.Connect(fd, &unix.SockaddrVM{CID: parentCID, Port: port})
+	if err != nil && err != unix.EINPROGRESS && err != unix.EINTR {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// await waits until fd is ready for events or the time is over, which is ETIMEDOUT.
+func await(fd int, events int16, deadline time.Time) error {
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return unix.ETIMEDOUT
+		}
+		p := []unix.PollFd{{Fd: int32(fd), Events: events}}
+		n, err := unix.Poll(p, int(left/time.Millisecond)+1)
+		if err != nil && err != unix.EINTR {
+			return err
+		}
+		if n > 0 {
+			return nil
+		}
+	}
+}
+
+// connected waits for the end of a call.
+func connected(fd int, deadline time.Time) error {
+	if err := await(fd, unix.POLLOUT, deadline); err != nil {
+		return err
+	}
+	errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && errno != 0 {
+		err = unix.Errno(errno)
+	}
+	return err
+}
+
+func (e *enclave) deadline() time.Time { return e.began.Add(e.switches.heartbeat) }
+
+// callParent begins to connect. It fails only for reasons that waiting does not cure.
+func (e *enclave) callParent() error {
+	fd, err := call(heartbeatPort)
+	if err != nil && !again(err) {
+		return fail("heartbeat", "", err)
+	}
+	e.beat.fd = fd
+	return nil
+}
+
+// again reports whether a connection that failed with err may succeed later.
+func again(err error) bool {
+	return err == unix.ECONNRESET || err == unix.ECONNREFUSED || err == unix.ETIMEDOUT || err == unix.EHOSTUNREACH || err == unix.ENOTCONN || err == unix.EPIPE
+}
+
+// sendHeartbeat waits for the connection, trying again until the deadline, and sends the byte.
+func (e *enclave) sendHeartbeat() error {
+	deadline := e.deadline()
+	for {
+		err := error(unix.ECONNREFUSED)
+		if e.beat.fd >= 0 {
+			if err = connected(e.beat.fd, deadline); err == nil {
+				break
+			}
+			unix.Close(e.beat.fd)
+		}
+		if !again(err) || time.Until(deadline) <= retryPause {
+			f := fail("heartbeat", "", err)
+			return f.because(f.cause + "; tried for " + e.switches.heartbeat.String())
+		}
+		time.Sleep(retryPause)
+		if e.beat.fd, err = call(heartbeatPort); err != nil && !again(err) {
+			return fail("heartbeat", "", err)
+		}
+	}
+	n, err := unix.Write(e.beat.fd, []byte{heartbeatByte})
+	if err != nil {
+		return fail("heartbeat", "", err)
+	}
+	if n != 1 {
+		return fail("heartbeat", "", errors.New("the byte was not sent"))
+	}
+	return nil
+}
+
+// heartbeatAnswered waits for the byte to come back.
+func (e *enclave) heartbeatAnswered() error {
+	deadline := e.deadline()
+	var b [1]byte
+	for {
+		n, err := unix.Read(e.beat.fd, b[:])
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			if err := await(e.beat.fd, unix.POLLIN, deadline); err != nil {
+				return fail("heartbeat", "", err).because("the parent took the connection to port 9000 and did not answer within " + e.switches.heartbeat.String())
+			}
+		case err != nil:
+			return fail("heartbeat", "", err).because("the parent broke the connection to port 9000 instead of answering")
+		case n == 0:
+			return fail("heartbeat", "", errors.New("the parent closed the connection to port 9000 instead of answering"))
+		case b[0] != heartbeatByte:
+			return fail("heartbeat", "", errors.New("the parent answered 0x"+strconv.FormatUint(uint64(b[0]), 16)+" at port 9000, expected 0xb7"))
+		default:
+			unix.Close(e.beat.fd)
+			return nil
+		}
+	}
+}

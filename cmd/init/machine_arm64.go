@@ -1,0 +1,3 @@
+package main
+
+const elfMachine = 183 // EM_AARCH64

@@ -1,0 +1,121 @@
+//go:build linux && (amd64 || arm64)
+
+package main
+
+import (
+	"bytes"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/app"
+)
+
+const moduleCompressed = 4 // MODULE_INIT_COMPRESSED_FILE of linux/module.h
+
+// loadModules loads what /neb/modules lists, or /nsm.ko alone, and then shuts loading off if there was a list.
+func (e *enclave) loadModules() error {
+	var list app.Modules
+	b, err := readFile(app.ModulesPath, app.MaxSize)
+	listed := err == nil
+	switch {
+	case listed:
+		if list, err = app.DecodeModules(b); err != nil {
+			return fail("read", "", err)
+		}
+	case err != unix.ENOENT:
+		return fail("read", app.ModulesPath, err)
+	}
+	named := false
+	for _, path := range list.Paths {
+		named = named || path == app.NSMPath
+	}
+	if !named {
+		if err := e.loadModule(app.NSMPath, true); err != nil {
+			return err
+		}
+	}
+	for _, path := range list.Paths {
+		if err := e.loadModule(path, false); err != nil {
+			return err
+		}
+	}
+	if !listed || list.Open {
+		return nil
+	}
+	if err := writeFile("/proc/sys/kernel/modules_disabled", "1", 0); err != nil {
+		return fail("shut off module loading in", "/proc/sys/kernel/modules_disabled", err)
+	}
+	return nil
+}
+
+// loadModule loads a module and removes its file, which nobody needs any more.
+func (e *enclave) loadModule(path string, optional bool) error {
+	fd, err := open(path, unix.O_RDONLY)
+	if err == unix.ENOENT && optional {
+		return nil
+	}
+	if err != nil {
+		return fail("open module", path, err)
+	}
+	defer unix.Close(fd)
+	var magic [4]byte
+	unix.Pread(fd, magic[:], 0)
+	flags := 0
+	if string(magic[:]) != "\x7fELF" && compressed(magic[:]) {
+		flags = moduleCompressed
+	}
+	err = unix.FinitModule(fd, parameters(base(path), e.options), flags)
+	switch {
+	case err == unix.EEXIST: // the kernel has it already, built in or loaded: what was wanted
+		warn(fail("load module", path, err))
+	case err != nil:
+		f := fail("load module", path, err)
+		if err == unix.ENOEXEC && flags == 0 {
+			if cause := misfit(fd); cause != "" {
+				f.because(cause)
+			}
+		}
+		return f
+	}
+	unix.Unlink(path)
+	return nil
+}
+
+// compressed knows the beginnings of the formats that kernels take: gzip, xz, zstd.
+func compressed(magic []byte) bool {
+	for _, m := range []string{"\x1f\x8b", "\xfd7zX", "\x28\xb5\x2f\xfd"} {
+		if bytes.HasPrefix(magic, []byte(m)) {
+			return true
+		}
+	}
+	return false
+}
+
+// misfit finds out whether a module was built for another kernel, from the "vermagic=6.12.117 SMP …" inside.
+func misfit(fd int) string {
+	const key = "vermagic="
+	b := make([]byte, 64<<10)
+	for at := int64(0); ; {
+		n, err := unix.Pread(fd, b, at)
+		if err != nil || n <= len(key) {
+			return ""
+		}
+		i := bytes.Index(b[:n], []byte(key))
+		if i < 0 {
+			at += int64(n - len(key))
+			continue
+		}
+		if i > 0 && n == len(b) && n-i < 256 { // perhaps cut: read again from here
+			at += int64(i)
+			continue
+		}
+		built, _, _ := bytes.Cut(b[i+len(key):n], []byte{0})
+		release, _, _ := strings.Cut(string(built), " ")
+		var u unix.Utsname
+		if unix.Uname(&u) != nil || release == unix.ByteSliceToString(u.Release[:]) {
+			return ""
+		}
+		return "it was built for kernel " + release + ", and this is " + unix.ByteSliceToString(u.Release[:])
+	}
+}

@@ -1,0 +1,210 @@
+//go:build linux && (amd64 || arm64)
+
+package main
+
+import (
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	devFlags   = unix.MS_NOSUID | unix.MS_NOEXEC
+	procFlags  = unix.MS_NODEV | unix.MS_NOSUID | unix.MS_NOEXEC
+	cgroupRoot = "/sys/fs/cgroup"
+)
+
+// mounts are made in the new root, in order, where /dev and /proc are already. Flags and options are the reference's. A
+// where that the image lacks is made.
+var mounts = []struct {
+	source, where, kind string
+	flags               uintptr
+	options             string
+	when                func(*enclave) bool
+	optional            bool // do without, where the kernel does not know the kind
+}{
+	{"tmpfs", "/run", "tmpfs", procFlags, "mode=0755", nil, false},
+	{"tmpfs", "/tmp", "tmpfs", procFlags, "", nil, false},
+	{"shm", "/dev/shm", "tmpfs", procFlags, "", nil, false},
+	{"devpts", "/dev/pts", "devpts", devFlags, "", inNitroCLIMode, false},
+	{"devpts", "/dev/pts", "devpts", devFlags, "mode=0620,ptmxmode=0666,gid=5", inStructuredMode, false},
+	{"mqueue", "/dev/mqueue", "mqueue", procFlags, "", inStructuredMode, true},
+	{"sysfs", "/sys", "sysfs", procFlags, "", nil, false},
+	{"cgroup_root", cgroupRoot, "tmpfs", procFlags, "mode=0755", withCgroupV1, false},
+	{"cgroup2", cgroupRoot, "cgroup2", procFlags, "", withCgroupV2, false},
+}
+
+func inStructuredMode(e *enclave) bool { return e.structured }
+func inNitroCLIMode(e *enclave) bool   { return !e.structured }
+func withCgroupV1(e *enclave) bool     { return e.switches.cgroupV1 }
+func withCgroupV2(e *enclave) bool     { return !e.switches.cgroupV1 }
+
+// links are made in /dev.
+var links = []struct{ name, target string }{
+	{"/dev/fd", "/proc/self/fd"},
+	{"/dev/stdin", "/proc/self/fd/0"},
+	{"/dev/stdout", "/proc/self/fd/1"},
+	{"/dev/stderr", "/proc/self/fd/2"},
+}
+
+func (e *enclave) mountAll() error {
+	for _, l := range links {
+		if err := unix.Symlink(l.target, l.name); err != nil && err != unix.EEXIST {
+			return fail("create", l.name, err)
+		}
+	}
+	for _, m := range mounts {
+		if m.when != nil && !m.when(e) {
+			continue
+		}
+		err := unix.Mount(m.source, m.where, m.kind, m.flags, m.options)
+		if err == unix.ENOENT {
+			if err := mkdirAll(m.where, 0o755); err != nil {
+				return err
+			}
+			err = unix.Mount(m.source, m.where, m.kind, m.flags, m.options)
+		}
+		if err != nil && !(m.optional && err == unix.ENODEV) {
+			return fail("mount", m.where, err)
+		}
+	}
+	if e.switches.cgroupV1 {
+		return mountCgroupV1()
+	}
+	delegate()
+	return nil
+}
+
+// mountCgroupV1 mounts every controller of /proc/cgroups in a directory of its own. One that the kernel does not offer as version 1 (cpuset
+// and memory, since Linux 6.12 has options for them) is said and left out, where the reference would end.
+func mountCgroupV1() error {
+	table, err := readFile("/proc/cgroups", 1<<16)
+	if err != nil {
+		return fail("read", "/proc/cgroups", err)
+	}
+	for _, name := range controllersV1(string(table)) {
+		dir := cgroupRoot + "/" + name
+		if err := mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(name, dir, "cgroup", procFlags, name); err != nil {
+			warn(fail("mount", dir, err).because("the kernel does not offer this controller as version 1"))
+			unix.Rmdir(dir)
+		}
+	}
+	return nil
+}
+
+// controllersV1 are the enabled ones of /proc/cgroups: "#subsys_name hierarchy num_cgroups enabled".
+func controllersV1(table string) []string {
+	var all []string
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if len(f) == 4 && f[0][0] != '#' && f[3] != "0" {
+			all = append(all, f[0])
+		}
+	}
+	return all
+}
+
+// delegate turns every controller of cgroup v2 on for the groups below the root.
+func delegate() {
+	const from, to = cgroupRoot + "/cgroup.controllers", cgroupRoot + "/cgroup.subtree_control"
+	b, err := readFile(from, 4096)
+	if err != nil {
+		warn(fail("read", from, err))
+		return
+	}
+	names := strings.Fields(string(b))
+	if len(names) == 0 {
+		return
+	}
+	if writeFile(to, "+"+strings.Join(names, " +"), 0) == nil {
+		return
+	}
+	for _, name := range names { // all or none are taken at once: find out which is the bad one
+		if err := writeFile(to, "+"+name, 0); err != nil {
+			warn(fail("turn on the cgroup controller", name, err))
+		}
+	}
+}
+
+const nsmDevice = "/dev/nsm"
+
+// becomeReady gives the application what it needs of its own: its user, its devices, its directory, its limits.
+func (e *enclave) becomeReady() error {
+	var err error
+	if e.account, err = lookUp(e.about.User); err != nil {
+		return err
+	}
+	owner := e.account
+	if e.about.NSMOwner != "" {
+		if owner, err = lookUp(e.about.NSMOwner); err != nil {
+			return err
+		}
+	}
+	mode := e.about.NSMMode
+	if mode == 0 {
+		mode = 0o600
+	}
+	if err := unix.Chown(nsmDevice, owner.uid, owner.gid); err != nil && err != unix.ENOENT {
+		return fail("change the owner of", nsmDevice, err)
+	} else if err == nil {
+		if err := unix.Chmod(nsmDevice, mode); err != nil {
+			return fail("change the mode of", nsmDevice, err)
+		}
+	}
+	// /dev/stdout is a link to the console, and must open for whoever writes to it by name.
+	if err := unix.Fchown(1, e.account.uid, e.account.gid); err != nil {
+		return fail("change the owner of", "the console", err)
+	}
+	null, err := open("/dev/null", unix.O_RDONLY)
+	if err == nil {
+		err = unix.Dup3(null, 0, 0)
+		unix.Close(null)
+	}
+	if err != nil {
+		return fail("open", "/dev/null", err)
+	}
+	const files = 1 << 20 // as Docker has it, and the most that fs.nr_open allows by default
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files}); err != nil {
+		warn(fail("raise the limit of open files to", strconv.Itoa(files), err))
+	}
+	e.env = environment(e.about.Env, e.account.home, e.hostname())
+	dir := e.about.WorkingDir
+	if dir == "" {
+		dir = "/"
+	}
+	if err := mkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Chdir(dir); err != nil {
+		return fail("change to WorkingDir", dir, err)
+	}
+	return nil
+}
+
+// dockerPath is the PATH of an image that has none.
+const dockerPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// environment adds what Docker adds, where the image does not have it.
+func environment(env []string, home, hostname string) []string {
+	all := env
+	for _, v := range []struct{ name, value string }{{"PATH", dockerPath}, {"HOME", home}, {"HOSTNAME", hostname}} {
+		if _, ok := lookUpEnv(env, v.name); !ok {
+			all = append(all, v.name+"="+v.value)
+		}
+	}
+	return all
+}
+
+// lookUpEnv returns the last value of a variable: the one that counts where it is set twice.
+func lookUpEnv(env []string, name string) (string, bool) {
+	for i := len(env) - 1; i >= 0; i-- {
+		if n, v, ok := strings.Cut(env[i], "="); ok && n == name {
+			return v, true
+		}
+	}
+	return "", false
+}

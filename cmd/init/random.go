@@ -1,0 +1,48 @@
+//go:build linux && (amd64 || arm64)
+
+package main
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	randomDeadline = 5 * time.Second
+	rngCurrent     = "/sys/class/misc/hw_random/rng_current"
+	nsmRNG         = "nsm-hwrng" // drivers/misc/nsm.c
+)
+
+// waitForRandom makes the NSM the kernel's source of random numbers, and waits until the kernel's pool is filled: keys are
+// often the first thing that an application makes. Without an NSM there is nothing to wait for.
+func (e *enclave) waitForRandom() error {
+	if !exists(nsmDevice) {
+		return nil
+	}
+	b, err := readFile(rngCurrent, 4096)
+	if err != nil {
+		warn(fail("read", rngCurrent, err).because("the kernel lacks CONFIG_HW_RANDOM"))
+	} else if strings.TrimSpace(string(b)) != nsmRNG {
+		if err := writeFile(rngCurrent, nsmRNG, 0); err != nil {
+			warn(fail("write "+nsmRNG+" to", rngCurrent, err))
+		}
+	}
+	var one [1]byte
+	for began := time.Now(); ; time.Sleep(2 * time.Millisecond) {
+		n, err := unix.Getrandom(one[:], unix.GRND_NONBLOCK)
+		if n == 1 {
+			return nil
+		}
+		if err != unix.EAGAIN && err != unix.EINTR {
+			warn(fail("read random numbers", "", err))
+			return nil
+		}
+		if time.Since(began) > randomDeadline {
+			warn(&failure{doing: "wait for random numbers", err: errors.New("the kernel's pool was not filled within " + randomDeadline.String())})
+			return nil
+		}
+	}
+}

@@ -1,0 +1,195 @@
+//go:build linux && (amd64 || arm64)
+
+package main
+
+import (
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/app"
+)
+
+const (
+	lower = "/neb/lower" // the erofs image
+	layer = "/neb/rw"    // tmpfs above it
+)
+
+// makeRoot makes /rootfs the root. /dev and /proc move along.
+func (e *enclave) makeRoot() error {
+	var err error
+	if n := e.about.ErofsParts; n > 0 {
+		err = mountErofs(n)
+	} else if err = unix.Mount(app.RootPath, app.RootPath, "", unix.MS_BIND, ""); err != nil {
+		f := fail("mount", app.RootPath, err)
+		err = f.because(unpacking(f.cause))
+	}
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{"/dev", "/proc"} {
+		if err := move(dir, app.RootPath+dir); err != nil {
+			return err
+		}
+	}
+	if err := unix.Chdir(app.RootPath); err != nil {
+		return fail("change to", app.RootPath, err)
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fail("mount", "/", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fail("change the root to", app.RootPath, err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fail("change to", "/", err)
+	}
+	return nil
+}
+
+// move moves a mount to a directory, which is made when the image lacks it. It must be a directory of the image itself: the old root is
+// still the root here, and an absolute symbolic link would lead out of the image.
+func move(from, to string) error {
+	var st unix.Stat_t
+	err := unix.Lstat(to, &st)
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		err = unix.ENOTDIR
+	}
+	if err == unix.ENOENT {
+		if err := mkdir(to, 0o755); err != nil {
+			return err
+		}
+		err = nil
+	}
+	if err == nil {
+		err = unix.Mount(from, to, "", unix.MS_MOVE, "")
+	}
+	if err != nil {
+		return fail("mount", from, err)
+	}
+	return nil
+}
+
+// mountErofs joins the parts of the image, and mounts it with a writable layer above it at /rootfs.
+func mountErofs(parts int) error {
+	if err := join(parts); err != nil {
+		return err
+	}
+	device, fd, err := loop(app.RootPart(0))
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for _, dir := range []string{lower, layer, app.RootPath} {
+		if err := mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount(device, lower, "erofs", unix.MS_RDONLY, ""); err != nil {
+		return fail("mount", lower, err)
+	}
+	if err := unix.Mount("tmpfs", layer, "tmpfs", 0, "mode=0755"); err != nil {
+		return fail("mount", layer, err)
+	}
+	for _, dir := range []string{layer + "/upper", layer + "/work"} {
+		if err := mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount("overlay", app.RootPath, "overlay", 0, "lowerdir="+lower+",upperdir="+layer+"/upper,workdir="+layer+"/work"); err != nil {
+		return fail("mount", app.RootPath, err)
+	}
+	return nil
+}
+
+// joinStep is how much is copied before the memory of the source is given back: a multiple of a page.
+const joinStep = 16 << 20
+
+// join appends the later parts of the image to the first.
+func join(parts int) error {
+	if parts == 1 {
+		return nil
+	}
+	first := app.RootPart(0)
+	to, err := open(first, unix.O_WRONLY|unix.O_APPEND)
+	if err != nil {
+		return fail("open", first, err)
+	}
+	defer unix.Close(to)
+	for i := 1; i < parts; i++ {
+		if err := appendFile(to, app.RootPart(i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func appendFile(to int, name string) error {
+	from, err := open(name, unix.O_RDWR)
+	if err != nil {
+		return fail("open", name, err)
+	}
+	defer unix.Close(from)
+	buf := make([]byte, 256<<10)
+	freed := int64(0)
+	for at := int64(0); ; {
+		n, err := unix.Pread(from, buf, at)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fail("join", name, err)
+		}
+		if n == 0 {
+			unix.Unlink(name)
+			return nil
+		}
+		at += int64(n)
+		for b := buf[:n]; len(b) > 0; {
+			n, err := unix.Write(to, b)
+			if err == unix.EINTR {
+				continue
+			}
+			if err != nil {
+				return fail("join", name, err)
+			}
+			b = b[n:]
+		}
+		if at-freed >= joinStep {
+			if err := unix.Fallocate(from, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, freed, joinStep); err != nil && err != unix.EOPNOTSUPP {
+				return fail("join", name, err)
+			}
+			freed += joinStep
+		}
+	}
+}
+
+// loop makes a read-only loop device for a file. It disappears with its last user: close fd when it is mounted.
+func loop(name string) (device string, fd int, err error) {
+	file, err := open(name, unix.O_RDONLY)
+	if err != nil {
+		return "", -1, fail("open", name, err)
+	}
+	defer unix.Close(file)
+	const control = "/dev/loop-control"
+	ctl, err := open(control, unix.O_RDWR)
+	if err != nil {
+		return "", -1, fail("loop device", control, err)
+	}
+	defer unix.Close(ctl)
+	n, err := unix.IoctlRetInt(ctl, unix.LOOP_CTL_GET_FREE)
+	if err != nil {
+		return "", -1, fail("loop device", control, err)
+	}
+	device = "/dev/loop" + strconv.Itoa(n)
+	if fd, err = open(device, unix.O_RDONLY); err != nil {
+		return "", -1, fail("loop device", device, err)
+	}
+	config := unix.LoopConfig{Fd: uint32(file), Size: 4096} // Size is that of a block
+	config.Info.Flags = unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR
+	if err := unix.IoctlLoopConfigure(fd, &config); err != nil {
+		unix.Close(fd)
+		return "", -1, fail("loop device", device, err)
+	}
+	return device, fd, nil
+}
