@@ -1,0 +1,373 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
+)
+
+// HeartbeatPort is the parent's port on which an enclave's init says that it has come up, and waits for an answer.
+const HeartbeatPort = 9000
+
+// heartbeat is the byte that is sent and answered there.
+const heartbeat = 0xb7
+
+// Config is the machine that is to be. EIF and Emulator must be given.
+type Config struct {
+	// Emulator is the directory with bin/qemu-system-*, or one QEMU program.
+	Emulator string
+	// EIF is the image to boot.
+	EIF string
+	// Memory in bytes; 0 means [DefaultMemory] of the image. CPUs; 0 means 1.
+	Memory int64
+	CPUs   int
+	// Cmdline is appended to the image's kernel command line. Measurements do not change with it.
+	Cmdline string
+	// NoKVM keeps to emulation where KVM works.
+	NoKVM bool
+	// Console receives what the enclave writes to its serial line, byte for byte. It may be nil.
+	Console io.Writer
+	// Vsock configures the parent. A handler for [HeartbeatPort] is added where there is none.
+	Vsock vsock.Config
+	// Event is told what happens, one event at a time. It may be nil, and must not call the machine.
+	Event func(Event)
+	// Args are further arguments for QEMU.
+	Args []string
+	// Messages receives what QEMU itself says (standard error). It may be nil.
+	Messages io.Writer
+}
+
+// Event is something that happened, with the time since the start of QEMU.
+type Event struct {
+	Kind  EventKind
+	Since time.Duration
+	Text  string // for Line: the line, without its end; for Parent: what happened
+}
+
+// EventKind names events as neb run --json does.
+type EventKind string
+
+// The events of a machine. Lines come as they are written, the others once each at most, but for [Parent].
+const (
+	PowerOn   EventKind = "power-on"  // QEMU has been started
+	Line      EventKind = "console"   // a line of the console
+	Ready     EventKind = "vsock"     // the enclave's vsock driver is ready
+	Heartbeat EventKind = "heartbeat" // init has said that it is up
+	Parent    EventKind = "parent"    // something about vsock that a user should know
+	Rebooted  EventKind = "reboot"    // the enclave ended itself
+)
+
+// A Machine is an enclave that was started.
+type Machine struct {
+	cfg     Config
+	dir     string // sockets and temporary files, removed at the end
+	device  *vsock.Device
+	cmd     *exec.Cmd
+	monitor *monitor
+	started time.Time
+
+	console  sync.WaitGroup
+	stderr   tail
+	events   sync.Mutex
+	once     map[EventKind]bool
+	beat     chan struct{}
+	done     chan struct{}
+	rebooted bool
+	stopped  bool
+	err      error
+}
+
+// Start boots the enclave. It returns when QEMU runs; ctx ends it.
+func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
+	img, err := open(cfg.EIF)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Memory == 0 {
+		cfg.Memory = DefaultMemory(img.size)
+	}
+	if cfg.CPUs == 0 {
+		cfg.CPUs = 1
+	}
+	m := &Machine{cfg: cfg, once: map[EventKind]bool{}, beat: make(chan struct{}), done: make(chan struct{})}
+	if m.dir, err = os.MkdirTemp("", "neb-run-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			m.release()
+		}
+	}()
+
+	vc := cfg.Vsock
+	vc.Handlers = map[uint32]vsock.Handler{HeartbeatPort: m.answer}
+	for port, h := range cfg.Vsock.Handlers {
+		vc.Handlers[port] = h
+	}
+	vc.Report = m.report
+	if m.device, err = vsock.Listen(m.path("vsock"), vc); err != nil {
+		return nil, err
+	}
+	if m.monitor, err = listenMonitor(m.path("monitor"), m.reboot); err != nil {
+		return nil, err
+	}
+	args, err := m.arguments(img)
+	if err != nil {
+		return nil, err
+	}
+	program, err := findQEMU(cfg.Emulator, img.arch)
+	if err != nil {
+		return nil, err
+	}
+
+	m.cmd = exec.CommandContext(ctx, program, args...)
+	// QEMU unpacks the image into its temporary directory.
+	m.cmd.Env = append(os.Environ(), "TMPDIR="+m.dir)
+	// Ctrl-C belongs to us, and a QEMU without us to nobody.
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	m.cmd.Stderr = &m.stderr
+	if cfg.Messages != nil {
+		m.cmd.Stderr = io.MultiWriter(&m.stderr, cfg.Messages)
+	}
+	console, err := m.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	m.started = time.Now()
+	if err := m.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", program, err)
+	}
+	m.event(Event{Kind: PowerOn})
+	m.console.Add(1)
+	go m.readConsole(console)
+	go m.wait()
+	return m, nil
+}
+
+func (m *Machine) path(name string) string { return filepath.Join(m.dir, name) }
+
+// release gives back what does not end with QEMU.
+func (m *Machine) release() {
+	if m.monitor != nil {
+		m.monitor.close()
+	}
+	if m.device != nil {
+		m.device.Close()
+	}
+	os.RemoveAll(m.dir)
+}
+
+func (m *Machine) wait() {
+	m.console.Wait() // the pipe ends with QEMU; Wait would close it before it is read
+	err := m.cmd.Wait()
+	m.release()
+	m.events.Lock()
+	defer m.events.Unlock()
+	var exit *exec.ExitError
+	switch {
+	case m.rebooted || m.stopped:
+	case errors.As(err, &exit):
+		m.err = fmt.Errorf("%s: %w: %s", filepath.Base(m.cmd.Path), err, m.stderr.String())
+	default:
+		m.err = err
+	}
+	close(m.done)
+}
+
+// Wait waits for the end of the enclave, whoever brought it about. It returns an error when QEMU failed.
+func (m *Machine) Wait() error {
+	<-m.done
+	return m.err
+}
+
+// Done is closed at the end of the enclave.
+func (m *Machine) Done() <-chan struct{} { return m.done }
+
+// Beat is closed when the enclave's heartbeat was answered.
+func (m *Machine) Beat() <-chan struct{} { return m.beat }
+
+// Stop ends the enclave at once and waits for it.
+func (m *Machine) Stop() error {
+	m.events.Lock()
+	m.stopped = true
+	m.events.Unlock()
+	m.cmd.Process.Kill()
+	return m.Wait()
+}
+
+// Dial connects to a vsock port of the enclave. It waits for the enclave's driver as long as ctx lets it.
+func (m *Machine) Dial(ctx context.Context, port uint32) (*vsock.Conn, error) {
+	return m.device.Dial(ctx, port)
+}
+
+// event passes e on.
+func (m *Machine) event(e Event) {
+	m.events.Lock()
+	defer m.events.Unlock()
+	if e.Kind != Line && e.Kind != Parent {
+		if m.once[e.Kind] {
+			return
+		}
+		m.once[e.Kind] = true
+	}
+	e.Since = time.Since(m.started)
+	if m.cfg.Event != nil {
+		m.cfg.Event(e)
+	}
+}
+
+// answer serves the heartbeat: the byte that came goes back.
+func (m *Machine) answer(_ context.Context, c *vsock.Conn) {
+	if c.Accept() != nil {
+		return
+	}
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	var b [1]byte
+	if _, err := c.Read(b[:]); err != nil {
+		return
+	}
+	if b[0] != heartbeat {
+		m.event(Event{Kind: Parent, Text: fmt.Sprintf("heartbeat of byte %#02x, expected %#02x: not answered", b[0], heartbeat)})
+		return
+	}
+	if _, err := c.Write(b[:]); err != nil {
+		return
+	}
+	m.event(Event{Kind: Heartbeat})
+	m.events.Lock()
+	select {
+	case <-m.beat:
+	default:
+		close(m.beat)
+	}
+	m.events.Unlock()
+	// The enclave closes when it has read; closing first is as good, but its init may look at how the connection ended.
+	c.Read(b[:])
+}
+
+// report turns what the vsock device reports into events. The device is locked meanwhile.
+func (m *Machine) report(e vsock.Event) {
+	if f := m.cfg.Vsock.Report; f != nil {
+		f(e)
+	}
+	text := ""
+	switch e.Kind {
+	case vsock.Started:
+		go m.event(Event{Kind: Ready})
+		return
+	case vsock.Refused:
+		text = fmt.Sprintf("the enclave wants port %d of the parent, where nothing listens: refused", e.Addr.Port)
+	case vsock.WrongCID:
+		text = fmt.Sprintf("the enclave wants port %d of CID %d: refused; on EC2 the parent is CID 3", e.Addr.Port, e.Addr.CID)
+	case vsock.Full:
+		text = "the enclave has opened more connections than are served at once: further ones are refused"
+	case vsock.Broken:
+		text = fmt.Sprintf("the enclave's vsock driver breaks the rules, vsock is dead until it is reset: %v", e.Err)
+	default:
+		return
+	}
+	go m.event(Event{Kind: Parent, Text: text})
+}
+
+// reboot ends QEMU: an enclave that reboots has ended.
+func (m *Machine) reboot() {
+	m.events.Lock()
+	m.rebooted = true
+	m.events.Unlock()
+	m.event(Event{Kind: Rebooted})
+	m.cmd.Process.Kill()
+}
+
+// readConsole copies the serial line and cuts it into lines.
+func (m *Machine) readConsole(r io.Reader) {
+	defer m.console.Done()
+	var line []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 && m.cfg.Console != nil {
+			m.cfg.Console.Write(buf[:n])
+		}
+		for _, b := range buf[:n] {
+			switch {
+			case b == '\n':
+				m.event(Event{Kind: Line, Text: strings.TrimRight(string(line), "\r")})
+				line = line[:0]
+			case len(line) < maxLine:
+				line = append(line, b)
+			}
+		}
+		if err != nil {
+			if len(line) > 0 {
+				m.event(Event{Kind: Line, Text: strings.TrimRight(string(line), "\r")})
+			}
+			return
+		}
+	}
+}
+
+// maxLine is how much of a console line an event holds, in bytes; what is longer is cut.
+const maxLine = 16 << 10
+
+// tail keeps the end of what is written to it, for errors.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if over := len(t.b) - 4096; over > 0 {
+		t.b = append(t.b[:0], t.b[over:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(string(t.b))
+}
+
+var _ net.Conn = (*vsock.Conn)(nil)
+
+// An image is what has to be known of an EIF to boot it.
+type image struct {
+	path string
+	size int64
+	arch string
+	file *eif.File
+	f    *os.File
+}
+
+func open(path string) (*image, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	file, err := eif.Open(f, st.Size())
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &image{path: path, size: st.Size(), arch: file.Arch(), file: file, f: f}, nil
+}

@@ -1,0 +1,599 @@
+package vsock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+)
+
+// CIDs with a meaning of their own.
+const (
+	HostCID   = 2 // the host of an ordinary virtual machine; on EC2 nobody answers there
+	ParentCID = 3 // the parent instance, as an enclave sees it
+)
+
+// A Handler serves one connection that the enclave opened. It calls [Conn.Accept], or returns to refuse. The connection is closed when it
+// returns. ctx ends when the device is closed.
+type Handler func(ctx context.Context, c *Conn)
+
+// Config is what a device is to be. The zero value of each field has a meaning.
+type Config struct {
+	// CID is the enclave's own address; 0 means 16, and 1 to 3 are refused.
+	CID uint32
+	// AllowHostCID makes the device answer for CID 2 as it does for CID 3.
+	AllowHostCID bool
+	// Handlers serve the parent's ports. A connection to a port without one is refused.
+	Handlers map[uint32]Handler
+	// MaxConns is how many connections of the enclave may be served at once, 0 means 2048. Further ones are refused.
+	MaxConns int
+	// PushBack makes the device stop taking the enclave's packets while its own wait for the enclave to take them, as
+	// the parent's Linux driver does. It serves to provoke the deadlock of two drivers that both do so.
+	PushBack bool
+	// Report is told what happens, from several goroutines, with the device locked: it must return at once and not call
+	// the device. It may be nil.
+	Report func(Event)
+}
+
+// An Event is something that happened to a device. Kinds that the enclave can cause at will are reported once for each address.
+type Event struct {
+	Kind EventKind
+	Addr Addr  // for Refused and WrongCID: where the enclave wanted to go
+	Err  error // for Broken
+}
+
+// EventKind says what happened.
+type EventKind int
+
+// The kinds of events.
+const (
+	Started  EventKind = iota // the enclave's driver is ready
+	Stopped                   // the enclave's driver or the whole enclave was reset, or QEMU has gone
+	Refused                   // a connection to a port without a handler
+	Full                      // a connection beyond MaxConns
+	WrongCID                  // a connection to an address that is not the parent's
+	Broken                    // the enclave's driver broke the rules of its rings; the device waits for a reset
+)
+
+const (
+	// budget is how much the enclave may have sent that nobody has read yet, over all connections, in bytes, besides the minimum of
+	// each connection.
+	budget    = 32 << 20
+	minWindow = 4 << 10
+	maxWindow = 256 << 10
+	// maxChunks is how many buffers of ReadFrom may wait for the enclave at once.
+	maxChunks = 64
+	// maxResets is how many resets of connections that do not exist may wait for the enclave, before the device stops
+	// to take its packets.
+	maxResets = 256
+	// batch is how many packets are taken before others may have the lock.
+	batch = 32
+	// maxReported bounds the memory of what was reported.
+	maxReported = 64
+	// firstPort is where the ports of our own connections start.
+	firstPort = 1 << 31
+)
+
+const (
+	queueRX = iota // to the enclave
+	queueTX        // from the enclave
+	queueEvents
+	queues
+)
+
+var queueNames = [queues]string{"receive", "transmit", "event"}
+
+// A Device is one vhost-user vsock device. It serves one QEMU at a time.
+type Device struct {
+	cfg    Config
+	ln     *net.UnixListener
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+	chunks chan struct{}
+
+	mu       sync.Mutex
+	mem      memory
+	features uint64
+	queue    [queues]queue
+	running  bool // both data queues run
+	broken   bool
+	started  chan struct{} // closed while running
+	conns    map[key]*Conn
+	ready    fifo
+	resets   []header
+	stalled  bool // the enclave's packets wait until ours have gone
+	serving  int  // handlers that run
+	budget   int
+	nextPort uint32
+	reported map[Event]bool
+	chain    chain
+}
+
+// A queue is a ring with the descriptors of its front end.
+type queue struct {
+	ring
+	kick      *os.File
+	addresses [3]uint64 // of descriptors, available and used entries, as QEMU sees them
+	placed    bool      // the addresses are known and good
+	enabled   bool
+}
+
+// locate finds the ring in memory.
+func (q *queue) locate(m memory) error {
+	n := uint64(q.size)
+	err := q.place(m.atUser(q.addresses[0], n*descSize), m.atUser(q.addresses[1], uint64(availSize(int(n)))), m.atUser(q.addresses[2], uint64(usedSize(int(n)))))
+	q.placed = err == nil
+	return err
+}
+
+// fifo is the queue of connections that have something to say.
+type fifo struct {
+	items []*Conn
+	first int
+}
+
+func (f *fifo) push(c *Conn) { f.items = append(f.items, c) }
+
+func (f *fifo) pop() *Conn {
+	c := f.items[f.first]
+	f.items[f.first] = nil
+	if f.first++; f.first == len(f.items) {
+		f.items, f.first = f.items[:0], 0
+	} else if f.first > 1024 && f.first > len(f.items)/2 {
+		n := copy(f.items, f.items[f.first:])
+		clear(f.items[n:])
+		f.items, f.first = f.items[:n], 0
+	}
+	return c
+}
+
+func (f *fifo) len() int { return len(f.items) - f.first }
+
+// Listen makes a device that waits for QEMU on a Unix socket at path, which must not exist. The path may have at most 107 bytes.
+func Listen(path string, cfg Config) (*Device, error) {
+	if cfg.CID == 0 {
+		cfg.CID = 16
+	}
+	if cfg.CID <= ParentCID || cfg.CID == 1<<32-1 {
+		return nil, fmt.Errorf("CID %d is not an enclave's: want one from 4 to 4294967294", cfg.CID)
+	}
+	if cfg.MaxConns == 0 {
+		cfg.MaxConns = 2048
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("vsock device: %w", err)
+	}
+	d := newDevice(cfg)
+	d.ln = ln
+	d.work.Add(1)
+	go func() {
+		defer d.work.Done()
+		d.accept()
+	}()
+	return d, nil
+}
+
+func newDevice(cfg Config) *Device {
+	d := &Device{
+		cfg: cfg, budget: budget, nextPort: firstPort,
+		conns: map[key]*Conn{}, reported: map[Event]bool{},
+		started: make(chan struct{}), chunks: make(chan struct{}, maxChunks),
+	}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	return d
+}
+
+// Close ends the device: its socket, all connections, all handlers. It waits for the handlers to return.
+func (d *Device) Close() error {
+	err := d.ln.Close()
+	d.cancel()
+	d.mu.Lock()
+	d.stop()
+	d.mu.Unlock()
+	d.work.Wait()
+	return err
+}
+
+// accept serves one front end after the other.
+func (d *Device) accept() {
+	for {
+		conn, err := d.ln.AcceptUnix()
+		if err != nil {
+			return
+		}
+		stop := context.AfterFunc(d.ctx, func() { conn.Close() })
+		f := frontend{d: d, conn: conn}
+		if err := f.serve(); err != nil && d.ctx.Err() == nil {
+			d.mu.Lock()
+			d.report(Event{Kind: Broken, Err: err})
+			d.mu.Unlock()
+		}
+		stop()
+		conn.Close()
+		d.mu.Lock()
+		d.forget()
+		d.mu.Unlock()
+	}
+}
+
+// Dial opens a connection to a port of the enclave. It waits until the enclave's driver is ready and its application answers, and fails with
+// ECONNREFUSED where nobody listens on the port.
+func (d *Device) Dial(ctx context.Context, port uint32) (*Conn, error) {
+	fail := func(err error) (*Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: "vsock", Addr: Addr{d.cfg.CID, port}, Err: err}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for !d.running {
+		started := d.started
+		d.mu.Unlock()
+		var err error
+		select {
+		case <-started:
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-d.ctx.Done():
+			err = net.ErrClosed
+		}
+		d.mu.Lock()
+		if err != nil {
+			return fail(err)
+		}
+	}
+	k := key{cid: ParentCID, peer: port}
+	for {
+		k.port = d.nextPort
+		if d.nextPort++; d.nextPort < firstPort {
+			d.nextPort = firstPort
+		}
+		if d.conns[k] == nil {
+			break
+		}
+	}
+	c := d.newConn(k)
+	stop := context.AfterFunc(ctx, func() {
+		d.mu.Lock()
+		c.changed.Broadcast()
+		d.mu.Unlock()
+	})
+	defer stop()
+	c.tell(sayRequest)
+	for {
+		switch {
+		case c.state == open:
+			return c, nil
+		case c.state == dead:
+			c.closed = true
+			c.release()
+			if errors.Is(c.err, syscall.ECONNRESET) && d.running {
+				return fail(syscall.ECONNREFUSED)
+			}
+			return fail(c.err)
+		case ctx.Err() != nil:
+			c.closed = true
+			c.tell(sayReset)
+			c.die(nil)
+			return fail(ctx.Err())
+		}
+		c.changed.Wait()
+	}
+}
+
+// grant says how much more receive buffer a connection gets that has some, and takes it from the budget. The more
+// connections there are, the less each gets; but never less than minWindow.
+func (d *Device) grant(has uint32) uint32 {
+	want := min(max(d.budget/128, 0), maxWindow) &^ (minWindow - 1)
+	if has == 0 {
+		want = max(want, minWindow)
+	}
+	if want <= int(has) {
+		return 0
+	}
+	d.budget -= want - int(has)
+	return uint32(want) - has
+}
+
+func (d *Device) report(e Event) {
+	if d.cfg.Report == nil {
+		return
+	}
+	switch e.Kind {
+	case Refused, Full, WrongCID:
+		if d.reported[e] || len(d.reported) >= maxReported {
+			return
+		}
+		d.reported[e] = true
+	}
+	d.cfg.Report(e)
+}
+
+// start runs the queues, once both are complete.
+func (d *Device) start() {
+	for i := range d.queue[:queueEvents] {
+		if q := &d.queue[i]; !q.placed || !q.enabled || q.kick == nil {
+			return
+		}
+	}
+	if d.running {
+		return
+	}
+	d.running = true
+	for i := range d.queue[:queueEvents] {
+		q := &d.queue[i]
+		q.eventIdx = d.features&featureEventIdx != 0
+		q.wantKicks(true)
+	}
+	close(d.started)
+	d.report(Event{Kind: Started})
+	d.watch(&d.queue[queueRX], d.pump)
+	d.watch(&d.queue[queueTX], func() {
+		for d.drain() {
+			// Handlers and writers get their turn between two batches.
+			d.mu.Unlock()
+			d.mu.Lock()
+		}
+	})
+	d.queue[queueTX].kick.Write(one[:]) // what came before we looked
+}
+
+// watch calls work, with the lock held, whenever the enclave kicks the queue, until the queue stops.
+func (d *Device) watch(q *queue, work func()) {
+	kick := q.kick
+	d.work.Add(1)
+	go func() {
+		defer d.work.Done()
+		var count [8]byte
+		for {
+			if _, err := kick.Read(count[:]); err != nil {
+				return
+			}
+			d.mu.Lock()
+			if q.kick == kick && d.running {
+				work()
+			}
+			d.mu.Unlock()
+		}
+	}()
+}
+
+// stop ends all connections: the enclave that they led to is no more, or starts over.
+func (d *Device) stop() {
+	if d.running {
+		d.started = make(chan struct{})
+		d.report(Event{Kind: Stopped})
+	}
+	d.running, d.broken, d.stalled = false, false, false
+	d.resets = nil
+	for _, c := range d.conns {
+		c.say = 0
+		c.die(syscall.ECONNRESET)
+	}
+	for d.ready.len() > 0 {
+		c := d.ready.pop()
+		c.queued, c.say = false, 0
+	}
+	for i := range d.queue {
+		q := &d.queue[i]
+		if q.kick != nil {
+			q.kick.Close()
+			q.kick = nil
+		}
+	}
+}
+
+// forget is stop, and gives back what the front end lent.
+func (d *Device) forget() {
+	d.stop()
+	for i := range d.queue {
+		if c := d.queue[i].call; c != nil {
+			c.Close()
+		}
+		d.queue[i] = queue{}
+	}
+	d.mem.unmap()
+	d.mem = nil
+	d.features = 0
+}
+
+// fail leaves the rings alone until the enclave resets the device.
+func (d *Device) fail(name string, err error) {
+	if !d.broken {
+		d.broken = true
+		d.report(Event{Kind: Broken, Err: fmt.Errorf("%s queue: %w", name, err)})
+	}
+}
+
+// pump sends what the connections have to say, in turn, as long as the enclave gives buffers.
+func (d *Device) pump() {
+	if !d.running || d.broken {
+		return
+	}
+	r := &d.queue[queueRX].ring
+	for len(d.resets) > 0 || d.ready.len() > 0 {
+		ok, err := r.take(d.mem, &d.chain)
+		if err == nil && ok && (len(d.chain.out) > 0 || d.chain.len <= headerSize) {
+			err = fmt.Errorf("buffer of %d bytes to write and %d to read", d.chain.len, d.chain.outLen)
+		}
+		if err != nil {
+			d.fail(queueNames[queueRX], err)
+			return
+		}
+		if !ok {
+			r.wantKicks(true)
+			if n, err := r.available(); n == 0 || err != nil {
+				break
+			}
+			r.wantKicks(false)
+			continue
+		}
+		var h header
+		payload, ok := d.nextPacket(&h, int(min(d.chain.len, maxPayload+headerSize))-headerSize)
+		if !ok {
+			r.untake()
+			break
+		}
+		var raw [headerSize]byte
+		h.encode(raw[:])
+		scatter(d.chain.in, raw[:], payload)
+		r.give(d.chain.head, headerSize+len(payload))
+	}
+	r.signal()
+	if d.stalled && !d.mustWait() {
+		d.stalled = false
+		d.queue[queueTX].kick.Write(one[:])
+	}
+}
+
+// scatter writes header and payload one behind the other into parts, which are large enough.
+func scatter(parts [][]byte, pieces ...[]byte) {
+	for _, p := range pieces {
+		for len(p) > 0 {
+			n := copy(parts[0], p)
+			p = p[n:]
+			if parts[0] = parts[0][n:]; len(parts[0]) == 0 {
+				parts = parts[1:]
+			}
+		}
+	}
+}
+
+// nextPacket is what goes to the enclave next, with at most room bytes of payload.
+func (d *Device) nextPacket(h *header, room int) (payload []byte, ok bool) {
+	if n := len(d.resets); n > 0 {
+		*h = d.resets[0]
+		copy(d.resets, d.resets[1:])
+		d.resets = d.resets[:n-1]
+		return nil, true
+	}
+	for d.ready.len() > 0 {
+		c := d.ready.pop()
+		c.queued = false
+		if payload, ok = c.emit(h, room); ok {
+			if c.hasMore() {
+				c.queued = true
+				d.ready.push(c)
+			}
+			return payload, true
+		}
+	}
+	return nil, false
+}
+
+// mustWait says whether the enclave's packets have to wait until ours have gone.
+func (d *Device) mustWait() bool {
+	return len(d.resets) >= maxResets || d.cfg.PushBack && len(d.resets)+d.ready.len() > 0
+}
+
+// drain takes a batch of packets from the enclave and returns whether there may be more.
+func (d *Device) drain() bool {
+	if !d.running || d.broken {
+		return false
+	}
+	r := &d.queue[queueTX].ring
+	defer r.signal()
+	r.wantKicks(false)
+	for range batch {
+		if d.mustWait() {
+			d.stalled = true
+			return false
+		}
+		ok, err := r.take(d.mem, &d.chain)
+		if err != nil {
+			d.fail(queueNames[queueTX], err)
+			return false
+		}
+		if !ok {
+			r.wantKicks(true)
+			n, err := r.available()
+			return n > 0 && err == nil
+		}
+		d.packet(&d.chain)
+		r.give(d.chain.head, 0)
+	}
+	return true
+}
+
+// packet handles one packet of the enclave. One that is too short for its header, too long, or not from the enclave's address is dropped:
+// there is nobody to answer.
+func (d *Device) packet(c *chain) {
+	var raw [headerSize]byte
+	parts := c.out
+	for n := 0; n < headerSize; {
+		if len(parts) == 0 {
+			return
+		}
+		m := copy(raw[n:], parts[0])
+		n += m
+		if parts[0] = parts[0][m:]; len(parts[0]) == 0 {
+			parts = parts[1:]
+		}
+	}
+	var h header
+	h.decode(raw[:])
+	if h.srcCID != uint64(d.cfg.CID) || h.len > maxPayload || uint64(h.len) > c.outLen-headerSize {
+		return
+	}
+	if h.typ != typeStream {
+		d.reset(&h)
+		return
+	}
+	if h.dstCID != ParentCID && (h.dstCID != HostCID || !d.cfg.AllowHostCID) {
+		if h.op == opRequest {
+			d.report(Event{Kind: WrongCID, Addr: Addr{uint32(min(h.dstCID, 1<<32-1)), h.dstPort}})
+		}
+		d.reset(&h)
+		return
+	}
+	k := key{cid: uint32(h.dstCID), port: h.dstPort, peer: h.srcPort}
+	if conn := d.conns[k]; conn != nil {
+		if !conn.receive(&h, parts) {
+			conn.tell(sayReset)
+			conn.die(syscall.EPROTO)
+		}
+		return
+	}
+	if h.op != opRequest {
+		d.reset(&h)
+		return
+	}
+	handler := d.cfg.Handlers[h.dstPort]
+	switch {
+	case handler == nil || h.dstPort >= firstPort:
+		d.report(Event{Kind: Refused, Addr: Addr{k.cid, k.port}})
+		d.reset(&h)
+		return
+	case d.serving >= d.cfg.MaxConns:
+		d.report(Event{Kind: Full})
+		d.reset(&h)
+		return
+	}
+	conn := d.newConn(k)
+	conn.peerBuf, conn.peerDone = h.bufAlloc, h.fwdCnt
+	d.serving++
+	d.work.Add(1)
+	go func() {
+		defer d.work.Done()
+		handler(d.ctx, conn)
+		conn.Close()
+		d.mu.Lock()
+		d.serving--
+		d.mu.Unlock()
+	}()
+}
+
+// reset answers a packet that belongs to no connection.
+func (d *Device) reset(h *header) {
+	if h.op == opReset {
+		return
+	}
+	d.resets = append(d.resets, header{
+		srcCID: h.dstCID, dstCID: h.srcCID, srcPort: h.dstPort, dstPort: h.srcPort,
+		typ: h.typ, op: opReset,
+	})
+	d.pump()
+}

@@ -1,0 +1,526 @@
+package vsock
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// echo serves connections by sending back what comes, and half-closing at the end.
+func echo(_ context.Context, c *Conn) {
+	if c.Accept() == nil {
+		io.Copy(c, c)
+		c.CloseWrite()
+		io.Copy(io.Discard, c)
+	}
+}
+
+func serve(h Handler) Config { return Config{Handlers: map[uint32]Handler{7: h}} }
+
+func TestEcho(t *testing.T) {
+	g := newDriver(t, serve(echo), 64)
+	g.fillRX()
+	g.send(from(1000, 7, opRequest), nil)
+	h, _ := g.expect(opResponse)
+	if h.srcCID != ParentCID || h.dstCID != testCID || h.srcPort != 7 || h.dstPort != 1000 || h.typ != typeStream || h.bufAlloc == 0 {
+		t.Fatalf("response %+v", h)
+	}
+	g.send(from(1000, 7, opData), []byte("hello"))
+	if _, data := g.expect(opData); string(data) != "hello" {
+		t.Fatalf("echo %q", data)
+	}
+	end := from(1000, 7, opShutdown)
+	end.flags = shutdownSend
+	g.send(end, nil)
+	if h, _ := g.expect(opShutdown); h.flags != shutdownSend || h.fwdCnt != 5 {
+		t.Fatalf("shutdown %+v", h)
+	}
+	if h, _ := g.expect(opShutdown); h.flags != shutdownBoth {
+		t.Fatalf("second shutdown %+v", h)
+	}
+	g.send(from(1000, 7, opReset), nil)
+	waitFor(t, "the connection to go", func() bool {
+		g.d.mu.Lock()
+		defer g.d.mu.Unlock()
+		return len(g.d.conns) == 0 && g.d.budget == budget
+	})
+}
+
+func TestDial(t *testing.T) {
+	g := newDriver(t, Config{}, 64)
+	g.fillRX()
+	type result struct {
+		c   *Conn
+		err error
+	}
+	dial := func(ctx context.Context) chan result {
+		ch := make(chan result, 1)
+		go func() {
+			c, err := g.d.Dial(ctx, 80)
+			ch <- result{c, err}
+		}()
+		return ch
+	}
+
+	t.Run("answered", func(t *testing.T) {
+		got := dial(t.Context())
+		h, _ := g.expect(opRequest)
+		if h.srcCID != ParentCID || h.dstPort != 80 {
+			t.Fatalf("request %+v", h)
+		}
+		r := from(80, h.srcPort, opResponse)
+		r.bufAlloc = 10
+		g.send(r, nil)
+		c := (<-got).c
+		if c.RemoteAddr().String() != "16:80" {
+			t.Errorf("remote address %v", c.RemoteAddr())
+		}
+		// Ten bytes of credit, and not one more.
+		wrote := make(chan error, 1)
+		go func() {
+			_, err := c.Write([]byte("0123456789abcde"))
+			wrote <- err
+		}()
+		if _, data := g.expect(opData); string(data) != "0123456789" {
+			t.Fatalf("%q was sent with credit for ten bytes", data)
+		}
+		if _, data, ok := g.tryRecv(20 * time.Millisecond); ok {
+			t.Fatalf("%q was sent without credit", data)
+		}
+		more := from(80, h.srcPort, opCreditUpdate)
+		more.bufAlloc, more.fwdCnt = 10, 10
+		g.send(more, nil)
+		if _, data := g.expect(opData); string(data) != "abcde" {
+			t.Fatalf("%q was sent", data)
+		}
+		if err := <-wrote; err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		if h, _ := g.expect(opShutdown); h.flags != shutdownBoth {
+			t.Fatalf("close says %+v", h)
+		}
+		g.send(from(80, h.srcPort, opReset), nil)
+	})
+	t.Run("refused", func(t *testing.T) {
+		got := dial(t.Context())
+		h, _ := g.expect(opRequest)
+		g.send(from(80, h.srcPort, opReset), nil)
+		if err := (<-got).err; !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Fatalf("dial: %v", err)
+		}
+	})
+	t.Run("silent", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		got := dial(ctx)
+		g.expect(opRequest)
+		if err := (<-got).err; !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("dial: %v", err)
+		}
+		g.expect(opReset)
+	})
+	t.Run("reset meanwhile", func(t *testing.T) {
+		got := dial(t.Context())
+		g.expect(opRequest)
+		g.reset()
+		if err := (<-got).err; !errors.Is(err, syscall.ECONNRESET) {
+			t.Fatalf("dial: %v", err)
+		}
+	})
+	t.Run("before the driver is up", func(t *testing.T) {
+		got := dial(t.Context())
+		g.start(64)
+		g.fillRX()
+		h, _ := g.expect(opRequest)
+		g.send(from(80, h.srcPort, opResponse), nil)
+		if r := <-got; r.err != nil {
+			t.Fatal(r.err)
+		}
+	})
+}
+
+// Whatever the enclave sends where nothing is, it gets a reset, and the device keeps nothing of it.
+func TestRefused(t *testing.T) {
+	var reported atomic.Int32
+	cfg := serve(echo)
+	cfg.Report = func(e Event) {
+		if e.Kind == WrongCID || e.Kind == Refused {
+			reported.Add(1)
+		}
+	}
+	g := newDriver(t, cfg, 64)
+	g.fillRX()
+	for name, c := range map[string]struct {
+		change func(h *header)
+		answer bool
+	}{
+		"no handler":        {func(h *header) { h.dstPort = 8 }, true},
+		"the host's CID":    {func(h *header) { h.dstCID = HostCID }, true},
+		"an unknown CID":    {func(h *header) { h.dstCID = 1 << 40 }, true},
+		"another's address": {func(h *header) { h.srcCID = 99 }, false},
+		"a datagram":        {func(h *header) { h.typ = 3 }, true},
+		"seqpacket":         {func(h *header) { h.typ = 2 }, true},
+		"data to nobody":    {func(h *header) { h.op = opData }, true},
+		"response":          {func(h *header) { h.op = opResponse }, true},
+		"unknown operation": {func(h *header) { h.op = 77 }, true},
+		"a reset":           {func(h *header) { h.op = opReset }, false},
+		"one of our ports":  {func(h *header) { h.dstPort = firstPort }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := from(1000, 7, opRequest)
+			c.change(&h)
+			g.send(h, nil)
+			got, _, ok := g.tryRecv(map[bool]time.Duration{true: 5 * time.Second, false: 20 * time.Millisecond}[c.answer])
+			if ok != c.answer {
+				t.Fatalf("answered %v: %+v", ok, got)
+			}
+			if ok && (got.op != opReset || got.srcCID != h.dstCID || got.srcPort != h.dstPort || got.typ != h.typ || got.dstPort != 1000) {
+				t.Errorf("answer %+v", got)
+			}
+		})
+	}
+	if n := reported.Load(); n != 4 {
+		t.Errorf("%d events were reported, want 4", n)
+	}
+}
+
+func TestHostCID(t *testing.T) {
+	cfg := serve(echo)
+	cfg.AllowHostCID = true
+	g := newDriver(t, cfg, 64)
+	g.fillRX()
+	h := from(1000, 7, opRequest)
+	h.dstCID = HostCID
+	g.send(h, nil)
+	if h, _ := g.expect(opResponse); h.srcCID != HostCID {
+		t.Errorf("CID 2 was called, %d answers", h.srcCID)
+	}
+}
+
+// Packets that break the rules of a connection end that connection, and no other.
+func TestBadPackets(t *testing.T) {
+	for name, c := range map[string]struct {
+		h       header
+		payload int
+	}{
+		"request on an open connection": {h: from(1000, 7, opRequest)},
+		"response to nothing":           {h: from(1000, 7, opResponse)},
+		"unknown operation":             {h: from(1000, 7, 99)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newDriver(t, serve(echo), 64)
+			g.fillRX()
+			for _, port := range []uint32{1000, 1001} {
+				g.send(from(port, 7, opRequest), nil)
+				g.expect(opResponse)
+			}
+			g.send(c.h, nil)
+			if h, _ := g.expect(opReset); h.dstPort != 1000 {
+				t.Errorf("reset of %d", h.dstPort)
+			}
+			g.send(from(1001, 7, opData), []byte("x"))
+			g.expect(opData)
+		})
+	}
+}
+
+// An enclave that sends more than it was allowed to is cut off; until then, nothing is lost and memory has its bound.
+func TestWindow(t *testing.T) {
+	release := make(chan struct{})
+	got := make(chan int, 1)
+	g := newDriver(t, serve(func(_ context.Context, c *Conn) {
+		c.Accept()
+		<-release
+		b, _ := io.ReadAll(c)
+		got <- len(b)
+	}), 64)
+	g.fillRX()
+	g.send(from(1000, 7, opRequest), nil)
+	h, _ := g.expect(opResponse)
+	sent := 0
+	for sent+4096 <= int(h.bufAlloc) {
+		g.send(from(1000, 7, opData), make([]byte, 4096))
+		sent += 4096
+	}
+	g.send(from(1000, 7, opData), make([]byte, 1+int(h.bufAlloc)-sent))
+	g.expect(opReset)
+	close(release)
+	if n := <-got; n != sent {
+		t.Errorf("%d bytes were received of %d that were allowed", n, sent)
+	}
+}
+
+// An enclave that does not take what it is sent stops its own traffic and nothing else: no memory grows.
+func TestFlood(t *testing.T) {
+	g := newDriver(t, serve(echo), 64)
+	// No receive buffers: resets cannot be delivered.
+	h := from(1000, 7, opData)
+	taken := 0
+	for ; taken < 2000; taken++ {
+		if !g.trySend(h, nil, 50*time.Millisecond) {
+			break
+		}
+	}
+	g.d.mu.Lock()
+	waiting := len(g.d.resets)
+	g.d.mu.Unlock()
+	if waiting > maxResets || taken > maxResets+64 {
+		t.Fatalf("%d resets wait, %d packets were taken", waiting, taken)
+	}
+	g.fillRX()
+	for range taken {
+		g.expect(opReset)
+	}
+	g.send(from(1001, 7, opRequest), nil)
+	g.expect(opResponse)
+}
+
+// As many connections as are allowed, all stuffed by the enclave and read by nobody.
+func TestMemory(t *testing.T) {
+	const conns = 1000
+	release := make(chan struct{})
+	cfg := serve(func(_ context.Context, c *Conn) {
+		c.Accept()
+		<-release
+	})
+	cfg.MaxConns = conns
+	g := newDriver(t, cfg, 64)
+	g.fillRX()
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	total := 0
+	for port := range uint32(conns) {
+		g.send(from(port, 7, opRequest), nil)
+		h, _ := g.expect(opResponse)
+		for n := int(h.bufAlloc); n > 0; n -= 4096 {
+			g.send(from(port, 7, opData), make([]byte, min(n, 4096)))
+			total += min(n, 4096)
+		}
+	}
+	g.send(from(conns, 7, opRequest), nil)
+	g.expect(opReset)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	grown := int(after.HeapInuse+after.StackInuse) - int(before.HeapInuse+before.StackInuse)
+	t.Logf("%d bytes stuffed into %d connections, memory grew by %d", total, conns, grown)
+	if grown > 64<<20 {
+		t.Errorf("memory grew by %d bytes with %d connections", grown, conns)
+	}
+	close(release)
+	for range conns {
+		g.expect(opShutdown)
+	}
+	g.reset()
+	waitFor(t, "the budget to come back", func() bool {
+		g.d.mu.Lock()
+		defer g.d.mu.Unlock()
+		return g.d.budget == budget && g.d.serving == 0
+	})
+}
+
+func waitFor(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// One connection with much to send does not keep others waiting.
+func TestFairness(t *testing.T) {
+	g := newDriver(t, serve(func(_ context.Context, c *Conn) {
+		if c.Accept() == nil {
+			for {
+				if _, err := c.Write(bytes.Repeat([]byte{byte(c.key.peer)}, 64<<10)); err != nil {
+					return
+				}
+			}
+		}
+	}), 64)
+	const conns = 8
+	for port := range uint32(conns) {
+		h := from(port, 7, opRequest)
+		h.bufAlloc = 1 << 30
+		g.send(h, nil)
+	}
+	time.Sleep(20 * time.Millisecond) // all handlers write now
+	g.fillRX()
+	count := [conns]int{}
+	const turns = 1000
+	for range conns * turns {
+		if h, _ := g.recv(); h.op == opData {
+			count[h.dstPort]++
+		}
+	}
+	for port, n := range count {
+		if n < turns/2 || n > turns*3/2 {
+			t.Errorf("connection %d got %d turns of %d: %v", port, n, conns*turns, count)
+		}
+	}
+}
+
+// A reset of the enclave ends its connections, with what was received still readable, and the next life works.
+func TestReset(t *testing.T) {
+	got := make(chan error, 4)
+	text := make(chan string, 4)
+	g := newDriver(t, serve(func(_ context.Context, c *Conn) {
+		c.Accept()
+		<-c.Context().Done()
+		b, err := io.ReadAll(c)
+		text <- string(b)
+		got <- err
+	}), 64)
+	for range 2 {
+		g.fillRX()
+		g.send(from(1000, 7, opRequest), nil)
+		g.expect(opResponse)
+		g.send(from(1000, 7, opData), []byte("last words"))
+		g.reset()
+		if s := <-text; s != "last words" {
+			t.Errorf("%q was received", s)
+		}
+		if err := <-got; !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("end of the connection: %v", err)
+		}
+		g.start(64)
+	}
+	// QEMU goes and another comes.
+	g.conn.Close()
+	g.connect(32)
+	g.fillRX()
+	g.send(from(1000, 7, opRequest), nil)
+	g.expect(opResponse)
+}
+
+// Two drivers that push back: with PushBack the device takes nothing while its own packets wait.
+func TestPushBack(t *testing.T) {
+	cfg := serve(echo)
+	cfg.PushBack = true
+	g := newDriver(t, cfg, 64)
+	g.send(from(1000, 7, opRequest), nil) // its response waits for a buffer
+	waitFor(t, "the response", func() bool {
+		g.d.mu.Lock()
+		defer g.d.mu.Unlock()
+		return g.d.ready.len() > 0
+	})
+	if g.trySend(from(1001, 7, opRequest), nil, 50*time.Millisecond) {
+		t.Fatal("a packet was taken while one waits")
+	}
+	g.fillRX()
+	g.expect(opResponse)
+	g.expect(opResponse)
+}
+
+func TestDeadlines(t *testing.T) {
+	done := make(chan [2]error, 1)
+	g := newDriver(t, serve(func(_ context.Context, c *Conn) {
+		c.Accept()
+		c.SetDeadline(time.Now().Add(20 * time.Millisecond))
+		_, r := c.Read(make([]byte, 1))
+		_, w := c.Write(make([]byte, 1<<20))
+		done <- [2]error{r, w}
+	}), 64)
+	g.fillRX()
+	g.send(from(1000, 7, opRequest), nil)
+	for _, err := range <-done {
+		var timeout net.Error
+		if !errors.As(err, &timeout) || !timeout.Timeout() {
+			t.Errorf("want a timeout, got %v", err)
+		}
+	}
+}
+
+// A broken ring is left alone, reported, and works again after a reset.
+func TestBroken(t *testing.T) {
+	const size = 64
+	for name, c := range map[string]func(g *driver, q *driverQueue){
+		"head outside": func(g *driver, q *driverQueue) { g.offer(q, size) },
+		"loop": func(g *driver, q *driverQueue) {
+			g.describe(q, 0, 0x20000, 1, descNext, 1)
+			g.describe(q, 1, 0x20000, 1, descNext, 0)
+			g.offer(q, 0)
+		},
+		"no memory there":   func(g *driver, q *driverQueue) { g.describe(q, 0, guestSize, 44, 0, 0); g.offer(q, 0) },
+		"end of memory":     func(g *driver, q *driverQueue) { g.describe(q, 0, guestSize-10, 44, 0, 0); g.offer(q, 0) },
+		"address overflow":  func(g *driver, q *driverQueue) { g.describe(q, 0, 1<<64-8, 44, 0, 0); g.offer(q, 0) },
+		"next outside":      func(g *driver, q *driverQueue) { g.describe(q, 0, 0x20000, 1, descNext, size); g.offer(q, 0) },
+		"indirect, odd":     func(g *driver, q *driverQueue) { g.describe(q, 0, 0x20000, 17, descIndirect, 0); g.offer(q, 0) },
+		"indirect, empty":   func(g *driver, q *driverQueue) { g.describe(q, 0, 0x20000, 0, descIndirect, 0); g.offer(q, 0) },
+		"indirect, nowhere": func(g *driver, q *driverQueue) { g.describe(q, 0, guestSize-16, 32, descIndirect, 0); g.offer(q, 0) },
+		"indirect, itself": func(g *driver, q *driverQueue) {
+			g.describe(q, 0, uint64(q.desc), 16, descIndirect, 0)
+			g.offer(q, 0)
+		},
+		"write before read": func(g *driver, q *driverQueue) {
+			g.describe(q, 0, 0x20000, 44, descWrite|descNext, 1)
+			g.describe(q, 1, 0x20000, 44, 0, 0)
+			g.offer(q, 0)
+		},
+		"index runs away": func(g *driver, q *driverQueue) { q.idx += size + 1; g.offer(q, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			broken := make(chan error, 1)
+			cfg := serve(echo)
+			cfg.Report = func(e Event) {
+				if e.Kind == Broken {
+					broken <- e.Err
+				}
+			}
+			g := newDriver(t, cfg, size)
+			g.fillRX()
+			c(g, g.q[queueTX])
+			select {
+			case err := <-broken:
+				t.Log(err)
+			case <-time.After(5 * time.Second):
+				t.Fatal("the ring was not reported")
+			}
+			g.reset()
+			g.start(size)
+			g.fillRX()
+			g.send(from(1000, 7, opRequest), nil)
+			g.expect(opResponse)
+		})
+	}
+}
+
+// Indirect descriptors, several parts, header and payload cut anywhere.
+func TestIndirect(t *testing.T) {
+	g := newDriver(t, serve(echo), 64)
+	g.fillRX()
+	g.send(from(1000, 7, opRequest), nil)
+	g.expect(opResponse)
+	q := g.q[queueTX]
+	h := from(1000, 7, opData)
+	h.len = 6
+	packet := make([]byte, headerSize, 64)
+	h.encode(packet)
+	packet = append(packet, "abcdef"...)
+	table, data := 0x100000, 0x110000
+	copy(g.mem[data:], packet)
+	cuts := []int{0, 3, 43, 46, 50}
+	for i := range len(cuts) - 1 {
+		at := table + 16*i
+		g.put64(at, uint64(data+cuts[i]))
+		g.put32(at+8, uint32(cuts[i+1]-cuts[i]))
+		g.put16(at+12, descNext)
+		g.put16(at+14, uint16(i+1))
+	}
+	g.put16(table+16*(len(cuts)-2)+12, 0)
+	n := q.free[0]
+	g.describe(q, n, uint64(table), uint32(16*(len(cuts)-1)), descIndirect, 0)
+	g.offer(q, n)
+	if _, data := g.expect(opData); string(data) != "abcdef" {
+		t.Errorf("echo %q", data)
+	}
+}
