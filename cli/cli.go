@@ -25,7 +25,11 @@ type streams struct {
 
 // commands makes the commands of neb, in the order in which the help shows them.
 var commands = []func(streams) *cobra.Command{
+	newManCommand, // hidden
+	newBuildCommand,
 	newUpdateCommand,
+	newVerifyCommand,
+	newCacheCommand,
 }
 
 // ExitError ends neb with a status of its own. Err may be nil where everything has been said already.

@@ -1,0 +1,168 @@
+package store
+
+import (
+	"encoding/json"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Kind says what an [Item] of a store is.
+type Kind string
+
+// The kinds of items.
+const (
+	Download Kind = "download" // a verified download
+	Partial  Kind = "partial"  // a download that has not ended
+	Output   Kind = "output"   // a finished output
+	Making   Kind = "making"   // an output that is being made, or was when its maker was killed
+	Other    Kind = "other"    // what those who build keep beside them: Go's caches, logs
+)
+
+// Item is one thing in a store.
+type Item struct {
+	Kind Kind      `json:"kind"`
+	Name string    `json:"name"` // SHA-256 of a download, key of an output, else the name below the store
+	Size int64     `json:"size"` // bytes
+	Used time.Time `json:"used"` // when it was last used
+	path string
+	lock string // name of its lock
+}
+
+// List lists what is in the store, by kind and name.
+func (s *Store) List() ([]Item, error) {
+	var items []Item
+	top, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, room := range top {
+		switch room.Name() {
+		case downloads:
+			err = s.each(room.Name(), func(i Item) { i.Kind, i.lock = Download, i.Name; items = append(items, i) })
+		case partial:
+			err = s.each(room.Name(), func(i Item) { i.Kind, i.lock = Partial, i.Name; items = append(items, i) })
+		case outputs:
+			err = s.each(room.Name(), func(i Item) {
+				i.Kind, i.lock = Output, i.Name
+				i.Size, i.Used = outputState(i.path, i)
+				items = append(items, i)
+			})
+		case tmp:
+			err = s.each(room.Name(), func(i Item) {
+				i.Kind = Making
+				i.lock, _, _ = strings.Cut(i.Name, tmpMark)
+				i.Size = treeSize(i.path)
+				items = append(items, i)
+			})
+		case locks:
+		default:
+			info, err := room.Info()
+			if err != nil {
+				continue
+			}
+			path := filepath.Join(s.dir, room.Name())
+			items = append(items, Item{Kind: Other, Name: room.Name(), Size: treeSize(path), Used: info.ModTime(), path: path})
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return items, nil
+}
+
+// each calls f for everything in a room.
+func (s *Store) each(room string, f func(Item)) error {
+	entries, err := os.ReadDir(filepath.Join(s.dir, room))
+	for _, e := range entries {
+		path := s.in(room, e.Name())
+		if info, err := os.Stat(path); err == nil { // a download may be a link to where it is
+			f(Item{Name: e.Name(), Size: info.Size(), Used: info.ModTime(), path: path})
+		}
+	}
+	return err
+}
+
+// outputState is the size in bytes and the last use of an output, as its manifest has them.
+func outputState(dir string, i Item) (int64, time.Time) {
+	name := filepath.Join(dir, manifest)
+	data, err := os.ReadFile(name)
+	var entries []entry
+	if err != nil || json.Unmarshal(data, &entries) != nil {
+		return treeSize(dir), i.Used
+	}
+	size := int64(len(data))
+	for _, e := range entries {
+		size += e.Size
+	}
+	if info, err := os.Stat(name); err == nil {
+		i.Used = info.ModTime()
+	}
+	return size, i.Used
+}
+
+// treeSize is how many bytes the files below a path have.
+func treeSize(path string) int64 {
+	var size int64
+	_ = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				size += info.Size()
+			}
+		}
+		return nil
+	})
+	return size
+}
+
+// Prune removes the items that the function chooses, but for those that a process works on or uses, and returns
+// what it removed. [Other] items have no locks: they are removed in any case.
+func (s *Store) Prune(choose func(Item) bool) ([]Item, error) {
+	items, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	var gone []Item
+	for _, i := range slices.DeleteFunc(items, func(i Item) bool { return !choose(i) }) {
+		done, err := s.prune(i)
+		if err != nil {
+			return gone, err
+		}
+		if done {
+			gone = append(gone, i)
+		}
+	}
+	return gone, nil
+}
+
+func (s *Store) prune(i Item) (bool, error) {
+	if i.lock != "" {
+		h, err := s.tryLock(i.lock, unix.LOCK_EX)
+		if err == unix.EWOULDBLOCK {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		defer h.release()
+		// Whoever waits for this lock sees that its name is gone, and makes a new one.
+		defer os.Remove(h.f.Name())
+	}
+	if i.Kind != Output {
+		return true, remove(i.path)
+	}
+	// An output disappears in one step: half of one would be hashed by the next who asks for it.
+	trash := s.in(tmp, i.lock+tmpMark+"pruned")
+	if err := remove(trash); err != nil {
+		return false, err
+	}
+	if err := os.Rename(i.path, trash); err != nil {
+		return false, err
+	}
+	return true, remove(trash)
+}
