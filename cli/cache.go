@@ -178,3 +178,6 @@ func printItems(s streams, dir string, items []cacheItem, asJSON bool) error {
 	fmt.Fprintf(w, "%s\t%s MB\t\t%d in %s\n", "total", megabytes(total), len(items), dir)
 	return w.Flush()
 }
+
+// megabytes is a size in bytes as people read it, without its unit.
+func megabytes(n int64) string { return fmt.Sprintf("%.1f", float64(n)/1e6) }
