@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -37,9 +36,15 @@ var links = []struct{ path, target string }{
 // unread are directories that no build reads: they are left out, and need not be hashed later.
 var unread = []string{"usr/share/doc/", "usr/share/info/", "usr/share/lintian/", "usr/share/locale/", "usr/share/man/"}
 
-// Unpack makes dir, which is there and empty, a root out of Debian packages (.deb files). No script of theirs
-// runs. Files belong to the calling user, and everyone can read them.
-func Unpack(ctx context.Context, dir string, debs []string, report progress.Func) error {
+// Package is a Debian package to unpack.
+type Package struct {
+	Name string
+	Path string // of the .deb file
+}
+
+// Unpack makes dir, which is there and empty, a root out of Debian packages. No script of theirs runs. Files
+// belong to the calling user, and everyone can read them.
+func Unpack(ctx context.Context, dir string, packages []Package, report progress.Func) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -47,28 +52,28 @@ func Unpack(ctx context.Context, dir string, debs []string, report progress.Func
 	defer root.Close()
 
 	var done atomic.Int64
-	unpack := func(deb string) error {
-		if err := ctx.Err(); err != nil {
-			return err
+	unpack := func(p Package) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
-		if err := unpackDeb(root, deb); err != nil {
-			return fmt.Errorf("unpacking %s: %w", filepath.Base(deb), err)
+		if err := unpackDeb(root, p.Path); err != nil {
+			return fmt.Errorf("unpacking %s (%s): %w", p.Name, p.Path, err)
 		}
-		report.Send(progress.Event{Stage: "unpack", Done: done.Add(1), Total: int64(len(debs)), Unit: "packages"})
+		report.Send(progress.Event{Stage: "unpack", Done: done.Add(1), Total: int64(len(packages)), Unit: "packages"})
 		return nil
 	}
-	var rest []string
-	for _, deb := range debs {
-		if !strings.HasPrefix(filepath.Base(deb), first+"_") {
-			rest = append(rest, deb)
-		} else if err := unpack(deb); err != nil {
+	var rest []Package
+	for _, p := range packages {
+		if p.Name != first {
+			rest = append(rest, p)
+		} else if err := unpack(p); err != nil {
 			return err
 		}
 	}
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
-	for _, deb := range rest {
-		group.Go(func() error { return unpack(deb) })
+	for _, p := range rest {
+		group.Go(func() error { return unpack(p) })
 	}
 	if err := group.Wait(); err != nil {
 		return err

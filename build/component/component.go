@@ -1,0 +1,245 @@
+// Package component makes the parts of an enclave out of what the lock and the source tree hold: kernel, init and
+// linuxkit for either architecture, and the emulator.
+//
+// Each component is a row of a table: what goes into it ([Input]), and how it is made of that in a sandbox. The key
+// under which the store keeps it is the hash of all that goes in, so an output is made once, and again when any
+// input changes. Nothing else has a say: not the machine, the user, the directory or the clock.
+package component
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/build/progress"
+	"github.com/nitro-enclaves-bootstrap/neb/build/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/build/store"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
+)
+
+// Names are the components that make up a result, in the order in which they are made.
+var Names = []string{"init", "linuxkit", "kernel"}
+
+// Archs are the architectures that there are components for.
+var Archs = kernel.Archs
+
+// Host is the architecture of the machine that neb runs on.
+func Host() string { return map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH] }
+
+// files are what a component's output holds for an architecture.
+var files = map[string]map[string][]string{
+	"kernel": {
+		"x86_64":  {"bzImage", "bzImage.config", "cmdline", "nsm.ko"},
+		"aarch64": {"Image", "Image.config", "cmdline", "nsm.ko"},
+	},
+	"init":     {"x86_64": {"init"}, "aarch64": {"init"}},
+	"linuxkit": {"x86_64": {"linuxkit"}, "aarch64": {"linuxkit"}},
+}
+
+// Files are the names of the files that a component is for an architecture.
+func Files(name, arch string) []string { return files[name][arch] }
+
+// Builder makes components. Its fields are set before its first use; its methods may be used from several
+// goroutines.
+type Builder struct {
+	Store *store.Store
+	Lock  *lock.Lock
+
+	Source   string        // neb's own source tree; "" looks for it (see the package's findSource)
+	Jobs     int           // processes at once; 0: as many as there are processors
+	Offline  bool          // use what is in the store only
+	Progress progress.Func // may be nil
+	Fresh    bool          // make components anew, and keep nothing of them but their hashes
+
+	Fragments    []kernel.Fragment // users' own kernel options, after neb's
+	Patches      []kernel.Patch    // users' own patches to the kernel, after neb's
+	KernelSource string            // a directory or tarball instead of the locked kernel; "" for that
+
+	isolation struct {
+		sync.Mutex
+		mode sandbox.Mode
+	}
+	source struct {
+		sync.Once
+		tree *sourceTree
+		err  error
+	}
+}
+
+// Output is a component that was made, or found in the store.
+type Output struct {
+	Dir string // where its files are; "" when the builder was [Builder.Fresh]
+	Record
+}
+
+// job is one component for one architecture, ready to be made.
+type job struct {
+	name, arch string
+	inputs     []Input
+	// make puts the component's files into dir; log gets what its commands say. It may use work, which is on the
+	// same file system and goes away afterwards.
+	make func(ctx context.Context, r *run) error
+}
+
+// run is one making of a job.
+type run struct {
+	job
+	dir, work string
+	mode      sandbox.Mode
+	log       *log
+}
+
+func (j job) title() string {
+	if j.arch == "" {
+		return j.name
+	}
+	return j.name + " " + j.arch
+}
+
+// Build makes the named components (of [Names]) for an architecture, one after the other.
+func (b *Builder) Build(ctx context.Context, arch string, names ...string) ([]Output, error) {
+	if !slices.Contains(Archs, arch) {
+		return nil, fmt.Errorf("unknown architecture %q, expected %s", arch, strings.Join(Archs, " or "))
+	}
+	plans := map[string]func(ctx context.Context, arch string) (job, error){
+		"kernel":   b.kernelJob,
+		"init":     b.goJob("init"),
+		"linuxkit": b.goJob("linuxkit"),
+	}
+	for _, name := range names {
+		if plans[name] == nil {
+			return nil, fmt.Errorf("unknown component %q, expected %s", name, strings.Join(Names, ", "))
+		}
+	}
+	var outputs []Output
+	for _, name := range Names {
+		if !slices.Contains(names, name) {
+			continue
+		}
+		j, err := plans[name](ctx, arch)
+		if err != nil {
+			return nil, err
+		}
+		o, err := b.build(ctx, j)
+		if err != nil {
+			return nil, err
+		}
+		outputs = append(outputs, o)
+	}
+	return outputs, nil
+}
+
+// recordName is the file of an output that holds its [Record].
+const recordName = "record.json"
+
+// errFresh ends the making of an output that is not to be kept.
+var errFresh = errors.New("made, not kept")
+
+// build makes a job, or finds it made.
+func (b *Builder) build(ctx context.Context, j job) (Output, error) {
+	key := j.name + "-" + j.arch + "-" + keyOf(j.name, j.arch, j.inputs)
+	if j.arch == "" {
+		key = j.name + "-" + keyOf(j.name, j.arch, j.inputs)
+	}
+	if b.Fresh {
+		var o Output
+		// A name of its own: what the store holds under the key stays as it is.
+		_, _, err := b.Store.Output(ctx, fmt.Sprintf("fresh-%d-%s", os.Getpid(), key), func(dir string) error {
+			var err error
+			if o.Record, err = b.make(ctx, j, key, dir); err != nil {
+				return err
+			}
+			return errFresh
+		})
+		if errors.Is(err, errFresh) {
+			err = nil
+		}
+		return o, err
+	}
+	dir, _, err := b.Store.Output(ctx, key, func(dir string) error {
+		_, err := b.make(ctx, j, key, dir)
+		return err
+	})
+	if err != nil {
+		return Output{}, err
+	}
+	o := Output{Dir: dir}
+	text, err := os.ReadFile(filepath.Join(dir, recordName))
+	if err == nil {
+		err = json.Unmarshal(text, &o.Record)
+	}
+	if err != nil {
+		return Output{}, fmt.Errorf("%s in the store: %w", key, err)
+	}
+	return o, nil
+}
+
+// make makes a job in dir, and its record.
+func (b *Builder) make(ctx context.Context, j job, key, dir string) (rec Record, err error) {
+	work := filepath.Join(dir, ".work")
+	if err := os.Mkdir(work, 0o755); err != nil {
+		return rec, err
+	}
+	mode, err := b.mode(ctx, work)
+	if err != nil {
+		return rec, err
+	}
+	log, err := newLog(b.Store.Dir(), key, j.title(), b.Progress)
+	if err != nil {
+		return rec, err
+	}
+	r := &run{job: j, dir: dir, work: work, mode: mode, log: log}
+	b.Progress.Send(progress.Event{Stage: j.title(), Note: "making " + j.title()})
+	err = j.make(ctx, r)
+	if err = log.close(err, ctx.Err() != nil); err != nil {
+		return rec, fmt.Errorf("%s: %w", j.title(), err)
+	}
+	if err := os.RemoveAll(work); err != nil {
+		return rec, err
+	}
+	rec, err = newRecord(j, mode, dir)
+	if err != nil {
+		return rec, fmt.Errorf("%s: %w", j.title(), err)
+	}
+	return rec, rec.write(filepath.Join(dir, recordName))
+}
+
+// mode chooses how sandboxes are closed off, once, and says what that cannot enforce.
+func (b *Builder) mode(ctx context.Context, dir string) (sandbox.Mode, error) {
+	b.isolation.Lock()
+	defer b.isolation.Unlock()
+	if b.isolation.mode != "" {
+		return b.isolation.mode, nil
+	}
+	mode, err := sandbox.Choose(ctx, dir)
+	if err != nil {
+		return "", err
+	}
+	for _, gap := range mode.Gaps() {
+		b.Progress.Send(progress.Event{Stage: "sandbox", Note: "not enforced here (no namespaces, chroot alone): " + gap})
+	}
+	b.isolation.mode = mode
+	return mode, nil
+}
+
+// sandboxed runs a command of a job; c.Work and c.Output are set here.
+func (r *run) sandboxed(ctx context.Context, c sandbox.Command) error {
+	c.Work = r.work
+	c.Output = r.log
+	return r.mode.Run(ctx, c)
+}
+
+func (b *Builder) jobs() int {
+	if b.Jobs > 0 {
+		return b.Jobs
+	}
+	return runtime.NumCPU()
+}

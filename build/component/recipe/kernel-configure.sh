@@ -1,0 +1,28 @@
+# Unpacks, patches and configures a kernel.
+#
+# /src/linux.tar   the source, unless /build/linux is there already
+# /src/series      names of patches in /src, in order
+# /src/all.config  what is asked for on top of allnoconfig
+# /out/config      what Kconfig made of it
+# /out/patch       when a patch does not apply: what patch(1) says, and last the patch's name
+if [ ! -d linux ]; then
+	mkdir linux
+	tar -x -f /src/linux.tar -C linux --strip-components=1 --no-same-owner --no-same-permissions
+	rm /src/linux.tar
+	cd linux
+else
+	cd linux
+	make mrproper # what was compiled in there elsewhere is not taken
+fi
+while read -r patch; do
+	if ! patch -p1 --fuzz=0 --forward --batch --dry-run -i "/src/$patch" > /out/said; then
+		cat /out/said
+		grep -e '^checking file' -e '^Hunk .* FAILED' -e '[Mm]alformed' -e 'only garbage' -e "can't find file" -e '^No file to patch' \
+			-e 'Reversed' /out/said > /out/patch || :
+		echo "$patch" >> /out/patch
+		exit 1
+	fi
+	patch -p1 --fuzz=0 --forward --batch --no-backup-if-mismatch -i "/src/$patch"
+done < /src/series
+make KCONFIG_ALLCONFIG=/src/all.config allnoconfig
+cp .config /out/config

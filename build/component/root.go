@@ -1,0 +1,54 @@
+package component
+
+import (
+	"context"
+	"errors"
+	"runtime"
+
+	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/build/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/build/store"
+)
+
+// toolchain is a set of locked packages.
+type toolchain struct{ packages []lock.File }
+
+func (b *Builder) toolchain(sets ...string) (toolchain, error) {
+	packages, err := b.Lock.Files(runtime.GOARCH, sets...)
+	return toolchain{packages}, err
+}
+
+func (t toolchain) inputs() []Input { return lockedInputs("package", t.packages...) }
+
+// rootVersion changes when the same packages are unpacked to something else.
+const rootVersion = "1"
+
+var errNotThere = errors.New("not in the store")
+
+// root is the toolchain unpacked, as an output of the store that builds share. Whatever more the caller needs is
+// fetched in the same go.
+func (b *Builder) root(ctx context.Context, t toolchain, more ...lock.File) (string, error) {
+	key := "root-" + keyOf("root", rootVersion, t.inputs())
+	dir, _, err := b.Store.Output(ctx, key, func(string) error { return errNotThere })
+	if err == nil {
+		return dir, b.fetch(ctx, more)
+	}
+	if !errors.Is(err, errNotThere) {
+		return "", err
+	}
+	if err := b.fetch(ctx, append(more, t.packages...)); err != nil {
+		return "", err
+	}
+	dir, _, err = b.Store.Output(ctx, key, func(dir string) error {
+		var packages []sandbox.Package
+		for _, f := range t.packages {
+			packages = append(packages, sandbox.Package{Name: f.Name, Path: b.Store.Path(f)})
+		}
+		return sandbox.Unpack(ctx, dir, packages, b.Progress)
+	})
+	return dir, err
+}
+
+func (b *Builder) fetch(ctx context.Context, files []lock.File) error {
+	return b.Store.Fetch(ctx, files, store.FetchOptions{Offline: b.Offline, Progress: b.Progress})
+}

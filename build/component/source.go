@@ -1,0 +1,198 @@
+package component
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// module is neb's module path.
+const module = "github.com/nitro-enclaves-bootstrap/neb"
+
+// A sourceTree is neb's Go module in a directory.
+type sourceTree struct{ dir string }
+
+// sourceTree finds neb's source: where the user says, else in NEB_SOURCE, else from the working directory
+// upwards, else as the module that this neb was made from, at its version.
+func (b *Builder) sourceTree(ctx context.Context) (*sourceTree, error) {
+	b.source.Do(func() { b.source.tree, b.source.err = b.findSource(ctx) })
+	return b.source.tree, b.source.err
+}
+
+func (b *Builder) findSource(ctx context.Context) (*sourceTree, error) {
+	for _, given := range []struct{ name, dir string }{{"--source", b.Source}, {"NEB_SOURCE", os.Getenv("NEB_SOURCE")}} {
+		if given.dir == "" {
+			continue
+		}
+		dir, err := filepath.Abs(given.dir)
+		if err != nil {
+			return nil, err
+		}
+		found, err := moduleOf(dir)
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", given.name, given.dir, err)
+		}
+		if found != module {
+			return nil, fmt.Errorf("%s %s: expected the module %s, found %s", given.name, given.dir, module, found)
+		}
+		return &sourceTree{dir}, nil
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if found, err := moduleOf(dir); err == nil && found == module {
+			return &sourceTree{dir}, nil
+		}
+		if dir == filepath.Dir(dir) {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	return b.ownVersion(ctx)
+}
+
+// moduleOf is the path of the module in dir.
+func moduleOf(dir string) (string, error) {
+	f, err := os.Open(filepath.Join(dir, "go.mod"))
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if name, ok := strings.CutPrefix(lines.Text(), "module "); ok {
+			return strings.TrimSpace(name), nil
+		}
+	}
+	return "", fmt.Errorf("no module line in %s", f.Name())
+}
+
+// ownVersion is the module at the version that this program was made from, through the Go module proxy.
+func (b *Builder) ownVersion(ctx context.Context) (*sourceTree, error) {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Path != module || info.Main.Version == "" || info.Main.Version == "(devel)" || strings.Contains(info.Main.Version, "+dirty") {
+		return nil, fmt.Errorf("neb's source is not here, and this neb was not made from a released version: say where it is with --source or NEB_SOURCE, or run neb in its checkout")
+	}
+	dir, err := b.releasedSource(ctx, info.Main.Version, info.Main.Sum)
+	if err != nil {
+		return nil, fmt.Errorf("neb's source at %s: %w", info.Main.Version, err)
+	}
+	return &sourceTree{dir}, nil
+}
+
+// A program is the part of the source tree that a main package is made of.
+type program struct {
+	files   []string // relative to the tree, sorted
+	outside []string // import paths from other modules, sorted
+}
+
+// program follows the imports of cmd/name. Build constraints are not looked at: files for any system are in,
+// tests are not.
+func (t *sourceTree) program(name string) (program, error) {
+	p := program{files: []string{"go.mod", "go.sum"}}
+	seen := map[string]bool{}
+	outside := map[string]bool{}
+	var follow func(dir string) error
+	follow = func(dir string) error {
+		if seen[dir] {
+			return nil
+		}
+		seen[dir] = true
+		files, imports, err := t.packageFiles(dir)
+		if err != nil {
+			return err
+		}
+		p.files = append(p.files, files...)
+		for _, path := range imports {
+			if inside, ok := strings.CutPrefix(path, module+"/"); ok {
+				if err := follow(inside); err != nil {
+					return err
+				}
+			} else if first, _, _ := strings.Cut(path, "/"); strings.Contains(first, ".") {
+				outside[path] = true
+			}
+		}
+		return nil
+	}
+	if err := follow("cmd/" + name); err != nil {
+		return p, fmt.Errorf("neb's source %s: %w", t.dir, err)
+	}
+	slices.Sort(p.files)
+	for path := range outside {
+		p.outside = append(p.outside, path)
+	}
+	slices.Sort(p.outside)
+	return p, nil
+}
+
+// packageFiles lists the files of the package in dir and what it imports. Directories below that hold no package
+// belong to it, as embedded files do, but for testdata.
+func (t *sourceTree) packageFiles(dir string) (files, imports []string, err error) {
+	entries, err := os.ReadDir(filepath.Join(t.dir, dir))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range entries {
+		name := path.Join(dir, e.Name())
+		switch {
+		case strings.HasSuffix(name, "_test.go"):
+		case e.IsDir() && e.Name() != "testdata" && !strings.HasPrefix(e.Name(), "."):
+			below, err := t.dataFiles(name)
+			if err != nil {
+				return nil, nil, err
+			}
+			files = append(files, below...)
+		case e.Type().IsRegular():
+			files = append(files, name)
+			if !strings.HasSuffix(name, ".go") {
+				continue
+			}
+			parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join(t.dir, name), nil, parser.ImportsOnly)
+			if err != nil {
+				return nil, nil, err
+			}
+			for _, spec := range parsed.Imports {
+				path, err := strconv.Unquote(spec.Path.Value)
+				if err != nil {
+					return nil, nil, err
+				}
+				imports = append(imports, path)
+			}
+		}
+	}
+	return files, imports, nil
+}
+
+var errPackage = errors.New("a package of its own")
+
+// dataFiles lists all files below dir, unless there is Go in it.
+func (t *sourceTree) dataFiles(dir string) ([]string, error) {
+	var files []string
+	err := fs.WalkDir(os.DirFS(t.dir), dir, func(name string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case strings.HasSuffix(name, ".go"):
+			return errPackage
+		case e.Type().IsRegular():
+			files = append(files, name)
+		}
+		return nil
+	})
+	if errors.Is(err, errPackage) {
+		return nil, nil
+	}
+	return files, err
+}

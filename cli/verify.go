@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nitro-enclaves-bootstrap/neb/build/result"
+)
+
+func newVerifyCommand(s streams) *cobra.Command {
+	var (
+		flags  buildFlags
+		cached bool
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "verify [DIR]",
+		Short: "Build again and say, file by file, whether DIR holds the same bytes",
+		Long: `Build again what is in DIR (default: result), and say, file by file, whether these are the bytes that this source
+and lock make. A directory that was built with kernel options, patches or a source of your own is verified with
+the same flags.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir := "result"
+			if len(args) == 1 {
+				dir = args[0]
+			}
+			wanted, err := result.Components(dir)
+			if err != nil {
+				return fmt.Errorf("verify: %w", err)
+			}
+			b, done, err := flags.builder(s)
+			if err != nil {
+				return err
+			}
+			defer done()
+			b.Fresh = !cached
+			built, err := sets(cmd.Context(), b, wanted)
+			if err != nil {
+				return err
+			}
+			findings, err := result.Compare(dir, built)
+			if err != nil {
+				return fmt.Errorf("verify: %w", err)
+			}
+			wrong := 0
+			for _, f := range findings {
+				if f.State != result.Same {
+					wrong++
+				}
+			}
+			if asJSON {
+				if err := printJSON(s, findings); err != nil {
+					return err
+				}
+			} else {
+				for _, f := range findings {
+					fmt.Fprintf(s.out, "%-10s  %s", f.State, f.Path)
+					if f.State == result.Different && f.Expected != "" {
+						fmt.Fprintf(s.out, "  (expected SHA-256 %s, found %s)", f.Expected, f.Found)
+					}
+					fmt.Fprintln(s.out)
+				}
+			}
+			if wrong > 0 {
+				return fmt.Errorf("%s: %d of %d files are not what this source and lock make", dir, wrong, len(findings))
+			}
+			return nil
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&cached, "cached", false, "take from the store what was built before, rather than building again")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
+	return cmd
+}
