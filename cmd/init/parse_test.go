@@ -1,0 +1,300 @@
+//go:build linux && (amd64 || arm64)
+
+package main
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestOptions(t *testing.T) {
+	for line, want := range map[string][]option{
+		"":                             nil,
+		"  \n":                         nil,
+		"quiet":                        {{key: "quiet", bare: true}},
+		"a=b  c\td=\n":                 {{key: "a", value: "b"}, {key: "c", bare: true}, {key: "d"}},
+		`m.p="x y" n`:                  {{key: "m.p", value: "x y"}, {key: "n", bare: true}},
+		`"m.p=x y" n`:                  {{key: "m.p", value: "x y"}, {key: "n", bare: true}},
+		`m.p="x y`:                     {{key: "m.p", value: "x y"}},
+		"a=b=c":                        {{key: "a", value: "b=c"}},
+		"a -- neb.end=halt":            {{key: "a", bare: true}},
+		`a=b"c d"e`:                    {{key: "a", value: `b"c d"e`}},
+		"reboot=k panic=30 nomodules ": {{key: "reboot", value: "k"}, {key: "panic", value: "30"}, {key: "nomodules", bare: true}},
+	} {
+		if got := options(line); !reflect.DeepEqual(got, want) {
+			t.Errorf("options(%q) = %+v, want %+v", line, got, want)
+		}
+	}
+}
+
+func TestSwitches(t *testing.T) {
+	with := func(f func(*switches)) switches { s := defaults; f(&s); return s }
+	for line, c := range map[string]struct {
+		want switches
+		err  string
+	}{
+		"console=ttyS0 foo.bar=1": {want: defaults},
+		"neb.cgroup=v1":           {want: with(func(s *switches) { s.cgroupV1 = true })},
+		"neb.cgroup=v2":           {want: defaults},
+		"neb.cgroup=v3":           {want: defaults, err: "kernel command line neb.cgroup=v3: expected v1 or v2"},
+		"neb.end=halt neb.linger=0s neb.grace=1m neb.heartbeat=250ms": {want: switches{halt: true, grace: time.Minute, heartbeat: 250 * time.Millisecond}},
+		"neb.end=reboot neb.end=halt":                                 {want: with(func(s *switches) { s.halt = true })},
+		"neb.grace=10":                                                {want: defaults, err: "a time like 10s"},
+		"neb.grace=-1s":                                               {want: defaults, err: "a time like 10s"},
+		"neb.linger=2h":                                               {want: defaults, err: "neb.linger=2h"},
+		"neb.end":                                                     {want: defaults, err: "reboot or halt"},
+		"neb.cgorup=v1 neb.linger=1s":                                 {want: with(func(s *switches) { s.linger = time.Second }), err: "unknown switch; there are neb.cgroup"},
+	} {
+		s := defaults
+		err := s.parse(options(line))
+		if s != c.want {
+			t.Errorf("%q: got %+v, want %+v", line, s, c.want)
+		}
+		if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%q: got error %v, want %q", line, err, c.err)
+		}
+	}
+}
+
+func TestParameters(t *testing.T) {
+	all := options(`quiet virtio-mmio.device=1 nsm.a=1 dummy.numdummies=3 my-mod.flag my_mod.text="a b" my_mod.empty= `)
+	for module, want := range map[string]string{
+		base("/nsm.ko"):                 "a=1",
+		base("/neb/lib/dummy.ko.zst"):   "numdummies=3",
+		base("/neb/lib/my-mod.ko.xz"):   `flag text="a b" empty=`,
+		base("/neb/lib/my_mod.ko"):      `flag text="a b" empty=`,
+		base("/neb/lib/virtio_mmio.ko"): "device=1",
+		base("/neb/lib/other.ko"):       "",
+	} {
+		if got := parameters(module, all); got != want {
+			t.Errorf("parameters of %s = %q, want %q", module, got, want)
+		}
+	}
+}
+
+func TestLines(t *testing.T) {
+	for file, want := range map[string][]string{
+		"":               nil,
+		"/app":           {"/app"},
+		"/app\n":         {"/app"},
+		"/app\n-v":       {"/app", "-v"},
+		"/app\n\n-v\n":   {"/app", "", "-v"},
+		"\n":             {""},
+		"A=b\x00c\nD=\n": {"A=b", "D="},
+	} {
+		if got := lines([]byte(file)); !reflect.DeepEqual(got, want) {
+			t.Errorf("lines(%q) = %q, want %q", file, got, want)
+		}
+	}
+}
+
+const passwd = `root:x:0:0:root:/root:/bin/sh
+# a comment
+short:x
+app:x:1000:1001:App:/home/app:/bin/false
+nohome:x:1002:1002::
+bad:x:none:1:::
+again:x:1000:7::/again:
+123:x:5:6::/n:
+top:x:4294967294:1::/:
+`
+
+const group = `root:x:0:
+wheel:x:10:root,app
+staff:x:50:other,app
+app:x:1001:
+apps:x:60:apps
+123:x:61:
+broken:x
+`
+
+func TestResolveUser(t *testing.T) {
+	for spec, c := range map[string]struct {
+		want account
+		err  string
+	}{
+		"":            {want: account{home: "/root", groups: []uint32{10}}},
+		"root":        {want: account{home: "/root", groups: []uint32{10}}},
+		"0:0":         {want: account{home: "/root"}},
+		"app":         {want: account{uid: 1000, gid: 1001, groups: []uint32{10, 50}, home: "/home/app"}},
+		"1000":        {want: account{uid: 1000, gid: 1001, groups: []uint32{10, 50}, home: "/home/app"}},
+		"app:staff":   {want: account{uid: 1000, gid: 50, home: "/home/app"}},
+		"app:77":      {want: account{uid: 1000, gid: 77, home: "/home/app"}},
+		"4711":        {want: account{uid: 4711, home: "/"}},
+		"4711:123":    {want: account{uid: 4711, gid: 61, home: "/"}},
+		"nohome":      {want: account{uid: 1002, gid: 1002, home: "/"}},
+		"123":         {want: account{uid: 5, gid: 6, home: "/n"}},
+		"4294967294":  {want: account{uid: 4294967294, gid: 1, home: "/"}},
+		"4294967295":  {err: "no such user"},
+		"nobody":      {err: "/etc/passwd has no such user"},
+		"bad":         {err: "no such user"},
+		"short":       {err: "no such user"},
+		"# a comment": {err: "no such user"},
+		"app:none":    {err: "/etc/group has no such group"},
+		"app:broken":  {err: "no such group"},
+	} {
+		got, err := resolveUser(spec, passwd, group)
+		if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%q: got error %v, want %q", spec, err, c.err)
+		}
+		if err == nil && !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%q: got %+v, want %+v", spec, got, c.want)
+		}
+	}
+	got, err := resolveUser("65532:65532", "", "")
+	if want := (account{uid: 65532, gid: 65532, home: "/"}); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("without files: got %+v, %v", got, err)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	got := environment([]string{"A=b"}, "/home/app", "enclave")
+	if want := []string{"A=b", "PATH=" + dockerPath, "HOME=/home/app", "HOSTNAME=enclave"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	own := []string{"PATH=", "HOME=/h", "HOSTNAME=h"}
+	if got := environment(own, "/x", "x"); !slices.Equal(got, own) {
+		t.Errorf("got %q, want %q", got, own)
+	}
+}
+
+func TestCandidates(t *testing.T) {
+	for _, c := range []struct {
+		structured bool
+		env        []string
+		command    string
+		want       string
+	}{
+		{false, []string{"PATH=/opt/bin:/bin"}, "app", "/sbin/app /usr/sbin/app /bin/app /usr/bin/app /opt/bin/app /bin/app"},
+		{false, []string{"A=b"}, "app", "/sbin/app /usr/sbin/app /bin/app /usr/bin/app"},
+		{false, nil, "./app", "./app"},
+		{true, []string{"PATH=/opt/bin/:/bin"}, "app", "/opt/bin/app /bin/app"},
+		{true, []string{"PATH=/a", "PATH=/b:"}, "app", "/b/app ./app"},
+		{true, []string{"PATH=/a"}, "bin/app", "bin/app"},
+	} {
+		e := &enclave{structured: c.structured, env: c.env}
+		if got := strings.Join(e.candidates(c.command), " "); got != c.want {
+			t.Errorf("%+v: got %s", c, got)
+		}
+	}
+}
+
+func TestControllersV1(t *testing.T) {
+	got := controllersV1("#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t0\t1\t1\nmemory\t0\t1\t0\npids\t0\t1\t1\n")
+	if !slices.Equal(got, []string{"cpuset", "pids"}) {
+		t.Errorf("got %q", got)
+	}
+}
+
+// elfFile is the beginning of an ELF file for a machine, with a loader where one is given.
+func elfFile(machine int, loader string) []byte {
+	b := make([]byte, 64+2*56, 256)
+	copy(b, "\x7fELF\x02\x01\x01")
+	b[18], b[19] = byte(machine), byte(machine>>8)
+	b[32], b[54], b[56] = 64, 56, 2
+	if loader != "" {
+		second := b[64+56:]
+		second[0] = 3
+		second[8] = byte(len(b))
+		second[32] = byte(len(loader) + 1)
+		b = append(b, loader+"\x00"...)
+	}
+	return b
+}
+
+func TestDiagnose(t *testing.T) {
+	have := func(name string) bool { return name == "/bin/sh" || name == "/lib/ld.so" }
+	for name, c := range map[string]struct {
+		head []byte
+		want string
+	}{
+		"empty":            {nil, "it is empty"},
+		"text":             {[]byte("echo hello\n"), "neither an ELF file nor a script"},
+		"script":           {[]byte("#!/bin/sh\n"), "is its interpreter /bin/sh whole?"},
+		"script, no shell": {[]byte("#! /bin/bash -e\n"), "its interpreter /bin/bash is not in the image"},
+		"script, DOS":      {[]byte("#!/bin/sh\r\necho\r\n"), "carriage return"},
+		"script, nothing":  {[]byte("#!\n"), "names no interpreter"},
+		"no loader":        {elfFile(elfMachine, "/lib64/ld-linux-x86-64.so.2"), "is it a dynamic binary without its loader /lib64/ld-linux-x86-64.so.2?"},
+		"with loader":      {elfFile(elfMachine, "/lib/ld.so"), "is it whole?"},
+		"static":           {elfFile(elfMachine, ""), "is it whole?"},
+		"other machine":    {elfFile(8, ""), "it was built for another machine"},
+		"32 bits":          {elfFile(3, ""), "it was built for 32-bit x86"},
+		"cut":              {[]byte("\x7fELF\x02"), "was cut"},
+		"cut later":        {elfFile(elfMachine, "")[:40], "was cut"},
+	} {
+		if got := diagnose(c.head, have); !strings.Contains(got, c.want) {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+func TestFailure(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{fail("mount", "/dev", unix.ENODEV), "mount /dev: no such device: the kernel lacks CONFIG_DEVTMPFS"},
+		{fail("mount", "/tmp", unix.ENODEV), "mount /tmp: no such device: the kernel lacks this file system"},
+		{fail("mount", "/tmp", unix.EIO), "mount /tmp: input/output error"},
+		{fail("heartbeat", "", unix.ECONNRESET), "heartbeat: connection reset by peer: nobody listens at port 9000 of the parent (CID 3)"},
+		{fail("exec", "/app", unix.ENOENT).because("x"), "exec /app: no such file or directory: x"},
+	} {
+		if got := c.err.Error(); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}
+
+func FuzzOptions(f *testing.F) {
+	f.Add(`neb.end=halt "a b" m.p="x y" -- z`)
+	f.Add("neb.grace=10s neb.linger=99999999h \xa0 =")
+	f.Fuzz(func(t *testing.T, line string) {
+		all := options(line)
+		s := defaults
+		if err := s.parse(all); err == nil && (s.grace < 0 || s.grace > time.Hour || s.linger < 0 || s.linger > time.Hour) {
+			t.Errorf("%+v", s)
+		}
+		for _, o := range all {
+			name, _, _ := strings.Cut(o.key, ".")
+			parameters(name, all)
+		}
+	})
+}
+
+func FuzzResolveUser(f *testing.F) {
+	f.Add("app:staff", passwd, group)
+	f.Add("1000", "a:b:1000:1", ":::")
+	f.Add("", "\n\n", "\n")
+	f.Fuzz(func(t *testing.T, spec, passwd, group string) {
+		a, err := resolveUser(spec, passwd, group)
+		if err == nil && (a.uid < 0 || a.uid > maxID || a.gid < 0 || a.gid > maxID || a.home == "") {
+			t.Errorf("%+v", a)
+		}
+	})
+}
+
+func FuzzDiagnose(f *testing.F) {
+	f.Add(elfFile(elfMachine, "/lib/ld.so"))
+	f.Add([]byte("#! /bin/sh -e\r\n"))
+	f.Fuzz(func(t *testing.T, head []byte) {
+		if diagnose(head, func(string) bool { return false }) == "" {
+			t.Error("no cause")
+		}
+	})
+}
+
+func FuzzLines(f *testing.F) {
+	f.Add([]byte("/app\n\n-v\x00\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, l := range lines(b) {
+			if strings.ContainsAny(l, "\n\x00") {
+				t.Errorf("%q", l)
+			}
+		}
+	})
+}
