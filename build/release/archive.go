@@ -69,7 +69,7 @@ func unpack(archive []byte) ([]file, error) {
 		want[top+b.Path()] = b
 	}
 	dirs := []string{top}
-	for _, arch := range Architectures {
+	for _, arch := range Architectures() {
 		dirs = append(dirs, top+arch+"/")
 	}
 	var wrong []error

@@ -46,7 +46,7 @@ func (r Release) bill(l *lock.Lock, blobs []file, modules []module) ([]byte, err
 
 	components = append(components, cdx.Component{
 		BOMRef: kernelRef, Type: cdx.ComponentTypeOS, Name: l.Kernel.Name, Version: l.Kernel.Version, Scope: cdx.ScopeRequired,
-		PackageURL: packageURL(l.Kernel), Hashes: hashes(map[string]string{"sha256": l.Kernel.SHA256}), Licenses: licence(kernelLicence),
+		PackageURL: packageURL(l.Kernel), Hashes: hashes(map[string]string{"sha256": l.Kernel.SHA256}), Licenses: licence(terms["kernel"].licence),
 		Pedigree: pedigree(), ExternalReferences: from(l.Kernel),
 	}, cdx.Component{
 		BOMRef: goRef, Type: cdx.ComponentTypeLibrary, Name: "std", Version: l.Go.Version, Scope: cdx.ScopeRequired,

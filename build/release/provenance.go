@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/build/sandbox"
 )
 
 const home = "https://github.com/nitro-enclaves-bootstrap/neb"
@@ -66,8 +67,8 @@ func (r Release) statement(l *lock.Lock, blobs []file, modules []module, archive
 
 	def := &s.Predicate.BuildDefinition
 	def.BuildType = buildType
-	def.ExternalParameters = map[string]any{"version": r.Version, "architectures": Architectures, "source": home}
-	def.InternalParameters = map[string]any{"host": r.Host, "isolation": r.Isolation}
+	def.ExternalParameters = map[string]any{"version": r.Version, "architectures": Architectures(), "source": home}
+	def.InternalParameters = map[string]any{"host": r.Host, "isolation": r.isolation()}
 	if r.Commit != "" {
 		def.ResolvedDependencies = append(def.ResolvedDependencies, resource{URI: "git+" + home, Digest: map[string]string{"gitCommit": r.Commit}})
 	}
@@ -95,6 +96,15 @@ func (r Release) statement(l *lock.Lock, blobs []file, modules []module, archive
 	s.Predicate.RunDetails.Builder.ID = builderID
 	s.Predicate.RunDetails.Byproducts = []resource{{Name: billName(r.Version), Digest: digestOf(bill)}}
 	return indented(s)
+}
+
+// isolation is how each component's build was closed off, by "component architecture".
+func (r Release) isolation() map[string]sandbox.Mode {
+	how := map[string]sandbox.Mode{}
+	for _, rec := range r.Records {
+		how[rec.Component+" "+rec.Arch] = rec.Isolation
+	}
+	return how
 }
 
 // packageURL names a file of the lock as a package URL (github.com/package-url/purl-spec).

@@ -21,12 +21,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nitro-enclaves-bootstrap/neb/build/component"
 	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/build/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/build/store/mirror"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
-
-// Architectures are those that a release holds, in the order of the archive.
-var Architectures = []string{"aarch64", "x86_64"}
 
 // Blob is one file of the archive.
 type Blob struct {
@@ -39,25 +39,30 @@ type Blob struct {
 // Path is where the blob stands in the directory of a build: "x86_64/bzImage".
 func (b Blob) Path() string { return b.Arch + "/" + b.Name }
 
-const (
-	kernelLicence = "GPL-2.0-only WITH Linux-syscall-note"
-	ownLicence    = "Apache-2.0"
-)
+// terms are the licence and the mode of the files of a component.
+var terms = map[string]struct {
+	licence string
+	mode    fs.FileMode
+}{
+	"kernel":   {"GPL-2.0-only WITH Linux-syscall-note", 0o644},
+	"init":     {"Apache-2.0", 0o755},
+	"linuxkit": {"Apache-2.0", 0o755},
+}
+
+// Architectures are those that a release holds, in the order of the archive.
+func Architectures() []string { return slices.Sorted(slices.Values(component.Archs)) }
 
 // Blobs are the files of a release, in the order of the archive.
 func Blobs() []Blob {
-	image := map[string]string{"aarch64": "Image", "x86_64": "bzImage"}
 	var blobs []Blob
-	for _, arch := range Architectures {
-		blobs = append(blobs,
-			Blob{arch, image[arch], 0o644, kernelLicence},
-			Blob{arch, image[arch] + ".config", 0o644, kernelLicence},
-			Blob{arch, "cmdline", 0o644, ownLicence},
-			Blob{arch, "init", 0o755, ownLicence},
-			Blob{arch, "linuxkit", 0o755, ownLicence},
-			Blob{arch, "nsm.ko", 0o644, kernelLicence},
-		)
+	for _, arch := range Architectures() {
+		for _, name := range component.Names {
+			for _, f := range component.Files(name, arch) {
+				blobs = append(blobs, Blob{arch, f, terms[name].mode, terms[name].licence})
+			}
+		}
 	}
+	slices.SortFunc(blobs, func(a, b Blob) int { return strings.Compare(a.Path(), b.Path()) })
 	return blobs
 }
 
@@ -68,14 +73,14 @@ type Release struct {
 	Lock    []byte // neb.lock, as the build read it
 	Host    string // Debian's name of the machine that built: "amd64" or "arm64"
 	Commit  string // git commit of the source, 40 or 64 hexadecimal digits; "" where the source is no checkout
-	// Isolation says how the build was closed off, by architecture; see [Release.Make] for what is refused.
-	Isolation map[string]string
+	// Records say what each component is made of and how its build was closed off.
+	Records []component.Record
 	// Licences are the SPDX expressions of the Go modules, by "path@version".
 	Licences map[string]string
 }
 
-// Isolations are those that a release may be built in. A build in a mere chroot leaves too much to the machine.
-var Isolations = []string{"namespaces", "user namespaces"}
+// isolations are those that a release may be built in. A build in a mere chroot leaves too much to the machine.
+var isolations = []sandbox.Mode{sandbox.Namespaces, sandbox.UserNamespaces}
 
 // The names of the files of a release beside the sums.
 func archiveName(version string) string    { return "enclaves-blobs-" + version + ".tar.xz" }
@@ -113,11 +118,8 @@ func (r Release) Make(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, arch := range Architectures {
-		if !slices.Contains(Isolations, r.Isolation[arch]) {
-			return nil, fmt.Errorf("the %s blobs were built in isolation %q: a release needs one of %s; build on a machine that allows namespaces",
-				arch, r.Isolation[arch], strings.Join(Isolations, ", "))
-		}
+	if err := r.checkRecords(); err != nil {
+		return nil, err
 	}
 	blobs, err := readBlobs(r.Blobs)
 	if err != nil {
@@ -149,6 +151,23 @@ func (r Release) Make(dir string) ([]string, error) {
 		files = append(files, file{s.name, sumsOf(files[:3], s.digest)})
 	}
 	return writeAll(dir, files)
+}
+
+// checkRecords checks that there is a record of every component, and that it may be released.
+func (r Release) checkRecords() error {
+	for _, arch := range Architectures() {
+		for _, name := range component.Names {
+			i := slices.IndexFunc(r.Records, func(rec component.Record) bool { return rec.Component == name && rec.Arch == arch })
+			if i < 0 {
+				return fmt.Errorf("%s %s: there is no record of how it was built", name, arch)
+			}
+			if mode := r.Records[i].Isolation; !slices.Contains(isolations, mode) {
+				return fmt.Errorf("%s %s: built in isolation %q, a release needs %q or %q: build on a machine that allows namespaces, with an empty store",
+					name, arch, mode, isolations[0], isolations[1])
+			}
+		}
+	}
+	return nil
 }
 
 // file is one file of a release, whole: all of them together are some tens of megabytes.
@@ -231,7 +250,7 @@ func SnapshotURL(f lock.File) string {
 	if f.Snapshot.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf("https://snapshot.debian.org/archive/%s/%s/%s", f.Archive, f.Snapshot.UTC().Format("20060102T150405Z"), f.Path)
+	return fmt.Sprintf("%s/%s/%s/%s", mirror.Snapshots, f.Archive, f.Snapshot.UTC().Format("20060102T150405Z"), f.Path)
 }
 
 // inputs are the files of the lock that go into a release built on the host.
@@ -247,7 +266,7 @@ func inputs(l *lock.Lock, host string) ([]lock.File, error) {
 func ownInputs() []file {
 	var files []file
 	seen := map[string]bool{}
-	for _, arch := range Architectures {
+	for _, arch := range Architectures() {
 		for _, f := range kernel.Fragments(arch) {
 			if !seen[f.Name] {
 				seen[f.Name] = true

@@ -1,0 +1,72 @@
+# Everyday commands. `go run ./cmd/neb` and `go test ./...` need none of this.
+
+GO      ?= go
+VERSION ?=
+LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+VULN    := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+FUZZTIME ?= 20s
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## show what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+
+.PHONY: build
+build: ## the blobs for this machine's architecture, into result/
+	$(GO) run ./cmd/neb build
+
+.PHONY: test
+test: ## all tests that this machine can run, skips named
+	$(GO) test -timeout 60m ./...
+
+.PHONY: race
+race: ## packages with goroutines, under the race detector
+	$(GO) test -race ./build/store/... ./build/progress/... ./image/... ./linuxkit/... ./machine/... ./eif/...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (20s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done
+
+.PHONY: cover
+cover: ## tests with coverage, the total at the end
+	$(GO) test -timeout 60m -coverprofile coverage.out ./...
+	$(GO) tool cover -func coverage.out | tail -n 1
+
+.PHONY: lint
+lint: ## formatting, vet and the linters of .golangci.yml
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(LINT) run
+
+.PHONY: vuln
+vuln: ## known vulnerabilities in what is linked (asks vuln.go.dev)
+	$(GO) run $(VULN) ./...
+
+.PHONY: docs
+docs: ## man pages and shell completions, into build-docs/
+	$(GO) run ./cmd/neb man build-docs/man
+	@mkdir -p build-docs/completions
+	$(GO) run ./cmd/neb completion bash > build-docs/completions/neb.bash
+	$(GO) run ./cmd/neb completion zsh > build-docs/completions/_neb
+	$(GO) run ./cmd/neb completion fish > build-docs/completions/neb.fish
+
+.PHONY: notices
+notices: ## NOTICE, THIRD_PARTY_LICENSES and the licence table, from what is linked
+	$(GO) run ./build/release/notices
+
+.PHONY: nix-hash
+nix-hash: ## nix/modules.json, after a change of go.sum
+	$(GO) run ./nix/modules
+
+.PHONY: release
+release: ## archives, sums, bill of materials, provenance: make release VERSION=1.2.0
+	$(GO) run ./cmd/neb release $(VERSION)
+
+.PHONY: clean
+clean: ## what the above wrote here (the store stays: neb cache prune)
+	rm -rf result release build-docs coverage.out
