@@ -1,0 +1,4 @@
+package main
+
+// tsc reads the time stamp counter.
+func tsc() uint64
