@@ -61,7 +61,7 @@ type Description struct {
 	StopSignal string   // name or number, see [Signal]; "" is SIGTERM
 
 	Hostname     string // "" is "enclave"
-	ErofsParts   int    // number of parts of the erofs image that is the root; 0: the tree below /rootfs is
+	ErofsParts   uint32 // number of parts of the erofs image that is the root; 0: the tree below /rootfs is
 	Complete     bool   // init must find [CompletePath] in order, or it refuses the tree
 	LoopbackDown bool   // leave lo as the kernel has it (down, no address)
 	NSMOwner     string // owner of /dev/nsm, written as User; "" is the application's user and group
@@ -69,97 +69,23 @@ type Description struct {
 	ExitReport   uint32 // vsock port of the parent (CID 3) that gets a [Report] at the end; 0: none
 }
 
-// field ties a key to a field: put appends its records, take reads one value. The order of the table is the order in the file.
-type field[T any] struct {
-	key  string
-	many bool
-	get  func(*T) []string
-	take func(*T, string) error
-}
-
-func text[T any](key string, at func(*T) *string, check func(string) error) field[T] {
-	return field[T]{key: key,
-		get: func(t *T) []string {
-			if s := *at(t); s != "" {
-				return []string{s}
-			}
-			return nil
-		},
-		take: func(t *T, s string) error {
-			if s == "" {
-				return errEmpty
-			}
-			*at(t) = s
-			return check(s)
-		}}
-}
-
-func list[T any](key string, at func(*T) *[]string, check func(string) error) field[T] {
-	return field[T]{key: key, many: true,
-		get: func(t *T) []string { return *at(t) },
-		take: func(t *T, s string) error {
-			*at(t) = append(*at(t), s)
-			return check(s)
-		}}
-}
-
-// flag is written as word when it is set and left out when it is not.
-func flag[T any](key, word string, at func(*T) *bool) field[T] {
-	return field[T]{key: key,
-		get: func(t *T) []string {
-			if *at(t) {
-				return []string{word}
-			}
-			return nil
-		},
-		take: func(t *T, s string) error {
-			if s != word {
-				return errors.New("it is " + strconv.Quote(s) + ", and can only be " + strconv.Quote(word))
-			}
-			*at(t) = true
-			return nil
-		}}
-}
-
-// number is left out when it is 0, and written without leading zeros (base 10) or with one (base 8).
-func number[T any](key string, base int, limit uint64, get func(*T) uint64, set func(*T, uint64)) field[T] {
-	write := func(n uint64) string {
-		if base == 8 {
-			return "0" + strconv.FormatUint(n, 8)
-		}
-		return strconv.FormatUint(n, 10)
+// fields ties keys to the fields of d, in the order of the file.
+func (d *Description) fields() []field {
+	return []field{
+		{key: "Entrypoint", list: &d.Entrypoint},
+		{key: "Cmd", list: &d.Cmd},
+		{key: "Env", list: &d.Env, check: variable},
+		{key: "WorkingDir", text: &d.WorkingDir, check: absolute},
+		{key: "User", text: &d.User, check: user},
+		{key: "StopSignal", text: &d.StopSignal, check: signal},
+		{key: "Hostname", text: &d.Hostname, check: hostname},
+		{key: "ErofsParts", number: &d.ErofsParts, limit: 1 << 10},
+		{key: "Complete", flag: &d.Complete, word: "required"},
+		{key: "Loopback", flag: &d.LoopbackDown, word: "down"},
+		{key: "NSMOwner", text: &d.NSMOwner, check: user},
+		{key: "NSMMode", number: &d.NSMMode, limit: 0o777, octal: true},
+		{key: "ExitReport", number: &d.ExitReport, limit: 1<<32 - 2},
 	}
-	return field[T]{key: key,
-		get: func(t *T) []string {
-			if n := get(t); n != 0 {
-				return []string{write(n)}
-			}
-			return nil
-		},
-		take: func(t *T, s string) error {
-			n, err := strconv.ParseUint(s, base, 64)
-			if err != nil || n == 0 || n > limit || write(n) != s {
-				return errors.New("it is " + strconv.Quote(s) + ", and must be a number from " + write(1) + " to " + write(limit))
-			}
-			set(t, n)
-			return nil
-		}}
-}
-
-var descriptionFields = []field[Description]{
-	list("Entrypoint", func(d *Description) *[]string { return &d.Entrypoint }, argument),
-	list("Cmd", func(d *Description) *[]string { return &d.Cmd }, argument),
-	list("Env", func(d *Description) *[]string { return &d.Env }, variable),
-	text("WorkingDir", func(d *Description) *string { return &d.WorkingDir }, absolute),
-	text("User", func(d *Description) *string { return &d.User }, user),
-	text("StopSignal", func(d *Description) *string { return &d.StopSignal }, signal),
-	text("Hostname", func(d *Description) *string { return &d.Hostname }, hostname),
-	number("ErofsParts", 10, 1<<10, func(d *Description) uint64 { return uint64(d.ErofsParts) }, func(d *Description, n uint64) { d.ErofsParts = int(n) }),
-	flag("Complete", "required", func(d *Description) *bool { return &d.Complete }),
-	flag("Loopback", "down", func(d *Description) *bool { return &d.LoopbackDown }),
-	text("NSMOwner", func(d *Description) *string { return &d.NSMOwner }, user),
-	number("NSMMode", 8, 0o777, func(d *Description) uint64 { return uint64(d.NSMMode) }, func(d *Description, n uint64) { d.NSMMode = uint32(n) }),
-	number("ExitReport", 10, 1<<32-2, func(d *Description) uint64 { return uint64(d.ExitReport) }, func(d *Description, n uint64) { d.ExitReport = uint32(n) }),
 }
 
 // Command is the whole command: Entrypoint and Cmd.
@@ -172,13 +98,13 @@ func Encode(d Description) ([]byte, error) {
 	if err := startable(&d); err != nil {
 		return nil, err
 	}
-	return encode(Path, descriptionFields, &d)
+	return encode(Path, d.fields(), new(Description).fields())
 }
 
 // Decode reads the content of [Path].
 func Decode(b []byte) (Description, error) {
 	var d Description
-	if err := decode(Path, descriptionFields, &d, b); err != nil {
+	if err := decode(Path, d.fields(), b); err != nil {
 		return Description{}, err
 	}
 	if err := startable(&d); err != nil {
@@ -201,18 +127,22 @@ type Modules struct {
 	Open  bool     // leave module loading open afterwards; otherwise init sets kernel.modules_disabled
 }
 
-var modulesFields = []field[Modules]{
-	list("Module", func(m *Modules) *[]string { return &m.Paths }, absolute),
-	flag("Loading", "open", func(m *Modules) *bool { return &m.Open }),
+func (m *Modules) fields() []field {
+	return []field{
+		{key: "Module", list: &m.Paths, check: absolute},
+		{key: "Loading", flag: &m.Open, word: "open"},
+	}
 }
 
 // EncodeModules returns the content of [ModulesPath].
-func EncodeModules(m Modules) ([]byte, error) { return encode(ModulesPath, modulesFields, &m) }
+func EncodeModules(m Modules) ([]byte, error) {
+	return encode(ModulesPath, m.fields(), new(Modules).fields())
+}
 
 // DecodeModules reads the content of [ModulesPath].
 func DecodeModules(b []byte) (Modules, error) {
 	var m Modules
-	if err := decode(ModulesPath, modulesFields, &m, b); err != nil {
+	if err := decode(ModulesPath, m.fields(), b); err != nil {
 		return Modules{}, err
 	}
 	return m, nil
@@ -222,23 +152,27 @@ func DecodeModules(b []byte) (Modules, error) {
 // report, end of stream.
 type Report struct {
 	Phase  string // "exit" when the application ran and ended; otherwise the step that failed, one word of docs/init-contract.md
-	Status int    // exit status 0 to 255; only with Phase "exit" and no Signal
+	Status uint32 // exit status 0 to 255; only with Phase "exit" and no Signal
 	Signal string // the signal that killed the application, as [SignalName] spells it
 }
 
-var reportFields = []field[Report]{
-	text("Phase", func(r *Report) *string { return &r.Phase }, word),
-	number("Status", 10, 255, func(r *Report) uint64 { return uint64(r.Status) }, func(r *Report, n uint64) { r.Status = int(n) }),
-	text("Signal", func(r *Report) *string { return &r.Signal }, signal),
+func (r *Report) fields() []field {
+	return []field{
+		{key: "Phase", text: &r.Phase, check: word},
+		{key: "Status", number: &r.Status, limit: 255},
+		{key: "Signal", text: &r.Signal, check: signal},
+	}
 }
 
 // EncodeReport returns a report as it is sent.
-func EncodeReport(r Report) ([]byte, error) { return encode("exit report", reportFields, &r) }
+func EncodeReport(r Report) ([]byte, error) {
+	return encode("exit report", r.fields(), new(Report).fields())
+}
 
 // DecodeReport reads a report. What it is given comes from inside an enclave: it may be anything.
 func DecodeReport(b []byte) (Report, error) {
 	var r Report
-	if err := decode("exit report", reportFields, &r, b); err != nil {
+	if err := decode("exit report", r.fields(), b); err != nil {
 		return Report{}, err
 	}
 	if r.Phase == "" {

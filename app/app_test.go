@@ -90,7 +90,7 @@ func TestEncodeRefuses(t *testing.T) {
 		"host name":       {Description{Cmd: cmd, Hostname: "a b"}, "host names"},
 		"long host name":  {Description{Cmd: cmd, Hostname: strings.Repeat("a", 65)}, "limit is 64"},
 		"mode":            {Description{Cmd: cmd, NSMMode: 0o1000}, "NSMMode"},
-		"negative parts":  {Description{Cmd: cmd, ErofsParts: -1}, "ErofsParts"},
+		"too many parts":  {Description{Cmd: cmd, ErofsParts: 1025}, "ErofsParts"},
 		"VMADDR_PORT_ANY": {Description{Cmd: cmd, ExitReport: 1<<32 - 1}, "ExitReport"},
 	} {
 		if _, err := Encode(c.d); err == nil || !strings.Contains(err.Error(), c.want) {

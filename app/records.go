@@ -11,20 +11,93 @@ const (
 	version    = "1"
 )
 
-var errEmpty = errors.New("it is empty; leave the record out instead")
+// field ties a key to the place of its value: one of list, text, number and flag. A record that may stand more than once is a list.
+// The zero value of a place is written as no record.
+type field struct {
+	key    string
+	list   *[]string
+	text   *string
+	number *uint32
+	flag   *bool
 
-func encode[T any](file string, fields []field[T], t *T) ([]byte, error) {
+	check func(string) error // of a text, and of each element of a list; may be nil
+	word  string             // what is written for a flag that is set
+	limit uint32             // of a number
+	octal bool               // of a number: written in base 8 with a leading 0
+	seen  bool               // while reading
+}
+
+// values are the values of the field's records.
+func (f *field) values() []string {
+	switch {
+	case f.list != nil:
+		return *f.list
+	case f.text != nil && *f.text != "":
+		return []string{*f.text}
+	case f.number != nil && *f.number != 0:
+		return []string{f.write(*f.number)}
+	case f.flag != nil && *f.flag:
+		return []string{f.word}
+	}
+	return nil
+}
+
+func (f *field) write(n uint32) string {
+	if f.octal {
+		return "0" + strconv.FormatUint(uint64(n), 8)
+	}
+	return strconv.FormatUint(uint64(n), 10)
+}
+
+// take reads the value of one record.
+func (f *field) take(value string) error {
+	if err := checkValue(value); err != nil {
+		return err
+	}
+	if f.seen && f.list == nil {
+		return errors.New("it is given twice")
+	}
+	f.seen = true
+	switch {
+	case f.list != nil:
+		*f.list = append(*f.list, value)
+	case f.text != nil:
+		if value == "" {
+			return errors.New("it is empty; leave the record out instead")
+		}
+		*f.text = value
+	case f.number != nil:
+		base := 10
+		if f.octal {
+			base = 8
+		}
+		n, err := strconv.ParseUint(value, base, 32)
+		if err != nil || n == 0 || n > uint64(f.limit) || f.write(uint32(n)) != value {
+			return errors.New("it is " + strconv.Quote(value) + ", and must be a number from " + f.write(1) + " to " + f.write(f.limit))
+		}
+		*f.number = uint32(n)
+	case f.flag != nil:
+		if value != f.word {
+			return errors.New("it is " + strconv.Quote(value) + ", and can only be " + strconv.Quote(f.word))
+		}
+		*f.flag = true
+	}
+	if f.check != nil {
+		return f.check(value)
+	}
+	return nil
+}
+
+// encode writes fields. They are taken into fresh, the fields of a new value, on the way: so what is written can be read.
+func encode(file string, fields, fresh []field) ([]byte, error) {
 	b := append([]byte(nil), versionKey+"="+version+"\x00"...)
-	var fresh T // the checks belong to reading: read back into a value nobody looks at
-	for _, f := range fields {
-		for _, value := range f.get(t) {
-			if err := checkValue(value); err != nil {
-				return nil, badRecord(file, f.key, err)
+	for i := range fields {
+		key := fields[i].key
+		for _, value := range fields[i].values() {
+			if err := fresh[i].take(value); err != nil {
+				return nil, badRecord(file, key, err)
 			}
-			if err := f.take(&fresh, value); err != nil {
-				return nil, badRecord(file, f.key, err)
-			}
-			b = append(b, f.key...)
+			b = append(b, key...)
 			b = append(b, '=')
 			b = append(b, value...)
 			b = append(b, 0)
@@ -36,14 +109,13 @@ func encode[T any](file string, fields []field[T], t *T) ([]byte, error) {
 	return b, nil
 }
 
-func decode[T any](file string, fields []field[T], t *T, b []byte) error {
+func decode(file string, fields []field, b []byte) error {
 	if len(b) > MaxSize {
 		return tooLarge(file, len(b))
 	}
 	if len(b) == 0 || b[len(b)-1] != 0 {
 		return errors.New(file + ": it does not end in a NUL byte: it was cut, or is not such a file")
 	}
-	seen := make([]bool, len(fields))
 	for i, rest := 0, string(b); rest != ""; i++ {
 		var record string
 		record, rest, _ = strings.Cut(rest, "\x00")
@@ -60,33 +132,24 @@ func decode[T any](file string, fields []field[T], t *T, b []byte) error {
 			}
 			continue
 		}
-		n := indexField(fields, key)
-		if n < 0 {
+		f := find(fields, key)
+		if f == nil {
 			return errors.New(file + ": unknown field " + strconv.Quote(key) + ": use the init that came with the packer")
 		}
-		f := &fields[n]
-		err := checkValue(value)
-		if err == nil && seen[n] && !f.many {
-			err = errors.New("it is given twice")
-		}
-		if err == nil {
-			seen[n] = true
-			err = f.take(t, value)
-		}
-		if err != nil {
+		if err := f.take(value); err != nil {
 			return badRecord(file, key, err)
 		}
 	}
 	return nil
 }
 
-func indexField[T any](fields []field[T], key string) int {
+func find(fields []field, key string) *field {
 	for i := range fields {
 		if fields[i].key == key {
-			return i
+			return &fields[i]
 		}
 	}
-	return -1
+	return nil
 }
 
 func badRecord(file, key string, err error) error {
@@ -107,8 +170,6 @@ func checkValue(s string) error {
 	}
 	return nil
 }
-
-func argument(string) error { return nil }
 
 func variable(s string) error {
 	if name, _, ok := strings.Cut(s, "="); !ok || name == "" {
