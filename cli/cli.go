@@ -29,6 +29,7 @@ var commands = []func(streams) *cobra.Command{
 	newBuildCommand,
 	newUpdateCommand,
 	newVerifyCommand,
+	newReleaseCommand,
 	newCacheCommand,
 }
 

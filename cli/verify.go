@@ -13,15 +13,25 @@ func newVerifyCommand(s streams) *cobra.Command {
 		flags  buildFlags
 		cached bool
 		asJSON bool
+		// of a release
+		archive, key string
 	)
 	cmd := &cobra.Command{
-		Use:   "verify [DIR]",
+		Use:   "verify [DIR | --release FILE]",
 		Short: "Build again and say, file by file, whether DIR holds the same bytes",
 		Long: `Build again what is in DIR (default: result), and say, file by file, whether these are the bytes that this source
 and lock make. A directory that was built with kernel options, patches or a source of your own is verified with
-the same flags.`,
+the same flags.
+
+With --release the archive of a release is verified: its checksums, its provenance, and its blobs against a build.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if archive != "" {
+				if len(args) > 0 {
+					return usagef("--release %s and %s: expected one of them", archive, args[0])
+				}
+				return verifyRelease(cmd.Context(), s, archive, key, &flags, cached, asJSON)
+			}
 			dir := "result"
 			if len(args) == 1 {
 				dir = args[0]
@@ -72,5 +82,7 @@ the same flags.`,
 	flags.add(cmd)
 	cmd.Flags().BoolVar(&cached, "cached", false, "take from the store what was built before, rather than building again")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
+	cmd.Flags().StringVar(&archive, "release", "", "verify the archive of a release, a `file` with the others of the release beside it")
+	cmd.Flags().StringVar(&key, "release-key", "", "with --release: the provenance must be signed by this public key, a PEM `file`")
 	return cmd
 }

@@ -2,11 +2,12 @@ package release
 
 import (
 	"debug/buildinfo"
+	_ "embed"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 )
@@ -31,8 +32,17 @@ func (m module) dirHash() (string, error) {
 	return hex.EncodeToString(raw), nil
 }
 
+// licenceTable is what build/release/notices found: the SPDX expressions of Go modules, by "path@version".
+//
+//go:embed licences.json
+var licenceTable []byte
+
 // modules reads from the Go blobs themselves which modules are in them, sorted.
 func (r Release) modules() ([]module, error) {
+	var licences map[string]string
+	if err := json.Unmarshal(licenceTable, &licences); err != nil {
+		return nil, fmt.Errorf("licences.json: %w", err)
+	}
 	byName := map[string]*module{}
 	for _, b := range Blobs() {
 		if b.Name != "init" && b.Name != "linuxkit" {
@@ -47,7 +57,7 @@ func (r Release) modules() ([]module, error) {
 			if d.Replace != nil {
 				return nil, fmt.Errorf("%s: module %s is replaced by %s: a release is built from published modules only", path, d.Path, d.Replace.Path)
 			}
-			m := r.module(*d)
+			m := module{path: d.Path, version: d.Version, sum: d.Sum, licence: licences[d.Path+"@"+d.Version]}
 			if m.licence == "" {
 				return nil, fmt.Errorf("%s: the licence of Go module %s is not known: run 'make notices' and look at what it says", path, m.name())
 			}
@@ -63,8 +73,4 @@ func (r Release) modules() ([]module, error) {
 	}
 	slices.SortFunc(modules, func(a, b module) int { return strings.Compare(a.name(), b.name()) })
 	return modules, nil
-}
-
-func (r Release) module(d debug.Module) module {
-	return module{path: d.Path, version: d.Version, sum: d.Sum, licence: r.Licences[d.Path+"@"+d.Version]}
 }

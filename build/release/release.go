@@ -7,6 +7,7 @@
 package release
 
 import (
+	"crypto"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
@@ -75,8 +76,8 @@ type Release struct {
 	Commit  string // git commit of the source, 40 or 64 hexadecimal digits; "" where the source is no checkout
 	// Records say what each component is made of and how its build was closed off.
 	Records []component.Record
-	// Licences are the SPDX expressions of the Go modules, by "path@version".
-	Licences map[string]string
+	// Key signs the provenance, see [Sign]; nil leaves it unsigned. The envelope is in no checksum file: it is signed itself.
+	Key crypto.Signer
 }
 
 // isolations are those that a release may be built in. A build in a mere chroot leaves too much to the machine.
@@ -86,6 +87,7 @@ var isolations = []sandbox.Mode{sandbox.Namespaces, sandbox.UserNamespaces}
 func archiveName(version string) string    { return "enclaves-blobs-" + version + ".tar.xz" }
 func billName(version string) string       { return "enclaves-blobs-" + version + ".cdx.json" }
 func provenanceName(version string) string { return "enclaves-blobs-" + version + ".provenance.json" }
+func envelopeName(version string) string   { return "enclaves-blobs-" + version + ".dsse.json" }
 
 // sums are the checksum files and their functions.
 var sums = []struct {
@@ -150,6 +152,13 @@ func (r Release) Make(dir string) ([]string, error) {
 	for _, s := range sums {
 		files = append(files, file{s.name, sumsOf(files[:3], s.digest)})
 	}
+	if r.Key != nil {
+		envelope, err := Sign(statement, r.Key)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file{envelopeName(r.Version), envelope})
+	}
 	return writeAll(dir, files)
 }
 
@@ -166,6 +175,20 @@ func (r Release) checkRecords() error {
 					name, arch, mode, isolations[0], isolations[1])
 			}
 		}
+	}
+	return nil
+}
+
+// CheckChangelog checks that the changelog has a section about the version ("## 1.2.0", perhaps with a date) which says
+// whether PCR1 changed: everybody who pins it has to know.
+func CheckChangelog(text, version string) error {
+	_, after, found := strings.Cut("\n"+text, "\n## "+version)
+	if !found || after != "" && !strings.ContainsAny(after[:1], " \n") {
+		return fmt.Errorf("CHANGELOG.md: has no section \"## %s\"", version)
+	}
+	section, _, _ := strings.Cut(after, "\n## ")
+	if !strings.Contains(section, "PCR1") {
+		return fmt.Errorf("CHANGELOG.md: the section about %s does not say whether PCR1 changed, and why", version)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package release
 
 import (
 	"bytes"
+	"crypto"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,19 +11,22 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/build/component"
 )
 
 // Verified is a release whose files agree with each other, with its provenance and with a lock.
 type Verified struct {
 	Version   string
-	Statement []byte // the provenance, as it stands in its file
+	statement []byte // the provenance, as it stands in its file
+	dir       string
 	blobs     []file
 }
 
 // Verify checks the release whose archive is at path and whose other files stand beside it: both checksum files, exactly the
 // blobs of a release in the archive, the provenance about exactly these blobs and made with this lock.
 //
-// It proves no more than that; whether these blobs are what source and lock make, [Verified.Compare] says.
+// It proves no more than that; whether these blobs are what source and lock make, [Verified.Compare] says, and whose they are [Verified.Signed].
 func Verify(path string, lockData []byte) (*Verified, error) {
 	dir, name := filepath.Split(path)
 	version, isArchive := strings.CutPrefix(strings.TrimSuffix(name, ".tar.xz"), "enclaves-blobs-")
@@ -57,32 +61,52 @@ func Verify(path string, lockData []byte) (*Verified, error) {
 	if err := checkStatement(statement, version, lockData, data[names[0]], data[names[1]], blobs); err != nil {
 		return nil, prefixed(names[2], err)
 	}
-	return &Verified{Version: version, Statement: statement, blobs: blobs}, nil
+	return &Verified{Version: version, statement: statement, dir: dir, blobs: blobs}, nil
 }
 
-// Compare says which blobs of the release are other bytes than those of a build in dir, all of them.
-func (v *Verified) Compare(dir string) error {
-	built, err := readBlobs(dir)
+// Signed checks that the provenance beside the archive is signed by the key: that its envelope is, and holds the same statement.
+func (v *Verified) Signed(key crypto.PublicKey) error {
+	path := filepath.Join(v.dir, envelopeName(v.Version))
+	envelope, err := os.ReadFile(path)
 	if err != nil {
-		return err
+		return fmt.Errorf("the provenance is not signed: %w", err)
 	}
-	var wrong []error
-	for i, b := range v.blobs {
-		if !bytes.Equal(b.data, built[i].data) {
-			wrong = append(wrong, fmt.Errorf("%s: SHA-256 of the build is %s, of the release %s",
-				b.name, digestOf(built[i].data)["sha256"], digestOf(b.data)["sha256"]))
+	statement, err := Open(envelope, key)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if !bytes.Equal(statement, v.statement) {
+		return fmt.Errorf("%s: signs another statement than the one in %s", path, provenanceName(v.Version))
+	}
+	return nil
+}
+
+// Finding is what a build says about one blob of a release.
+type Finding struct {
+	Path     string `json:"path"`     // "x86_64/bzImage"
+	Expected string `json:"expected"` // SHA-256 of what source and lock make
+	Found    string `json:"found"`    // SHA-256 of what is in the release
+}
+
+// Same reports whether the blob is what source and lock make.
+func (f Finding) Same() bool { return f.Expected == f.Found }
+
+// Compare compares the blobs of the release with those of a build, one by one.
+func (v *Verified) Compare(built []component.Record) ([]Finding, error) {
+	sums := map[string]string{}
+	for _, r := range built {
+		for _, f := range r.Files {
+			sums[r.Arch+"/"+f.Name] = f.SHA256
 		}
 	}
-	return errors.Join(wrong...)
-}
-
-// Names are the blobs of the release, as paths below the directory of a build.
-func (v *Verified) Names() []string {
-	var names []string
+	var findings []Finding
 	for _, b := range v.blobs {
-		names = append(names, b.name)
+		if sums[b.name] == "" {
+			return nil, fmt.Errorf("%s: is in the release, and was not built", b.name)
+		}
+		findings = append(findings, Finding{b.name, sums[b.name], digestOf(b.data)["sha256"]})
 	}
-	return names
+	return findings, nil
 }
 
 // checkSums checks that a checksum file names exactly the given files, with the digests that they have.

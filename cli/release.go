@@ -1,0 +1,256 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nitro-enclaves-bootstrap/neb"
+	"github.com/nitro-enclaves-bootstrap/neb/build/component"
+	"github.com/nitro-enclaves-bootstrap/neb/build/release"
+	"github.com/nitro-enclaves-bootstrap/neb/build/result"
+)
+
+func newReleaseCommand(s streams) *cobra.Command {
+	var (
+		flags       buildFlags
+		output, key string
+	)
+	cmd := &cobra.Command{
+		Use:   "release VERSION",
+		Short: "Make a release: archive, checksums, bill of materials, provenance",
+		Long: `Make a release of the blobs for both architectures: an archive in the layout that nitro-cli's packages use, SHA-256
+and SHA-384 sums, a bill of materials (CycloneDX) and a statement of provenance (SLSA v1).
+
+The blobs are built, or taken from the store, in namespaces and without a network; what was built in a chroot alone is
+refused. The changelog must say whether PCR1 changed. The same source makes the same release, byte for byte.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			version := strings.TrimPrefix(args[0], "v")
+			if err := release.CheckVersion(version); err != nil {
+				return usagef("%v", err)
+			}
+			r := release.Release{Version: version, Lock: neb.LockFile, Host: runtime.GOARCH}
+			if err := describeSource(cmd.Context(), flags.source, &r); err != nil {
+				return err
+			}
+			if key != "" {
+				var err error
+				if r.Key, err = readSigner(key); err != nil {
+					return fmt.Errorf("--signing-key: %w", err)
+				}
+			}
+			if _, err := os.Lstat(output); err == nil {
+				return fmt.Errorf("%s: is there already; remove it or give another --output", output)
+			}
+			built, err := buildAll(cmd.Context(), s, &flags, false)
+			if err != nil {
+				return err
+			}
+			work, err := os.MkdirTemp("", "neb-release-")
+			if err != nil {
+				return err
+			}
+			defer os.RemoveAll(work)
+			r.Blobs = filepath.Join(work, "result")
+			if err := result.Write(r.Blobs, built); err != nil {
+				return err
+			}
+			r.Records = records(built)
+			names, err := r.Make(output)
+			if err != nil {
+				return err
+			}
+			for _, name := range names {
+				fmt.Fprintln(s.out, filepath.Join(output, name))
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "release", "the directory for the release, which must not be there yet")
+	cmd.Flags().StringVar(&key, "signing-key", "", "sign the provenance with the key in this PEM `file` (ECDSA on P-256 or Ed25519)")
+	flags.addPlain(cmd)
+	return cmd
+}
+
+// addPlain adds the flags of commands that build from lock and source alone.
+func (f *buildFlags) addPlain(cmd *cobra.Command) {
+	var all cobra.Command
+	f.add(&all)
+	for _, name := range []string{"jobs", "offline", "source"} {
+		cmd.Flags().AddFlag(all.Flags().Lookup(name))
+	}
+}
+
+// buildAll builds the whole set for both architectures.
+func buildAll(ctx context.Context, s streams, flags *buildFlags, fresh bool) ([]result.Set, error) {
+	b, done, err := flags.builder(s)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	b.Fresh = fresh
+	wanted := map[string][]string{}
+	for _, arch := range component.Archs {
+		wanted[arch] = component.Names
+	}
+	return sets(ctx, b, wanted)
+}
+
+func records(built []result.Set) []component.Record {
+	var records []component.Record
+	for _, set := range built {
+		for _, o := range set.Outputs {
+			records = append(records, o.Record)
+		}
+	}
+	return records
+}
+
+// describeSource says in r which commit the source is at, and checks its changelog. Source is a checkout; "" means here.
+func describeSource(ctx context.Context, source string, r *release.Release) error {
+	if source == "" {
+		source = "."
+	}
+	text, err := os.ReadFile(filepath.Join(source, "CHANGELOG.md"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: has no CHANGELOG.md: a release is made in neb's checkout, or with --source", source)
+	}
+	if err != nil {
+		return err
+	}
+	if err := release.CheckChangelog(string(text), r.Version); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(source, ".git")); errors.Is(err, fs.ErrNotExist) {
+		return nil // an unpacked archive of the source: no commit to name
+	}
+	git := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", source}, args...)...)
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return "", fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
+		}
+		return strings.TrimSpace(string(out)), nil
+	}
+	changed, err := git("status", "--porcelain", "--untracked-files=no")
+	if err != nil {
+		return err
+	}
+	if changed != "" {
+		return fmt.Errorf("%s: has changes that are in no commit:\n%s\na release names the commit it is made of: commit them first", source, changed)
+	}
+	r.Commit, err = git("rev-parse", "HEAD")
+	return err
+}
+
+// verifyRelease is neb verify --release.
+func verifyRelease(ctx context.Context, s streams, archive, keyFile string, flags *buildFlags, cached, asJSON bool) error {
+	v, err := release.Verify(archive, neb.LockFile)
+	if err != nil {
+		return err
+	}
+	if keyFile != "" {
+		key, err := readPublicKey(keyFile)
+		if err != nil {
+			return fmt.Errorf("--release-key: %w", err)
+		}
+		if err := v.Signed(key); err != nil {
+			return err
+		}
+	}
+	built, err := buildAll(ctx, s, flags, !cached)
+	if err != nil {
+		return err
+	}
+	findings, err := v.Compare(records(built))
+	if err != nil {
+		return fmt.Errorf("%s: %w", archive, err)
+	}
+	if asJSON {
+		if err := printJSON(s, findings); err != nil {
+			return err
+		}
+	}
+	wrong := 0
+	for _, f := range findings {
+		state := result.Same
+		if !f.Same() {
+			wrong++
+			state = result.Different
+		}
+		if !asJSON {
+			fmt.Fprintf(s.out, "%-10s  %s", state, f.Path)
+			if !f.Same() {
+				fmt.Fprintf(s.out, "  (expected SHA-256 %s, found %s)", f.Expected, f.Found)
+			}
+			fmt.Fprintln(s.out)
+		}
+	}
+	if wrong > 0 {
+		return fmt.Errorf("%s: %d of %d blobs are not what this source and lock make; is this the source of release %s?", archive, wrong, len(findings), v.Version)
+	}
+	return nil
+}
+
+func readSigner(path string) (crypto.Signer, error) {
+	block, err := readPEM(path)
+	if err != nil {
+		return nil, err
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		if key, err = x509.ParseECPrivateKey(block.Bytes); err != nil {
+			return nil, fmt.Errorf("%s: expected a private key in PEM (PKCS #8 or SEC 1), found a block %q", path, block.Type)
+		}
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("%s: expected a key that signs, found %T", path, key)
+	}
+	return signer, nil
+}
+
+func readPublicKey(path string) (crypto.PublicKey, error) {
+	block, err := readPEM(path)
+	if err != nil {
+		return nil, err
+	}
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: expected a public key in PEM (PKIX), found a block %q", path, block.Type)
+	}
+	return key, nil
+}
+
+// readPEM is the first block of a file that is a key; openssl writes parameters before some.
+func readPEM(path string) (*pem.Block, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	for rest := bytes.TrimSpace(text); len(rest) > 0; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if strings.HasSuffix(block.Type, "KEY") {
+			return block, nil
+		}
+	}
+	return nil, fmt.Errorf("%s: expected a key in PEM", path)
+}
