@@ -1,0 +1,109 @@
+package kernel_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel/internal/boot"
+	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+)
+
+// images is the kernel's file name for each architecture.
+var images = map[string]string{"x86_64": "bzImage", "aarch64": "Image"}
+
+// missing is what the probe may fail at on a machine of QEMU, and why.
+var missing = map[string]map[string]string{
+	"x86_64": {},
+	"aarch64": {
+		"there is /dev/hwrng": "QEMU's virt has neither an NSM nor SMCCC TRNG",
+	},
+}
+
+// TestBoot boots the kernels in NEB_BLOBS to a PID 1 that tries every feature that docs/kernel.md promises, with the
+// processor's random numbers trusted and not.
+func TestBoot(t *testing.T) {
+	blobs := os.Getenv("NEB_BLOBS")
+	if blobs == "" {
+		t.Skip("NEB_BLOBS names no directory with built kernels")
+	}
+	for arch, image := range images {
+		t.Run(arch, func(t *testing.T) {
+			t.Parallel()
+			m := boot.Machine{
+				QEMU:   emulator(t, arch),
+				Arch:   arch,
+				Kernel: filepath.Join(blobs, arch, image),
+				Module: filepath.Join(blobs, arch, "nsm.ko"),
+			}
+			if _, err := os.Stat(m.Kernel); os.IsNotExist(err) {
+				t.Skipf("%s is not built", m.Kernel)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+			defer cancel()
+			probe, err := boot.Build(ctx, arch, t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			line := kernel.Cmdline(arch)
+			for _, trust := range []string{"on", "off"} {
+				m.Cmdline = strings.ReplaceAll(line, "random.trust_cpu=on", "random.trust_cpu="+trust)
+				said, console, err := boot.Run(ctx, m, probe)
+				if err != nil {
+					t.Fatalf("random.trust_cpu=%s: %v", trust, err)
+				}
+				judge(t, arch, said, console)
+			}
+		})
+	}
+}
+
+// emulator returns the QEMU to use: the one in NEB_QEMU, else the machine's own.
+func emulator(t *testing.T, arch string) string {
+	t.Helper()
+	if dir := os.Getenv("NEB_QEMU"); dir != "" {
+		return filepath.Join(dir, "bin", "qemu-system-"+arch)
+	}
+	return need.Command(t, "qemu-system-"+arch)
+}
+
+func judge(t *testing.T, arch string, said []string, console string) {
+	t.Helper()
+	is := make(map[string]string)
+	ended := false
+	for _, line := range said {
+		verb, rest, _ := strings.Cut(line, " ")
+		name, value, _ := strings.Cut(rest, ": ")
+		switch verb {
+		case "is":
+			is[name] = value
+		case "fail":
+			if missing[arch][name] == "" {
+				t.Errorf("%s: %s", name, value)
+			}
+		case "end":
+			ended = true
+		}
+	}
+	if !ended {
+		t.Errorf("the probe did not come to its end:\n%s", console)
+	}
+	if year, _ := strconv.Atoi(is["year"]); year < 2024 || year > time.Now().UTC().Year()+1 {
+		t.Errorf("the clock is at %q, want the host's time", is["time"])
+	}
+	if is["root"] != "tmpfs" {
+		t.Errorf("the root is %q, want tmpfs", is["root"])
+	}
+	for _, word := range []string{"Unknown kernel command line", "WARNING:", "BUG:", "W+X"} {
+		for _, line := range strings.Split(console, "\n") {
+			if strings.Contains(line, word) && !strings.Contains(line, "passed") {
+				t.Errorf("the kernel says: %s", line)
+			}
+		}
+	}
+}
