@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
-	"github.com/nitro-enclaves-bootstrap/neb/kernel/internal/boot"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel/kerneltest"
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
 )
 
@@ -35,7 +35,7 @@ func TestBoot(t *testing.T) {
 	for arch, image := range images {
 		t.Run(arch, func(t *testing.T) {
 			t.Parallel()
-			m := boot.Machine{
+			m := kerneltest.Machine{
 				QEMU:   emulator(t, arch),
 				Arch:   arch,
 				Kernel: filepath.Join(blobs, arch, image),
@@ -46,14 +46,14 @@ func TestBoot(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()
-			probe, err := boot.Build(ctx, arch, t.TempDir())
+			probe, err := kerneltest.Build(ctx, arch, t.TempDir())
 			if err != nil {
 				t.Fatal(err)
 			}
 			line := kernel.Cmdline(arch)
 			for _, trust := range []string{"on", "off"} {
 				m.Cmdline = strings.ReplaceAll(line, "random.trust_cpu=on", "random.trust_cpu="+trust)
-				said, console, err := boot.Run(ctx, m, probe)
+				said, console, err := kerneltest.Run(ctx, m, probe)
 				if err != nil {
 					t.Fatalf("random.trust_cpu=%s: %v", trust, err)
 				}

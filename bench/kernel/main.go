@@ -15,7 +15,7 @@ import (
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
-	"github.com/nitro-enclaves-bootstrap/neb/kernel/internal/boot"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel/kerneltest"
 )
 
 func main() {
@@ -58,12 +58,12 @@ func start(image string, words []string) (count uint64, console string, err erro
 	}
 	defer os.RemoveAll(dir)
 	ctx := context.Background()
-	probe, err := boot.Build(ctx, "x86_64", dir)
+	probe, err := kerneltest.Build(ctx, "x86_64", dir)
 	if err != nil {
 		return 0, "", err
 	}
 	line := kernel.Cmdline("x86_64") + " probe.tsc " + strings.Join(words, " ")
-	said, console, err := boot.Run(ctx, boot.Machine{Arch: "x86_64", Kernel: image, Cmdline: line, Count: true}, probe)
+	said, console, err := kerneltest.Run(ctx, kerneltest.Machine{Arch: "x86_64", Kernel: image, Cmdline: line, Count: true}, probe)
 	if err != nil {
 		return 0, console, err
 	}

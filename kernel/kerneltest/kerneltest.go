@@ -1,6 +1,6 @@
-// Package boot starts a kernel under QEMU with the probe as its PID 1, for the tests and the benchmark of package
+// Package kerneltest starts a kernel under QEMU with the probe as its PID 1, for the tests and the benchmark of package
 // kernel. It is no way to run enclaves: package machine is.
-package boot
+package kerneltest
 
 import (
 	"bytes"
@@ -39,7 +39,7 @@ var machines = map[string]struct {
 func Build(ctx context.Context, arch, dir string) (string, error) {
 	path := filepath.Join(dir, "probe-"+arch)
 	command := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", path,
-		"github.com/nitro-enclaves-bootstrap/neb/kernel/internal/probe")
+		"github.com/nitro-enclaves-bootstrap/neb/kernel/kerneltest/probe")
 	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+machines[arch].goarch)
 	if out, err := command.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build the probe for %s: %w\n%s", arch, err, out)
