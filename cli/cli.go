@@ -31,6 +31,7 @@ var commands = []func(streams) *cobra.Command{
 	newVerifyCommand,
 	newReleaseCommand,
 	newCacheCommand,
+	newEIFCommand,
 }
 
 // ExitError ends neb with a status of its own. Err may be nil where everything has been said already.

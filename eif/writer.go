@@ -177,3 +177,13 @@ func (w *Writer) fail(err error) error {
 	}
 	return w.err
 }
+
+// Abort ends what goes on in the background without finishing the file, which is worth nothing then. After Close it
+// does nothing.
+func (w *Writer) Abort() { w.fail(errors.New("the EIF was given up")) }
+
+// Header replaces the version and the defaults for memory and CPUs that the file says, which are otherwise those of the
+// reference implementation. The architecture stays.
+func (w *Writer) Header(h Header) {
+	w.header.Version, w.header.Memory, w.header.CPUs = h.Version, h.Memory, h.CPUs
+}

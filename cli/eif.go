@@ -1,0 +1,143 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/pack"
+)
+
+func newEIFCommand(s streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "eif",
+		Short: "Make, describe, sign and compare Enclave Image Files",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+	}
+	cmd.AddCommand(
+		newEIFBuildCommand(s),
+		newEIFDescribeCommand(s),
+		newEIFExtractCommand(s),
+		newEIFSignCommand(s),
+		newEIFVerifyCommand(s),
+		newEIFDiffCommand(s),
+		newEIFPCRCommand(s),
+		newEIFPolicyCommand(s),
+	)
+	return cmd
+}
+
+// inspectEIF reads a whole EIF and says what is in it and what is wrong with it.
+func inspectEIF(path string, at time.Time) (*pack.Report, func(), error) {
+	f, size, err := openRegular(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	report, err := pack.Inspect(f, size, at)
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return report, func() { f.Close() }, nil
+}
+
+// openEIF reads the structure of an EIF and refuses one that is broken.
+func openEIF(path string) (*eif.File, *os.File, error) {
+	f, size, err := openRegular(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	file, err := eif.Open(f, size)
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return file, f, nil
+}
+
+func openRegular(path string) (*os.File, int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, info.Size(), nil
+}
+
+// atFlag is the time that --at says, or now.
+func atFlag(text string) (time.Time, error) {
+	if text == "" {
+		return time.Now(), nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return at, usagef("--at %q: expected a time like 2026-11-23T12:00:00Z", text)
+	}
+	return at, nil
+}
+
+// pcrFlags are flags --pcrN that hold the value of a register each.
+type pcrFlags map[int]*string
+
+func addPCRFlags(cmd *cobra.Command, numbers ...int) pcrFlags {
+	flags := pcrFlags{}
+	for _, n := range numbers {
+		flags[n] = cmd.Flags().String(fmt.Sprintf("pcr%d", n), "", fmt.Sprintf("expect PCR%d to have this value, in hexadecimal", n))
+	}
+	return flags
+}
+
+func (f pcrFlags) values() (map[int]eif.PCR, error) {
+	values := map[int]eif.PCR{}
+	for n, text := range f {
+		if *text == "" {
+			continue
+		}
+		pcr, err := eif.ParsePCR(*text)
+		if err != nil {
+			return nil, usagef("--pcr%d: %v", n, err)
+		}
+		values[n] = pcr
+	}
+	return values, nil
+}
+
+// keyFlags are how a signing key is given.
+type keyFlags struct{ certificate, key string }
+
+func (k *keyFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&k.certificate, "signing-certificate", "", "PEM file with the certificate of the key; PCR8 measures it")
+	cmd.Flags().StringVar(&k.key, "private-key", "", "PEM file with the private key (P-256, P-384 or P-521), or the ARN of a key in AWS KMS")
+}
+
+// signer is nil when no key was given.
+func (k *keyFlags) signer(cmd *cobra.Command) (*pack.Signer, error) {
+	switch {
+	case k.certificate == "" && k.key == "":
+		return nil, nil
+	case k.certificate == "" || k.key == "":
+		return nil, usagef("--signing-certificate and --private-key go together")
+	}
+	return pack.LoadSigner(k.key, k.certificate)
+}
+
+// lines prints each line to standard error after the command's name.
+func complain(s streams, format string, args ...any) {
+	fmt.Fprintf(s.err, "neb: "+format+"\n", args...)
+}
+
+// errSaid ends a command with status 1 when all has been said.
+var errSaid = &ExitError{Code: 1}

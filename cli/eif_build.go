@@ -1,0 +1,293 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/nitro-enclaves-bootstrap/neb/build/component"
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/pack"
+)
+
+// eifBuild are the options of `neb eif build`.
+type eifBuild struct {
+	image, rootfs   string
+	arch            string
+	blobs           string
+	kernel, config  string
+	cmdline         string
+	init, nsm       string
+	name, version   string
+	metadata        string
+	entrypoint, cmd []string
+	env             []string
+	workdir, user   string
+	key             keyFlags
+	output          string
+	make            buildFlags     // for blobs that are not there yet
+	given           *pflag.FlagSet // says which of them were given
+}
+
+func newEIFBuildCommand(s streams) *cobra.Command {
+	var o eifBuild
+	cmd := &cobra.Command{
+		Use:   "build (--image REFERENCE | --rootfs DIR|TAR) --output FILE",
+		Short: "Make an Enclave Image File from a container image",
+		Long: `Make an Enclave Image File from a container image, or from a directory or tar archive, and the blobs of 'neb build'.
+
+An image is given as a registry's reference (alpine:3), or as docker-daemon:NAME, docker-archive:FILE, oci-archive:FILE
+or oci:DIR. No Docker engine is needed but for docker-daemon:.
+
+The same image, blobs and options make the same bytes on any machine. The measurements go to standard output, as
+nitro-cli build-enclave prints them.`,
+		Example: `  neb eif build --image alpine:3 --cmd /bin/date --output date.eif
+  neb eif build --image docker-daemon:hello --output hello.eif --signing-certificate cert.pem --private-key key.pem
+  neb eif build --rootfs ./tree --entrypoint /server --arch aarch64 --output server.eif`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.given = cmd.Flags()
+			return o.run(cmd, s)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.image, "image", "", "the container image")
+	f.StringVar(&o.rootfs, "rootfs", "", "a directory or tar archive with the application's root, instead of an image")
+	f.StringVar(&o.arch, "arch", component.Host(), "architecture of the enclave: x86_64 or aarch64")
+	f.StringVar(&o.blobs, "blobs", "", "directory with the blobs (default: made by 'neb build', or from its cache)")
+	f.StringVar(&o.kernel, "kernel", "", "bzImage or Image, instead of the one of --blobs")
+	f.StringVar(&o.config, "kernel-config", "", "the kernel's configuration, instead of the one of --blobs")
+	f.StringVar(&o.cmdline, "cmdline", "", "the kernel's command line, instead of the one of --blobs")
+	f.StringVar(&o.init, "init", "", "PID 1, instead of the one of --blobs")
+	f.StringVar(&o.nsm, "nsm", "", "nsm.ko, instead of the one of --blobs; \"\" for none")
+	f.StringVar(&o.name, "name", "", "name of the image in the metadata (default: its label org.opencontainers.image.title)")
+	f.StringVar(&o.version, "version", "", "version of the image in the metadata (default: the digest of its configuration)")
+	f.StringVar(&o.metadata, "metadata", "", "file with a JSON object to put into the metadata, of at most 4096 bytes")
+	f.StringArrayVar(&o.entrypoint, "entrypoint", nil, "one argument of the command instead of the image's ENTRYPOINT; repeatable")
+	f.StringArrayVar(&o.cmd, "cmd", nil, "one argument of the command instead of the image's CMD; repeatable")
+	f.StringArrayVar(&o.env, "env", nil, "set an environment variable, K=V; repeatable")
+	f.StringVar(&o.workdir, "workdir", "", "working directory instead of the image's")
+	f.StringVar(&o.user, "user", "", "user, or user:group, instead of the image's")
+	f.StringVarP(&o.output, "output", "o", "", "the file to make")
+	f.BoolVar(&o.make.offline, "offline", false, "make missing blobs from what is in the cache, fetch nothing")
+	f.IntVarP(&o.make.jobs, "jobs", "j", 0, "processes at once, for missing blobs (default: one for each processor)")
+	f.StringVar(&o.make.source, "source", "", "neb's source tree, for a missing init")
+	f.Bool("json", true, "no effect: the measurements are always printed as JSON")
+	f.MarkHidden("json")
+	o.key.add(cmd)
+	// nitro-cli's names.
+	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if ours, ok := nitroNames[name]; ok {
+			name = ours
+		}
+		return pflag.NormalizedName(name)
+	})
+	return cmd
+}
+
+// nitroNames are nitro-cli build-enclave's flags, and ours for the same.
+var nitroNames = map[string]string{
+	"docker-uri":    "image",
+	"output-file":   "output",
+	"image_name":    "name",
+	"image_version": "version",
+}
+
+// toolVersion stands in the metadata of what `neb eif build` makes. It counts changes of what the command writes, not
+// releases: the same input then gives the same bytes with any build of neb that writes them the same way.
+const toolVersion = "1"
+
+func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
+	ctx := cmd.Context()
+	if (o.image == "") == (o.rootfs == "") {
+		return usagef("one of --image and --rootfs says what goes into the enclave")
+	}
+	if o.output == "" {
+		return usagef("--output says which file to make")
+	}
+	if o.arch != eif.X86_64 && o.arch != eif.AArch64 {
+		return usagef("--arch %q: an enclave has x86_64 or aarch64", o.arch)
+	}
+	build := &pack.Build{
+		Arch:    o.arch,
+		Cmdline: o.cmdline,
+		Name:    o.name,
+		Version: o.version,
+		Tool:    toolVersion,
+		Warn:    func(line string) { complain(s, "%s", line) },
+	}
+	var err error
+	if build.Time, err = sourceDateEpoch(); err != nil {
+		return err
+	}
+	if build.Signer, err = o.key.signer(cmd); err != nil {
+		return err
+	}
+	if o.metadata != "" {
+		if build.Metadata, err = readCustomMetadata(o.metadata); err != nil {
+			return err
+		}
+	}
+	if build.Blobs, err = o.findBlobs(ctx, s); err != nil {
+		return err
+	}
+
+	tree := image.NewTree("", image.Limits{})
+	defer tree.Close()
+	build.Tree = tree
+	overrides := o.overrides()
+	if o.image != "" {
+		img, err := image.Open(ctx, o.image, image.Options{Arch: o.arch})
+		if err != nil {
+			return err
+		}
+		defer img.Close()
+		build.Config = img.RawConfig()
+		build.Application = pack.Application(img.Config().Config, overrides)
+		if err := build.Check(); err != nil {
+			return fmt.Errorf("image %s: %w", o.image, err)
+		}
+		if err := tree.AddImage(ctx, img, ""); err != nil {
+			return err
+		}
+	} else {
+		build.Application = pack.Application(v1.Config{}, overrides)
+		if err := build.Check(); err != nil {
+			return err
+		}
+		add := tree.AddTar
+		if info, err := os.Stat(o.rootfs); err != nil {
+			return err
+		} else if info.IsDir() {
+			add = tree.AddDir
+		}
+		if err := add(ctx, o.rootfs, ""); err != nil {
+			return err
+		}
+	}
+
+	var result *pack.Result
+	err = pack.WriteAside(o.output, func(f *os.File) error {
+		result, err = build.To(ctx, f)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", o.output, err)
+	}
+	complain(s, "%s: %d bytes; an enclave needs at least %d MiB of memory for it", o.output, result.Size, (4*result.Size+1<<20-1)>>20)
+	return printMeasurements(s, result.Measurements)
+}
+
+func printMeasurements(s streams, m eif.Measurements) error {
+	text, err := pack.MeasurementsJSON(m)
+	if err != nil {
+		return err
+	}
+	_, err = s.out.Write(text)
+	return err
+}
+
+func (o *eifBuild) overrides() pack.Overrides {
+	v := pack.Overrides{Entrypoint: o.entrypoint, Cmd: o.cmd, Env: o.env}
+	if o.given.Changed("workdir") {
+		v.WorkingDir = &o.workdir
+	}
+	if o.given.Changed("user") {
+		v.User = &o.user
+	}
+	return v
+}
+
+// findBlobs are the blobs that the flags name; those that they do not name come from --blobs, or are built.
+func (o *eifBuild) findBlobs(ctx context.Context, s streams) (pack.Blobs, error) {
+	blobs := pack.Blobs{}
+	if o.blobs != "" {
+		blobs = pack.BlobsIn(o.blobs, o.arch)
+	} else if o.kernel == "" || o.init == "" {
+		var err error
+		if blobs, err = o.builtBlobs(ctx, s); err != nil {
+			return blobs, err
+		}
+	}
+	if o.kernel != "" {
+		// Configuration, command line and driver belong to the kernel.
+		blobs.Kernel, blobs.Config, blobs.NSM = o.kernel, "", ""
+		if _, err := os.Stat(o.kernel + ".config"); err == nil {
+			blobs.Config = o.kernel + ".config"
+		}
+	}
+	if o.config != "" {
+		blobs.Config = o.config
+	}
+	if o.init != "" {
+		blobs.Init = o.init
+	}
+	if o.given.Changed("nsm") {
+		blobs.NSM = o.nsm
+	}
+	return blobs, nil
+}
+
+// builtBlobs are those of `neb build`, from its cache or made now.
+func (o *eifBuild) builtBlobs(ctx context.Context, s streams) (pack.Blobs, error) {
+	b, done, err := o.make.builder(s)
+	if err != nil {
+		return pack.Blobs{}, err
+	}
+	defer done()
+	dirs := map[string]string{}
+	for _, name := range []string{"kernel", "init"} {
+		out, err := b.Build(ctx, o.arch, name)
+		if err != nil {
+			return pack.Blobs{}, err
+		}
+		dirs[name] = out[0].Dir
+	}
+	blobs := pack.BlobsIn(dirs["kernel"], o.arch)
+	blobs.Init = filepath.Join(dirs["init"], "init")
+	return blobs, nil
+}
+
+// sourceDateEpoch is the time that goes into a file, by the convention of reproducible-builds.org; zero without one.
+func sourceDateEpoch() (time.Time, error) {
+	text := os.Getenv("SOURCE_DATE_EPOCH")
+	if text == "" {
+		return time.Time{}, nil
+	}
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || seconds < 0 {
+		return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH is %q, and must be a number of seconds since 1970", text)
+	}
+	return time.Unix(seconds, 0), nil
+}
+
+func readCustomMetadata(path string) (json.RawMessage, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, pack.MaxCustomMetadata+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > pack.MaxCustomMetadata {
+		return nil, fmt.Errorf("%s has more than %d bytes, which is all that the metadata of an image have room for", path, pack.MaxCustomMetadata)
+	}
+	var object map[string]any
+	if err := json.Unmarshal(text, &object); err != nil && strings.TrimSpace(string(text)) != "null" {
+		return nil, fmt.Errorf("%s: expected a JSON object: %w", path, err)
+	}
+	return text, nil
+}

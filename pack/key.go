@@ -1,0 +1,65 @@
+package pack
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+)
+
+// ParseKey reads a private key from PEM text: PKCS #8 or the older form of EC keys. Other text and blocks such as
+// EC PARAMETERS, which openssl writes, are passed over. The key must be on P-256, P-384 or P-521; whether it is, the
+// signing says.
+func ParseKey(text []byte) (*ecdsa.PrivateKey, error) {
+	for rest := text; ; {
+		var block *pem.Block
+		block, rest = pem.Decode(rest)
+		if block == nil {
+			return nil, errors.New("there is no private key in it: expected a PEM block PRIVATE KEY or EC PRIVATE KEY")
+		}
+		if block.Headers["DEK-Info"] != "" || block.Type == "ENCRYPTED PRIVATE KEY" {
+			return nil, errors.New("the private key is encrypted: decrypt it first (openssl pkey -in FILE -out PLAIN)")
+		}
+		switch block.Type {
+		case "EC PRIVATE KEY":
+			return x509.ParseECPrivateKey(block.Bytes)
+		case "PRIVATE KEY":
+			key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+			if err != nil {
+				return nil, err
+			}
+			if ec, ok := key.(*ecdsa.PrivateKey); ok {
+				return ec, nil
+			}
+			return nil, fmt.Errorf("the private key is of the type %T: an EIF is signed with ECDSA on P-256, P-384 or P-521", key)
+		case "RSA PRIVATE KEY":
+			return nil, errors.New("the private key is an RSA key: an EIF is signed with ECDSA on P-256, P-384 or P-521")
+		}
+	}
+}
+
+// Signer is what signs an EIF: a key and the PEM text of its certificate.
+type Signer struct {
+	Key         crypto.Signer
+	Certificate []byte
+}
+
+// LoadSigner reads a private key and a certificate from PEM files.
+func LoadSigner(keyFile, certificateFile string) (*Signer, error) {
+	text, err := os.ReadFile(keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("the private key: %w", err)
+	}
+	key, err := ParseKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("the private key %s: %w", keyFile, err)
+	}
+	certificate, err := LoadCertificate(certificateFile)
+	if err != nil {
+		return nil, err
+	}
+	return &Signer{Key: key, Certificate: certificate}, nil
+}

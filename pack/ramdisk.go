@@ -1,0 +1,146 @@
+package pack
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"github.com/nitro-enclaves-bootstrap/neb/app"
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+)
+
+// compressions are the forms in which the kernel takes a ramdisk besides the plain one, by their first bytes
+// (lib/decompress.c). Those without an opener are known by name only.
+var compressions = []struct {
+	name, magic string
+	open        func(io.Reader) (io.Reader, error)
+}{
+	{"gzip", "\x1f\x8b", func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }},
+	{"zstd", "\x28\xb5\x2f\xfd", func(r io.Reader) (io.Reader, error) {
+		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(128<<20))
+		if err != nil {
+			return nil, err
+		}
+		return d.IOReadCloser(), nil
+	}},
+	{"xz", "\xfd7zXZ\x00", func(r io.Reader) (io.Reader, error) { return xz.NewReader(bufio.NewReader(r)) }},
+	{"lz4", "\x02\x21\x4c\x18", nil},
+	{"lz4", "\x03\x21\x4c\x18", nil},
+	{"bzip2", "BZh", nil},
+	{"lzma", "\x5d\x00\x00", nil},
+	{"lzo", "\x89\x4c\x5a", nil},
+}
+
+// plainMagic is how a newc archive starts.
+const plainMagic = "0707"
+
+// openRamdisk reads the archive in a ramdisk section, whatever it is compressed with.
+func openRamdisk(f *eif.File, s eif.Section) (*initramfs.Reader, error) {
+	content := f.Content(s)
+	head := make([]byte, 6)
+	n, err := content.ReadAt(head, 0)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	head = head[:n]
+	for _, c := range compressions {
+		if !bytes.HasPrefix(head, []byte(c.magic)) {
+			continue
+		}
+		if c.open == nil {
+			return nil, fmt.Errorf("it is compressed with %s, which is not read here", c.name)
+		}
+		r, err := c.open(content)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name, err)
+		}
+		return initramfs.NewReader(r), nil
+	}
+	if !bytes.HasPrefix(head, []byte(plainMagic)) {
+		return nil, fmt.Errorf("it begins with %q, and is neither a newc archive nor one that is compressed in a way that the kernel knows", head)
+	}
+	return initramfs.NewReader(content), nil
+}
+
+// isPlain says whether a ramdisk is an archive without compression.
+func isPlain(f *eif.File, s eif.Section) bool {
+	head := make([]byte, len(plainMagic))
+	n, _ := f.Content(s).ReadAt(head, 0)
+	return string(head[:n]) == plainMagic
+}
+
+// walkRamdisk calls use for each entry of a ramdisk. The reader gives the entry's content.
+func walkRamdisk(f *eif.File, s eif.Section, use func(*initramfs.Header, *initramfs.Reader) error) error {
+	r, err := openRamdisk(f, s)
+	if err != nil {
+		return err
+	}
+	for {
+		h, err := r.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := use(h, r); err != nil {
+			return err
+		}
+	}
+}
+
+// intruders lists the names in the ramdisks after the first that have no business there. The kernel unpacks one
+// ramdisk over the other, so that a later one can replace PID 1 and the driver that PCR1 measures, and whoever trusts
+// PCR1 is deceived. At most a few are listed.
+func intruders(f *eif.File) ([]string, error) {
+	const most = 20
+	var found []string
+	seed := maphash.MakeSeed()
+	symlinks := map[uint64]struct{}{}
+	errEnough := errors.New("enough")
+
+	for i, s := range f.All(eif.Ramdisk) {
+		report := func(format string, args ...any) error {
+			found = append(found, fmt.Sprintf("ramdisk %d: ", i)+fmt.Sprintf(format, args...))
+			if len(found) >= most {
+				return errEnough
+			}
+			return nil
+		}
+		err := walkRamdisk(f, s, func(h *initramfs.Header, _ *initramfs.Reader) error {
+			name := path.Clean("/" + h.Name)
+			if i > 0 {
+				if !app.Belongs(name, false) {
+					return report("%q does not belong into it: it would be unpacked over the bootstrap", h.Name)
+				}
+				// The kernel follows symbolic links on its way to a name: rootfs/a -> / and rootfs/a/init is /init.
+				for parent := path.Dir(name); parent != "/"; parent = path.Dir(parent) {
+					if _, ok := symlinks[maphash.String(seed, parent)]; ok {
+						return report("%q leads through the symbolic link %q: it would be unpacked somewhere else", h.Name, strings.TrimPrefix(parent, "/"))
+					}
+				}
+			}
+			if h.Mode&initramfs.TypeMask == initramfs.TypeSymlink {
+				symlinks[maphash.String(seed, name)] = struct{}{}
+			}
+			return nil
+		})
+		if err == errEnough {
+			return append(found, "and more"), nil
+		}
+		if err != nil {
+			return found, fmt.Errorf("ramdisk %d: %w", i, err)
+		}
+	}
+	return found, nil
+}
