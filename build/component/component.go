@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/build/progress"
@@ -145,6 +146,9 @@ var errFresh = errors.New("made, not kept")
 
 // build makes a job, or finds it made.
 func (b *Builder) build(ctx context.Context, j job) (Output, error) {
+	// Files made on the way keep the permissions that they are made with, whoever makes them: this process, the Go
+	// command, a compiler. Nothing may depend on the user's umask.
+	syscall.Umask(0o022)
 	key := j.name + "-" + j.arch + "-" + keyOf(j.name, j.arch, j.inputs)
 	if j.arch == "" {
 		key = j.name + "-" + keyOf(j.name, j.arch, j.inputs)

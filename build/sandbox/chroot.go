@@ -136,7 +136,7 @@ func linkTree(from, to string, skip []string) error {
 		at := filepath.Join(to, rel)
 		switch e.Type() {
 		case fs.ModeDir:
-			return os.Mkdir(at, 0o755)
+			return errors.Join(os.Mkdir(at, 0o755), os.Chmod(at, 0o755)) // whatever the umask
 		case fs.ModeSymlink:
 			target, err := os.Readlink(path)
 			if err != nil {

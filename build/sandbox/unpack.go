@@ -189,7 +189,7 @@ func unpackEntry(root *os.Root, name string, h *tar.Header, body io.Reader, buf 
 	}
 	switch h.Typeflag {
 	case tar.TypeDir:
-		return root.MkdirAll(name, 0o755)
+		return errors.Join(root.MkdirAll(name, 0o755), root.Chmod(name, 0o755)) // whatever the umask
 	case tar.TypeSymlink:
 		return root.Symlink(h.Linkname, name)
 	case tar.TypeLink:
@@ -208,7 +208,7 @@ func unpackEntry(root *os.Root, name string, h *tar.Header, body io.Reader, buf 
 			f.Close()
 			return err
 		}
-		if err := f.Chmod(mode); err != nil { // whatever the umask
+		if err := f.Chmod(mode); err != nil {
 			f.Close()
 			return err
 		}
