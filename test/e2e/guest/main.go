@@ -3,13 +3,26 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
+	"io"
 	"os"
+	"strconv"
+	"syscall"
+
+	"github.com/nitro-enclaves-bootstrap/neb/nsm"
 )
 
 // acts is what the guest can do, by the name that the test gives as its first argument.
 var acts = map[string]func(args []string) error{
-	"hello": hello,
+	"attest": attest,
+	"exit":   exit,
+	"hello":  hello,
+	"kill":   kill,
+	"pcrs":   pcrs,
+	"sum":    sum,
+	"write":  write,
 }
 
 func main() {
@@ -23,16 +36,103 @@ func main() {
 	}
 }
 
-// hello prints a greeting and who the program runs as.
+// hello says who the program runs as and where.
 func hello([]string) error {
-	fmt.Printf("hello: from uid %d in %s\n", os.Getuid(), mustWd())
+	dir, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("hello: uid %d in %s\n", os.Getuid(), dir)
 	return nil
 }
 
-func mustWd() string {
-	dir, err := os.Getwd()
+// exit ends with the status that it is given.
+func exit(args []string) error {
+	status, err := strconv.Atoi(args[0])
 	if err != nil {
-		return err.Error()
+		return err
 	}
-	return dir
+	os.Exit(status)
+	return nil
+}
+
+// kill ends by the signal number that it is given.
+func kill(args []string) error {
+	number, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	if err := syscall.Kill(os.Getpid(), syscall.Signal(number)); err != nil {
+		return err
+	}
+	select {}
+}
+
+// pcrs prints the registers that the secure module reports, by the index.
+func pcrs(args []string) error {
+	module, done, err := nsm.Open()
+	if err != nil {
+		return err
+	}
+	defer done()
+	for _, arg := range args {
+		index, err := strconv.Atoi(arg)
+		if err != nil {
+			return err
+		}
+		register, err := module.DescribePCR(index)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("PCR%d: %x\n", index, register.Value)
+	}
+	return nil
+}
+
+// attest prints an attestation document in base64, with the nonce it is given.
+func attest(args []string) error {
+	module, done, err := nsm.Open()
+	if err != nil {
+		return fmt.Errorf("as uid %d: %w", os.Getuid(), err)
+	}
+	defer done()
+	document, err := module.Attest(nil, []byte(args[0]), nil)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("document: %s\n", base64.StdEncoding.EncodeToString(document))
+	return nil
+}
+
+// sum prints the SHA-256 and size of the files that it is given.
+func sum(args []string) error {
+	for _, name := range args {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		hash := sha256.New()
+		n, err := io.Copy(hash, f)
+		f.Close()
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s: %x %d\n", name, hash.Sum(nil), n)
+	}
+	return nil
+}
+
+// write tries to change a file of the image and to add one beside it.
+func write(args []string) error {
+	for _, name := range args {
+		if err := os.WriteFile(name, []byte("changed"), 0o644); err != nil {
+			return err
+		}
+		content, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s: %s\n", name, content)
+	}
+	return nil
 }

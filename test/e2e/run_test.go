@@ -1,0 +1,247 @@
+package e2e
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+)
+
+// measured is what `neb eif build` prints.
+type measured struct {
+	Measurements map[string]string
+}
+
+// pack makes an EIF from an image and returns its path and measurements.
+func pack(t testing.TB, image string, args ...string) (string, measured) {
+	t.Helper()
+	dir, err := blobs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "app.eif")
+	out := neb(t, append([]string{"eif", "build", "--image", image, "--arch", "x86_64", "--blobs", dir, "--output", path}, args...)...)
+	var m measured
+	if err := json.Unmarshal([]byte(out), &m); err != nil {
+		t.Fatalf("neb eif build printed %q: %v", out, err)
+	}
+	return path, m
+}
+
+// boot runs an EIF and returns how the run ended.
+func boot(t testing.TB, eif string, args ...string) result {
+	t.Helper()
+	args = append([]string{"run", "--timeout", "120s"}, args...)
+	if qemu := os.Getenv("NEB_QEMU"); qemu != "" {
+		args = append(args, "--qemu", qemu)
+	}
+	return tryNeb(t, 15*time.Minute, append(args, eif)...)
+}
+
+// says fails the test unless a line of the enclave's console is want.
+func (r result) says(t testing.TB, want string) {
+	t.Helper()
+	for line := range strings.Lines(r.stdout) {
+		if strings.TrimRight(line, "\r\n") == want {
+			return
+		}
+	}
+	t.Fatalf("no line %q on the console; exit status %d\nstdout:\n%s\nstderr:\n%s", want, r.code, r.stdout, r.stderr)
+}
+
+// find returns the first group of pattern on the console.
+func (r result) find(t testing.TB, pattern string) string {
+	t.Helper()
+	m := regexp.MustCompile("(?m)" + pattern).FindStringSubmatch(r.stdout)
+	if m == nil {
+		t.Fatalf("nothing like %q on the console; exit status %d\nstdout:\n%s\nstderr:\n%s", pattern, r.code, r.stdout, r.stderr)
+	}
+	return m[1]
+}
+
+func TestExitStatus(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		cmd  []string
+		want int
+	}{
+		{"success", []string{"/guest", "hello"}, 0},
+		{"status", []string{"/guest", "exit", "7"}, 7},
+		{"largest status", []string{"/guest", "exit", "255"}, 255},
+		{"signal", []string{"/guest", "kill", "9"}, 128 + 9},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: c.cmd})))
+			if r := boot(t, eif); r.code != c.want {
+				t.Fatalf("exit status %d, want %d\nstdout:\n%s\nstderr:\n%s", r.code, c.want, r.stdout, r.stderr)
+			}
+		})
+	}
+}
+
+func TestTimeout(t *testing.T) {
+	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}})))
+	if r := boot(t, eif, "--timeout", "10ms"); r.code != 124 {
+		t.Fatalf("exit status %d after a timeout, want 124\nstderr:\n%s", r.code, r.stderr)
+	}
+}
+
+// TestSources packs one image as a Docker engine, a docker archive and an OCI layout hold it: one file, which boots
+// as the image's configuration says.
+func TestSources(t *testing.T) {
+	need.Docker(t)
+	tag := dockerImage(t, "ENV GREETING=hello\nUSER 1000:1000\nWORKDIR /srv/app\nENTRYPOINT [\"/guest\"]\nCMD [\"hello\"]\n")
+	saved := filepath.Join(t.TempDir(), "saved.tar")
+	if out, err := exec.Command("docker", "save", "-o", saved, tag).CombinedOutput(); err != nil {
+		t.Fatalf("docker save: %v\n%s", err, out)
+	}
+	converted := filepath.Join(t.TempDir(), "layout")
+	copied := exec.Command(need.Command(t, "skopeo"), "--insecure-policy", "copy", "-q", "docker-archive:"+saved, "oci:"+converted)
+	if out, err := copied.CombinedOutput(); err != nil {
+		t.Fatalf("skopeo copy: %v\n%s", err, out)
+	}
+
+	var first string
+	sums := map[string][32]byte{}
+	for _, source := range []string{"docker-daemon:" + tag, "docker-archive:" + saved, "oci:" + converted} {
+		eif, _ := pack(t, source, "--name", "same")
+		content, err := os.ReadFile(eif)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kind, _, _ := strings.Cut(source, ":")
+		sums[kind] = sha256.Sum256(content)
+		if first == "" {
+			first = eif
+		} else if sums[kind] != sums["docker-daemon"] {
+			t.Errorf("%s gives %x, docker-daemon %x", kind, sums[kind], sums["docker-daemon"])
+		}
+	}
+	r := boot(t, first)
+	r.says(t, "hello: uid 1000 in /srv/app")
+	if r.code != 0 {
+		t.Fatalf("exit status %d\nstderr:\n%s", r.code, r.stderr)
+	}
+}
+
+// TestMeasurements compares what `neb eif build` prints with what the secure module of the booted file reports, for
+// a signed file, and with what an attestation document says to `neb attest verify`.
+func TestMeasurements(t *testing.T) {
+	certificate, key := signer(t)
+	for _, format := range []string{"cpio", "erofs"} {
+		t.Run(format, func(t *testing.T) {
+			image := ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "pcrs", "0", "1", "2", "8"}}))
+			eif, m := pack(t, image, "--rootfs-format", format, "--signing-certificate", certificate, "--private-key", key)
+			r := boot(t, eif)
+			for _, index := range []string{"PCR0", "PCR1", "PCR2", "PCR8"} {
+				if got := r.find(t, "^"+index+": ([0-9a-f]{96})\r?$"); got != m.Measurements[index] {
+					t.Errorf("%s: the module reports %s, neb eif build printed %s", index, got, m.Measurements[index])
+				}
+			}
+		})
+	}
+}
+
+// TestAttestation lets an application that is not root attest, and verifies the document against the file.
+func TestAttestation(t *testing.T) {
+	image := ociLayout(t, guestImage(t, v1.Config{User: "1000", Cmd: []string{"/guest", "attest", "nonce-1"}}))
+	eif, _ := pack(t, image)
+	r := boot(t, eif)
+	document, err := base64.StdEncoding.DecodeString(r.find(t, "^document: ([A-Za-z0-9+/=]+)\r?$"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "document.cbor")
+	if err := os.WriteFile(path, document, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	nonce := fmt.Sprintf("%x", "nonce-1")
+	neb(t, "attest", "verify", path, "--eif", eif, "--nonce", nonce, "--allow-emulated")
+	if r := tryNeb(t, time.Minute, "attest", "verify", path, "--eif", eif, "--nonce", nonce); r.code != 1 {
+		t.Errorf("an emulated document without --allow-emulated: exit status %d, want 1", r.code)
+	}
+	other, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}})))
+	if r := tryNeb(t, time.Minute, "attest", "verify", path, "--eif", other, "--nonce", nonce, "--allow-emulated"); r.code != 1 {
+		t.Errorf("a document of another image: exit status %d, want 1", r.code)
+	}
+}
+
+// TestErofs boots an application from a compressed root: files are whole, and can be changed.
+func TestErofs(t *testing.T) {
+	body := noise(3<<20 + 17)
+	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, Cmd: []string{"sum", "/data/noise", "/guest"}},
+		entry{"data", 0o755, nil}, entry{"data/noise", 0o644, body}))
+	eif, _ := pack(t, image, "--rootfs-format", "erofs")
+	boot(t, eif).says(t, sumLine("/data/noise", body))
+
+	eif, _ = pack(t, image, "--rootfs-format", "erofs", "--cmd", "write", "--cmd", "/data/noise", "--cmd", "/data/new")
+	r := boot(t, eif)
+	r.says(t, "/data/noise: changed")
+	r.says(t, "/data/new: changed")
+}
+
+// TestLargeImage boots a 1 GB image, in the memory that nitro-cli would ask for.
+func TestLargeImage(t *testing.T) {
+	if testing.Short() {
+		t.Skip("1 GB takes its time")
+	}
+	body := noise(1 << 29)
+	image := ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "sum", "/a", "/b"}},
+		entry{"a", 0o644, body}, entry{"b", 0o644, body}))
+	eif, _ := pack(t, image)
+	r := boot(t, eif, "--timeout", "10m")
+	r.says(t, sumLine("/a", body))
+	r.says(t, sumLine("/b", body))
+}
+
+// signer makes a P-384 key and its certificate, as PEM files.
+func signer(t testing.TB) (certificate, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "end-to-end test"},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certificate, key = filepath.Join(dir, "certificate.pem"), filepath.Join(dir, "key.pem")
+	for path, block := range map[string]*pem.Block{
+		certificate: {Type: "CERTIFICATE", Bytes: der},
+		key:         {Type: "PRIVATE KEY", Bytes: keyDER},
+	} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certificate, key
+}
