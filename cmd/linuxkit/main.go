@@ -1,0 +1,9 @@
+// Command linuxkit is the drop-in that nitro-cli calls: it turns container images and files, named in YAML, into ramdisks.
+// See docs/linuxkit.md.
+package main
+
+import "os"
+
+func main() {
+	os.Exit(run(os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
+}

@@ -1,0 +1,191 @@
+package image
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// smallBody is the size up to which bodies are read together with their neighbours; larger ones are left to the kernel.
+const smallBody = 64 << 10
+
+// window is a piece of one of the tree's files in memory.
+type window struct {
+	file uint16
+	at   int64
+	b    []byte
+}
+
+// CopyBody writes the bytes of a file to w. When w is an io.ReaderFrom that ends in a file (initramfs.Writer, os.File),
+// large ones are copied by the kernel.
+func (t *Tree) CopyBody(w io.Writer, e *Entry) (int64, error) {
+	if e.Size == 0 {
+		return 0, nil
+	}
+	src := t.files[e.body.file]
+	switch {
+	case src.file != nil && e.Size <= smallBody:
+		b, err := t.small(e, src.file)
+		if err != nil {
+			return 0, err
+		}
+		n, err := w.Write(b)
+		return int64(n), err
+	case src.file != nil:
+		if _, err := src.file.Seek(e.body.at, io.SeekStart); err != nil {
+			return 0, err
+		}
+		return copyAll(w, src.file, e.Size)
+	case src.root != nil:
+		name := string(t.names.get(uint32(e.body.at)))
+		f, err := src.root.Open(name)
+		if err != nil {
+			return 0, err
+		}
+		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			return 0, err
+		}
+		if info.Size() != e.Size {
+			return 0, fmt.Errorf("%s had %d bytes and now has %d: it changed meanwhile", filepath.Join(src.root.Name(), name), e.Size, info.Size())
+		}
+		return copyAll(w, f, e.Size)
+	}
+	n, err := w.Write(t.names.get(uint32(e.body.at)))
+	return int64(n), err
+}
+
+func copyAll(w io.Writer, f *os.File, size int64) (n int64, err error) {
+	r := &io.LimitedReader{R: f, N: size}
+	if to, ok := w.(io.ReaderFrom); ok {
+		n, err = to.ReadFrom(r)
+	} else {
+		n, err = io.Copy(w, r)
+	}
+	if err == nil && n != size {
+		err = fmt.Errorf("%d bytes of %d: %w", n, size, io.ErrUnexpectedEOF)
+	}
+	return n, err
+}
+
+// small returns the bytes of a small file. They stand until the next call.
+func (t *Tree) small(e *Entry, f *os.File) ([]byte, error) {
+	w := &t.window
+	end := e.body.at + e.Size
+	if w.file != e.body.file || e.body.at < w.at || end > w.at+int64(len(w.b)) {
+		if w.b == nil {
+			w.b = make([]byte, chunkSize)
+		}
+		n, err := f.ReadAt(w.b[:cap(w.b)], e.body.at)
+		if err != nil && err != io.EOF {
+			return nil, err
+		}
+		w.file, w.at, w.b = e.body.file, e.body.at, w.b[:n]
+		if int64(n) < e.Size {
+			return nil, io.ErrUnexpectedEOF
+		}
+	}
+	return w.b[e.body.at-w.at:][:e.Size], nil
+}
+
+// Open reads the bytes of a file.
+func (t *Tree) Open(e *Entry) io.Reader {
+	src := t.files[e.body.file]
+	switch {
+	case e.Size == 0:
+		return eof{}
+	case src.file != nil:
+		return io.NewSectionReader(src.file, e.body.at, e.Size)
+	case src.root != nil:
+		r, w := io.Pipe()
+		c := *e
+		go func() {
+			_, err := t.CopyBody(struct{ io.Writer }{w}, &c)
+			w.CloseWithError(err)
+		}()
+		return r
+	}
+	return io.LimitReader(&reader{t.names.get(uint32(e.body.at))}, e.Size)
+}
+
+type eof struct{}
+
+func (eof) Read([]byte) (int, error) { return 0, io.EOF }
+
+type reader struct{ b []byte }
+
+func (r *reader) Read(p []byte) (int, error) {
+	if len(r.b) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, r.b)
+	r.b = r.b[n:]
+	return n, nil
+}
+
+// tarHeader is e as tar has it. names remembers the first name of each inode.
+func tarHeader(e *Entry, names map[uint32]string) (*tar.Header, error) {
+	h := &tar.Header{
+		Name: e.Path, Mode: int64(e.Mode & 0o7777), Uid: int(e.UID), Gid: int(e.GID), ModTime: time.Unix(e.ModTime, 0),
+		Devmajor: int64(e.Major), Devminor: int64(e.Minor), Linkname: e.Target,
+	}
+	if e.Links > 1 && !e.First {
+		h.Typeflag, h.Linkname = tar.TypeLink, names[e.Inode]
+		return h, nil
+	}
+	if e.Links > 1 {
+		names[e.Inode] = e.Path
+	}
+	switch e.Mode & typeMask {
+	case typeFile:
+		h.Typeflag, h.Size = tar.TypeReg, e.Size
+	case typeDir:
+		h.Typeflag = tar.TypeDir
+		h.Name += "/"
+	case typeSymlink:
+		h.Typeflag = tar.TypeSymlink
+	case typeChar:
+		h.Typeflag = tar.TypeChar
+	case typeBlock:
+		h.Typeflag = tar.TypeBlock
+	case typeFifo:
+		h.Typeflag = tar.TypeFifo
+	default:
+		return nil, errors.New("a tar archive holds no socket")
+	}
+	for _, x := range e.Xattrs {
+		if h.PAXRecords == nil {
+			h.PAXRecords = map[string]string{}
+		}
+		h.PAXRecords[paxXattr+x.Name] = x.Value
+	}
+	return h, nil
+}
+
+// nameless makes a file that is gone when it is closed, however the program ends.
+func nameless(dir string) (*os.File, error) {
+	if dir == "" {
+		dir = os.TempDir()
+	}
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		return os.NewFile(uintptr(fd), filepath.Join(dir, "(nameless)")), nil
+	}
+	// Some file systems (overlayfs before Linux 6.3, NFS) have no O_TMPFILE.
+	f, err := os.CreateTemp(dir, ".neb-*")
+	if err != nil {
+		return nil, fmt.Errorf("no room for the layers' files: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}

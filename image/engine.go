@@ -1,0 +1,249 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// engine talks to a Docker engine over its HTTP interface, of which two calls are needed. No version is put into the paths: an
+// engine then answers in its own, so that old and new ones understand alike.
+type engine struct {
+	host   string // as DOCKER_HOST names it
+	base   string // of URLs
+	client *http.Client
+}
+
+// ErrNoSuchImage is what an engine says about an image that it does not have.
+var ErrNoSuchImage = errors.New("the Docker engine has no such image")
+
+// ErrNoEngine is what is returned when no Docker engine answers.
+var ErrNoEngine = errors.New("no Docker engine answers")
+
+func openEngine(ctx context.Context, rest string, o Options) (*Image, error) {
+	e, err := findEngine()
+	if err != nil {
+		return nil, err
+	}
+	defer e.client.CloseIdleConnections()
+	var info struct {
+		RepoTags         []string
+		Os, Architecture string
+	}
+	body, err := e.get(ctx, "/images/"+rest+"/json", nil)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := readAll(body, maxConfig)
+	body.Close()
+	if err == nil {
+		err = json.Unmarshal(raw, &info)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("what the Docker engine at %s says about it: %w", e.host, err)
+	}
+	// A name without a tag would save all tags of the repository.
+	if tagged := rest + ":latest"; slices.Contains(info.RepoTags, tagged) || slices.ContainsFunc(info.RepoTags, func(t string) bool { return Expand(t) == Expand(rest) }) {
+		if !strings.ContainsAny(rest[strings.LastIndexByte(rest, '/')+1:], ":@") {
+			rest = tagged
+		}
+	}
+	platform, err := json.Marshal(map[string]string{"os": "linux", "architecture": arches[o.Arch]})
+	if err != nil {
+		return nil, err
+	}
+	body, err = e.get(ctx, "/images/"+rest+"/get", url.Values{"platform": {string(platform)}})
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	saved, err := spoolArchive(body, o)
+	if err != nil {
+		return nil, fmt.Errorf("what the Docker engine at %s sent: %w", e.host, err)
+	}
+	img, err := fromFiles(ctx, saved, "", o)
+	if err != nil {
+		saved.Close()
+		return nil, err
+	}
+	img.closers = append(img.closers, saved)
+	return img, nil
+}
+
+func (e *engine) get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
+	u := e.base + (&url.URL{Path: path, RawQuery: query.Encode()}).String()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := e.client.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("%w at %s: %w", ErrNoEngine, e.host, err)
+	}
+	if answer.StatusCode == http.StatusOK {
+		return answer.Body, nil
+	}
+	defer answer.Body.Close()
+	raw, _ := readAll(answer.Body, 64<<10)
+	var said struct{ Message string }
+	if json.Unmarshal(raw, &said) != nil {
+		said.Message = strings.TrimSpace(string(raw))
+	}
+	if answer.StatusCode == http.StatusNotFound {
+		return nil, fmt.Errorf("%w: %s", ErrNoSuchImage, said.Message)
+	}
+	return nil, fmt.Errorf("the Docker engine at %s answers %s: %s", e.host, answer.Status, said.Message)
+}
+
+// endpoint is where an engine listens and what is needed to be let in.
+type endpoint struct {
+	host   string
+	tlsDir string // with ca.pem, cert.pem, key.pem; "" for none
+	verify bool
+}
+
+// findEngine goes the way of the docker command: DOCKER_HOST, then DOCKER_CONTEXT, then the current context of its configuration,
+// then the socket of this machine.
+func findEngine() (*engine, error) {
+	at := endpoint{host: "unix:///var/run/docker.sock"}
+	config := os.Getenv("DOCKER_CONFIG")
+	if home, err := os.UserHomeDir(); config == "" && err == nil {
+		config = filepath.Join(home, ".docker")
+	}
+	if host := os.Getenv("DOCKER_HOST"); host != "" {
+		at.host = host
+		if os.Getenv("DOCKER_TLS") != "" || os.Getenv("DOCKER_TLS_VERIFY") != "" {
+			at.verify = os.Getenv("DOCKER_TLS_VERIFY") != ""
+			if at.tlsDir = os.Getenv("DOCKER_CERT_PATH"); at.tlsDir == "" {
+				at.tlsDir = config
+			}
+		}
+	} else if name, err := currentContext(config); err != nil {
+		return nil, err
+	} else if name != "" && name != "default" {
+		if at, err = readContext(config, name); err != nil {
+			return nil, fmt.Errorf("docker context %s: %w", name, err)
+		}
+	}
+	return at.connect()
+}
+
+func currentContext(config string) (string, error) {
+	if name := os.Getenv("DOCKER_CONTEXT"); name != "" {
+		return name, nil
+	}
+	file := filepath.Join(config, "config.json")
+	raw, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	var c struct{ CurrentContext string }
+	if err == nil {
+		err = json.Unmarshal(raw, &c)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", file, err)
+	}
+	return c.CurrentContext, nil
+}
+
+// readContext reads a context as docker context create leaves it.
+func readContext(config, name string) (endpoint, error) {
+	sum := sha256.Sum256([]byte(name))
+	id := hex.EncodeToString(sum[:])
+	raw, err := os.ReadFile(filepath.Join(config, "contexts", "meta", id, "meta.json"))
+	if err != nil {
+		return endpoint{}, err
+	}
+	var meta struct {
+		Endpoints map[string]struct {
+			Host          string
+			SkipTLSVerify bool
+		}
+	}
+	if err := json.Unmarshal(raw, &meta); err != nil {
+		return endpoint{}, err
+	}
+	docker, ok := meta.Endpoints["docker"]
+	if !ok || docker.Host == "" {
+		return endpoint{}, errors.New("it names no Docker engine")
+	}
+	at := endpoint{host: docker.Host, verify: !docker.SkipTLSVerify}
+	if dir := filepath.Join(config, "contexts", "tls", id, "docker"); isDir(dir) {
+		at.tlsDir = dir
+	}
+	return at, nil
+}
+
+func isDir(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.IsDir()
+}
+
+func (at endpoint) connect() (*engine, error) {
+	scheme, rest, _ := strings.Cut(at.host, "://")
+	transport := &http.Transport{DisableCompression: true}
+	e := &engine{host: at.host, client: &http.Client{Transport: transport}}
+	switch scheme {
+	case "unix":
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", rest)
+		}
+		e.base = "http://docker"
+		return e, nil
+	case "tcp", "http", "https":
+		e.base = "http://" + strings.TrimSuffix(rest, "/")
+		transport.Proxy = http.ProxyFromEnvironment
+		if at.tlsDir == "" && scheme != "https" {
+			return e, nil
+		}
+		e.base = "https://" + strings.TrimSuffix(rest, "/")
+		c, err := at.tls()
+		transport.TLSClientConfig = c
+		return e, err
+	}
+	return nil, fmt.Errorf("the Docker engine at %s: %s:// is not spoken here (unix://, tcp://, http://, https:// are); "+
+		"with ssh, forward its socket: ssh -L /tmp/docker.sock:/var/run/docker.sock HOST, and set DOCKER_HOST=unix:///tmp/docker.sock", at.host, scheme)
+}
+
+func (at endpoint) tls() (*tls.Config, error) {
+	c := &tls.Config{InsecureSkipVerify: !at.verify && at.tlsDir != ""}
+	if at.tlsDir == "" {
+		return c, nil
+	}
+	ca, err := os.ReadFile(filepath.Join(at.tlsDir, "ca.pem"))
+	if err == nil {
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(ca) {
+			return nil, fmt.Errorf("%s: no certificate in it", filepath.Join(at.tlsDir, "ca.pem"))
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	cert := filepath.Join(at.tlsDir, "cert.pem")
+	if _, err := os.Stat(cert); errors.Is(err, os.ErrNotExist) {
+		return c, nil
+	}
+	pair, err := tls.LoadX509KeyPair(cert, filepath.Join(at.tlsDir, "key.pem"))
+	if err != nil {
+		return nil, err
+	}
+	c.Certificates = []tls.Certificate{pair}
+	return c, nil
+}

@@ -1,0 +1,428 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// files is an OCI layout or what docker save writes: named pieces, in a directory or in one tar file.
+type files interface {
+	// find returns the file that holds a piece, and where in it. A piece that is not there is fs.ErrNotExist.
+	find(name string) (f *os.File, at, size int64, err error)
+	io.Closer
+}
+
+// openFileOrDir opens PATH or PATH:NAME.
+func openFileOrDir(ctx context.Context, rest string, o Options) (*Image, error) {
+	name, want := rest, ""
+	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+		if i := strings.IndexByte(rest, '@'); i >= 0 {
+			name, want = rest[:i], rest[i+1:]
+		} else if i := strings.LastIndexByte(rest, '/') + 1; strings.Contains(rest[i:], ":") || strings.Contains(rest, ":") {
+			// PATH:NAME where NAME may hold slashes and colons: the shortest PATH that is there
+			for i := range rest {
+				if rest[i] == ':' {
+					if _, err := os.Stat(rest[:i]); err == nil {
+						name, want = rest[:i], rest[i+1:]
+						break
+					}
+				}
+			}
+		}
+	}
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	var fs files
+	if info.IsDir() {
+		fs = &dirFiles{dir: name}
+	} else if fs, err = openArchive(ctx, name, o); err != nil {
+		return nil, err
+	}
+	img, err := fromFiles(ctx, fs, want, o)
+	if err != nil {
+		fs.Close()
+		return nil, err
+	}
+	img.closers = append(img.closers, fs)
+	return img, nil
+}
+
+// fromFiles finds the image called want, or the only one.
+func fromFiles(ctx context.Context, fs files, want string, o Options) (*Image, error) {
+	index, err := readPiece(fs, "index.json", maxIndex)
+	if errors.Is(err, os.ErrNotExist) {
+		return fromDockerSave(fs, want, o)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("index.json: %w", err)
+	}
+	var m v1.IndexManifest
+	if err := json.Unmarshal(index, &m); err != nil {
+		return nil, fmt.Errorf("index.json: %w", err)
+	}
+	var fit []v1.Descriptor
+	var names []string
+	for _, d := range m.Manifests {
+		if want == "" || d.Digest.String() == want || isNamed(d, want) {
+			fit = append(fit, d)
+		}
+		names = append(names, nameOf(d))
+	}
+	switch {
+	case len(fit) == 0 && want == "":
+		return nil, errors.New("index.json lists no image")
+	case len(fit) == 0:
+		return nil, fmt.Errorf("it holds no image %s (it has: %s)", want, strings.Join(names, ", "))
+	}
+	d := fit[0]
+	if one := compact(fit); len(one) > 1 {
+		// An archive of one image for several machines may list each by itself.
+		if slices.ContainsFunc(one, func(d v1.Descriptor) bool { return d.Platform == nil }) {
+			return nil, fmt.Errorf("it holds %d images, say which after a colon: %s", len(one), strings.Join(names, ", "))
+		}
+		if d, err = choose(one, o.Arch); err != nil {
+			return nil, err
+		}
+	}
+	return fromManifest(ctx, layoutBlobs{fs}, d, o)
+}
+
+// maxIndex is the size of an index.json: a cache of many images has a long one.
+const maxIndex = 32 << 20
+
+const (
+	annotationName      = "org.opencontainers.image.ref.name"
+	annotationImageName = "io.containerd.image.name"
+)
+
+func nameOf(d v1.Descriptor) string {
+	for _, key := range []string{annotationImageName, annotationName} {
+		if name := d.Annotations[key]; name != "" {
+			return name
+		}
+	}
+	return d.Digest.String()
+}
+
+// isNamed compares a name with those that tools write: a tag alone, or a reference with or without the default host.
+func isNamed(d v1.Descriptor, want string) bool {
+	for _, key := range []string{annotationImageName, annotationName} {
+		if name := d.Annotations[key]; name != "" && (name == want || Expand(name) == Expand(want)) {
+			return true
+		}
+	}
+	return false
+}
+
+// layoutBlobs is the blobs directory of an OCI layout.
+type layoutBlobs struct{ files }
+
+func blobName(d v1.Descriptor) (string, error) {
+	if d.Digest.Algorithm != "sha256" || len(d.Digest.Hex) != 2*sha256.Size {
+		return "", fmt.Errorf("the digest %q is not a SHA-256", d.Digest)
+	}
+	return "blobs/sha256/" + d.Digest.Hex, nil
+}
+
+func (l layoutBlobs) read(_ context.Context, d v1.Descriptor, limit int64) ([]byte, error) {
+	name, err := blobName(d)
+	if err != nil {
+		return nil, err
+	}
+	b, err := readPiece(l.files, name, limit)
+	if err != nil {
+		return nil, err
+	}
+	return b, check(b, d)
+}
+
+func (l layoutBlobs) layer(d v1.Descriptor) (layer, error) {
+	name, err := blobName(d)
+	if err != nil {
+		return layer{}, err
+	}
+	return pieceLayer(l.files, name)
+}
+
+func readPiece(fs files, name string, limit int64) ([]byte, error) {
+	f, at, size, err := fs.find(name)
+	if err != nil {
+		return nil, err
+	}
+	return readAll(io.NewSectionReader(f, at, size), limit)
+}
+
+func pieceLayer(fs files, name string) (layer, error) {
+	f, at, size, err := fs.find(name)
+	if err != nil {
+		return layer{}, err
+	}
+	return layer{file: f, at: at, open: section(f, at, size)}, nil
+}
+
+func section(f *os.File, at, size int64) func(context.Context) (io.ReadCloser, error) {
+	return func(context.Context) (io.ReadCloser, error) {
+		return io.NopCloser(io.NewSectionReader(f, at, size)), nil
+	}
+}
+
+// fromDockerSave reads what docker save wrote before it wrote OCI layouts.
+func fromDockerSave(fs files, want string, o Options) (*Image, error) {
+	raw, err := readPiece(fs, "manifest.json", maxIndex)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errors.New("it is neither an OCI layout nor an archive of docker save: there is no index.json and no manifest.json in it")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("manifest.json: %w", err)
+	}
+	var all []struct {
+		Config   string
+		RepoTags []string
+		Layers   []string
+	}
+	if err := json.Unmarshal(raw, &all); err != nil {
+		return nil, fmt.Errorf("manifest.json: %w", err)
+	}
+	var names []string
+	at := -1
+	for i, m := range all {
+		for _, tag := range m.RepoTags {
+			if want != "" && Expand(tag) == Expand(want) {
+				at = i
+			}
+		}
+		if want != "" && strings.TrimSuffix(path.Base(m.Config), ".json") == strings.TrimPrefix(want, "sha256:") {
+			at = i
+		}
+		names = append(names, m.RepoTags...)
+	}
+	if want == "" && len(all) == 1 {
+		at = 0
+	}
+	if at < 0 {
+		return nil, fmt.Errorf("it holds %d images and none is %q (it has: %s)", len(all), want, strings.Join(names, ", "))
+	}
+	m := all[at]
+	if raw, err = readPiece(fs, m.Config, maxConfig); err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", m.Config, err)
+	}
+	img := &Image{}
+	if err := img.setConfig(raw, o.Arch); err != nil {
+		return nil, err
+	}
+	if id := strings.TrimSuffix(path.Base(m.Config), ".json"); len(id) == 2*sha256.Size && "sha256:"+id != img.ConfigDigest() {
+		return nil, fmt.Errorf("configuration %s: its digest is %s: it was damaged or changed on the way", m.Config, img.ConfigDigest())
+	}
+	if len(m.Layers) != len(img.config.RootFS.DiffIDs) {
+		return nil, fmt.Errorf("manifest.json has %d layers, the configuration has %d", len(m.Layers), len(img.config.RootFS.DiffIDs))
+	}
+	for i, name := range m.Layers {
+		l, err := pieceLayer(fs, name)
+		if err != nil {
+			return nil, fmt.Errorf("layer %d of %d (%s): %w", i+1, len(m.Layers), name, err)
+		}
+		l.diffID = img.config.RootFS.DiffIDs[i].String()
+		img.layers = append(img.layers, l)
+	}
+	return img, nil
+}
+
+// dirFiles is an OCI layout in a directory.
+type dirFiles struct {
+	dir  string
+	open []*os.File
+}
+
+func (d *dirFiles) find(name string) (*os.File, int64, int64, error) {
+	if !filepath.IsLocal(name) {
+		return nil, 0, 0, fmt.Errorf("%q leads out of the layout", name)
+	}
+	f, err := os.Open(filepath.Join(d.dir, name))
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	d.open = append(d.open, f)
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file", f.Name())
+	}
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	return f, 0, info.Size(), nil
+}
+
+func (d *dirFiles) Close() error {
+	var errs []error
+	for _, f := range d.open {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// tarFiles is a layout in a tar file: where each piece stands.
+type tarFiles struct {
+	f      *os.File
+	pieces map[string]piece
+}
+
+type piece struct {
+	at, size int64
+	link     string // it is the piece of this name (docker save stores a layer that comes twice once)
+}
+
+// maxPieces is how many files a layout in a tar file may have: a blob or three for each of Docker's 127 layers is usual.
+const maxPieces = 100_000
+
+// openArchive finds the pieces of an archive. A compressed one is inflated to disk first.
+func openArchive(ctx context.Context, name string, o Options) (*tarFiles, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	head := make([]byte, 6)
+	n, _ := io.ReadFull(f, head)
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		f.Close()
+		return nil, err
+	}
+	for _, c := range compressions {
+		if bytes.HasPrefix(head[:n], []byte(c.magic)) {
+			defer f.Close()
+			if c.open == nil {
+				return nil, fmt.Errorf("it is compressed with %s; gzip and zstd are read", c.name)
+			}
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			r, done, err := c.open(newPump(ctx, f, sha256.New()))
+			if err != nil {
+				return nil, err
+			}
+			defer done()
+			return spoolArchive(r, o)
+		}
+	}
+	t, err := indexTar(f)
+	if err != nil {
+		f.Close()
+	}
+	return t, err
+}
+
+// spoolArchive keeps an archive that comes as a stream.
+func spoolArchive(r io.Reader, o Options) (*tarFiles, error) {
+	f, err := nameless(o.TempDir)
+	if err != nil {
+		return nil, err
+	}
+	limit := o.Limits.orDefault().Bytes
+	n, err := io.CopyBuffer(struct{ io.Writer }{f}, io.LimitReader(r, limit+1), make([]byte, chunkSize))
+	if err == nil && n > limit {
+		err = &LimitError{What: "bytes in the archive", Limit: limit}
+	}
+	var t *tarFiles
+	if err == nil {
+		t, err = indexTar(f)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func indexTar(f *os.File) (*tarFiles, error) {
+	t := &tarFiles{f: f, pieces: map[string]piece{}}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	at := &position{f: f}
+	for r := tar.NewReader(at); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return t, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("after %d pieces, at byte %d: %w", len(t.pieces), at.n, err)
+		}
+		name := path.Clean(h.Name)
+		switch h.Typeflag {
+		case tar.TypeReg:
+			if isSparse(h) {
+				return nil, fmt.Errorf("%s is a sparse file", h.Name)
+			}
+			t.pieces[name] = piece{at: at.n, size: h.Size}
+		case tar.TypeSymlink:
+			t.pieces[name] = piece{link: path.Join(path.Dir(name), h.Linkname)}
+		case tar.TypeLink:
+			t.pieces[name] = piece{link: path.Clean(h.Linkname)}
+		}
+		if len(t.pieces) > maxPieces {
+			return nil, &LimitError{What: "files in the archive", Limit: maxPieces}
+		}
+	}
+}
+
+func (t *tarFiles) find(name string) (*os.File, int64, int64, error) {
+	at := path.Clean(name)
+	for range maxHops {
+		p, ok := t.pieces[at]
+		if !ok {
+			break
+		}
+		if p.link == "" {
+			return t.f, p.at, p.size, nil
+		}
+		at = p.link
+	}
+	return nil, 0, 0, fmt.Errorf("%s is not in the archive: %w", name, fs.ErrNotExist)
+}
+
+func (t *tarFiles) Close() error { return t.f.Close() }
+
+// position counts what archive/tar reads of a file, and lets it skip.
+type position struct {
+	f   *os.File
+	n   int64
+	buf [4096]byte
+	b   []byte // read ahead
+}
+
+func (p *position) Read(b []byte) (int, error) {
+	if len(p.b) == 0 {
+		n, err := p.f.ReadAt(p.buf[:], p.n)
+		if n == 0 {
+			return 0, err
+		}
+		p.b = p.buf[:n]
+	}
+	n := copy(b, p.b)
+	p.b = p.b[n:]
+	p.n += int64(n)
+	return n, nil
+}
+
+func (p *position) Seek(offset int64, whence int) (int64, error) {
+	if whence != io.SeekCurrent || offset < 0 {
+		return 0, errors.ErrUnsupported
+	}
+	p.n += offset
+	p.b = p.b[min(offset, int64(len(p.b))):]
+	return p.n, nil
+}

@@ -1,0 +1,108 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+)
+
+// Expand gives a reference its default host, directory and tag, as Docker reads it: "alpine" is
+// docker.io/library/alpine:latest.
+func Expand(ref string) string {
+	first, _, found := strings.Cut(ref, "/")
+	switch {
+	case !found:
+		ref = "docker.io/library/" + ref
+	case !strings.ContainsAny(first, ".:") && first != "localhost":
+		ref = "docker.io/" + ref
+	}
+	if last := ref[strings.LastIndexByte(ref, '/')+1:]; !strings.ContainsAny(last, ":@") {
+		ref += ":latest"
+	}
+	return ref
+}
+
+// repository is one of a registry.
+type repository struct {
+	name name.Repository
+	opts []remote.Option
+	ctx  context.Context
+}
+
+func openRegistry(ctx context.Context, rest string, o Options) (*Image, error) {
+	ref, err := name.ParseReference(rest)
+	if err != nil {
+		return nil, err
+	}
+	r := repository{name: ref.Context(), ctx: ctx, opts: []remote.Option{
+		remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithContext(ctx), remote.WithUserAgent("neb-linuxkit"),
+	}}
+	d, err := remote.Get(ref, r.opts...)
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(d.Manifest)) > maxManifest {
+		return nil, fmt.Errorf("a manifest of %d bytes, at most %d are read", len(d.Manifest), maxManifest)
+	}
+	return fromManifest(ctx, &firstBlob{r, d}, d.Descriptor, o)
+}
+
+// firstBlob is a repository whose answer to the reference itself is there already.
+type firstBlob struct {
+	repository
+	first *remote.Descriptor
+}
+
+func (f *firstBlob) read(ctx context.Context, d v1.Descriptor, limit int64) ([]byte, error) {
+	if d.Digest == f.first.Digest {
+		return f.first.Manifest, check(f.first.Manifest, d)
+	}
+	return f.repository.read(ctx, d, limit)
+}
+
+func (r repository) read(_ context.Context, d v1.Descriptor, limit int64) ([]byte, error) {
+	if _, err := blobName(d); err != nil {
+		return nil, err
+	}
+	digest := r.name.Digest(d.Digest.String())
+	if d.MediaType.IsImage() || d.MediaType.IsIndex() {
+		m, err := remote.Get(digest, r.opts...)
+		if err != nil {
+			return nil, err
+		}
+		return m.Manifest, check(m.Manifest, d)
+	}
+	l, err := remote.Layer(digest, r.opts...)
+	if err != nil {
+		return nil, err
+	}
+	body, err := l.Compressed()
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	b, err := readAll(body, limit)
+	if err != nil {
+		return nil, err
+	}
+	return b, check(b, d)
+}
+
+func (r repository) layer(d v1.Descriptor) (layer, error) {
+	if _, err := blobName(d); err != nil {
+		return layer{}, err
+	}
+	return layer{open: func(ctx context.Context) (io.ReadCloser, error) {
+		l, err := remote.Layer(r.name.Digest(d.Digest.String()), append(r.opts[:len(r.opts):len(r.opts)], remote.WithContext(ctx))...)
+		if err != nil {
+			return nil, err
+		}
+		return l.Compressed()
+	}}, nil
+}
