@@ -46,7 +46,7 @@ var sockets = []struct {
 var algorithms = []struct{ kind, name string }{
 	{"hash", "sha256"}, {"hash", "sha512"}, {"hash", "hmac(sha256)"}, {"hash", "crc32c"}, {"hash", "sha3-256"},
 	{"skcipher", "xts(aes)"}, {"skcipher", "cbc(aes)"}, {"skcipher", "ctr(aes)"},
-	{"aead", "gcm(aes)"}, {"aead", "rfc7539(chacha20,poly1305)"}, {"rng", "stdrng"},
+	{"aead", "gcm(aes)"}, {"aead", "rfc7539(chacha20,poly1305)"},
 }
 
 // namespaces must be creatable.
