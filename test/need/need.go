@@ -5,6 +5,7 @@ package need
 import (
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
 )
 
@@ -41,5 +42,34 @@ func Docker(t testing.TB) {
 	Command(t, "docker")
 	if out, err := exec.Command("docker", "info", "--format", "{{.ServerVersion}}").CombinedOutput(); err != nil {
 		missing(t, "a running Docker engine ("+string(out)+")")
+	}
+}
+
+// Sandbox needs a way to isolate a build: root, or user namespaces.
+func Sandbox(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^$")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
+	}
+	if err := cmd.Run(); err != nil {
+		missing(t, "user namespaces ("+err.Error()+")")
+	}
+}
+
+// Mount needs the right to mount file systems.
+func Mount(t testing.TB) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4k"); err != nil {
+		missing(t, "the right to mount ("+err.Error()+")")
+	}
+	if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+		t.Fatal(err)
 	}
 }
