@@ -55,8 +55,14 @@ var goEnv = []string{
 	"GOMODCACHE=/" + moduleTree,
 }
 
+// entries are the entry points of programs that have one of their own. init's mounts /dev before the Go runtime starts, which ends at once where
+// the kernel has no console and there is no /dev/null.
+var entries = map[string]string{"init": " -E nebstart"}
+
 // goFlags make the same bytes of the same source.
-var goFlags = []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid="}
+func goFlags(name string) []string {
+	return []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=" + entries[name]}
+}
 
 // goJob is a program of this module, static and stripped.
 func (b *Builder) goJob(name string) func(context.Context, string) (job, error) {
@@ -83,7 +89,7 @@ func (b *Builder) goJob(name string) func(context.Context, string) (job, error) 
 			texts[file] = string(text)
 			inputs = append(inputs, textInput("source file", file, texts[file]))
 		}
-		inputs = append(inputs, textInput("recipe", "environment and flags", strings.Join(append(goEnv, goFlags...), "\n")))
+		inputs = append(inputs, textInput("recipe", "environment and flags", strings.Join(append(append([]string{}, goEnv...), goFlags(name)...), "\n")))
 
 		return job{name: name, arch: arch, inputs: inputs, make: func(ctx context.Context, r *run) error {
 			goRoot, err := b.goRoot(ctx)
@@ -107,7 +113,7 @@ func (b *Builder) goJob(name string) func(context.Context, string) (job, error) 
 				Root:  root,
 				Trees: map[string]string{goTree: goRoot, moduleTree: modules},
 				Env:   append([]string{"GOARCH=" + goArch[arch]}, goEnv...),
-				Args:  append(append(args, goFlags...), "./cmd/"+name),
+				Args:  append(append(args, goFlags(name)...), "./cmd/"+name),
 			})
 			if err != nil {
 				return errLogged{fmt.Errorf("compiling: %w", err)}
