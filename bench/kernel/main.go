@@ -5,13 +5,13 @@
 //	go run ./bench/kernel start BZIMAGE [WORD]   instructions from reset to the first act of PID 1, with WORDs added
 //	                                             to the command line
 //	go run ./bench/kernel console BZIMAGE [WORD] what the kernel printed on the way, with its times
+//	go run ./bench/kernel work BZIMAGE [WORD]    instructions that some work costs, kernel and program together
 package main
 
 import (
 	"context"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
@@ -27,7 +27,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) < 2 {
-		return fmt.Errorf("want: config ARCH | start BZIMAGE [WORD]... | console BZIMAGE [WORD]...")
+		return fmt.Errorf("want: config ARCH | start|console|work BZIMAGE [WORD]...")
 	}
 	switch args[0] {
 	case "config":
@@ -36,42 +36,58 @@ func run(args []string) error {
 		}
 		return nil
 	case "start", "console":
-		count, console, err := start(args[1], args[2:])
+		said, console, err := start(args[1], append(args[2:], "probe.tsc"))
 		if err != nil {
 			return err
 		}
 		if args[0] == "console" {
 			fmt.Print(console)
+			return nil
 		}
-		fmt.Println(count)
-		return nil
+		return tell(said, "tsc ")
+	case "work":
+		said, _, err := start(args[1], append(args[2:], "probe.work"))
+		if err != nil {
+			return err
+		}
+		return tell(said, "cost ")
 	default:
-		return fmt.Errorf("%q: want config, start or console", args[0])
+		return fmt.Errorf("%q: want config, start, console or work", args[0])
 	}
 }
 
-// start boots image under a clock that counts instructions and returns what PID 1 read from it first.
-func start(image string, words []string) (count uint64, console string, err error) {
+// start boots image with the probe as PID 1, under a clock that counts instructions.
+func start(image string, words []string) (said []string, console string, err error) {
 	dir, err := os.MkdirTemp("", "neb-bench-")
 	if err != nil {
-		return 0, "", err
+		return nil, "", err
 	}
 	defer os.RemoveAll(dir)
 	ctx := context.Background()
 	probe, err := kerneltest.Build(ctx, "x86_64", dir)
 	if err != nil {
-		return 0, "", err
+		return nil, "", err
 	}
-	line := kernel.Cmdline("x86_64") + " probe.tsc " + strings.Join(words, " ")
-	said, console, err := kerneltest.Run(ctx, kerneltest.Machine{Arch: "x86_64", Kernel: image, Cmdline: line, Count: true}, probe)
-	if err != nil {
-		return 0, console, err
-	}
+	return kerneltest.Run(ctx, kerneltest.Machine{
+		QEMU:    os.Getenv("QEMU"),
+		Arch:    "x86_64",
+		Kernel:  image,
+		Cmdline: kernel.Cmdline("x86_64") + " " + strings.Join(words, " "),
+		Count:   true,
+	}, probe)
+}
+
+// tell prints what the probe said after prefix, a line each.
+func tell(said []string, prefix string) error {
+	found := false
 	for _, line := range said {
-		if text, found := strings.CutPrefix(line, "tsc "); found {
-			count, err := strconv.ParseUint(text, 10, 64)
-			return count, console, err
+		if text, ok := strings.CutPrefix(line, prefix); ok {
+			fmt.Println(text)
+			found = true
 		}
 	}
-	return 0, console, fmt.Errorf("%s: PID 1 did not read the time stamp counter:\n%s", image, console)
+	if !found {
+		return fmt.Errorf("the probe said nothing that begins with %q: %q", prefix, said)
+	}
+	return nil
 }
