@@ -9,13 +9,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/nitro-enclaves-bootstrap/neb/build/component"
+	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/pack"
@@ -36,6 +35,8 @@ type eifBuild struct {
 	workdir, user   string
 	key             keyFlags
 	output          string
+	rootFormat      string
+	compat          string
 	make            buildFlags     // for blobs that are not there yet
 	given           *pflag.FlagSet // says which of them were given
 }
@@ -79,6 +80,8 @@ nitro-cli build-enclave prints them.`,
 	f.StringArrayVar(&o.env, "env", nil, "set an environment variable, K=V; repeatable")
 	f.StringVar(&o.workdir, "workdir", "", "working directory instead of the image's")
 	f.StringVar(&o.user, "user", "", "user, or user:group, instead of the image's")
+	f.StringVar(&o.rootFormat, "rootfs-format", string(pack.CPIO), "form of the application's tree: cpio, or erofs (compressed; smaller, needs less memory)")
+	f.StringVar(&o.compat, "compat", "", "nitro-cli: make what nitro-cli makes with the same blobs, with the same registers")
 	f.StringVarP(&o.output, "output", "o", "", "the file to make")
 	f.BoolVar(&o.make.offline, "offline", false, "make missing blobs from what is in the cache, fetch nothing")
 	f.IntVarP(&o.make.jobs, "jobs", "j", 0, "processes at once, for missing blobs (default: one for each processor)")
@@ -119,16 +122,23 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 	if o.arch != eif.X86_64 && o.arch != eif.AArch64 {
 		return usagef("--arch %q: an enclave has x86_64 or aarch64", o.arch)
 	}
-	build := &pack.Build{
-		Arch:    o.arch,
-		Cmdline: o.cmdline,
-		Name:    o.name,
-		Version: o.version,
-		Tool:    toolVersion,
-		Warn:    func(line string) { complain(s, "%s", line) },
-	}
 	var err error
-	if build.Time, err = sourceDateEpoch(); err != nil {
+	build := &pack.Build{
+		Arch:       o.arch,
+		Cmdline:    o.cmdline,
+		RootFS:     o.rootfs,
+		RootFormat: pack.RootFormat(o.rootFormat),
+		Overrides:  o.overrides(),
+		Name:       o.name,
+		Version:    o.version,
+		Tool:       toolVersion,
+		NitroCLI:   o.compat == "nitro-cli",
+		Warn:       func(line string) { complain(s, "%s", line) },
+	}
+	if o.compat != "" && !build.NitroCLI {
+		return usagef("--compat %q: nitro-cli is what there is", o.compat)
+	}
+	if build.Epoch, err = sourceDateEpoch(); err != nil {
 		return err
 	}
 	if build.Signer, err = o.key.signer(cmd); err != nil {
@@ -142,39 +152,19 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 	if build.Blobs, err = o.findBlobs(ctx, s); err != nil {
 		return err
 	}
-
-	tree := image.NewTree("", image.Limits{})
-	defer tree.Close()
-	build.Tree = tree
-	overrides := o.overrides()
-	if o.image != "" {
-		img, err := image.Open(ctx, o.image, image.Options{Arch: o.arch})
+	if build.RootFormat == pack.Erofs {
+		b, done, err := o.make.builder(s)
 		if err != nil {
+			return fmt.Errorf("mkfs.erofs: %w", err)
+		}
+		defer done()
+		build.Mkfs = &mkfs{b}
+	}
+	if o.image != "" {
+		if build.Image, err = image.Open(ctx, o.image, image.Options{Arch: o.arch}); err != nil {
 			return err
 		}
-		defer img.Close()
-		build.Config = img.RawConfig()
-		build.Application = pack.Application(img.Config().Config, overrides)
-		if err := build.Check(); err != nil {
-			return fmt.Errorf("image %s: %w", o.image, err)
-		}
-		if err := tree.AddImage(ctx, img, ""); err != nil {
-			return err
-		}
-	} else {
-		build.Application = pack.Application(v1.Config{}, overrides)
-		if err := build.Check(); err != nil {
-			return err
-		}
-		add := tree.AddTar
-		if info, err := os.Stat(o.rootfs); err != nil {
-			return err
-		} else if info.IsDir() {
-			add = tree.AddDir
-		}
-		if err := add(ctx, o.rootfs, ""); err != nil {
-			return err
-		}
+		defer build.Image.Close()
 	}
 
 	var result *pack.Result
@@ -259,17 +249,30 @@ func (o *eifBuild) builtBlobs(ctx context.Context, s streams) (pack.Blobs, error
 	return blobs, nil
 }
 
-// sourceDateEpoch is the time that goes into a file, by the convention of reproducible-builds.org; zero without one.
-func sourceDateEpoch() (time.Time, error) {
+// mkfs runs mkfs.erofs of the locked packages in the sandbox.
+type mkfs struct{ *component.Builder }
+
+func (m *mkfs) Work() (string, error) {
+	return os.MkdirTemp(filepath.Join(m.Store.Dir(), "tmp"), "erofs-*")
+}
+
+func (m *mkfs) Run(ctx context.Context, work string, args ...string) error {
+	// The base has the links that let programs find their loader.
+	return m.Tool(ctx, []string{lock.Base, lock.EROFS}, work, args...)
+}
+
+// sourceDateEpoch is the time that goes into a file, in seconds since 1970, by the convention of
+// reproducible-builds.org; nil without one.
+func sourceDateEpoch() (*int64, error) {
 	text := os.Getenv("SOURCE_DATE_EPOCH")
 	if text == "" {
-		return time.Time{}, nil
+		return nil, nil
 	}
 	seconds, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || seconds < 0 {
-		return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH is %q, and must be a number of seconds since 1970", text)
+	if err != nil || seconds < 0 || seconds > 1<<32-1 {
+		return nil, fmt.Errorf("SOURCE_DATE_EPOCH is %q, and must be a number of seconds since 1970 and before 2106", text)
 	}
-	return time.Unix(seconds, 0), nil
+	return &seconds, nil
 }
 
 func readCustomMetadata(path string) (json.RawMessage, error) {

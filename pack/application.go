@@ -2,8 +2,6 @@ package pack
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +11,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/app"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/image"
 )
 
 // Overrides replace parts of what an image says about its application, as the options of `docker run` do. A nil field
@@ -23,6 +22,10 @@ type Overrides struct {
 	Env        []string // each K=V; replaces or adds one variable
 	WorkingDir *string
 	User       *string
+}
+
+func (o Overrides) none() bool {
+	return o.Entrypoint == nil && o.Cmd == nil && o.Env == nil && o.WorkingDir == nil && o.User == nil
 }
 
 // Application is the description of an image's application, from its configuration.
@@ -93,7 +96,7 @@ func checkArch(config *v1.ConfigFile, arch string) error {
 
 // dockerInfo is what the metadata say about an image: the fields of `docker image inspect` that its configuration
 // alone determines, so that they are the same wherever the image came from.
-func dockerInfo(raw []byte) (json.RawMessage, error) {
+func dockerInfo(img *image.Image) (json.RawMessage, error) {
 	var config struct {
 		Created      json.RawMessage `json:"created"`
 		Author       string          `json:"author"`
@@ -106,7 +109,7 @@ func dockerInfo(raw []byte) (json.RawMessage, error) {
 			DiffIDs []string `json:"diff_ids"`
 		} `json:"rootfs"`
 	}
-	if err := json.Unmarshal(raw, &config); err != nil {
+	if err := json.Unmarshal(img.RawConfig(), &config); err != nil {
 		return nil, fmt.Errorf("the image's configuration: %w", err)
 	}
 	type rootFS struct {
@@ -123,15 +126,9 @@ func dockerInfo(raw []byte) (json.RawMessage, error) {
 		Config       json.RawMessage
 		RootFS       rootFS
 	}{
-		"sha256:" + configDigest(raw), config.Created, config.Author, config.Architecture, config.Variant, config.OS,
+		img.ConfigDigest(), config.Created, config.Author, config.Architecture, config.Variant, config.OS,
 		config.Config, rootFS{config.RootFS.Type, config.RootFS.DiffIDs},
 	})
-}
-
-// configDigest is the digest of an image's configuration, which is the image's ID.
-func configDigest(raw []byte) string {
-	sum := sha256.Sum256(raw)
-	return hex.EncodeToString(sum[:])
 }
 
 // titleLabel is the annotation and label that names an image (OCI image specification, annotations.md).

@@ -1,6 +1,7 @@
 package pack
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,10 +12,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/nitro-enclaves-bootstrap/neb/app"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
-	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 )
 
 // MaxCustomMetadata is the size of a file with a user's own metadata, in bytes: what nitro-cli takes.
@@ -24,25 +23,42 @@ const MaxCustomMetadata = 4096
 // (COMMAND_LINE_SIZE of arch/x86/include/asm/setup.h and arch/arm64/include/uapi/asm/setup.h, both 2048).
 const maxCmdline = 2047
 
+// RootFormat is a form in which the application's tree travels.
+type RootFormat string
+
+// The forms: as entries of the second ramdisk, which the kernel unpacks into memory; or as one compressed, read-only image
+// in it, which init mounts below a writable layer.
+const (
+	CPIO  RootFormat = "cpio"
+	Erofs RootFormat = "erofs"
+)
+
 // Build says what goes into an Enclave Image File.
 type Build struct {
 	Arch    string // eif.X86_64 or eif.AArch64
 	Blobs   Blobs
 	Cmdline string // the kernel's command line instead of the blob's; "" for that
 
-	Tree        *image.Tree     // the application's root
-	Config      []byte          // the image's configuration, in JSON; nil for a tree that is not an image's
-	Application app.Description // how to start it; Build adds what concerns the ramdisk's form
+	Image      *image.Image // the container image; nil for RootFS
+	RootFS     string       // a directory or tar archive with the application's tree
+	RootFormat RootFormat   // "" is CPIO
+	Overrides  Overrides    // of what the image says about its application
 
 	Name     string          // of the image, in the metadata; "" for the image's title label
 	Version  string          // of the image, in the metadata; "" for the digest of its configuration
 	Metadata json.RawMessage // the user's own: an object, or nil
-	Time     time.Time       // of the build, in the metadata; zero for 1970
+	Epoch    *int64          // SOURCE_DATE_EPOCH: time of the build, and the latest that a file has; nil for 1970 and as they are
 	Tool     string          // version of neb, in the metadata
 
 	Signer *Signer // nil for an image without a signature
 
-	Warn func(string) // gets a line for everything that an archive cannot hold; may be nil
+	// NitroCLI makes what nitro-cli makes with the same blobs and our linuxkit, with all that it leaves out: ENTRYPOINT where
+	// there is a CMD, WORKDIR and USER.
+	NitroCLI bool
+
+	TempDir string       // for the layers' bodies; "" is os.TempDir()
+	Mkfs    Mkfs         // makes erofs images; nil where that cannot be done
+	Warn    func(string) // gets a line for everything that an archive cannot hold; may be nil
 }
 
 // Result is what a build made.
@@ -51,29 +67,42 @@ type Result struct {
 	Size int64 // of the file, in bytes
 }
 
-// Check refuses what can be seen to be wrong before anything is read but the image's configuration.
-func (b *Build) Check() error {
-	if b.Config != nil {
-		var config v1.ConfigFile
-		if err := json.Unmarshal(b.Config, &config); err != nil {
-			return fmt.Errorf("the image's configuration: %w", err)
-		}
-		if err := checkArch(&config, b.Arch); err != nil {
+// config is what the image says about its application; nothing without an image.
+func (b *Build) config() v1.Config {
+	if b.Image == nil {
+		return v1.Config{}
+	}
+	return b.Image.Config().Config
+}
+
+// check refuses what can be seen to be wrong before a layer is read.
+func (b *Build) check() error {
+	if b.Image != nil {
+		if err := checkArch(b.Image.Config(), b.Arch); err != nil {
 			return err
 		}
 	}
-	if len(b.Application.Command()) == 0 {
-		return errNoCommand
+	switch b.RootFormat {
+	case "", CPIO:
+	case Erofs:
+		if b.NitroCLI {
+			return errors.New("nitro-cli makes no erofs root: leave one of the two out")
+		}
+		if b.Mkfs == nil {
+			return errors.New("an erofs root is made with mkfs.erofs in the sandbox of 'neb build', which this machine does not have: use cpio")
+		}
+	default:
+		return fmt.Errorf("root format %q: expected %s or %s", b.RootFormat, CPIO, Erofs)
 	}
-	if _, err := app.Encode(b.Application); err != nil {
-		return fmt.Errorf("the application: %w", err)
+	if b.NitroCLI && !b.Overrides.none() {
+		return errors.New("nitro-cli takes the application as the image has it: leave out what overrides it")
 	}
 	return nil
 }
 
 // To writes the file to w, which must be empty.
 func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
-	if err := b.Check(); err != nil {
+	if err := b.check(); err != nil {
 		return nil, err
 	}
 	blobs, err := b.Blobs.open(b.Arch)
@@ -91,10 +120,12 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := b.files(blobs)
+	bootstrap, application, err := b.ramdisks(ctx, blobs)
 	if err != nil {
 		return nil, err
 	}
+	defer bootstrap.close()
+	defer application.close()
 
 	out, err := eif.NewWriter(w, b.Arch)
 	if err != nil {
@@ -107,17 +138,16 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 			return err
 		}
 	}
-	sections := []struct {
+	for _, s := range []struct {
 		t     eif.SectionType
 		write func(io.Writer) error
 	}{
 		{eif.Kernel, copyIn(io.NewSectionReader(blobs.kernel, 0, blobs.size.kernel))},
 		{eif.Cmdline, copyIn(strings.NewReader(blobs.cmdline))},
-		{eif.Meta, copyIn(strings.NewReader(string(metadata)))},
-		{eif.Ramdisk, func(w io.Writer) error { return bootstrap(w, blobs) }},
-		{eif.Ramdisk, func(w io.Writer) error { return b.application(ctx, w, files) }},
-	}
-	for _, s := range sections {
+		{eif.Meta, copyIn(bytes.NewReader(metadata))},
+		{eif.Ramdisk, func(w io.Writer) error { return bootstrap.write(ctx, w, b) }},
+		{eif.Ramdisk, func(w io.Writer) error { return application.write(ctx, w, b) }},
+	} {
 		if err := out.Next(s.t); err != nil {
 			return nil, err
 		}
@@ -181,7 +211,7 @@ func (b *Build) metadata(blobs *openBlobs) ([]byte, error) {
 		ImageName:    "enclave",
 		ImageVersion: "0",
 		BuildMetadata: eif.BuildMetadata{
-			BuildTime:        b.Time.UTC().Format("2006-01-02T15:04:05+00:00"),
+			BuildTime:        b.time().Format("2006-01-02T15:04:05+00:00"),
 			BuildTool:        "neb",
 			BuildToolVersion: b.Tool,
 			OperatingSystem:  blobs.system,
@@ -189,20 +219,13 @@ func (b *Build) metadata(blobs *openBlobs) ([]byte, error) {
 		},
 		CustomMetadata: b.Metadata,
 	}
-	if b.Time.IsZero() {
-		m.BuildMetadata.BuildTime = "1970-01-01T00:00:00+00:00"
-	}
-	if b.Config != nil {
-		var config v1.ConfigFile
-		if err := json.Unmarshal(b.Config, &config); err != nil {
-			return nil, fmt.Errorf("the image's configuration: %w", err)
-		}
-		if title := config.Config.Labels[titleLabel]; title != "" {
+	if b.Image != nil {
+		if title := b.config().Labels[titleLabel]; title != "" {
 			m.ImageName = title
 		}
-		m.ImageVersion = configDigest(b.Config)
+		m.ImageVersion = strings.TrimPrefix(b.Image.ConfigDigest(), "sha256:")
 		var err error
-		if m.DockerInfo, err = dockerInfo(b.Config); err != nil {
+		if m.DockerInfo, err = dockerInfo(b.Image); err != nil {
 			return nil, err
 		}
 	}
@@ -215,147 +238,12 @@ func (b *Build) metadata(blobs *openBlobs) ([]byte, error) {
 	return m.Encode()
 }
 
-// mode bits of what Build puts into ramdisks itself.
-const (
-	dir0755  = initramfs.TypeDir | 0o755
-	dir1777  = initramfs.TypeDir | 0o1777
-	file0755 = initramfs.TypeFile | 0o755
-	file0644 = initramfs.TypeFile | 0o644
-)
-
-// bootstrap writes the first ramdisk: what every enclave with these blobs has.
-func bootstrap(w io.Writer, blobs *openBlobs) error {
-	archive := initramfs.NewWriter(w)
-	put := func(name string, mode uint32, size int64, r io.Reader) error {
-		if err := archive.WriteHeader(&initramfs.Header{Name: name, Mode: mode, Size: size}); err != nil {
-			return err
-		}
-		_, err := archive.ReadFrom(r)
-		return err
+// time is that of the build, as the metadata have it.
+func (b *Build) time() time.Time {
+	if b.Epoch != nil {
+		return time.Unix(*b.Epoch, 0).UTC()
 	}
-	errs := []error{
-		put("dev", dir0755, 0, nil),
-		put("init", file0755, blobs.size.init, io.NewSectionReader(blobs.init, 0, blobs.size.init)),
-	}
-	if blobs.structured {
-		// init then loads the named modules and no other, for ever.
-		var modules app.Modules
-		if blobs.nsm != nil {
-			modules.Paths = []string{app.NSMPath}
-		}
-		text, err := app.EncodeModules(modules)
-		errs = append(errs, err,
-			put("neb", dir0755, 0, nil),
-			put(strings.TrimPrefix(app.ModulesPath, "/"), file0644, int64(len(text)), strings.NewReader(string(text))))
-	}
-	if blobs.nsm != nil {
-		errs = append(errs, put(strings.TrimPrefix(app.NSMPath, "/"), file0644, blobs.size.nsm, io.NewSectionReader(blobs.nsm, 0, blobs.size.nsm)))
-	}
-	return errors.Join(append(errs, archive.Close())...)
-}
-
-// file is a small file of the second ramdisk.
-type file struct {
-	name    string
-	content []byte
-}
-
-// files are what the second ramdisk has besides the application's tree, but for its last entry.
-func (b *Build) files(blobs *openBlobs) ([]file, error) {
-	d := b.Application
-	d.Complete = true
-	description, err := app.Encode(d)
-	if err != nil {
-		return nil, fmt.Errorf("the application: %w", err)
-	}
-	// An init that does not know the description reads these; ours does not, and they can be left out where they cannot
-	// say it.
-	var files []file
-	command, ok1 := lines(d.Command())
-	environment, ok2 := lines(d.Env)
-	if ok1 && ok2 {
-		files = append(files, file{app.CmdPath, command}, file{app.EnvPath, environment})
-	} else if !blobs.structured {
-		return nil, fmt.Errorf("%s does not read %s, and an argument or variable with a line break in it cannot be said otherwise", b.Blobs.Init, app.Path)
-	}
-	return append(files, file{app.Path, description}), nil
-}
-
-// mounts are the directories that init mounts things on. An image that lacks one gets it.
-var mounts = []struct {
-	name string
-	mode uint32
-}{
-	{"dev", dir0755}, {"proc", dir0755}, {"run", dir0755}, {"sys", dir0755}, {"tmp", dir1777},
-}
-
-// application writes the second ramdisk: the application.
-func (b *Build) application(ctx context.Context, w io.Writer, files []file) error {
-	archive := initramfs.NewWriter(w)
-	put := func(name string, mode uint32, content []byte) error {
-		h := &initramfs.Header{Name: strings.TrimPrefix(name, "/"), Mode: mode, Size: int64(len(content))}
-		if err := archive.WriteHeader(h); err != nil {
-			return err
-		}
-		_, err := archive.Write(content)
-		return err
-	}
-	errs := []error{put("neb", dir0755, nil)}
-	for _, f := range files {
-		errs = append(errs, put(f.name, file0644, f.content))
-	}
-	errs = append(errs, put(app.RootPath, dir0755, nil), b.tree(ctx, archive, strings.TrimPrefix(app.RootPath, "/")+"/"))
-	errs = append(errs, put(app.CompletePath, file0644, []byte(app.Complete)))
-	return errors.Join(append(errs, archive.Close())...)
-}
-
-// tree writes the application's tree below a prefix.
-func (b *Build) tree(ctx context.Context, archive *initramfs.Writer, prefix string) error {
-	for _, m := range mounts {
-		if _, ok := b.Tree.Lookup(m.name); !ok {
-			if err := b.Tree.Put(&image.Entry{Path: m.name, Mode: m.mode}, nil); err != nil {
-				return err
-			}
-		}
-	}
-	first := archive.NextInode() - 1
-	return b.Tree.Walk(func(e *image.Entry) error {
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
-		}
-		return b.entry(archive, prefix, first, e)
-	})
-}
-
-// entry writes one entry of the application's tree. first is the number before that of the tree's first inode.
-func (b *Build) entry(archive *initramfs.Writer, prefix string, first uint32, e *image.Entry) error {
-	for _, x := range e.Xattrs {
-		b.warn("%s: its extended attribute %s is lost: a cpio archive cannot hold it (an erofs root can)", e.Path, x.Name)
-	}
-	h := &initramfs.Header{
-		Name: prefix + e.Path, Mode: e.Mode, UID: e.UID, GID: e.GID, ModTime: uint32(min(max(e.ModTime, 0), 1<<32-1)),
-		Major: e.Major, Minor: e.Minor, Inode: first + e.Inode, Links: e.Links,
-	}
-	if e.IsDir() {
-		h.Links = 0
-	}
-	if e.First {
-		h.Size = e.Size + int64(len(e.Target))
-	}
-	if err := archive.WriteHeader(h); err != nil {
-		return err
-	}
-	switch {
-	case h.Size == 0:
-		return nil
-	case e.Target != "":
-		_, err := io.WriteString(archive, e.Target)
-		return err
-	}
-	if _, err := b.Tree.CopyBody(archive, e); err != nil {
-		return fmt.Errorf("%s: %w", e.Path, err)
-	}
-	return nil
+	return time.Unix(0, 0).UTC()
 }
 
 func (b *Build) warn(format string, args ...any) {

@@ -1,0 +1,300 @@
+package pack
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/template"
+
+	"github.com/nitro-enclaves-bootstrap/neb/app"
+	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+	"github.com/nitro-enclaves-bootstrap/neb/linuxkit"
+)
+
+// modes of what Build puts into ramdisks itself.
+const (
+	dir0755  = initramfs.TypeDir | 0o755
+	dir1777  = initramfs.TypeDir | 0o1777
+	file0755 = initramfs.TypeFile | 0o755
+	file0644 = initramfs.TypeFile | 0o644
+	file0600 = initramfs.TypeFile | 0o600
+)
+
+// disk is a ramdisk that is ready to be written.
+type disk struct {
+	tree     *image.Tree
+	complete bool   // the last entry is to say that it is whole
+	work     string // a directory that goes away with it; "" for none
+}
+
+func (d *disk) close() {
+	d.tree.Close()
+	if d.work != "" {
+		os.RemoveAll(d.work)
+	}
+}
+
+// write writes the ramdisk.
+func (d *disk) write(ctx context.Context, w io.Writer, b *Build) error {
+	return linuxkit.WriteRamdisk(interruptible{ctx, w}, d.tree, linuxkit.Ramdisk{
+		Epoch:    b.Epoch,
+		Complete: d.complete,
+		Lost: func(path, what string) error {
+			if e, ok := d.tree.Lookup(path); ok && e.Size > initramfs.MaxSize {
+				return fmt.Errorf("%s has %d bytes, and a cpio archive cannot hold a file of 4 GiB or more: use --rootfs-format erofs", path, e.Size)
+			}
+			b.warn("%s: %s (an erofs root keeps it)", path, what)
+			return nil
+		},
+	})
+}
+
+// interruptible is a writer that ends with a context.
+type interruptible struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (i interruptible) Write(p []byte) (int, error) {
+	if i.ctx.Err() != nil {
+		return 0, context.Cause(i.ctx)
+	}
+	return i.w.Write(p)
+}
+
+func (i interruptible) ReadFrom(r io.Reader) (int64, error) {
+	if i.ctx.Err() != nil {
+		return 0, context.Cause(i.ctx)
+	}
+	if to, ok := i.w.(io.ReaderFrom); ok {
+		return to.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{i.w}, r)
+}
+
+// ramdisks makes both ramdisks.
+func (b *Build) ramdisks(ctx context.Context, blobs *openBlobs) (bootstrap, application *disk, err error) {
+	make := []func(context.Context, *openBlobs) (*disk, error){b.bootstrap, b.application}
+	if b.NitroCLI {
+		make = []func(context.Context, *openBlobs) (*disk, error){b.nitroBootstrap, b.nitroApplication}
+	}
+	if bootstrap, err = make[0](ctx, blobs); err != nil {
+		return nil, nil, err
+	}
+	if application, err = make[1](ctx, blobs); err != nil {
+		bootstrap.close()
+		return nil, nil, err
+	}
+	return bootstrap, application, nil
+}
+
+func put(t *image.Tree, name string, mode uint32, content []byte) error {
+	return t.Put(&image.Entry{Path: strings.TrimPrefix(name, "/"), Mode: mode}, content)
+}
+
+// bootstrap is the first ramdisk: what every enclave with these blobs has.
+func (b *Build) bootstrap(ctx context.Context, blobs *openBlobs) (*disk, error) {
+	t := image.NewTree(b.TempDir, image.Limits{})
+	errs := []error{
+		put(t, "dev", dir0755, nil),
+		t.PutFile(&image.Entry{Path: "init", Mode: file0755}, b.Blobs.Init),
+	}
+	var modules app.Modules
+	if blobs.nsm != nil {
+		modules.Paths = []string{app.NSMPath}
+		errs = append(errs, t.PutFile(&image.Entry{Path: strings.TrimPrefix(app.NSMPath, "/"), Mode: file0644}, b.Blobs.NSM))
+	}
+	if blobs.structured {
+		// init then loads the named modules, and the kernel no others, for ever.
+		text, err := app.EncodeModules(modules)
+		errs = append(errs, err, put(t, app.ModulesPath, file0644, text))
+	}
+	if err := errors.Join(errs...); err != nil {
+		t.Close()
+		return nil, fmt.Errorf("the first ramdisk: %w", err)
+	}
+	return &disk{tree: t}, nil
+}
+
+// mounts are the directories that init mounts things on. An application's tree that lacks one gets it.
+var mounts = []struct {
+	name string
+	mode uint32
+}{
+	{"dev", dir0755}, {"proc", dir0755}, {"run", dir0755}, {"sys", dir0755}, {"tmp", dir1777},
+}
+
+// root puts the application's tree at a prefix of t.
+func (b *Build) root(ctx context.Context, t *image.Tree, prefix string) error {
+	err := func() error {
+		if b.Image != nil {
+			return t.AddImage(ctx, b.Image, prefix)
+		}
+		info, err := os.Stat(b.RootFS)
+		if err != nil {
+			return err
+		}
+		if info.IsDir() {
+			return t.AddDir(ctx, b.RootFS, prefix)
+		}
+		return t.AddTar(ctx, b.RootFS, prefix)
+	}()
+	if err != nil {
+		return err
+	}
+	in, err := t.Sub(prefix)
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if _, there := in.Lookup(m.name); !there {
+			if err := in.Put(&image.Entry{Path: m.name, Mode: m.mode}, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// application is the second ramdisk.
+func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error) {
+	d := &disk{tree: image.NewTree(b.TempDir, image.Limits{}), complete: true}
+	description := Application(b.config(), b.Overrides)
+	description.Complete = true
+	err := func() error {
+		// What is wrong with the description is known before the layers are read, which takes long.
+		if len(description.Command()) == 0 {
+			return errNoCommand
+		}
+		if _, err := app.Encode(description); err != nil {
+			return err
+		}
+		if b.RootFormat == Erofs {
+			if !blobs.erofs {
+				return fmt.Errorf("%s does not know erofs roots: use neb's init, or --rootfs-format cpio", b.Blobs.Init)
+			}
+			if err := put(d.tree, app.RootPath, dir0755, nil); err != nil {
+				return err
+			}
+			if err := b.erofs(ctx, d, &description); err != nil {
+				return err
+			}
+		} else if err := b.root(ctx, d.tree, strings.TrimPrefix(app.RootPath, "/")); err != nil {
+			return err
+		}
+		text, err := app.Encode(description)
+		if err != nil {
+			return err
+		}
+		if err := put(d.tree, app.Path, file0644, text); err != nil {
+			return err
+		}
+		// An init that does not know the description reads these; ours does not, and they can be left out where they
+		// cannot say it.
+		command, ok1 := lines(description.Command())
+		environment, ok2 := lines(description.Env)
+		if !ok1 || !ok2 {
+			if !blobs.structured {
+				return fmt.Errorf("%s does not read %s, and an argument or variable with a line break in it cannot be said otherwise", b.Blobs.Init, app.Path)
+			}
+			return nil
+		}
+		return errors.Join(put(d.tree, app.CmdPath, file0644, command), put(d.tree, app.EnvPath, file0644, environment))
+	}()
+	if err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// The files that nitro-cli gives to linuxkit, with the same entries in the same order.
+var (
+	nitroBootstrapYAML = template.Must(template.New("bootstrap").Parse(`files:
+  - {path: dev, directory: true, mode: "0755"}
+  - {path: init, source: {{.Init}}, mode: "0755"}
+  - {path: nsm.ko, source: {{.NSM}}, mode: "0755"}
+`))
+	nitroApplicationYAML = template.Must(template.New("application").Parse(`prefix: rootfs/
+init:
+  - {{.Image}}
+files:
+  - {path: rootfs/dev, directory: true, mode: "0755"}
+  - {path: rootfs/run, directory: true, mode: "0755"}
+  - {path: rootfs/sys, directory: true, mode: "0755"}
+  - {path: rootfs/var, directory: true, mode: "0755"}
+  - {path: rootfs/proc, directory: true, mode: "0755"}
+  - {path: rootfs/tmp, directory: true, mode: "0755"}
+  - {path: cmd, source: {{.Cmd}}, mode: "0644"}
+  - {path: env, source: {{.Env}}, mode: "0644"}
+`))
+)
+
+// linuxkitDisk makes a ramdisk of a YAML file, as cmd/linuxkit does.
+func (b *Build) linuxkitDisk(ctx context.Context, yaml *template.Template, values map[string]string) (*disk, error) {
+	quoted := map[string]string{}
+	for name, value := range values {
+		text, err := json.Marshal(value) // a JSON string is a YAML string
+		if err != nil {
+			return nil, err
+		}
+		quoted[name] = string(text)
+	}
+	var text bytes.Buffer
+	if err := yaml.Execute(&text, quoted); err != nil {
+		return nil, err
+	}
+	config, err := linuxkit.Parse(yaml.Name(), text.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	tree, err := linuxkit.Build(ctx, config, linuxkit.Options{
+		Open: func(context.Context, string) (*image.Image, error) { return b.Image, nil },
+		Dir:  b.TempDir,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &disk{tree: tree, complete: len(config.Init) > 0}, nil
+}
+
+func (b *Build) nitroBootstrap(ctx context.Context, blobs *openBlobs) (*disk, error) {
+	if blobs.nsm == nil {
+		return nil, errors.New("nitro-cli needs a driver nsm.ko")
+	}
+	return b.linuxkitDisk(ctx, nitroBootstrapYAML, map[string]string{"Init": b.Blobs.Init, "NSM": b.Blobs.NSM})
+}
+
+func (b *Build) nitroApplication(ctx context.Context, _ *openBlobs) (*disk, error) {
+	if b.Image == nil {
+		return nil, errors.New("nitro-cli packs container images alone: use --image")
+	}
+	config := b.config()
+	command := config.Cmd
+	if command == nil {
+		command = config.Entrypoint
+	}
+	if command == nil {
+		return nil, errNoCommand
+	}
+	work, err := os.MkdirTemp(b.TempDir, "neb-eif-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	values := map[string]string{"Image": "image", "Cmd": filepath.Join(work, "cmd"), "Env": filepath.Join(work, "env")}
+	for name, all := range map[string][]string{"Cmd": command, "Env": config.Env} {
+		// nitro-cli writes a line break as it is, and init then reads two lines.
+		if err := os.WriteFile(values[name], []byte(strings.Join(append(all[:len(all):len(all)], ""), "\n")), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return b.linuxkitDisk(ctx, nitroApplicationYAML, values)
+}
