@@ -41,9 +41,10 @@ func (p *progressView) event(e progress.Event) {
 	defer p.mu.Unlock()
 	if e.Note != "" {
 		p.note(e.Note)
+		e.Note = ""
 	}
-	if e.Unit == "" {
-		return
+	if e.Unit == "" || e.Stage != p.stage && e == p.last {
+		return // a stage may say more than once that it is done
 	}
 	if e.Stage != p.stage {
 		p.end()

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nitro-enclaves-bootstrap/neb/test/jail"
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
 )
 
@@ -61,40 +61,10 @@ type seen struct {
 
 // container runs a command of this binary's as an unprivileged container would: root, without mount and namespaces.
 func container(args []string) error {
-	runtime.LockOSThread()
-	if err := forbidNamespaces(); err != nil {
+	if err := jail.NoNamespaces(); err != nil {
 		return err
 	}
 	return syscall.Exec("/proc/self/exe", append([]string{"test"}, args...), os.Environ())
-}
-
-// forbidNamespaces denies what Docker's default filter denies to a container: mount, unshare, and clone with any
-// namespace flag.
-func forbidNamespaces() error {
-	const (
-		load   = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
-		equal  = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-		anyBit = unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
-		answer = unix.BPF_RET | unix.BPF_K
-
-		nr, flags  = 0, 16
-		namespaces = 0x7e020000 // CLONE_NEW*
-		eperm      = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
-	)
-	program := []unix.SockFilter{
-		{Code: load, K: nr},
-		{Code: equal, K: unix.SYS_MOUNT, Jt: 4},
-		{Code: equal, K: unix.SYS_UNSHARE, Jt: 3},
-		{Code: equal, K: unix.SYS_CLONE, Jf: 3},
-		{Code: load, K: flags},
-		{Code: anyBit, K: namespaces, Jf: 1},
-		{Code: answer, K: eperm},
-		{Code: answer, K: unix.SECCOMP_RET_ALLOW},
-	}
-	if err := noNewPrivileges(); err != nil {
-		return err
-	}
-	return setFilter(program)
 }
 
 var probeOnce struct {

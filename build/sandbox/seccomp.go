@@ -52,13 +52,9 @@ func filterSystemCalls() error {
 		unix.SockFilter{Code: answer, K: unix.SECCOMP_RET_ALLOW},
 		unix.SockFilter{Code: answer, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EACCES)},
 	)
-	if err := setFilter(program); err != nil {
+	f := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&f)), 0, 0); err != nil {
 		return fmt.Errorf("keeping the network out with a system call filter: %w", err)
 	}
 	return nil
-}
-
-func setFilter(program []unix.SockFilter) error {
-	f := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&f)), 0, 0)
 }

@@ -1,7 +1,14 @@
 # Builds QEMU with the machine nitro-enclave for x86_64, and for aarch64 enclaves' kernels the machine virt.
 #
 # /src/qemu_*.tar.xz  the source
-# /out/bin, /out/share
+# /out/bin            what is started: a script for each architecture
+# /out/libexec        the programs
+# /out/lib            the C library, its loader and the other libraries that the programs were linked with
+# /out/share          firmware
+#
+# A static QEMU would be simpler to carry around, but GnuTLS, which the nitro-enclave machine needs for certificates, depends on
+# p11-kit, and there is no static p11-kit. So the libraries travel with the programs, and their own loader starts them: nothing of the
+# machine's distribution is used but /bin/sh.
 mkdir qemu
 tar -x -f /src/qemu_*.tar.xz -C qemu --strip-components=1 --no-same-owner --no-same-permissions
 mkdir qemu/build
@@ -13,7 +20,25 @@ cd qemu/build
 	--enable-tcg --enable-kvm --enable-fdt=system --enable-gnutls --enable-libcbor --enable-vhost-user --enable-pixman \
 	--disable-docs --disable-tools --disable-user --disable-install-blobs
 ninja -j "$JOBS" qemu-system-x86_64 qemu-system-aarch64
-mkdir -p /out/bin /out/share
-cp qemu-system-x86_64 qemu-system-aarch64 /out/bin/
-strip /out/bin/*
-cp /usr/share/qemu/qboot.rom /out/share/
+
+mkdir -p /out/bin /out/libexec /out/lib /out/share
+for program in qemu-system-x86_64 qemu-system-aarch64; do
+	strip -o "/out/libexec/$program" "$program"
+	cat >"/out/bin/$program" <<'END'
+#!/bin/sh
+# Starts QEMU with the loader and libraries that it was built with, whatever this machine has.
+dir=$(dirname "$0")/..
+exec "$dir/lib/ld.so" --library-path "$dir/lib" "$dir/libexec/${0##*/}" -L "$dir/share" "$@"
+END
+	chmod 755 "/out/bin/$program"
+done
+
+# The loader is the only library whose line has no arrow, but for the kernel's vDSO, which is no file.
+ldd /out/libexec/* | awk '$2 == "=>" { print $3 } $1 ~ "^/.*ld-linux" && $2 != "=>" { print $1 }' | sort -u >libraries
+while read -r library; do
+	case $library in
+	*/ld-linux*) cp -L "$library" /out/lib/ld.so ;;
+	*) cp -L "$library" /out/lib/ ;;
+	esac
+done <libraries
+cp /usr/share/qemu/qboot.rom /usr/share/qemu/linuxboot_dma.bin /out/share/

@@ -1,0 +1,1 @@
+int nsm(void) { return 1; }
