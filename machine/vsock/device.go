@@ -110,7 +110,7 @@ type Device struct {
 	budget   int
 	nextPort uint32
 	reported map[Event]bool
-	chain    chain
+	taken    [queues]chain // what take fills; each queue has its own, because a packet taken from one may send others
 }
 
 // A queue is a ring with the descriptors of its front end.
@@ -413,11 +413,11 @@ func (d *Device) pump() {
 	if !d.running || d.broken {
 		return
 	}
-	r := &d.queue[queueRX].ring
+	r, chain := &d.queue[queueRX].ring, &d.taken[queueRX]
 	for len(d.resets) > 0 || d.ready.len() > 0 {
-		ok, err := r.take(d.mem, &d.chain)
-		if err == nil && ok && (len(d.chain.out) > 0 || d.chain.len <= headerSize) {
-			err = fmt.Errorf("buffer of %d bytes to write and %d to read", d.chain.len, d.chain.outLen)
+		ok, err := r.take(d.mem, chain)
+		if err == nil && ok && (len(chain.out) > 0 || chain.len <= headerSize) {
+			err = fmt.Errorf("buffer of %d bytes to write and %d to read", chain.len, chain.outLen)
 		}
 		if err != nil {
 			d.fail(queueNames[queueRX], err)
@@ -432,15 +432,15 @@ func (d *Device) pump() {
 			continue
 		}
 		var h header
-		payload, ok := d.nextPacket(&h, int(min(d.chain.len, maxPayload+headerSize))-headerSize)
+		payload, ok := d.nextPacket(&h, int(min(chain.len, maxPayload+headerSize))-headerSize)
 		if !ok {
 			r.untake()
 			break
 		}
 		var raw [headerSize]byte
 		h.encode(raw[:])
-		scatter(d.chain.in, raw[:], payload)
-		r.give(d.chain.head, headerSize+len(payload))
+		scatter(chain.in, raw[:], payload)
+		r.give(chain.head, headerSize+len(payload))
 	}
 	r.signal()
 	if d.stalled && !d.mustWait() {
@@ -494,7 +494,7 @@ func (d *Device) drain() bool {
 	if !d.running || d.broken {
 		return false
 	}
-	r := &d.queue[queueTX].ring
+	r, chain := &d.queue[queueTX].ring, &d.taken[queueTX]
 	defer r.signal()
 	r.wantKicks(false)
 	for range batch {
@@ -502,7 +502,7 @@ func (d *Device) drain() bool {
 			d.stalled = true
 			return false
 		}
-		ok, err := r.take(d.mem, &d.chain)
+		ok, err := r.take(d.mem, chain)
 		if err != nil {
 			d.fail(queueNames[queueTX], err)
 			return false
@@ -512,8 +512,8 @@ func (d *Device) drain() bool {
 			n, err := r.available()
 			return n > 0 && err == nil
 		}
-		d.packet(&d.chain)
-		r.give(d.chain.head, 0)
+		d.packet(chain)
+		r.give(chain.head, 0)
 	}
 	return true
 }

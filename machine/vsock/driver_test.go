@@ -299,8 +299,11 @@ func (g *driver) trySend(h header, payload []byte, wait time.Duration) bool {
 	g.describe(q, a, uint64(q.data+4096*a), headerSize, flags, uint16(b))
 	g.describe(q, b, uint64(q.data+4096*b), uint32(len(payload)), 0, 0)
 	g.offer(q, a)
-	_, _, ok := g.usedBuffer(q, wait)
+	head, _, ok := g.usedBuffer(q, wait)
 	if ok {
+		if head != a {
+			g.t.Fatalf("descriptor %d was given, %d came back", a, head)
+		}
 		q.free = append(q.free, a, b)
 	}
 	return ok

@@ -78,7 +78,7 @@ type message struct {
 func (f *frontend) serve() error {
 	for {
 		m, err := f.read()
-		if err == io.EOF || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) {
+		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) {
 			return nil
 		}
 		if err != nil {

@@ -33,12 +33,12 @@ END
 	chmod 755 "/out/bin/$program"
 done
 
-# The loader is the only library whose line has no arrow, but for the kernel's vDSO, which is no file.
-ldd /out/libexec/* | awk '$2 == "=>" { print $3 } $1 ~ "^/.*ld-linux" && $2 != "=>" { print $1 }' | sort -u >libraries
+loader=$(readelf -l qemu-system-x86_64 | sed -n 's/.*program interpreter: \(.*\)]/\1/p')
+cp -L "$loader" /out/lib/ld.so
+for program in /out/libexec/*; do
+	"$loader" --list "$program"
+done | awk '$2 == "=>" { print $3 }' | grep -v "^$loader\$" | sort -u >libraries
 while read -r library; do
-	case $library in
-	*/ld-linux*) cp -L "$library" /out/lib/ld.so ;;
-	*) cp -L "$library" /out/lib/ ;;
-	esac
+	cp -L "$library" /out/lib/
 done <libraries
 cp /usr/share/qemu/qboot.rom /usr/share/qemu/linuxboot_dma.bin /out/share/
