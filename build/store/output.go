@@ -19,6 +19,7 @@ const (
 	tree     = "tree"
 	manifest = "manifest.json"
 	tmpMark  = ".made-" // between key and chance in the name of an output being made
+	usedMark = "+used"  // behind the key in the name of the lock that users share; the key alone is the maker's
 )
 
 // entry is one file of an output, as its manifest has it.
@@ -78,7 +79,7 @@ func (s *Store) use(ctx context.Context, key string) (bool, error) {
 	if _, err := os.Stat(s.in(outputs, key)); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	h, err := s.lock(ctx, key, unix.LOCK_SH)
+	h, err := s.lock(ctx, key+usedMark, unix.LOCK_SH)
 	if err != nil && !(s.readOnly && (readOnly(err) || errors.Is(err, fs.ErrNotExist))) {
 		return false, err
 	}
@@ -101,12 +102,6 @@ func (s *Store) use(ctx context.Context, key string) (bool, error) {
 
 // make makes an output, unless another process did while this one waited for it.
 func (s *Store) make(ctx context.Context, key string, make func(dir string) error) (made bool, err error) {
-	s.mu.Lock()
-	if h := s.used[key]; h != nil { // it was used and has been damaged since
-		h.release()
-		delete(s.used, key)
-	}
-	s.mu.Unlock()
 	h, err := s.lock(ctx, key, unix.LOCK_EX)
 	if err != nil {
 		return false, err
@@ -146,7 +141,9 @@ func (s *Store) make(ctx context.Context, key string, make func(dir string) erro
 	return true, nil
 }
 
-// finish writes the manifest of a made output and makes all of it last.
+// finish writes the manifest of a made output. Only that is synced: files that a power failure takes are found
+// missing by their hashes at the next use, and an output can be made again, while syncing a toolchain of 20,000
+// files would hold up every first build.
 func (s *Store) finish(ctx context.Context, dir string) error {
 	entries, err := survey(ctx, filepath.Join(dir, tree))
 	if err != nil {
@@ -164,7 +161,7 @@ func (s *Store) finish(ctx context.Context, dir string) error {
 	if _, err := f.Write(data); err != nil {
 		return err
 	}
-	return unix.Syncfs(int(f.Fd()))
+	return f.Sync()
 }
 
 // intact reports whether an output is in the store and every file in it is what it was.

@@ -141,8 +141,16 @@ func (s *Store) Prune(choose func(Item) bool) ([]Item, error) {
 }
 
 func (s *Store) prune(i Item) (bool, error) {
-	if i.lock != "" {
-		h, err := s.tryLock(i.lock, unix.LOCK_EX)
+	var names []string
+	switch i.Kind {
+	case Other:
+	case Output:
+		names = []string{i.lock, i.lock + usedMark}
+	default:
+		names = []string{i.lock}
+	}
+	for _, name := range names {
+		h, err := s.tryLock(name, unix.LOCK_EX)
 		if err == unix.EWOULDBLOCK {
 			return false, nil
 		}

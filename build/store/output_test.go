@@ -1,0 +1,279 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// maker makes an output with all that one may hold, and counts how often.
+func maker(made *atomic.Int32) func(string) error {
+	return func(dir string) error {
+		made.Add(1)
+		if err := os.MkdirAll(filepath.Join(dir, "a", "empty"), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "a", "file"), []byte("content"), 0o644); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "tool"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+			return err
+		}
+		return os.Symlink("a/file", filepath.Join(dir, "link"))
+	}
+}
+
+func TestOutput(t *testing.T) {
+	s := open(t)
+	var made atomic.Int32
+	first, hit, err := s.Output(t.Context(), "kernel-x86_64-0123", maker(&made))
+	if err != nil || hit {
+		t.Fatalf("expected the output to be made, found hit %v, %v", hit, err)
+	}
+	if data, err := os.ReadFile(filepath.Join(first, "link")); err != nil || string(data) != "content" {
+		t.Errorf("expected the content through the link, found %q (%v)", data, err)
+	}
+	second, hit, err := s.Output(t.Context(), "kernel-x86_64-0123", maker(&made))
+	if err != nil || !hit || second != first || made.Load() != 1 {
+		t.Errorf("expected a hit in %s, found hit %v in %s, made %d times (%v)", first, hit, second, made.Load(), err)
+	}
+}
+
+// TestDamagedOutput changes a finished output: it is made anew, and is right again.
+func TestDamagedOutput(t *testing.T) {
+	for name, damage := range map[string]func(dir string) error{
+		"content, same size": func(dir string) error { return os.WriteFile(filepath.Join(dir, "a/file"), []byte("CONTENT"), 0o644) },
+		"truncated":          func(dir string) error { return os.Truncate(filepath.Join(dir, "a/file"), 0) },
+		"file gone":          func(dir string) error { return os.Remove(filepath.Join(dir, "a/file")) },
+		"file more":          func(dir string) error { return os.WriteFile(filepath.Join(dir, "more"), nil, 0o644) },
+		"directory gone":     func(dir string) error { return os.Remove(filepath.Join(dir, "a/empty")) },
+		"mode":               func(dir string) error { return os.Chmod(filepath.Join(dir, "tool"), 0o644) },
+		"link elsewhere": func(dir string) error {
+			os.Remove(filepath.Join(dir, "link"))
+			return os.Symlink("tool", filepath.Join(dir, "link"))
+		},
+		"file became a socket": func(dir string) error {
+			os.Remove(filepath.Join(dir, "tool"))
+			return syscall.Mkfifo(filepath.Join(dir, "tool"), 0o755)
+		},
+		"manifest truncated": func(dir string) error { return os.Truncate(filepath.Join(dir, "../manifest.json"), 10) },
+		"manifest gone":      func(dir string) error { return os.Remove(filepath.Join(dir, "../manifest.json")) },
+		"all gone":           os.RemoveAll,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			var made atomic.Int32
+			dir, _, err := s.Output(t.Context(), "k", maker(&made))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := damage(dir); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if dir, _, err = s.Output(t.Context(), "k", maker(&made)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if data, err := os.ReadFile(filepath.Join(dir, "link")); err != nil || string(data) != "content" || made.Load() != 2 {
+				t.Errorf("expected the output to be right after being made twice, found %q, made %d times (%v)", data, made.Load(), err)
+			}
+			if left, _ := os.ReadDir(filepath.Join(s.Dir(), tmp)); len(left) != 0 {
+				t.Errorf("%d directories are left behind", len(left))
+			}
+		})
+	}
+}
+
+func TestFailedOutput(t *testing.T) {
+	s := open(t)
+	no := errors.New("does not compile")
+	if _, _, err := s.Output(t.Context(), "k", func(dir string) error {
+		// A tree without write permission is removed all the same.
+		_ = os.Mkdir(filepath.Join(dir, "locked"), 0o755)
+		_ = os.WriteFile(filepath.Join(dir, "locked", "f"), nil, 0o444)
+		_ = os.Chmod(filepath.Join(dir, "locked"), 0o555)
+		return no
+	}); !errors.Is(err, no) {
+		t.Errorf("expected %v, found %v", no, err)
+	}
+	if _, _, err := s.Output(t.Context(), "k", func(dir string) error { return syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o644) }); err == nil || !strings.Contains(err.Error(), "pipe") {
+		t.Errorf("expected an error about the pipe, found %v", err)
+	}
+	for _, room := range []string{outputs, tmp} {
+		if left, _ := os.ReadDir(filepath.Join(s.Dir(), room)); len(left) != 0 {
+			t.Errorf("%s: %d entries are left behind", room, len(left))
+		}
+	}
+	for _, key := range []string{"", ".", "..", "a/b", "../a", "a b", strings.Repeat("x", 201)} {
+		if _, _, err := s.Output(t.Context(), key, func(string) error { return nil }); err == nil {
+			t.Errorf("key %q was taken", key)
+		}
+	}
+}
+
+// TestOutputWaits: of many goroutines one makes, the others wait, and one that is told to stop stops waiting.
+func TestOutputWaits(t *testing.T) {
+	s := open(t)
+	var made atomic.Int32
+	begun, end := make(chan struct{}), make(chan struct{})
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		if _, _, err := s.Output(context.Background(), "k", func(dir string) error {
+			close(begun)
+			<-end
+			return maker(&made)(dir)
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+	<-begun
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	if _, _, err := s.Output(ctx, "k", maker(&made)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("expected to stop waiting, found %v", err)
+	}
+	for range 4 {
+		wait.Go(func() {
+			if _, hit, err := s.Output(context.Background(), "k", maker(&made)); err != nil || !hit {
+				t.Errorf("expected a hit, found %v, %v", hit, err)
+			}
+		})
+	}
+	close(end)
+	wait.Wait()
+	if made.Load() != 1 {
+		t.Errorf("made %d times", made.Load())
+	}
+}
+
+func TestOpen(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(filepath.Join(dir, "file")); err == nil {
+		t.Error("a file was taken for a store")
+	}
+	for _, tt := range []struct {
+		room string
+		mode os.FileMode
+		ok   bool
+	}{
+		{"", 0o777, false}, {"", 0o770, false}, {"", 0o702, false}, {"", os.ModeSticky | 0o777, false},
+		{downloads, 0o777, false}, {outputs, 0o720, false},
+		{"", 0o755, true}, {"", 0o700, true},
+	} {
+		name := fmt.Sprintf("%s %v", tt.room, tt.mode)
+		store := filepath.Join(t.TempDir(), "store")
+		if _, err := Open(store); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(store, tt.room), tt.mode); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Open(store)
+		if tt.ok && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !tt.ok && (err == nil || !strings.Contains(err.Error(), "others can write to it") || !strings.Contains(err.Error(), store)) {
+			t.Errorf("%s: expected a refusal, found %v", name, err)
+		}
+	}
+	if os.Geteuid() == 0 {
+		store := filepath.Join(t.TempDir(), "store")
+		if _, err := Open(store); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(store, 12345, 12345); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(store); err == nil || !strings.Contains(err.Error(), "belongs to user 12345") {
+			t.Errorf("a store of another user: expected a refusal, found %v", err)
+		}
+	}
+}
+
+func TestDefaultDir(t *testing.T) {
+	for _, tt := range []struct{ cache, xdg, home, want string }{
+		{"/c", "/x", "/h", "/c"},
+		{"", "/x", "/h", "/x/neb"},
+		{"", "", "/h", "/h/.cache/neb"},
+	} {
+		t.Setenv("NEB_CACHE", tt.cache)
+		t.Setenv("XDG_CACHE_HOME", tt.xdg)
+		t.Setenv("HOME", tt.home)
+		if got, err := DefaultDir(); err != nil || got != tt.want {
+			t.Errorf("%+v: found %q (%v)", tt, got, err)
+		}
+	}
+	t.Setenv("HOME", "")
+	if _, err := DefaultDir(); err == nil || !strings.Contains(err.Error(), "NEB_CACHE") {
+		t.Errorf("without a home: expected to be told of NEB_CACHE, found %v", err)
+	}
+}
+
+func TestListAndPrune(t *testing.T) {
+	s := open(t)
+	var made atomic.Int32
+	if _, _, err := s.Output(t.Context(), "old", maker(&made)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Output(t.Context(), "new", maker(&made)); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	past := time.Now().Add(-100 * time.Hour)
+	if err := os.Chtimes(filepath.Join(s.in(outputs, "old"), manifest), past, past); err != nil {
+		t.Fatal(err)
+	}
+	data := content(5000)
+	f := locked("bash", data)
+	if err := os.WriteFile(s.Path(f), data, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.in(partial, strings.Repeat("0", 64)), data[:10], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(s.Dir(), "logs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	names := func(items []Item) string {
+		var all []string
+		for _, i := range items {
+			all = append(all, string(i.Kind)+" "+i.Name)
+		}
+		return strings.Join(all, ", ")
+	}
+	items, err := s.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "download " + f.SHA256 + ", other logs, output new, output old, partial " + strings.Repeat("0", 64)
+	if got := names(items); got != want {
+		t.Errorf("expected %s, found %s", want, got)
+	}
+	for _, i := range items {
+		if i.Kind == Download && i.Size != 5000 || i.Kind == Output && i.Size < 17 {
+			t.Errorf("%s %s: size %d", i.Kind, i.Name, i.Size)
+		}
+	}
+	gone, err := s.Prune(func(i Item) bool { return i.Used.Before(time.Now().Add(-time.Hour)) })
+	if got := names(gone); err != nil || got != "output old" {
+		t.Errorf("expected the old output to be pruned, found %s (%v)", got, err)
+	}
+	if _, hit, err := s.Output(t.Context(), "new", maker(&made)); err != nil || !hit {
+		t.Errorf("the new output: hit %v, %v", hit, err)
+	}
+	if _, hit, err := s.Output(t.Context(), "old", maker(&made)); err != nil || hit {
+		t.Errorf("the pruned output: hit %v, %v", hit, err)
+	}
+}
