@@ -139,7 +139,7 @@ func diagnose(head []byte, exists func(string) bool) string {
 	if !strings.HasPrefix(string(head), "\x7fELF") {
 		return "it is neither an ELF file nor a script with #! in its first line"
 	}
-	machine, loader, err := elf(head)
+	machine, loader, err := readELF(head)
 	switch {
 	case err != nil:
 		return err.Error()
@@ -165,8 +165,8 @@ func machineName(m int) string {
 	return "another machine"
 }
 
-// elf reads machine and loader (PT_INTERP) of a 64-bit little-endian ELF file from its beginning.
-func elf(head []byte) (machine int, loader string, err error) {
+// readELF reads machine and loader (PT_INTERP) of a 64-bit little-endian ELF file from its beginning.
+func readELF(head []byte) (machine int, loader string, err error) {
 	short := errors.New("it is an ELF file that was cut")
 	if len(head) < 20 {
 		return 0, "", short

@@ -19,7 +19,7 @@ func (e *enclave) openConsole() error {
 		}
 	}
 	fd, err := open("/dev/console", unix.O_RDWR|unix.O_NOCTTY)
-	if err != nil {
+	if e.console = err == nil; !e.console {
 		if fd, err = open("/dev/null", unix.O_RDWR); err != nil {
 			return fail("open", "/dev/null", err)
 		}

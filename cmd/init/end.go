@@ -3,9 +3,6 @@
 package main
 
 import (
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,20 +10,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/app"
 )
 
-// forwarded are the signals that PID 1 passes on to the application's process group.
-var forwarded = []os.Signal{
-	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGWINCH, unix.SIGPWR,
-}
-
 // wait reaps every process until the application has ended, and ends what it left behind.
 func (e *enclave) wait(pid int) error {
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, forwarded...)
-	go func() {
-		for s := range signals {
-			unix.Kill(-pid, s.(syscall.Signal))
-		}
-	}()
 	var status unix.WaitStatus
 	for {
 		got, err := unix.Wait4(-1, &status, 0, nil)
@@ -37,7 +22,7 @@ func (e *enclave) wait(pid int) error {
 			break
 		}
 	}
-	signal.Stop(signals)
+	group = 0
 	e.clear()
 	if status.Signaled() {
 		return ended{signal: int(status.Signal())}
@@ -86,7 +71,7 @@ func (e *enclave) end(phase string, why error) {
 	over, ok := why.(ended)
 	report := app.Report{Phase: phase}
 	if ok {
-		report.Status = over.status
+		report.Status = uint32(over.status)
 		if over.signal != 0 {
 			report.Signal = app.SignalName(over.signal)
 		}

@@ -51,6 +51,7 @@ func readFile(name string, limit int) ([]byte, error) {
 	}
 }
 
+//go:noinline
 func open(name string, flags int) (int, error) {
 	for {
 		fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0o644)

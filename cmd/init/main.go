@@ -10,7 +10,6 @@
 package main
 
 import (
-	"os"
 	"strconv"
 	"time"
 
@@ -25,6 +24,7 @@ type enclave struct {
 	switches switches
 	options  []option // of the kernel command line: parameters of modules
 	beat     heartbeat
+	console  bool // there is one
 
 	structured bool // /neb/app is there; otherwise nitro-cli's mode
 	about      app.Description
@@ -49,15 +49,19 @@ var steps = []struct {
 	{"mounts", false, (*enclave).mountAll},
 	{"network", true, (*enclave).setNetwork},
 	{"random", true, (*enclave).waitForRandom},
-	{"user", true, (*enclave).becomeReady},
+	{"user", true, (*enclave).findUser},
+	{"devices", true, (*enclave).giveDevices},
+	{"limits", true, (*enclave).raiseLimits},
+	{"workdir", true, (*enclave).enterWorkingDir},
 	{"heartbeat", false, (*enclave).heartbeatAnswered},
 }
 
 func main() {
-	if os.Getpid() != 1 {
+	if unix.Getpid() != 1 {
 		say("this is PID 1 of an enclave, and does nothing when it is started as another process")
-		os.Exit(2)
+		unix.Exit(2)
 	}
+	takeSignals()
 	e := &enclave{began: time.Now(), switches: defaults}
 	phase := "start"
 	// One way out: whatever happens ends in e.end, because the end of PID 1 is a kernel panic.
@@ -80,6 +84,7 @@ func main() {
 	if err != nil {
 		e.end(phase, err)
 	}
+	group = int32(pid)
 	phase = "exit"
 	e.end(phase, e.wait(pid))
 }

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -128,83 +127,4 @@ func delegate() {
 			warn(fail("turn on the cgroup controller", name, err))
 		}
 	}
-}
-
-const nsmDevice = "/dev/nsm"
-
-// becomeReady gives the application what it needs of its own: its user, its devices, its directory, its limits.
-func (e *enclave) becomeReady() error {
-	var err error
-	if e.account, err = lookUp(e.about.User); err != nil {
-		return err
-	}
-	owner := e.account
-	if e.about.NSMOwner != "" {
-		if owner, err = lookUp(e.about.NSMOwner); err != nil {
-			return err
-		}
-	}
-	mode := e.about.NSMMode
-	if mode == 0 {
-		mode = 0o600
-	}
-	if err := unix.Chown(nsmDevice, owner.uid, owner.gid); err != nil && err != unix.ENOENT {
-		return fail("change the owner of", nsmDevice, err)
-	} else if err == nil {
-		if err := unix.Chmod(nsmDevice, mode); err != nil {
-			return fail("change the mode of", nsmDevice, err)
-		}
-	}
-	// /dev/stdout is a link to the console, and must open for whoever writes to it by name.
-	if err := unix.Fchown(1, e.account.uid, e.account.gid); err != nil {
-		return fail("change the owner of", "the console", err)
-	}
-	null, err := open("/dev/null", unix.O_RDONLY)
-	if err == nil {
-		err = unix.Dup3(null, 0, 0)
-		unix.Close(null)
-	}
-	if err != nil {
-		return fail("open", "/dev/null", err)
-	}
-	const files = 1 << 20 // as Docker has it, and the most that fs.nr_open allows by default
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files}); err != nil {
-		warn(fail("raise the limit of open files to", strconv.Itoa(files), err))
-	}
-	e.env = environment(e.about.Env, e.account.home, e.hostname())
-	dir := e.about.WorkingDir
-	if dir == "" {
-		dir = "/"
-	}
-	if err := mkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	if err := unix.Chdir(dir); err != nil {
-		return fail("change to WorkingDir", dir, err)
-	}
-	return nil
-}
-
-// dockerPath is the PATH of an image that has none.
-const dockerPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-// environment adds what Docker adds, where the image does not have it.
-func environment(env []string, home, hostname string) []string {
-	all := env
-	for _, v := range []struct{ name, value string }{{"PATH", dockerPath}, {"HOME", home}, {"HOSTNAME", hostname}} {
-		if _, ok := lookUpEnv(env, v.name); !ok {
-			all = append(all, v.name+"="+v.value)
-		}
-	}
-	return all
-}
-
-// lookUpEnv returns the last value of a variable: the one that counts where it is set twice.
-func lookUpEnv(env []string, name string) (string, bool) {
-	for i := len(env) - 1; i >= 0; i-- {
-		if n, v, ok := strings.Cut(env[i], "="); ok && n == name {
-			return v, true
-		}
-	}
-	return "", false
 }

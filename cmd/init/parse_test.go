@@ -104,7 +104,7 @@ again:x:1000:7::/again:
 top:x:4294967294:1::/:
 `
 
-const group = `root:x:0:
+const groups = `root:x:0:
 wheel:x:10:root,app
 staff:x:50:other,app
 app:x:1001:
@@ -138,7 +138,7 @@ func TestResolveUser(t *testing.T) {
 		"app:none":    {err: "/etc/group has no such group"},
 		"app:broken":  {err: "no such group"},
 	} {
-		got, err := resolveUser(spec, passwd, group)
+		got, err := resolveUser(spec, passwd, groups)
 		if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%q: got error %v, want %q", spec, err, c.err)
 		}
@@ -267,11 +267,11 @@ func FuzzOptions(f *testing.F) {
 }
 
 func FuzzResolveUser(f *testing.F) {
-	f.Add("app:staff", passwd, group)
+	f.Add("app:staff", passwd, groups)
 	f.Add("1000", "a:b:1000:1", ":::")
 	f.Add("", "\n\n", "\n")
 	f.Fuzz(func(t *testing.T, spec, passwd, group string) {
-		a, err := resolveUser(spec, passwd, group)
+		a, err := resolveUser(spec, passwd, groups)
 		if err == nil && (a.uid < 0 || a.uid > maxID || a.gid < 0 || a.gid > maxID || a.home == "") {
 			t.Errorf("%+v", a)
 		}

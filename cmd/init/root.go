@@ -19,7 +19,7 @@ const (
 func (e *enclave) makeRoot() error {
 	var err error
 	if n := e.about.ErofsParts; n > 0 {
-		err = mountErofs(n)
+		err = mountErofs(int(n))
 	} else if err = unix.Mount(app.RootPath, app.RootPath, "", unix.MS_BIND, ""); err != nil {
 		f := fail("mount", app.RootPath, err)
 		err = f.because(unpacking(f.cause))

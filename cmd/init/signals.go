@@ -1,0 +1,63 @@
+//go:build linux && (amd64 || arm64)
+
+package main
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Signals that others send to PID 1 must not end it, and some go on to the application. Package os/signal would do, but brings
+// package os, a thread and a goroutine along; the handlers in signal_*.s are three instructions long, and touch nothing of Go's.
+
+// group is the process group that gets what is sent to PID 1; 0 before there is one. Read by forward.
+var group int32
+
+// goHandler is the Go runtime's own signal handler. Read by fault.
+var goHandler uintptr
+
+// handlers returns the addresses of the handlers in signal_*.s, and of the function that ends them.
+func handlers() (forward, absorb, fault, back uintptr)
+
+var (
+	forwarded = []unix.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGWINCH, unix.SIGPWR,
+	}
+	absorbed = []unix.Signal{
+		unix.SIGTRAP, unix.SIGABRT, unix.SIGPIPE, unix.SIGSTKFLT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGXCPU, unix.SIGXFSZ,
+		unix.SIGVTALRM, unix.SIGPROF, unix.SIGIO, unix.SIGSYS,
+	}
+	faults = []unix.Signal{unix.SIGILL, unix.SIGBUS, unix.SIGFPE, unix.SIGSEGV} // what the runtime turns into a panic when it is its own fault
+)
+
+// sigaction is the kernel's struct sigaction (linux/signal_types.h).
+type sigaction struct {
+	handler  uintptr
+	flags    uint64
+	restorer uintptr
+	mask     uint64
+}
+
+const (
+	saRestorer = 0x04000000
+	saFlags    = 0x4 | saRestorer | 0x08000000 | 0x10000000 // SA_SIGINFO, SA_RESTORER, SA_ONSTACK, SA_RESTART
+)
+
+// takeSignals puts the handlers in place of the runtime's.
+func takeSignals() {
+	forward, absorb, fault, back := handlers()
+	for _, t := range []struct {
+		signals []unix.Signal
+		handler uintptr
+	}{{forwarded, forward}, {absorbed, absorb}, {faults, fault}} {
+		for _, s := range t.signals {
+			now := sigaction{handler: t.handler, flags: saFlags, restorer: back, mask: ^uint64(0)}
+			var was sigaction
+			unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&now)), uintptr(unsafe.Pointer(&was)), unsafe.Sizeof(now.mask), 0, 0)
+			if t.handler == fault {
+				goHandler = was.handler
+			}
+		}
+	}
+}

@@ -1,0 +1,554 @@
+//go:build linux && amd64
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/app"
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+	"github.com/nitro-enclaves-bootstrap/neb/machine"
+	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
+	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+)
+
+// said matches what the probe says of one of its words.
+func said(word, answer string) string {
+	return "^probe: " + regexp.QuoteMeta(word) + ": " + regexp.QuoteMeta(answer) + "$"
+}
+
+// script is words for the probe, and what it must answer to each, in turn: "" stands for any answer.
+type script []string
+
+func (s script) words() (all []string) {
+	for i := 0; i < len(s); i += 2 {
+		all = append(all, s[i])
+	}
+	return all
+}
+
+func (s script) want(more ...string) (all []string) {
+	for i := 0; i < len(s); i += 2 {
+		if s[i+1] != "" {
+			all = append(all, said(s[i], s[i+1]))
+		}
+	}
+	return append(all, more...)
+}
+
+// file is a file of this machine, under another name.
+func file(t testing.TB, name, from string) entry {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return program(name, b)
+}
+
+// compile makes a program of testdata/c with musl's compiler.
+func compile(t testing.TB, name string, flags ...string) []byte {
+	t.Helper()
+	cc := need.Command(t, "musl-gcc")
+	out := filepath.Join(t.TempDir(), name)
+	args := append([]string{"-O2", "-o", out, "testdata/c/" + name + ".c"}, flags...)
+	if words, err := exec.Command(cc, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, words)
+	}
+	return file(t, name, out).body
+}
+
+// withLibraries is a dynamic program of this machine with its loader and libraries, each where it is here.
+func withLibraries(t testing.TB, name string) []entry {
+	t.Helper()
+	all := []entry{file(t, strings.TrimPrefix(name, "/"), name)}
+	f, err := elf.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	loader, err := io.ReadAll(f.Section(".interp").Open())
+	if err != nil {
+		t.Fatal(err)
+	}
+	libraries, err := f.ImportedLibraries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := strings.TrimRight(string(loader), "\x00")
+	all = append(all, file(t, path[1:], path))
+	for _, l := range libraries {
+		found := false
+		for _, dir := range []string{"/lib/x86_64-linux-gnu/", "/lib64/", "/usr/lib64/", "/usr/lib/"} {
+			if _, err := os.Stat(dir + l); err == nil && !found {
+				all, found = append(all, file(t, dir[1:]+l, dir+l)), true
+			}
+		}
+		if !found {
+			t.Skipf("this machine keeps %s where the test does not look", l)
+		}
+	}
+	return all
+}
+
+// TestShapes boots images of all shapes.
+func TestShapes(t *testing.T) {
+	probe := program("probe", probeProgram(t))
+	run := func(d app.Description, s script, tree ...entry) scene {
+		d.Entrypoint, d.Cmd, d.Complete = []string{"/probe"}, s.words(), true
+		return scene{second: described(t, d, append(tree, probe)...), want: s.want(`^neb: exit status=0$`)}
+	}
+	users := []entry{
+		text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:App:/home/app:/bin/false\n"),
+		text("etc/group", "root:x:0:\napp:x:1001:\nstaff:x:50:app\n"),
+	}
+	nitroCLI := script{
+		"env", `["A=b" "PATH=/opt"]`,
+		"id", "0 0 []",
+		"cwd", "/",
+		"lo", "false []",
+		"limit", "1024 4096",
+		"stat=/dev/nsm", "020666 0:0 0",
+		"nsm", "true",
+		"stat=/etc", "ENOENT",
+		"hostname", "(none)",
+		"mount=/dev", "dev devtmpfs rw,nosuid,noexec,relatime",
+		"mount=/proc", "proc proc rw,nosuid,nodev,noexec,relatime",
+		"mount=/run", "tmpfs tmpfs rw,nosuid,nodev,noexec,relatime,mode=755",
+		"mount=/tmp", "tmpfs tmpfs rw,nosuid,nodev,noexec,relatime",
+		"mount=/dev/shm", "shm tmpfs rw,nosuid,nodev,noexec,relatime",
+		"mount=/dev/pts", "devpts devpts rw,nosuid,noexec,relatime,mode=600,ptmxmode=000",
+		"mount=/sys", "sysfs sysfs rw,nosuid,nodev,noexec,relatime",
+		"mount=/sys/fs/cgroup", "cgroup2 cgroup2 rw,nosuid,nodev,noexec,relatime",
+		"mount=/dev/mqueue", "nothing",
+		"stat=/tmp", "",
+		"link=/dev/fd", "/proc/self/fd",
+		"link=/dev/stdin", "/proc/self/fd/0",
+		"link=/dev/stdout", "/proc/self/fd/1",
+		"link=/dev/stderr", "/proc/self/fd/2",
+		"link=/proc/self/fd/0", "/dev/console",
+		"read=/proc/sys/kernel/modules_disabled", `"0"`,
+		"addlo", "added",
+	}
+	structured := script{
+		"env", `["A=b" "WORDS=two\nlines" "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "HOME=/home/app" "HOSTNAME=vault"]`,
+		"id", "1000 1001 [50]",
+		"cwd", "/srv/a/b",
+		"stat=/srv/a", "040755 0:0 60",
+		"lo", "true [127.0.0.1/8 ::1/128]",
+		"limit", "1048576 1048576",
+		"hostname", "vault",
+		"read=/etc/hosts", `"127.0.0.1\tlocalhost vault\n::1\tlocalhost ip6-localhost ip6-loopback"`,
+		"stat=/run/resolvconf/resolv.conf", "100644 0:0 0",
+		"stat=/dev/nsm", "020600 1000:1001 0",
+		"nsm", "true",
+		"write=/dev/stdout", "ok",
+		"write=/dev/stderr", "ok",
+		"write=/tmp/new", "ok",
+		"link=/proc/self/fd/0", "/dev/null",
+		"mount=/dev/mqueue", "mqueue mqueue rw,nosuid,nodev,noexec,relatime",
+		"mount=/dev/pts", "devpts devpts rw,nosuid,noexec,relatime,gid=5,mode=620,ptmxmode=666",
+		"pty", "/dev/pts/0",
+		"read=/sys/class/misc/hw_random/rng_current", `"nsm-hwrng"`,
+		"addlo", "EPERM",
+		"bytes=/neb/app", "ENOENT",
+		"say=\x01\xff\n", `"\x01\xff\n"`,
+	}
+	table := map[string]scene{
+		"nitro-cli": {
+			second: plain(strings.Join(append([]string{"/probe"}, nitroCLI.words()...), "\n")+"\n", "A=b\nPATH=/opt", probe),
+			want:   nitroCLI.want(`^neb: exit status=0$`),
+		},
+		"nitro-cli, command in its own PATH, v1 cgroups": {
+			second:  plain("probe\nmount=/sys/fs/cgroup\nmount=/sys/fs/cgroup/pids\nmount=/sys/fs/cgroup/cpuset\nmount=/sys/fs/cgroup/memory\nexit=7", "PATH=/opt/bin\n", program("opt/bin/probe", probe.body)),
+			cmdline: "neb.cgroup=v1",
+			want: []string{
+				said("mount=/sys/fs/cgroup", "cgroup_root tmpfs rw,nosuid,nodev,noexec,relatime,mode=755"),
+				said("mount=/sys/fs/cgroup/pids", "pids cgroup rw,nosuid,nodev,noexec,relatime,pids"),
+				said("mount=/sys/fs/cgroup/cpuset", "cpuset cgroup rw,nosuid,nodev,noexec,relatime,cpuset"),
+				said("mount=/sys/fs/cgroup/memory", "memory cgroup rw,nosuid,nodev,noexec,relatime,memory"),
+				`^neb: exit status=7$`,
+			},
+			never: []string{"warning"},
+		},
+		"structured": run(app.Description{
+			Env: []string{"A=b", "WORDS=two\nlines"}, User: "app", WorkingDir: "/srv/a/b", Hostname: "vault",
+		}, structured, append(users, link("etc/resolv.conf", "/run/resolvconf/resolv.conf"))...),
+		"no /etc, user and group by number, loopback down, as root within": run(app.Description{
+			User: "0:7", LoopbackDown: true, NSMOwner: "77:78", NSMMode: 0o640, Env: []string{"HOME=/h"},
+		}, script{
+			"env", `["HOME=/h" "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "HOSTNAME=enclave"]`,
+			"id", "0 7 []",
+			"cwd", "/",
+			"lo", "false []",
+			"addlo", "added",
+			"stat=/dev/nsm", "020640 77:78 0",
+			"as=77,nsm", "true",
+			"as=78,nsm", "EACCES", // a group member may read, and the module wants writing
+			"as=79,nsm", "EACCES",
+			"stat=/etc/hosts", "100644 0:0 80",
+			"zombies", "0",
+		}),
+		"a second user cannot attest": run(app.Description{User: "app"}, script{"nsm", "true", "stat=/dev/nsm", "020600 1000:1001 0"}, users...),
+		"read-only directories": run(app.Description{User: "1000", WorkingDir: "/ro/sub"}, script{
+			"cwd", "/ro/sub",
+			"write=/ro/new", "EACCES",
+			"read=/ro/file", `"content"`,
+			"as=1000,id", "EPERM",
+		}, entry{name: "ro", mode: initramfs.TypeDir | 0o555}, entry{name: "ro/sub", mode: initramfs.TypeDir | 0o555}, text("ro/file", "content")),
+		"relative to WORKDIR": {
+			second: described(t, app.Description{Entrypoint: []string{"./probe"}, Cmd: []string{"name", "exit=255"}, WorkingDir: "/opt"}, program("opt/probe", probe.body)),
+			want:   []string{said("name", `"./probe"`), `^neb: exit status=255$`},
+		},
+		"in the image's PATH, exits 1": {
+			second: described(t, app.Description{Entrypoint: []string{"probe", "exit=1"}, Env: []string{"PATH=/nowhere:/opt/"}}, program("opt/probe", probe.body)),
+			want:   []string{`^neb: exit status=1$`},
+		},
+		"killed": {
+			second: described(t, app.Description{Cmd: []string{"/probe", "die=SIGKILL"}}, probe),
+			want:   []string{`^neb: exit signal=SIGKILL$`},
+		},
+		"forks and exits, what is left is told": {
+			second: described(t, app.Description{Cmd: []string{"/probe", "leave=tame", "exit=0"}, StopSignal: "SIGINT"}, probe),
+			want:   []string{`^probe: left behind, tame`, `^probe: tame process got SIGINT$`, `^neb: exit status=0$`},
+		},
+		"ignores SIGTERM, is killed": {
+			second:  described(t, app.Description{Cmd: []string{"/probe", "leave=stubborn", "exit=4"}}, probe),
+			cmdline: "neb.grace=400ms",
+			want:    []string{`^probe: left behind, stubborn`, `^probe: stubborn process got SIGTERM$`, `^neb: exit status=4$`},
+		},
+		"signals to PID 1 reach the application": run(app.Description{}, script{
+			"kill1=SIGTERM", "SIGTERM", "kill1=SIGINT", "SIGINT", "kill1=SIGHUP", "SIGHUP", "kill1=SIGUSR1", "SIGUSR1",
+			"kill1=SIGKILL", "none", "kill1=SIGSEGV", "none", "kill1=SIGABRT", "none",
+		}),
+		"10,000 orphans": {
+			second: described(t, app.Description{Cmd: []string{"/orphans", "10000", "/probe", "zombies", "rss"}}, probe, program("orphans", compile(t, "orphans", "-static"))),
+			want:   []string{`^orphans: 10000$`, said("zombies", "0"), `^neb: exit status=0$`},
+		},
+		"busybox": {
+			second: described(t, app.Description{Entrypoint: []string{"sh", "-c"}, Cmd: []string{`echo "I am $(id -u) in $PWD"; exit 12`}, WorkingDir: "/root"}, file(t, "bin/sh", need.Command(t, "busybox"))),
+			want:   []string{`^I am 0 in /root$`, `^neb: exit status=12$`},
+		},
+		"dynamic, glibc": {
+			second: described(t, app.Description{Cmd: []string{"env"}, Env: []string{"A=glibc"}}, withLibraries(t, "/usr/bin/env")...),
+			want:   []string{`^A=glibc$`, `^neb: exit status=0$`},
+		},
+		"dynamic, musl": {
+			second: described(t, app.Description{Cmd: []string{"/hello"}}, program("hello", compile(t, "hello")), file(t, "lib/ld-musl-x86_64.so.1", "/lib/ld-musl-x86_64.so.1")),
+			want:   []string{`^hello from a dynamic program$`, `^neb: exit status=0$`},
+		},
+		"a script": {
+			second: plain("/start\n", "", file(t, "bin/sh", need.Command(t, "busybox")), program("start", []byte("#!/bin/sh\necho PATH is $PATH\n"))),
+			want:   []string{`^PATH is /sbin:/usr/sbin:/bin:/usr/bin$`, `^neb: exit status=0$`},
+		},
+		"modules by list, parameters, shut off": {
+			first:   []entry{modules(t, app.Modules{Paths: []string{"/nsm.ko"}})},
+			cmdline: `nsm.neb_test="a b"`,
+			second:  described(t, app.Description{Cmd: []string{"/probe", "stat=/dev/nsm", "read=/proc/sys/kernel/modules_disabled"}}, probe),
+			want:    []string{`nsm: unknown parameter 'neb_test' ignored`, said("stat=/dev/nsm", "020600 0:0 0"), said("read=/proc/sys/kernel/modules_disabled", `"1"`)},
+		},
+		"modules by list, left open": {
+			first:  []entry{modules(t, app.Modules{Open: true})},
+			second: described(t, app.Description{Cmd: []string{"/probe", "stat=/dev/nsm", "read=/proc/sys/kernel/modules_disabled"}}, probe),
+			want:   []string{said("stat=/dev/nsm", "020600 0:0 0"), said("read=/proc/sys/kernel/modules_disabled", `"0"`)},
+		},
+		"without nsm.ko": {
+			without: []string{"nsm.ko"},
+			second:  described(t, app.Description{Cmd: []string{"/probe", "stat=/dev/nsm"}}, probe),
+			want:    []string{said("stat=/dev/nsm", "ENOENT"), `^neb: exit status=0$`},
+		},
+		"halts": {
+			cmdline: "neb.end=halt",
+			second:  described(t, app.Description{Cmd: []string{"/probe"}}, probe),
+			want:    []string{`^neb: exit status=0$`, `reboot: System halted`},
+			runs:    true,
+		},
+		"a large environment": {
+			second: plain("/probe\nbytes=/proc/self/environ\nrss", strings.Repeat("V="+strings.Repeat("x", 1000)+"\n", 1400), probe),
+			want:   []string{said("bytes=/proc/self/environ", strconv.Itoa(1400*1003)), `^neb: exit status=0$`},
+		},
+	}
+	all(t, table)
+}
+
+func modules(t testing.TB, m app.Modules) entry {
+	t.Helper()
+	b, err := app.EncodeModules(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return entry{name: "neb/modules", mode: 0o644, body: b}
+}
+
+// all runs a table, one machine after the other: two at once take as long on the two processors that a test machine may have.
+func all(t *testing.T, table map[string]scene) {
+	for name, s := range table {
+		t.Run(name, func(t *testing.T) { s.run(t) })
+	}
+}
+
+// TestFaults boots what is broken. Each must end in one line that says what, and in a reboot.
+func TestFaults(t *testing.T) {
+	probe := program("probe", probeProgram(t))
+	nsm, err := os.ReadFile(filepath.Join(blobsDir(t), "nsm.ko"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(d app.Description, want string, tree ...entry) scene {
+		if len(d.Cmd) == 0 {
+			d.Cmd = []string{"/probe", "say=started"}
+		}
+		d.Complete = true
+		return scene{second: described(t, d, append(tree, probe)...), want: []string{want}, never: []string{"^probe"}}
+	}
+	with := func(s scene, change func(*scene)) scene { change(&s); return s }
+	good := run(app.Description{}, "")
+	table := map[string]scene{
+		"no /cmd":             {second: plain("", "")[:7], want: []string{`^neb: read /cmd: no such file or directory: the application's ramdisk has none, or was not unpacked$`}},
+		"empty /cmd":          {second: plain("", "A=b\n"), want: []string{`^neb: read /cmd: it is empty: the image has neither CMD nor ENTRYPOINT; there is no default command$`}},
+		"no /rootfs":          {second: []entry{text("cmd", "/probe\n"), text("env", "")}, want: []string{`^neb: mount /rootfs: no such file or directory: the application's ramdisk has no /rootfs: was it unpacked at all\?$`}},
+		"2 MB of environment": {second: plain("/probe\n", strings.Repeat("V="+strings.Repeat("x", 1000)+"\n", 2100), probe), want: []string{`^neb: exec /probe: argument list too long: arguments and environment may have 2 MiB in all, and 128 KiB each$`}},
+		"corrupt nsm.ko": with(good, func(s *scene) {
+			s.first = []entry{program("nsm.ko", append([]byte("\x7fELF"), bytes.Repeat([]byte("?"), 5000)...))}
+			s.want = []string{`^neb: load module /nsm.ko: exec format error: the file is damaged`}
+		}),
+		"cut nsm.ko": with(good, func(s *scene) {
+			s.first = []entry{program("nsm.ko", nsm[:len(nsm)/2])}
+			s.want = []string{`^neb: load module /nsm.ko: exec format error: the file is damaged`}
+		}),
+		"nsm.ko of another kernel": with(good, func(s *scene) {
+			s.first = []entry{program("nsm.ko", bytes.Replace(nsm, []byte("vermagic=6.12"), []byte("vermagic=6.11"), 1))}
+			s.want = []string{`^neb: load module /nsm.ko: exec format error: it was built for kernel 6\.11\.\d+.*, and this is 6\.12\.`}
+		}),
+		"a module that is missing": with(good, func(s *scene) {
+			s.first = []entry{modules(t, app.Modules{Paths: []string{"/neb/lib/tun.ko"}})}
+			s.want = []string{`^neb: open module /neb/lib/tun.ko: no such file or directory`}
+		}),
+		"/neb/modules is unknown": with(good, func(s *scene) {
+			s.first = []entry{text("neb/modules", "/nsm.ko\n")}
+			s.want = []string{`^neb: read /neb/modules: it does not end in a NUL byte`}
+		}),
+		"unknown switch": with(good, func(s *scene) {
+			s.cmdline = "neb.cgruop=v1"
+			s.want = []string{`^neb: kernel command line neb.cgruop: unknown switch; there are neb.cgroup neb.end`}
+		}),
+		"bad switch": with(good, func(s *scene) {
+			s.cmdline = "neb.grace=ten"
+			s.want = []string{`^neb: kernel command line neb.grace=ten: expected a time like 10s`}
+		}),
+		"no such command":           run(app.Description{Cmd: []string{"/bin/server"}}, `^neb: exec /bin/server: no such file or directory: the image has no such file$`),
+		"no such command in PATH":   run(app.Description{Cmd: []string{"server"}, Env: []string{"PATH=/bin:/opt"}}, `^neb: exec server: no such file or directory: not in /bin/server, /opt/server$`),
+		"no such relative command":  run(app.Description{Cmd: []string{"bin/server"}, WorkingDir: "/srv"}, `^neb: exec bin/server: no such file or directory: it is relative to /srv$`),
+		"no loader":                 run(app.Description{Cmd: []string{"/env"}}, `^neb: exec /env: no such file or directory: is it a dynamic binary without its loader /lib64/ld-linux-x86-64.so.2\?$`, file(t, "env", "/usr/bin/env")),
+		"no interpreter":            run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: no such file or directory: it is a script, and its interpreter /bin/sh is not in the image$`, program("start", []byte("#!/bin/sh\n"))),
+		"script with DOS line ends": run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: no such file or directory: its first line ends in a carriage return`, program("start", []byte("#!/probe\r\n"))),
+		"no script":                 run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: exec format error: it is neither an ELF file nor a script`, program("start", []byte("echo hello\n"))),
+		"for another machine":       run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: exec format error: it was built for aarch64, and this enclave is x86_64$`, program("start", elfFile(183, ""))),
+		"not executable":            run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: permission denied: it is not executable: chmod \+x$`, text("start", "#!/probe\n")),
+		"a directory":               run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: permission denied: it is a directory$`, dir("start")),
+		"closed to the user":        run(app.Description{User: "1000"}, `^neb: exec /probe: permission denied: it, or a directory above it, is not open to the user 1000$`, entry{name: "probe", mode: 0o700, body: probe.body}),
+		"unknown user":              run(app.Description{User: "app"}, `^neb: find User "app": the image's /etc/passwd has no such user; a number would need none$`),
+		"WORKDIR is a file":         run(app.Description{WorkingDir: "/probe/x"}, `^neb: create /probe/x: not a directory$`),
+		"/tmp is a file":            run(app.Description{}, `^neb: mount /tmp: not a directory: the image has a file where this directory must be$`, text("tmp", "")),
+		"/dev leads out":            run(app.Description{}, `^neb: mount /dev: not a directory: the image has a file where this directory must be$`, link("dev", "/neb")),
+		"unknown field":             {second: []entry{text("neb/app", "Version=1\x00Cmd=/probe\x00Seccomp=on\x00"), dir("rootfs")}, want: []string{`^neb: read /neb/app: unknown field "Seccomp": use the init that came with the packer$`}},
+		"later version":             {second: []entry{text("neb/app", "Version=2\x00Cmd=/probe\x00"), dir("rootfs")}, want: []string{`^neb: read /neb/app: version "2"`}},
+		"not whole":                 {second: good.second[:len(good.second)-1], want: []string{`^neb: check that the ramdisk is whole: /neb/complete: no such file or directory: the ramdisk was cut`}},
+		"cut": with(good, func(s *scene) {
+			s.raw = func(b []byte) []byte { return b[:len(b)*2/3&^3] }
+			s.want = []string{`/neb/complete: no such file or directory: the ramdisk was cut`}
+		}),
+		"cut in the last entry": with(good, func(s *scene) {
+			s.raw = func(b []byte) []byte { return b[:bytes.Index(b, []byte(app.Complete))&^3] }
+			s.want = []string{`/neb/complete: its content is not what a packer writes`}
+		}),
+		"damaged": with(good, func(s *scene) {
+			s.raw = func(b []byte) []byte { copy(b[bytes.LastIndex(b, []byte("070701")):], "?"); return b }
+			s.want = []string{`/neb/complete: (no such file or directory|its content).*the kernel said: Initramfs unpacking failed: `}
+		}),
+		"too little memory":   with(run(app.Description{}, `/neb/complete: no such file or directory: the kernel said: Initramfs unpacking failed: write error$`, text("large", string(make([]byte, 70<<20)))), func(s *scene) { s.memory = 128 << 20 }),
+		"too few inodes":      with(run(app.Description{}, `/neb/complete: no such file or directory: the ramdisk was cut, or memory or inodes ran out`, many(20000)...), func(s *scene) { s.memory = 100 << 20 }),
+		"unknown compression": {second: good.second, raw: func([]byte) []byte { return []byte("BZh91AY&SY0000000000") }, want: []string{`^neb: read /cmd: no such file or directory: the kernel said: Initramfs unpacking failed: compression method bzip2 not configured$`}},
+		"the program is not erofs": with(run(app.Description{ErofsParts: 1}, `^neb: mount /neb/lower: invalid argument: the file is no erofs image`), func(s *scene) {
+			s.second = append(s.second, text("neb/root.0", strings.Repeat("x", 8192)))
+			last(s.second)
+		}),
+		"a part of erofs is absent": run(app.Description{ErofsParts: 1}, `^neb: open /neb/root.0: no such file or directory`),
+	}
+	all(t, table)
+}
+
+// last moves the entry that says that all is there back to the end.
+func last(all []entry) {
+	n := len(all)
+	all[n-1], all[n-2] = all[n-2], all[n-1]
+}
+
+func many(n int) []entry {
+	all := make([]entry, n)
+	for i := range all {
+		all[i] = text("f"+strconv.Itoa(i), "")
+	}
+	return all
+}
+
+// TestParents boots beside parents that answer the heartbeat in ways of their own.
+func TestParents(t *testing.T) {
+	blobsDir(t)
+	const short = "neb.heartbeat=1500ms"
+	application := described(t, app.Description{Cmd: []string{"/probe", "say=started"}}, program("probe", probeProgram(t)))
+	started := []string{said("say=started", `"started"`), `^neb: exit status=0$`}
+	answer := func(b byte) vsock.Handler {
+		return func(_ context.Context, c *vsock.Conn) {
+			c.Accept()
+			var got [1]byte
+			c.Read(got[:])
+			c.Write([]byte{b})
+			c.Read(got[:])
+		}
+	}
+	refusals := 0
+	for name, c := range map[string]struct {
+		parent vsock.Handler
+		scene
+	}{
+		"wrong byte":    {answer(0xb8), scene{want: []string{`^neb: heartbeat: the parent answered 0xb8 at port 9000, expected 0xb7$`}}},
+		"never answers": {func(ctx context.Context, c *vsock.Conn) { c.Accept(); <-ctx.Done() }, scene{cmdline: short, want: []string{`^neb: heartbeat: connection timed out: the parent took the connection to port 9000 and did not answer within 1.5s$`}}},
+		"closes":        {func(_ context.Context, c *vsock.Conn) { c.Accept(); c.Read(make([]byte, 1)) }, scene{cmdline: short, want: []string{`^neb: heartbeat: .*instead of answering$`}}},
+		"nobody":        {func(context.Context, *vsock.Conn) {}, scene{cmdline: short, want: []string{`^neb: heartbeat: connection (reset by peer|timed out): (nobody listens at port 9000 of the parent|the parent \(CID 3, port 9000\) does not answer).*; tried for 1.5s$`}}},
+		"late": {func(ctx context.Context, c *vsock.Conn) {
+			if refusals++; refusals > 3 {
+				answer(heartbeatByte)(ctx, c)
+			}
+		}, scene{want: started}},
+		"slow": {func(ctx context.Context, c *vsock.Conn) {
+			c.Accept()
+			time.Sleep(time.Second)
+			answer(heartbeatByte)(ctx, c)
+		}, scene{want: started}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.second, c.scene.parent = application, map[uint32]vsock.Handler{heartbeatPort: c.parent}
+			if len(c.want) == 1 {
+				c.never = append(c.never, "^probe")
+			}
+			c.run(t)
+		})
+	}
+	if refusals != 4 {
+		t.Errorf("%d connections, expected 3 that are refused and 1 that is accepted", refusals)
+	}
+}
+
+// TestReports looks at what the parent is told, with a console and without one.
+func TestReports(t *testing.T) {
+	for name, c := range map[string]struct {
+		cmd     []string
+		console string
+		want    app.Report
+	}{
+		"status":     {[]string{"/probe", "exit=42"}, "", app.Report{Phase: "exit", Status: 42}},
+		"signal":     {[]string{"/probe", "die=SIGSEGV"}, "", app.Report{Phase: "exit", Signal: "SIGSEGV"}},
+		"no command": {[]string{"/none"}, "", app.Report{Phase: "exec"}},
+		"no console": {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "ttyS7", app.Report{Phase: "exit", Status: 9}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reports := make(chan []byte, 4)
+			s := scene{
+				second: described(t, app.Description{Cmd: c.cmd, ExitReport: 9001, Complete: true}, program("probe", probeProgram(t))),
+				parent: map[uint32]vsock.Handler{9001: func(_ context.Context, conn *vsock.Conn) {
+					conn.Accept()
+					b, _ := io.ReadAll(conn)
+					reports <- b
+				}},
+				console: c.console,
+			}
+			s.run(t)
+			select {
+			case b := <-reports:
+				if got, err := app.DecodeReport(b); err != nil || got != c.want {
+					t.Errorf("got %+v, %v; want %+v", got, err, c.want)
+				}
+			default:
+				t.Error("no report")
+			}
+		})
+	}
+}
+
+// TestErofs boots an application from an erofs image, whole and in parts.
+func TestErofs(t *testing.T) {
+	need.Root(t)
+	mkfs := need.Command(t, "mkfs.erofs")
+	tree, image := t.TempDir(), filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(filepath.Join(tree, "probe"), probeProgram(t), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// cap_net_admin, effective and permitted (struct vfs_cap_data, version 2).
+	capability := "\x01\x00\x00\x02\x00\x10\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	if err := unix.Setxattr(filepath.Join(tree, "probe"), "security.capability", []byte(capability), 0); err != nil {
+		t.Skipf("the temporary directory holds no file capabilities: %v", err)
+	}
+	if err := os.Mkdir(filepath.Join(tree, "ro"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(tree, "ro", "file"), bytes.Repeat([]byte("content\n"), 1<<16), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if words, err := exec.Command(mkfs, "-zlz4", image, tree).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, words)
+	}
+	content, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := script{
+		"mount=/", "overlay overlay rw,relatime,lowerdir=/neb/lower,upperdir=/neb/rw/upper,workdir=/neb/rw/work",
+		"attr=/probe,security.capability", "0100000200100000" + strings.Repeat("0", 24),
+		"bytes=/ro/file", strconv.Itoa(8 << 16),
+		"write=/ro/file", "ok",
+		"write=/ro/new", "ok",
+		"bytes=/ro/file", strconv.Itoa(8<<16 + len("written to /ro/file\n")),
+		"as=1000,addlo", "EEXIST", // not EPERM: the file's capability counts
+		"rss", "",
+	}
+	for _, parts := range []int{1, 3} {
+		t.Run(strconv.Itoa(parts), func(t *testing.T) {
+			d := app.Description{Cmd: append([]string{"/probe"}, words.words()...), ErofsParts: uint32(parts), Complete: true}
+			second := described(t, d)
+			step := (len(content)/parts + 4095) &^ 4095
+			for i := range parts {
+				second = append(second, text(strings.TrimPrefix(app.RootPart(i), "/"), string(content[i*step:min((i+1)*step, len(content))])))
+				last(second)
+			}
+			s := scene{second: second, want: words.want(`^neb: exit status=0$`)}
+			s.run(t)
+		})
+	}
+}
+
+// TestLinger looks at the time between a failure's line and the end.
+func TestLinger(t *testing.T) {
+	var began time.Time
+	s := scene{second: plain("/none\n", ""), cmdline: "neb.linger=2s", want: []string{`^neb: exec /none: `}, linger: true, during: func(_ testing.TB, m *machine.Machine) {
+		<-m.Beat()
+		began = time.Now()
+	}}
+	s.run(t)
+	if d := time.Since(began); d < 2*time.Second || d > 20*time.Second {
+		t.Errorf("the machine ended %v after the heartbeat", d)
+	}
+}

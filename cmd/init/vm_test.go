@@ -1,0 +1,296 @@
+//go:build linux && amd64
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/app"
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+	"github.com/nitro-enclaves-bootstrap/neb/machine"
+	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
+)
+
+// entry is a file, directory or link of a ramdisk.
+type entry struct {
+	name     string // from the root of the ramdisk, without a leading slash
+	mode     uint32 // with its type; permissions alone make a file
+	body     []byte // or where a link leads to
+	uid, gid uint32
+}
+
+func dir(name string) entry { return entry{name: name, mode: initramfs.TypeDir | 0o755} }
+
+func link(name, to string) entry {
+	return entry{name: name, mode: initramfs.TypeSymlink | 0o777, body: []byte(to)}
+}
+
+func text(name, body string) entry { return entry{name: name, mode: 0o644, body: []byte(body)} }
+
+func program(name string, body []byte) entry { return entry{name: name, mode: 0o755, body: body} }
+
+// ramdisk writes entries in order, with the directories above them where they are missing.
+func ramdisk(t testing.TB, entries []entry) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := initramfs.NewWriter(&b)
+	have := map[string]bool{}
+	write := func(e entry) {
+		if e.mode&initramfs.TypeMask == 0 {
+			e.mode |= initramfs.TypeFile
+		}
+		h := &initramfs.Header{Name: e.name, Mode: e.mode, UID: e.uid, GID: e.gid, Size: int64(len(e.body))}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(e.body); err != nil {
+			t.Fatal(err)
+		}
+		have[e.name] = true
+	}
+	for _, e := range entries {
+		for i, c := range e.name {
+			if c == '/' && !have[e.name[:i]] {
+				write(dir(e.name[:i]))
+			}
+		}
+		if !have[e.name] {
+			write(e)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// once builds a file for all tests of the run.
+type once struct {
+	sync.Once
+	content []byte
+	err     error
+}
+
+var built struct{ init, probe once }
+
+func (o *once) build(t testing.TB, args ...string) []byte {
+	t.Helper()
+	o.Do(func() {
+		var dir string
+		if dir, o.err = os.MkdirTemp("", "neb-init-test-"); o.err != nil {
+			return
+		}
+		defer os.RemoveAll(dir)
+		out := filepath.Join(dir, "out")
+		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-o", out}, args...)...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS=linux", "GOARCH=amd64")
+		var words []byte
+		if words, o.err = cmd.CombinedOutput(); o.err != nil {
+			t.Log(string(words))
+			return
+		}
+		o.content, o.err = os.ReadFile(out)
+	})
+	if o.err != nil {
+		t.Fatal(o.err)
+	}
+	return o.content
+}
+
+// initProgram is init, linked as it is shipped.
+func initProgram(t testing.TB) []byte {
+	return built.init.build(t, "-ldflags=-s -w -buildid= -E nebstart", ".")
+}
+
+// probeProgram is testdata/probe.
+func probeProgram(t testing.TB) []byte {
+	return built.probe.build(t, "-ldflags=-s -w", "./testdata/probe")
+}
+
+// scene is one start of a machine, and what must be seen.
+type scene struct {
+	first   []entry             // further entries of the first ramdisk; one of the same name replaces init, nsm.ko or dev
+	without []string            // entries of the first ramdisk that are left out
+	second  []entry             // the application's ramdisk
+	raw     func([]byte) []byte // changes the bytes of the second ramdisk
+	cmdline string              // appended to the image's own, measured
+	memory  int64               // in bytes; 0 is the machine's default
+	cpus    int
+	parent  map[uint32]vsock.Handler
+	qemu    []string                           // further arguments
+	during  func(testing.TB, *machine.Machine) // runs beside it, from power-on
+	want    []string                           // regular expressions that lines of the console match, in this order
+	never   []string                           // ones that no line matches
+	console string                             // another console than the image's, measured
+	linger  bool                               // leave neb.linger to cmdline
+	runs    bool                               // the machine goes on after the last wanted line, and is stopped
+	quick   time.Duration                      // the end must come sooner after the line before it than this; 0: no matter
+}
+
+// bounds of a start, on a slow and loaded machine without KVM. A start takes about two seconds on an idle one.
+const longest = 60 * time.Second
+
+// run boots a scene and returns the console's lines.
+func (s *scene) run(t testing.TB) []string {
+	t.Helper()
+	emulator, blobs := emulatorDir(t), blobsDir(t)
+	path := s.write(t, blobs)
+
+	ctx, cancel := context.WithTimeout(t.Context(), longest)
+	defer cancel()
+	var mu sync.Mutex
+	var lines []string
+	left := slices.Clone(s.want)
+	seen := make(chan struct{})
+	linger := "neb.linger=0s"
+	if s.linger {
+		linger = ""
+	}
+	cfg := machine.Config{
+		Emulator: emulator, EIF: path, Memory: s.memory, CPUs: s.cpus, Args: s.qemu, NoKVM: len(s.qemu) > 0,
+		Cmdline: linger,
+		Vsock:   vsock.Config{Handlers: s.parent},
+		Event: func(e machine.Event) {
+			if e.Kind != machine.Line {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			lines = append(lines, e.Text)
+			if len(left) > 0 && regexp.MustCompile(left[0]).MatchString(e.Text) {
+				if left = left[1:]; len(left) == 0 {
+					close(seen)
+				}
+			}
+		},
+	}
+	m, err := machine.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.during != nil {
+		s.during(t, m)
+	}
+	if s.runs {
+		select {
+		case <-seen:
+		case <-m.Done():
+		}
+		m.Stop()
+	}
+	err = m.Wait()
+	mu.Lock()
+	defer mu.Unlock()
+	if ctx.Err() != nil {
+		t.Errorf("not over after %v", longest)
+	} else if err != nil && !s.runs {
+		t.Errorf("the machine did not end by itself: %v", err)
+	}
+	for _, l := range left {
+		t.Errorf("no line matches %q, or not in this order", l)
+	}
+	for _, n := range append(s.never, `Kernel panic`, `panic:`, `goroutine `, `Call Trace`) {
+		for _, l := range lines {
+			if regexp.MustCompile(n).MatchString(l) {
+				t.Errorf("unwanted line: %s", l)
+			}
+		}
+	}
+	if t.Failed() {
+		t.Logf("console:\n%s", strings.Join(lines, "\n"))
+	}
+	return lines
+}
+
+// write makes the EIF.
+func (s *scene) write(t testing.TB, blobs string) string {
+	t.Helper()
+	blob := func(name string) []byte {
+		b, err := os.ReadFile(filepath.Join(blobs, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	first := []entry{dir("dev"), program("init", initProgram(t)), program("nsm.ko", blob("nsm.ko"))}
+	first = slices.DeleteFunc(append(slices.Clone(s.first), first...), func(e entry) bool { return slices.Contains(s.without, e.name) })
+	second := ramdisk(t, s.second)
+	if s.raw != nil {
+		second = s.raw(second)
+	}
+	cmdline := strings.TrimSpace(string(blob("cmdline")))
+	if s.console != "" {
+		cmdline = strings.ReplaceAll(cmdline, "console=ttyS0", "console="+s.console)
+	}
+	if s.cmdline != "" {
+		cmdline += " " + s.cmdline
+	}
+	path := filepath.Join(t.TempDir(), "test.eif")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w, err := eif.NewWriter(f, eif.X86_64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	metadata, err := eif.Metadata{ImageName: "test", ImageVersion: "1", DockerInfo: []byte("null"), CustomMetadata: []byte("null")}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, section := range []struct {
+		kind    eif.SectionType
+		content []byte
+	}{{eif.Kernel, blob("bzImage")}, {eif.Cmdline, []byte(cmdline)}, {eif.Meta, metadata}, {eif.Ramdisk, ramdisk(t, first)}, {eif.Ramdisk, second}} {
+		if err := w.Next(section.kind); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(section.content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// described is the second ramdisk of neb eif build: a description, a tree, and the entry that says that it is whole.
+func described(t testing.TB, d app.Description, tree ...entry) []entry {
+	t.Helper()
+	b, err := app.Encode(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := []entry{{name: "neb/app", mode: 0o644, body: b}, dir("rootfs")}
+	for _, e := range tree {
+		e.name = "rootfs/" + e.name
+		all = append(all, e)
+	}
+	return append(all, text("neb/complete", app.Complete))
+}
+
+// plain is the second ramdisk of nitro-cli.
+func plain(cmd, env string, tree ...entry) []entry {
+	var all []entry
+	for _, name := range []string{"rootfs", "rootfs/dev", "rootfs/run", "rootfs/sys", "rootfs/var", "rootfs/proc", "rootfs/tmp"} {
+		all = append(all, dir(name))
+	}
+	for _, e := range tree {
+		e.name = "rootfs/" + e.name
+		all = append(all, e)
+	}
+	return append(all, text("cmd", cmd), text("env", env))
+}
