@@ -32,6 +32,7 @@ var commands = []func(streams) *cobra.Command{
 	newReleaseCommand,
 	newCacheCommand,
 	newEIFCommand,
+	newAttestCommand,
 }
 
 // ExitError ends neb with a status of its own. Err may be nil where everything has been said already.

@@ -61,6 +61,23 @@ func openEIF(path string) (*eif.File, *os.File, error) {
 	return file, f, nil
 }
 
+// measureEIF computes the registers of an EIF that is whole.
+func measureEIF(path string) (eif.Measurements, error) {
+	file, in, err := openEIF(path)
+	if err != nil {
+		return eif.Measurements{}, err
+	}
+	defer in.Close()
+	pass, err := file.Measure()
+	if err != nil {
+		return eif.Measurements{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if pass.CRC != file.CRC {
+		return eif.Measurements{}, fmt.Errorf("%s: the checksum in the header is %08x, and the file has %08x: it was cut, or changed", path, file.CRC, pass.CRC)
+	}
+	return pass.Measurements, nil
+}
+
 func openRegular(path string) (*os.File, int64, error) {
 	f, err := os.Open(path)
 	if err != nil {

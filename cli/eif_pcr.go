@@ -74,20 +74,12 @@ other half of the enclave, and are refused without PCR0 or PCR8.`,
 		Example: "  neb eif policy hello.eif --pcr 0 --pcr 8 --role-arn arn:aws:iam::123456789012:role/Webserver",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			file, in, err := openEIF(args[0])
+			m, err := measureEIF(args[0])
 			if err != nil {
 				return err
 			}
-			defer in.Close()
-			pass, err := file.Measure()
-			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
-			}
-			if pass.CRC != file.CRC {
-				return fmt.Errorf("%s: the checksum in the header is %08x, and the file has %08x: it was cut, or changed", args[0], file.CRC, pass.CRC)
-			}
 			policy := pack.Policy{}
-			if err := policy.Add(pass.Measurements, only...); err != nil {
+			if err := policy.Add(m, only...); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			if err := parentPCRs(role, instance, func(n int, pcr eif.PCR) { policy[n] = pcr }); err != nil {
