@@ -32,6 +32,7 @@ var commands = []func(streams) *cobra.Command{
 	newReleaseCommand,
 	newCacheCommand,
 	newEIFCommand,
+	newRunCommand,
 	newAttestCommand,
 }
 

@@ -1,24 +1,75 @@
 package machine
 
 import (
+	"context"
+	"errors"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
+	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 )
 
-// machines are the names of architectures in Go.
-var machines = map[string]string{eif.X86_64: "amd64", eif.AArch64: "arm64"}
+// A probe is a machine that runs a few instructions and ends with a status of its own: the only way to know whether KVM works, here and
+// with this QEMU. /dev/kvm is there on many machines where it does not: nested, or in a container.
+type probe struct {
+	goarch string // the machines whose KVM runs this architecture
+	code   []byte // the file that -bios or -kernel takes
+	args   []string
+	status int
+}
 
-// kvmWorks says whether this machine can run code of arch by itself.
-func kvmWorks(arch string) bool {
-	if machines[arch] != runtime.GOARCH {
+var probes = map[string]probe{
+	eif.X86_64: {
+		goarch: "amd64",
+		code:   resetVector([]byte{0xb0, 0x10, 0xe6, 0xf4, 0xf4}), // mov $0x10, %al; out %al, $0xf4; hlt
+		args:   []string{"-M", "microvm,acpi=off", "-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-bios"},
+		status: 0x10<<1 | 1,
+	},
+	eif.AArch64: {
+		goarch: "arm64",
+		// mov w0, #0x84000008 (PSCI SYSTEM_OFF); hvc #0; b .
+		code: []byte{0x00, 0x01, 0x80, 0x52, 0x00, 0x80, 0xb0, 0x72, 0x02, 0x00, 0x00, 0xd4, 0x00, 0x00, 0x00, 0x14},
+		args: []string{"-M", "virt", "-m", "16M", "-kernel"},
+	},
+}
+
+// resetVector is a firmware of 64 KiB that does nothing but code, at most 16 bytes.
+func resetVector(code []byte) []byte {
+	rom := make([]byte, 64<<10)
+	copy(rom[len(rom)-16:], code)
+	return rom
+}
+
+// run boots the probe with the given accelerator and says whether it did what it should. It writes its file into dir.
+func (p probe) run(ctx context.Context, program, dir, accel string) bool {
+	file := filepath.Join(dir, "probe")
+	if os.WriteFile(file, p.code, 0o600) != nil {
 		return false
 	}
-	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	defer os.Remove(file)
+	// A vCPU that runs nothing does not end by itself.
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	args := append([]string{"-nodefaults", "-display", "none", "-accel", accel, "-cpu", "max"}, p.args...)
+	cmd := exec.CommandContext(ctx, program, append(args, file)...)
+	err := cmd.Run()
+	var exit *exec.ExitError
+	return (err == nil || errors.As(err, &exit)) && ctx.Err() == nil && cmd.ProcessState.ExitCode() == p.status
+}
+
+// kvmWorks says whether program can run arch with KVM here.
+func kvmWorks(ctx context.Context, program, dir, arch string) bool {
+	p := probes[arch]
+	if p.goarch != runtime.GOARCH {
+		return false
+	}
+	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
 		return false
 	}
-	f.Close()
-	return false
+	kvm.Close()
+	return p.run(ctx, program, dir, "kvm")
 }

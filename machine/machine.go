@@ -35,8 +35,8 @@ type Config struct {
 	CPUs   int
 	// Cmdline is appended to the image's kernel command line. Measurements do not change with it.
 	Cmdline string
-	// NoKVM keeps to emulation where KVM works.
-	NoKVM bool
+	// Accel is "kvm" or "tcg"; anything else is KVM where it works, and emulation (TCG) where not.
+	Accel string
 	// Console receives what the enclave writes to its serial line, byte for byte. It may be nil.
 	Console io.Writer
 	// Vsock configures the parent. A handler for [HeartbeatPort] is added where there is none.
@@ -67,6 +67,7 @@ const (
 	Heartbeat EventKind = "heartbeat" // init has said that it is up
 	Parent    EventKind = "parent"    // something about vsock that a user should know
 	Rebooted  EventKind = "reboot"    // the enclave ended itself
+	Ended     EventKind = "power-off" // QEMU is gone
 )
 
 // A Machine is an enclave that was started.
@@ -95,6 +96,7 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	if err != nil {
 		return nil, err
 	}
+	defer img.f.Close()
 	if cfg.Memory == 0 {
 		cfg.Memory = DefaultMemory(img.size)
 	}
@@ -123,11 +125,11 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	if m.monitor, err = listenMonitor(m.path("monitor"), m.reboot); err != nil {
 		return nil, err
 	}
-	args, err := m.arguments(img)
+	program, err := findQEMU(cfg.Emulator, img.arch)
 	if err != nil {
 		return nil, err
 	}
-	program, err := findQEMU(cfg.Emulator, img.arch)
+	args, err := m.arguments(ctx, program, img)
 	if err != nil {
 		return nil, err
 	}
@@ -172,6 +174,7 @@ func (m *Machine) release() {
 func (m *Machine) wait() {
 	m.console.Wait() // the pipe ends with QEMU; Wait would close it before it is read
 	err := m.cmd.Wait()
+	m.event(Event{Kind: Ended})
 	m.release()
 	m.events.Lock()
 	defer m.events.Unlock()
@@ -351,7 +354,7 @@ type image struct {
 	size int64
 	arch string
 	file *eif.File
-	f    *os.File
+	f    *os.File // behind file
 }
 
 func open(path string) (*image, error) {

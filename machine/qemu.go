@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -52,24 +53,26 @@ var boards = map[string]board{
 }
 
 // arguments is QEMU's command line.
-func (m *Machine) arguments(img *image) ([]string, error) {
-	b, ok := boards[img.arch]
-	if !ok {
-		return nil, fmt.Errorf("%s: architecture %q, and only those of enclaves can be booted", img.path, img.arch)
-	}
+func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]string, error) {
+	b := boards[img.arch]
 	args, err := b.args(m, img)
 	if err != nil {
 		return nil, err
 	}
 	words := []string{b.cmdline}
-	accel := "tcg"
-	if !m.cfg.NoKVM && kvmWorks(img.arch) {
-		accel = "kvm"
-	} else {
+	accel := m.cfg.Accel
+	if accel != "kvm" && accel != "tcg" {
+		accel = "tcg"
+		if kvmWorks(ctx, program, m.dir, img.arch) {
+			accel = "kvm"
+		}
+	}
+	if accel == "tcg" {
 		words = append(words, b.tcg)
 	}
 	// A kernel that panicked has nothing more to say than what it said.
-	words = append(words, "panic=-1", m.cfg.Cmdline)
+	// init then need not give anybody time to read either.
+	words = append(words, "panic=-1 neb.linger=0s", m.cfg.Cmdline)
 	cmdline := strings.Join(strings.Fields(strings.Join(words, " ")), " ")
 	if img.arch != eif.X86_64 {
 		own, err := img.file.Cmdline()

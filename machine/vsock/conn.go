@@ -379,6 +379,14 @@ func (c *Conn) CloseWrite() error {
 	return nil
 }
 
+// discard throws away what was received.
+func (c *Conn) discard() {
+	for _, chunk := range c.in {
+		freeChunk(chunk.data)
+	}
+	c.in = nil
+}
+
 func (c *Conn) shut(how uint8) {
 	c.shutByUs |= how
 	c.changed.Broadcast()
@@ -399,10 +407,7 @@ func (c *Conn) Close() error {
 		return c.failure("close")
 	}
 	c.closed = true
-	for _, chunk := range c.in {
-		freeChunk(chunk.data)
-	}
-	c.in = nil
+	c.discard()
 	c.readDeadline.set(c, time.Time{})
 	c.writeLimit.set(c, time.Time{})
 	c.changed.Broadcast()

@@ -1,0 +1,292 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/nitro-enclaves-bootstrap/neb/machine"
+	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
+)
+
+// Exit statuses of neb run that are not the application's.
+const (
+	exitTimeout   = 124
+	exitMachine   = 125 // neb or QEMU failed
+	exitNoStatus  = 126 // the enclave ended without saying how its application did
+	exitSignal    = 128 // and the signal's number
+	exitInterrupt = exitSignal + 2
+)
+
+// runOptions are the options of neb run.
+type runOptions struct {
+	memory    int64 // MiB
+	cpus      int
+	cid       uint32
+	timeout   time.Duration
+	listen    []string
+	connect   []string
+	remote    bool
+	hostCID   bool
+	asJSON    bool
+	plot      string
+	qemu      string
+	accel     string
+	cmdline   string
+	debugMode bool
+	make      buildFlags // for an emulator that is not there yet
+}
+
+func newRunCommand(s streams) *cobra.Command {
+	var o runOptions
+	var path string
+	cmd := &cobra.Command{
+		Use:   "run EIF",
+		Short: "Boot an Enclave Image File on this machine",
+		Long: `Boot an Enclave Image File under QEMU, with a console, vsock, the heartbeat and attestation, as an ordinary user.
+
+The enclave's console is standard output; neb's own words go to standard error. neb exits with the application's status:
+128 and the signal's number where a signal killed it, 124 at a timeout, 125 when neb or QEMU failed, 126 when the enclave ended
+without a status.
+
+The first start builds the emulator, which takes some minutes; 'neb build emulator' does it ahead. Attestation documents
+have the image's real measurements and are not signed.`,
+		Example: `  neb run hello.eif
+  neb run server.eif --connect tcp:127.0.0.1:8080=8080
+  neb run client.eif --listen 5000=unix:/tmp/parent.sock --listen 5001=exec:'cat > received'`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 1 && path != "":
+				return usagef("the EIF is given twice: %s and --eif-path %s", args[0], path)
+			case len(args) == 1:
+				path = args[0]
+			case path == "":
+				return usagef("which EIF? (see 'neb run --help')")
+			}
+			return o.run(cmd.Context(), s, path)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&path, "eif-path", "", "the EIF, as nitro-cli has it")
+	f.Int64Var(&o.memory, "memory", 0, "memory in `MiB` (default: four times the EIF, at least 512)")
+	f.IntVar(&o.cpus, "cpus", 1, "processors")
+	f.Uint32Var(&o.cid, "cid", 16, "vsock address of the enclave")
+	f.DurationVar(&o.timeout, "timeout", 0, "end the enclave after this time, with status 124")
+	f.StringArrayVar(&o.listen, "listen", nil, "where connections of the enclave to a port of the parent go: `PORT=ENDPOINT`, with unix:PATH, tcp:HOST:PORT or exec:COMMAND; repeatable")
+	f.StringArrayVar(&o.connect, "connect", nil, "where the host is let into the enclave: `ENDPOINT=PORT`, with unix:PATH or tcp:HOST:PORT; repeatable")
+	f.BoolVar(&o.remote, "remote", false, "allow endpoints beyond this machine's loopback")
+	f.BoolVar(&o.hostCID, "cid2", false, "answer for CID 2 as well; on EC2 nobody does")
+	f.BoolVar(&o.asJSON, "json", false, "print events, one JSON object a line, instead of the console")
+	f.StringVar(&o.plot, "plot", "", "draw where the time of the start went into an SVG `file`")
+	f.StringVar(&o.qemu, "qemu", "", "another QEMU: a program, or a directory with bin/qemu-system-*")
+	f.StringVar(&o.accel, "accel", "auto", "auto, kvm or tcg: auto uses KVM where it works")
+	f.StringVar(&o.cmdline, "cmdline", "", "appended to the kernel's command line; does not change the measurements")
+	f.BoolVar(&o.debugMode, "debug-mode", false, "as nitro-cli has it; changes nothing here")
+	f.Bool("attach-console", true, "as nitro-cli has it; the console is always shown")
+	f.MarkHidden("attach-console")
+	f.BoolVar(&o.make.offline, "offline", false, "build a missing emulator from what is in the cache, fetch nothing")
+	f.IntVarP(&o.make.jobs, "jobs", "j", 0, "processes at once, for a missing emulator (default: one for each processor)")
+	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if ours, ok := map[string]string{"cpu-count": "cpus", "enclave-cid": "cid"}[name]; ok {
+			name = ours
+		}
+		return pflag.NormalizedName(name)
+	})
+	return cmd
+}
+
+// A listener is a --connect that was opened.
+type listener struct {
+	net.Listener
+	port uint32
+}
+
+func (o *runOptions) run(ctx context.Context, s streams, path string) error {
+	note := func(format string, args ...any) { fmt.Fprintf(s.err, "neb: "+format+"\n", args...) }
+	failed := func(err error) error { return &ExitError{Code: exitMachine, Err: err} }
+
+	if err := o.check(); err != nil {
+		return err
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return failed(err)
+	}
+	if least := machine.MinMemory(st.Size()); o.memory > 0 && o.memory<<20 < least {
+		note("warning: %d MiB of memory is less than four times the EIF (%d MiB): nitro-cli would refuse it", o.memory, least>>20)
+	}
+	if o.debugMode {
+		note("--debug-mode changes nothing here; on EC2 the attested PCRs of an enclave in debug mode are zero")
+	}
+
+	handlers, err := o.handlers(note, s.err)
+	if err != nil {
+		return err
+	}
+	listeners, err := o.listeners()
+	for _, l := range listeners {
+		defer l.Close()
+	}
+	if err != nil {
+		return err
+	}
+	if o.qemu == "" {
+		if o.qemu, err = o.emulator(ctx, s); err != nil {
+			return failed(err)
+		}
+	}
+
+	w := &watcher{s: s, asJSON: o.asJSON}
+	if report := reportPort(path); report != 0 && handlers[report] == nil {
+		handlers[report] = w.takeReport
+	}
+	timeout := context.Background()
+	if o.timeout > 0 {
+		var cancel context.CancelFunc
+		timeout, cancel = context.WithTimeout(timeout, o.timeout)
+		defer cancel()
+	}
+	m, err := machine.Start(context.WithoutCancel(ctx), machine.Config{
+		Emulator: o.qemu, EIF: path,
+		Memory: o.memory << 20, CPUs: o.cpus, Cmdline: o.cmdline, Accel: o.accel,
+		Console: w.console(), Event: w.event,
+		Vsock: vsock.Config{CID: o.cid, AllowHostCID: o.hostCID, Handlers: handlers},
+	})
+	if err != nil {
+		return failed(err)
+	}
+	for _, l := range listeners {
+		go m.Forward(l, l.port, func(err error) { note("%v", err) })
+	}
+
+	status := 0
+	select {
+	case <-m.Done():
+	case <-ctx.Done():
+		status = exitInterrupt
+	case <-timeout.Done():
+		status = exitTimeout
+		note("the enclave did not end within %v", o.timeout)
+	}
+	if status != 0 {
+		m.Stop()
+	}
+	if err := m.Wait(); err != nil {
+		return failed(err)
+	}
+	err = w.end(status)
+	if o.plot != "" {
+		if err := os.WriteFile(o.plot, w.plot(filepath.Base(path)), 0o644); err != nil {
+			return failed(fmt.Errorf("--plot: %w", err))
+		}
+	}
+	return err
+}
+
+// check refuses options that make no sense.
+func (o *runOptions) check() error {
+	switch {
+	case o.memory < 0:
+		return usagef("--memory %d: expected MiB", o.memory)
+	case o.cpus < 1:
+		return usagef("--cpus %d: expected at least 1", o.cpus)
+	case o.cid <= vsock.ParentCID || o.cid == 1<<32-1:
+		return usagef("--cid %d: expected 4 to 4294967294; 2 is the host and 3 the parent", o.cid)
+	case o.timeout < 0:
+		return usagef("--timeout %v: expected a positive time", o.timeout)
+	}
+	switch o.accel {
+	case "auto", "kvm", "tcg":
+		return nil
+	}
+	return usagef("--accel %q: expected auto, kvm or tcg", o.accel)
+}
+
+// endpoint reads one side of a --listen or --connect.
+func (o *runOptions) endpoint(flag, text string) (machine.Endpoint, error) {
+	e, err := machine.ParseEndpoint(text)
+	if err != nil {
+		return e, usagef("%s: %v", flag, err)
+	}
+	if !e.Local() && !o.remote {
+		return e, usagef("%s %v: not a loopback address; --remote allows it", flag, e)
+	}
+	return e, nil
+}
+
+func vsockPort(flag, text string) (uint32, error) {
+	port, err := strconv.ParseUint(text, 10, 32)
+	if err != nil || port == 1<<32-1 {
+		return 0, usagef("%s: port %q: expected a number up to 4294967294", flag, text)
+	}
+	return uint32(port), nil
+}
+
+// handlers are the parent's ports of --listen.
+func (o *runOptions) handlers(note func(string, ...any), stderr io.Writer) (map[uint32]vsock.Handler, error) {
+	handlers := map[uint32]vsock.Handler{}
+	for _, text := range o.listen {
+		left, right, ok := strings.Cut(text, "=")
+		if !ok {
+			return nil, usagef("--listen %q: expected PORT=ENDPOINT", text)
+		}
+		port, err := vsockPort("--listen", left)
+		if err != nil {
+			return nil, err
+		}
+		if handlers[port] != nil {
+			return nil, usagef("--listen: port %d is given twice", port)
+		}
+		e, err := o.endpoint("--listen", right)
+		if err != nil {
+			return nil, err
+		}
+		handlers[port] = e.Handler(func(err error) { note("%v", err) }, stderr)
+	}
+	return handlers, nil
+}
+
+// listeners opens the host's side of --connect.
+func (o *runOptions) listeners() ([]listener, error) {
+	var all []listener
+	for _, text := range o.connect {
+		cut := strings.LastIndex(text, "=")
+		if cut < 0 {
+			return all, usagef("--connect %q: expected ENDPOINT=PORT", text)
+		}
+		port, err := vsockPort("--connect", text[cut+1:])
+		if err != nil {
+			return all, err
+		}
+		e, err := o.endpoint("--connect", text[:cut])
+		if err != nil {
+			return all, err
+		}
+		l, err := e.Listen()
+		if err != nil {
+			return all, &ExitError{Code: exitMachine, Err: fmt.Errorf("--connect: %w", err)}
+		}
+		all = append(all, listener{l, port})
+	}
+	return all, nil
+}
+
+// emulator is neb's own QEMU, built if need be.
+func (o *runOptions) emulator(ctx context.Context, s streams) (string, error) {
+	b, done, err := o.make.builder(s)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	return b.Emulator(ctx)
+}

@@ -1,0 +1,206 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
+)
+
+// An Endpoint is something on this host that a vsock port is joined with.
+type Endpoint struct {
+	network string // "unix", "tcp" or "exec"
+	address string
+}
+
+// ParseEndpoint reads unix:PATH, tcp:HOST:PORT or exec:COMMAND.
+func ParseEndpoint(s string) (Endpoint, error) {
+	network, address, _ := strings.Cut(s, ":")
+	e := Endpoint{network, address}
+	switch network {
+	case "tcp":
+		host, port, err := net.SplitHostPort(address)
+		if err != nil || host == "" || port == "" {
+			return e, fmt.Errorf("%q: expected tcp:HOST:PORT", s)
+		}
+	case "unix", "exec":
+		if address == "" {
+			return e, fmt.Errorf("%q: expected unix:PATH or exec:COMMAND", s)
+		}
+	default:
+		return e, fmt.Errorf("%q: expected unix:PATH, tcp:HOST:PORT or exec:COMMAND", s)
+	}
+	return e, nil
+}
+
+func (e Endpoint) String() string { return e.network + ":" + e.address }
+
+// Local says whether the endpoint cannot be reached from, or lead to, another machine.
+func (e Endpoint) Local() bool {
+	if e.network != "tcp" {
+		return true
+	}
+	host, _, _ := net.SplitHostPort(e.address)
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// Listen waits for connections of the host. There is no listening for exec.
+func (e Endpoint) Listen() (net.Listener, error) {
+	if e.network == "exec" {
+		return nil, fmt.Errorf("%v: only connections of the enclave can start a command", e)
+	}
+	return net.Listen(e.network, e.address)
+}
+
+// Handler joins each connection of the enclave with one to the endpoint. The enclave's is refused when the endpoint's cannot be had;
+// report, if any, is told why. The errors of commands go to stderr.
+func (e Endpoint) Handler(report func(error), stderr io.Writer) vsock.Handler {
+	return func(ctx context.Context, c *vsock.Conn) {
+		host, err := e.open(c.Context(), stderr)
+		if err != nil {
+			report(fmt.Errorf("port %d of the parent: %w", c.LocalAddr().(vsock.Addr).Port, err))
+			return
+		}
+		if c.Accept() == nil {
+			stop := context.AfterFunc(ctx, func() { host.Close() })
+			join(c, host)
+			stop()
+		}
+		host.Close()
+	}
+}
+
+// stream is what both kinds of host connections are.
+type stream interface {
+	net.Conn
+	CloseWrite() error
+	SyscallConn() (syscall.RawConn, error)
+}
+
+func (e Endpoint) open(ctx context.Context, stderr io.Writer) (stream, error) {
+	if e.network == "exec" {
+		return e.start(stderr)
+	}
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, e.network, e.address)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(stream), nil
+}
+
+// A process is a connection to a command's standard input and output.
+type process struct {
+	*net.UnixConn
+	cmd  *exec.Cmd
+	once sync.Once
+}
+
+// start runs a command of the shell in a process group of its own.
+func (e Endpoint) start(stderr io.Writer) (stream, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "exec"), os.NewFile(uintptr(fds[1]), "exec")
+	defer ours.Close()
+	defer theirs.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("/bin/sh", "-c", e.address)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	// A background process that inherited standard error must not keep us waiting.
+	cmd.WaitDelay = time.Second
+	if err := cmd.Start(); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &process{UnixConn: conn.(*net.UnixConn), cmd: cmd}, nil
+}
+
+// Close ends the command and all that it started.
+func (p *process) Close() error {
+	err := p.UnixConn.Close()
+	p.once.Do(func() {
+		// Most commands end when their standard input does.
+		ended := time.AfterFunc(time.Second, func() { syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) })
+		p.cmd.Wait()
+		ended.Stop()
+	})
+	return err
+}
+
+// lingering is how long the host may take to read the rest when the enclave is through with a connection.
+const lingering = 30 * time.Second
+
+// join copies in both directions, until both have ended. The end of one direction is passed on and leaves the other alone.
+func join(c *vsock.Conn, host stream) {
+	stop := context.AfterFunc(c.Context(), func() {
+		host.SetReadDeadline(time.Now())
+		host.SetWriteDeadline(time.Now().Add(lingering))
+	})
+	defer stop()
+	var both sync.WaitGroup
+	both.Add(2)
+	go func() {
+		defer both.Done()
+		switch _, err := c.ReadFrom(host); {
+		case err == nil:
+			c.CloseWrite()
+		case errors.Is(err, syscall.EPIPE), c.Context().Err() != nil:
+			// The enclave wants no more; what it has sent is still on its way to the host.
+		default:
+			c.Close()
+		}
+	}()
+	go func() {
+		defer both.Done()
+		if _, err := c.WriteTo(host); err == nil {
+			host.CloseWrite()
+		} else {
+			// The host reads no more, or the enclave was reset: either way there is nothing left to say in the other direction.
+			c.Close()
+			host.Close()
+		}
+	}()
+	both.Wait()
+	c.Close()
+}
+
+// Forward joins each connection that l accepts with one to a port of the enclave, until l is closed. It waits for an enclave that is
+// not up yet; report, if any, is told about connections that the enclave refused.
+func (m *Machine) Forward(l net.Listener, port uint32, report func(error)) {
+	for {
+		host, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer host.Close()
+			ctx, cancel := context.WithTimeout(context.Background(), lingering)
+			defer cancel()
+			c, err := m.Dial(ctx, port)
+			if err != nil {
+				report(fmt.Errorf("%v: %w", l.Addr(), err))
+				return
+			}
+			defer c.Close()
+			join(c, host.(stream))
+		}()
+	}
+}
