@@ -12,12 +12,11 @@
 # repos/golang/remote/1.26-trixie.md (commit 01b535c016d07e973eeb58e43ad1e2552018a407).
 ARG BASE_IMAGE=golang:1.26-trixie@sha256:4ee9ffa999b4583ce281939cdff828763083610292f252279a0cee77473bd9a7
 
-FROM ${BASE_IMAGE} AS build
-
 # TARGET: all, kernel, init or linuxkit. ARCH: x86_64, aarch64 or x86_64,aarch64; the builder's own if empty.
+# A stage of its own, so that mistakes show at once, and neb is compiled once for all targets.
+FROM ${BASE_IMAGE} AS arguments
 ARG TARGET=all
 ARG ARCH
-
 RUN case "$TARGET" in \
       all|kernel|init|linuxkit) ;; \
       *) echo "unknown TARGET '$TARGET': expected all, kernel, init or linuxkit" >&2; exit 2 ;; \
@@ -27,19 +26,25 @@ RUN case "$TARGET" in \
       *) echo "unknown ARCH '$ARCH': expected x86_64, aarch64 or x86_64,aarch64" >&2; exit 2 ;; \
     esac; \
     command -v go >/dev/null || { \
-      echo "the base image has no Go in its PATH: give one that has with --build-arg BASE_IMAGE=golang:1.26-trixie" >&2; exit 2; }
+      echo "the base image has no Go in its PATH: give one that has with --build-arg BASE_IMAGE=golang:1.26-trixie" >&2; exit 2; }; \
+    touch /arguments-are-right
 
+FROM ${BASE_IMAGE} AS build
 # Where packages and Go modules come from; what is fetched is checked against neb.lock and go.sum either way.
 ARG NEB_MIRROR
 ARG GOPROXY
 ARG GOSUMDB
 
 WORKDIR /src
+COPY --from=arguments /arguments-are-right /
 COPY go.mod go.sum ./
 RUN go mod download
 
 COPY . .
 RUN CGO_ENABLED=0 go build -buildvcs=false -trimpath -o /usr/local/bin/neb ./cmd/neb
+
+ARG TARGET=all
+ARG ARCH
 RUN neb build "$TARGET" ${ARCH:+--arch "$ARCH"} --output /result
 
 # One architecture: /blobs holds the files themselves. Two: a directory for each.

@@ -39,15 +39,20 @@ let
     path = ./.;
     filter =
       path: _:
-      !builtins.elem (baseNameOf path) [
-        ".git"
-        ".github"
-        "docs"
-        "result"
-        "blobs"
-        "release"
-      ]
-      && builtins.match ".*\\.md" (baseNameOf path) == null;
+      !builtins.elem path (
+        map (name: toString ./. + "/" + name) [
+          ".git"
+          ".github"
+          "docs"
+          "result"
+          "blobs"
+          "release"
+          "CHANGELOG.md"
+          "CONTRIBUTING.md"
+          "README.md"
+          "SECURITY.md"
+        ]
+      );
   };
 
   neb = runCommand "neb" { } ''

@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
@@ -206,7 +207,7 @@ func (b *Builder) modules(ctx context.Context, goRoot string, texts map[string]s
 		if len(prog.outside) == 0 {
 			return nil
 		}
-		if b.Offline {
+		if b.Offline && b.goProxy(ctx) == "" {
 			return fmt.Errorf("the Go modules of %s are not in the store, and --offline forbids fetching: run the same command once without it", oneLine(prog.outside))
 		}
 		b.Progress.Send(progress.Event{Stage: "fetch", Note: "fetching Go modules"})
@@ -261,9 +262,12 @@ func (b *Builder) goNetwork(ctx context.Context, goRoot, dir, modcache string, e
 }
 
 // goProxy is the machine's module proxy, asked after what the machine's own Go has downloaded: all of it is
-// checked against go.sum.
+// checked against go.sum. Offline it is what GOPROXY names of directories, "" where there is none.
 func (b *Builder) goProxy(ctx context.Context) string {
 	proxy := mirror.GoProxy(ctx)
+	if b.Offline {
+		return strings.Join(slices.DeleteFunc(strings.Split(proxy, ","), func(p string) bool { return !strings.HasPrefix(p, "file://") }), ",")
+	}
 	if proxy == "" {
 		proxy = "direct"
 	}
