@@ -48,11 +48,27 @@ func openFileOrDir(ctx context.Context, rest string, o Options) (*Image, error) 
 	if err != nil {
 		return nil, err
 	}
-	var fs files
-	if info.IsDir() {
-		fs = &dirFiles{dir: name}
-	} else if fs, err = openArchive(ctx, name, o); err != nil {
-		return nil, err
+	return openPlace(ctx, name, info.IsDir(), want, o)
+}
+
+// OpenLayout opens the image called name in an OCI layout: its reference, digest or, where there is but one image, "". A
+// name that is not in it is an error that wraps [fs.ErrNotExist], and so is a blob that is missing.
+func OpenLayout(ctx context.Context, dir, name string, o Options) (*Image, error) {
+	img, err := openPlace(ctx, dir, true, name, o)
+	if err != nil {
+		return nil, fmt.Errorf("image %s in %s: %w", name, dir, err)
+	}
+	img.ref = name
+	return img, nil
+}
+
+func openPlace(ctx context.Context, name string, dir bool, want string, o Options) (*Image, error) {
+	var fs files = &dirFiles{dir: name}
+	if !dir {
+		var err error
+		if fs, err = openArchive(ctx, name, o); err != nil {
+			return nil, err
+		}
 	}
 	img, err := fromFiles(ctx, fs, want, o)
 	if err != nil {
@@ -64,10 +80,10 @@ func openFileOrDir(ctx context.Context, rest string, o Options) (*Image, error) 
 }
 
 // fromFiles finds the image called want, or the only one.
-func fromFiles(ctx context.Context, fs files, want string, o Options) (*Image, error) {
-	index, err := readPiece(fs, "index.json", maxIndex)
+func fromFiles(ctx context.Context, in files, want string, o Options) (*Image, error) {
+	index, err := readPiece(in, "index.json", maxIndex)
 	if errors.Is(err, os.ErrNotExist) {
-		return fromDockerSave(fs, want, o)
+		return fromDockerSave(in, want, o)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("index.json: %w", err)
@@ -79,7 +95,8 @@ func fromFiles(ctx context.Context, fs files, want string, o Options) (*Image, e
 	var fit []v1.Descriptor
 	var names []string
 	for _, d := range m.Manifests {
-		if want == "" || d.Digest.String() == want || isNamed(d, want) {
+		_, digest, _ := strings.Cut(want, "@")
+		if want == "" || d.Digest.String() == want || d.Digest.String() == digest || isNamed(d, want) {
 			fit = append(fit, d)
 		}
 		names = append(names, nameOf(d))
@@ -88,7 +105,7 @@ func fromFiles(ctx context.Context, fs files, want string, o Options) (*Image, e
 	case len(fit) == 0 && want == "":
 		return nil, errors.New("index.json lists no image")
 	case len(fit) == 0:
-		return nil, fmt.Errorf("it holds no image %s (it has: %s)", want, strings.Join(names, ", "))
+		return nil, fmt.Errorf("it holds no image %s (it has: %s): %w", want, strings.Join(names, ", "), fs.ErrNotExist)
 	}
 	d := fit[0]
 	if one := compact(fit); len(one) > 1 {
@@ -100,7 +117,7 @@ func fromFiles(ctx context.Context, fs files, want string, o Options) (*Image, e
 			return nil, err
 		}
 	}
-	return fromManifest(ctx, layoutBlobs{fs}, d, o)
+	return fromManifest(ctx, layoutBlobs{in}, d, o)
 }
 
 // maxIndex is the size of an index.json: a cache of many images has a long one.

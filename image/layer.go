@@ -51,7 +51,7 @@ var compressions = []struct {
 	open  func(*pump) (io.Reader, func(), error)
 }{
 	{"gzip", "\x1f\x8b", func(p *pump) (io.Reader, func(), error) {
-		r, err := gzip.NewReader(p)
+		r, err := gzip.NewReader(bufio.NewReaderSize(p, 64<<10)) // the inflater has a fast path for bufio.Reader alone
 		return r, func() {}, err
 	}},
 	{"zstd", "\x28\xb5\x2f\xfd", openZstd},

@@ -128,19 +128,6 @@ func (p *pump) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// ReadByte is there for the inflater, which otherwise puts a buffer of its own in between.
-func (p *pump) ReadByte() (byte, error) {
-	for len(p.rest) == 0 {
-		if err := p.next(); err != nil {
-			return 0, err
-		}
-	}
-	b := p.rest[0]
-	p.rest = p.rest[1:]
-	p.pos++
-	return b, nil
-}
-
 // Peek returns the next n bytes without taking them, fewer at the end. n is small.
 func (p *pump) Peek(n int) ([]byte, error) {
 	for len(p.rest) == 0 {

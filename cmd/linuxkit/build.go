@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -21,6 +22,9 @@ var arches = map[string]string{
 	"amd64": "x86_64", "x86_64": "x86_64",
 	"arm64": "aarch64", "aarch64": "aarch64",
 }
+
+// goArch are the names that images have for them.
+var goArch = map[string]string{"x86_64": "amd64", "aarch64": "arm64"}
 
 type buildFlags struct {
 	name, dir, file, prefix, arch string
@@ -226,8 +230,18 @@ func (f *finder) open(ctx context.Context, ref string) (*image.Image, error) {
 		}
 		missed = err
 	}
-	img, err := image.Open(ctx, "docker://"+ref, f.options)
-	return img, errors.Join(err, missed)
+	cache := linuxkit.Cache{Dir: f.cache}
+	if !f.pull {
+		img, err := cache.Open(ctx, ref, f.options)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return img, err
+		}
+	}
+	if err := cache.Pull(ctx, ref, goArch[f.options.Arch]); err != nil {
+		return nil, errors.Join(missed, err)
+	}
+	f.say("%s: pulled to %s", ref, f.cache)
+	return cache.Open(ctx, ref, f.options)
 }
 
 // losses says what the ramdisk cannot hold.

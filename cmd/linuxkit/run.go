@@ -65,7 +65,7 @@ func newRoot(g *global) *cobra.Command {
 	flags.BoolVarP(&g.quiet, "quiet", "q", false, "say nothing but errors")
 	flags.IntVarP(&g.level, "verbose", "v", 1, "how much to say: 0 errors, 1 what is done, 2 and 3 the same here")
 	refuse(root, true, "mirror", "cert-file")
-	root.AddCommand(newBuild(g), newVersion(g))
+	root.AddCommand(newBuild(g), newCache(g), newVersion(g))
 	return root
 }
 
