@@ -3,6 +3,7 @@
 package need
 
 import (
+	"debug/elf"
 	"os"
 	"os/exec"
 	"syscall"
@@ -32,6 +33,23 @@ func Command(t testing.TB, name string) string {
 	path, err := exec.LookPath(name)
 	if err != nil {
 		missing(t, "the command "+name)
+	}
+	return path
+}
+
+// StaticCommand needs a program in PATH that needs no libraries, and returns where it is.
+func StaticCommand(t testing.TB, name string) string {
+	t.Helper()
+	path := Command(t, name)
+	program, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	for _, p := range program.Progs {
+		if p.Type == elf.PT_INTERP {
+			missing(t, "a static "+name+" (Debian: "+name+"-static)")
+		}
 	}
 	return path
 }
@@ -71,5 +89,13 @@ func Mount(t testing.TB) {
 	}
 	if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Fetch needs what was fetched with the error err: the network, or a store that has it all.
+func Fetch(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		missing(t, "the locked packages ("+err.Error()+")")
 	}
 }

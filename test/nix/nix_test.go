@@ -1,0 +1,298 @@
+// Package nix tests the Nix door with Debian's Nix: that every attribute evaluates, that Nix would fetch exactly what neb.lock names,
+// and that neb builds inside Nix's sandbox, in a sandbox of its own. nixpkgs is stood in for (testdata/nixpkgs.nix).
+package nix
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb"
+	"github.com/nitro-enclaves-bootstrap/neb/build/component"
+	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/build/store"
+	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+)
+
+const root = "../.."
+
+// source copies the source tree and puts the stand-in for nixpkgs and its busybox into it.
+func source(t *testing.T) string {
+	t.Helper()
+	need.Command(t, "nix-instantiate")
+	busybox := need.StaticCommand(t, "busybox")
+	dir := filepath.Join(t.TempDir(), "neb")
+	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	list.Dir = root
+	names, err := list.Output()
+	if err != nil {
+		t.Fatalf("git ls-files: %v", err)
+	}
+	for _, name := range strings.Split(strings.Trim(string(names), "\x00"), "\x00") {
+		if copyFile(t, filepath.Join(root, name), filepath.Join(dir, name)) != nil {
+			continue // gone from the work tree, and not yet from the index
+		}
+	}
+	if err := copyFile(t, "testdata/nixpkgs.nix", filepath.Join(dir, "nixpkgs.nix")); err != nil {
+		t.Fatal(err)
+	}
+	tools := filepath.Join(dir, "busybox")
+	if err := copyFile(t, busybox, filepath.Join(tools, "busybox")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(tools, "busybox"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	applets, err := exec.Command(busybox, "--list").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range strings.Fields(string(applets)) {
+		if a != "busybox" {
+			if err := os.Symlink("busybox", filepath.Join(tools, a)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return dir
+}
+
+func copyFile(t *testing.T, from, to string) error {
+	t.Helper()
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return nil
+}
+
+// nixStore is a Nix store of the test's own, so that the machine's stays as it is.
+type nixStore struct {
+	t   *testing.T
+	dir string
+}
+
+func newStore(t *testing.T) nixStore {
+	dir := t.TempDir()
+	t.Cleanup(func() { // what is in a store has no write permission
+		if out, err := exec.Command("chmod", "-R", "u+w", dir).CombinedOutput(); err != nil {
+			t.Logf("chmod: %s", out)
+		}
+	})
+	return nixStore{t, dir}
+}
+
+func (s nixStore) run(name string, args ...string) (string, error) {
+	cmd := exec.Command(name, append([]string{"--store", s.dir}, args...)...)
+	cmd.Env = append(os.Environ(), "NIX_CONFIG=substituters =\nsandbox = true\nsandbox-fallback = false\nbuild-users-group =\nexperimental-features = nix-command flakes\nwarn-dirty = false")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, stderr.String())
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func (s nixStore) must(name string, args ...string) string {
+	s.t.Helper()
+	out, err := s.run(name, args...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+func (s nixStore) eval(dir, expression string, v any) {
+	s.t.Helper()
+	out := s.must("nix", "eval", "--impure", "--json", "--expr", fmt.Sprintf("with import %s { }; %s", dir, expression))
+	if err := json.Unmarshal([]byte(out), v); err != nil {
+		s.t.Fatalf("%s: %v", out, err)
+	}
+}
+
+var cross = `(import ./nixpkgs.nix { }).pkgsCross.aarch64-multiplatform`
+
+func TestEvaluate(t *testing.T) {
+	dir, s := source(t), newStore(t)
+	for _, attribute := range []string{"all", "kernel", "init", "linuxkit", "neb", "modules"} {
+		for _, args := range [][]string{nil, {"--arg", "pkgs", cross}, {"--argstr", "mirror", "http://mirror.example"}} {
+			cmd := append([]string{"-A", attribute, filepath.Join(dir, "default.nix")}, args...)
+			if len(args) > 1 && args[0] == "--arg" {
+				cmd[len(cmd)-1] = strings.ReplaceAll(cross, "./", dir+"/")
+			}
+			if out, err := s.run("nix-instantiate", cmd...); err != nil || !strings.HasSuffix(out, ".drv") {
+				t.Errorf("%v: %s %v", cmd, out, err)
+			}
+		}
+	}
+	for _, system := range []string{"x86_64-linux", "aarch64-linux"} {
+		for _, name := range []string{"all", "kernel", "init", "linuxkit", "neb", "default"} {
+			what := fmt.Sprintf("path:%s#packages.%s.%s.drvPath", dir, system, name)
+			if out, err := s.run("nix", "eval", "--raw", what); err != nil || !strings.HasSuffix(out, ".drv") {
+				t.Errorf("%s: %s %v", what, out, err)
+			}
+		}
+	}
+}
+
+func TestUnsupportedSystem(t *testing.T) {
+	dir, s := source(t), newStore(t)
+	for _, system := range []string{"i686-linux", "x86_64-darwin"} {
+		_, err := s.run("nix-instantiate", filepath.Join(dir, "default.nix"), "-A", "all", "--arg", "pkgs", fmt.Sprintf(`import %s/nixpkgs.nix { system = "%s"; }`, dir, system))
+		if want := "neb: building for " + system + " is not supported, only aarch64-linux x86_64-linux"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("expected %q, found %v", want, err)
+		}
+	}
+}
+
+// What Nix fetches for both architectures is what the lock names, by the same hashes, and each file's place in the Nix
+// store is the one that its hash gives.
+func TestHashes(t *testing.T) {
+	dir, s := source(t), newStore(t)
+	var found []struct {
+		SHA256, Name, Path, Hash string
+		URLs                     []string
+	}
+	s.eval(dir, `map (f: { inherit (f) sha256; inherit (f.file) name; path = f.file.outPath; hash = f.file.outputHash; urls = f.file.urls or [ ]; }) locked`, &found)
+	var nixHashes []string
+	for _, f := range found {
+		nixHashes = append(nixHashes, f.SHA256)
+		if f.Hash != f.SHA256 {
+			t.Errorf("%s: fetched by %s, locked as %s", f.Name, f.Hash, f.SHA256)
+		}
+	}
+	l := readLock(t)
+	files, err := l.Files(runtime.GOARCH, lock.Base, lock.GCCx86_64, lock.GCCaarch64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lockHashes []string
+	for _, f := range append(files, l.Kernel, l.Go.Hosts[runtime.GOARCH]) {
+		lockHashes = append(lockHashes, f.SHA256)
+	}
+	slices.Sort(nixHashes)
+	slices.Sort(lockHashes)
+	if nixHashes = slices.Compact(nixHashes); !slices.Equal(nixHashes, lockHashes) {
+		t.Errorf("Nix fetches %d files, the lock names %d, or others", len(nixHashes), len(lockHashes))
+	}
+	// Nix itself says where a file of this content goes.
+	for _, f := range found[:min(3, len(found))] {
+		want := s.must("nix-store", "--print-fixed-path", "sha256", f.SHA256, f.Name)
+		if f.Path != want {
+			t.Errorf("%s: expected at %s, found at %s", f.Name, want, f.Path)
+		}
+	}
+}
+
+// nix/modules.json is the hash of what go.sum names, and Nix agrees how such a hash is made.
+func TestModules(t *testing.T) {
+	need.Command(t, "nix-hash")
+	keep := filepath.Join(t.TempDir(), "modules")
+	cmd := exec.Command("go", "run", "./nix/modules", "-check", "-keep", keep)
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	out, err := exec.Command("nix-hash", "--type", "sha256", keep).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said struct{ SHA256 string }
+	text, err := os.ReadFile(filepath.Join(root, "nix", "modules.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &said); err != nil {
+		t.Fatal(err)
+	}
+	if found := strings.TrimSpace(string(out)); found != said.SHA256 {
+		t.Errorf("nix-hash says %s, nix/modules.json %s", found, said.SHA256)
+	}
+}
+
+// neb builds init inside Nix's sandbox, in its own, from files that are in the Nix store by the hashes of the lock: the bytes are those of a
+// build without Nix.
+func TestRealise(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles neb and init in Nix's sandbox")
+	}
+	dir, s := source(t), newStore(t)
+	cache, err := store.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cache.Close()
+	l := readLock(t)
+	toolchain := l.Go.Hosts[runtime.GOARCH]
+	if err := cache.Fetch(t.Context(), []lock.File{toolchain}, store.FetchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	b := &component.Builder{Store: cache, Lock: l, Source: dir}
+	outputs, err := b.Build(t.Context(), component.Host(), "init")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	work := t.TempDir()
+	var locked []struct{ SHA256, Name, Path string }
+	s.eval(dir, `map (f: { inherit (f) sha256; inherit (f.file) name; path = f.file.outPath; }) locked`, &locked)
+	i := slices.IndexFunc(locked, func(f struct{ SHA256, Name, Path string }) bool { return f.SHA256 == toolchain.SHA256 })
+	if i < 0 {
+		t.Fatal("Nix does not fetch the Go toolchain of the lock")
+	}
+	// The file gets the name in the Nix store that its hash gives, and so Nix need not fetch it.
+	named := filepath.Join(work, locked[i].Name)
+	if err := copyFile(t, cache.Path(toolchain), named); err != nil {
+		t.Fatal(err)
+	}
+	if at := s.must("nix-store", "--add-fixed", "sha256", named); at != locked[i].Path {
+		t.Fatalf("the Go toolchain is at %s, Nix looks for it at %s", at, locked[i].Path)
+	}
+	modules := filepath.Join(work, "neb-go-modules")
+	keep := exec.Command("go", "run", "./nix/modules", "-check", "-keep", modules)
+	keep.Dir = root
+	if out, err := keep.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	s.must("nix-store", "--add-fixed", "--recursive", "sha256", modules)
+
+	out := s.must("nix-build", "--no-out-link", "-A", "init", filepath.Join(dir, "default.nix"))
+	entries, err := os.ReadDir(filepath.Join(s.dir, out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != 1 || entries[0].Name() != "init" {
+		t.Errorf("expected init alone, found %v", entries)
+	}
+	built, err := os.ReadFile(filepath.Join(s.dir, out, "init"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprintf("%x", sha256.Sum256(built)), outputs[0].Files[0].SHA256; got != want {
+		t.Errorf("init from Nix has SHA-256 %s, from neb build %s", got, want)
+	}
+}
+
+func readLock(t *testing.T) *lock.Lock {
+	t.Helper()
+	l, err := lock.Read(bytes.NewReader(neb.LockFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
