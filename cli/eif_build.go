@@ -252,9 +252,7 @@ func (o *eifBuild) builtBlobs(ctx context.Context, s streams) (pack.Blobs, error
 // mkfs runs mkfs.erofs of the locked packages in the sandbox.
 type mkfs struct{ *component.Builder }
 
-func (m *mkfs) Work() (string, error) {
-	return os.MkdirTemp(filepath.Join(m.Store.Dir(), "tmp"), "erofs-*")
-}
+func (m *mkfs) Work(ctx context.Context) (string, error) { return m.Store.Work(ctx) }
 
 func (m *mkfs) Run(ctx context.Context, work string, args ...string) error {
 	// The base has the links that let programs find their loader.

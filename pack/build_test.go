@@ -440,7 +440,7 @@ type fakeMkfs struct {
 	args []string
 }
 
-func (m *fakeMkfs) Work() (string, error) { return os.MkdirTemp(m.dir, "work-") }
+func (m *fakeMkfs) Work(context.Context) (string, error) { return os.MkdirTemp(m.dir, "work-") }
 
 func (m *fakeMkfs) Run(_ context.Context, work string, args ...string) error {
 	m.args = args

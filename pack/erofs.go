@@ -17,7 +17,7 @@ import (
 // Mkfs runs programs of erofs-utils where the same version gives the same bytes: in the sandbox of `neb build`.
 type Mkfs interface {
 	// Work makes a directory for files that the programs read and write.
-	Work() (string, error)
+	Work(context.Context) (string, error)
 	// Run runs a program by its path in the sandbox, where work's sub-directories src and out are /src and /out.
 	Run(ctx context.Context, work string, args ...string) error
 }
@@ -33,7 +33,7 @@ var mkfsOptions = []string{
 
 // erofs makes an erofs image of the application's tree and puts its parts into the ramdisk.
 func (b *Build) erofs(ctx context.Context, d *disk, description *app.Description) error {
-	work, err := b.Mkfs.Work()
+	work, err := b.Mkfs.Work(ctx)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -275,5 +276,46 @@ func TestListAndPrune(t *testing.T) {
 	}
 	if _, hit, err := s.Output(t.Context(), "old", maker(&made)); err != nil || hit {
 		t.Errorf("the pruned output: hit %v, %v", hit, err)
+	}
+}
+
+// TestWork makes a working directory, which another process's Open leaves alone, and which Close removes.
+func TestWork(t *testing.T) {
+	at := filepath.Join(t.TempDir(), "store")
+	s, err := Open(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := s.Work(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := Open(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := os.Stat(dir); err != nil {
+		t.Fatalf("opening the store swept a directory that is in use: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("after Close: %v, want it gone", err)
+	}
+
+	// What a killed process left has no lock, and goes at the next Open.
+	left := filepath.Join(at, tmp, "work-left")
+	if err := os.Mkdir(left, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	third, err := Open(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer third.Close()
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("after Open: %v, want it gone", err)
 	}
 }

@@ -13,6 +13,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -33,8 +34,9 @@ type Store struct {
 	dir      string
 	readOnly bool
 
-	mu   sync.Mutex
-	used map[string]*held // by key, the outputs that this process uses, kept from being pruned
+	mu    sync.Mutex
+	used  map[string]*held // by key, the outputs that this process uses, kept from being pruned
+	works map[string]*held // by path, the directories that [Store.Work] made
 }
 
 // The rooms of a store.
@@ -75,7 +77,7 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, used: map[string]*held{}}
+	s := &Store{dir: dir, used: map[string]*held{}, works: map[string]*held{}}
 	for _, room := range []string{"", downloads, partial, outputs, tmp, locks} {
 		room = filepath.Join(dir, room)
 		err := os.MkdirAll(room, 0o755)
@@ -131,15 +133,44 @@ func (s *Store) Path(f lock.File) string { return s.in(downloads, f.SHA256) }
 
 func (s *Store) in(room, name string) string { return filepath.Join(s.dir, room, name) }
 
-// Close lets go of the outputs that were used, so that they can be pruned.
+// Close lets go of the outputs that were used, so that they can be pruned, and removes what [Store.Work] made.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var errs []error
+	for dir, h := range s.works {
+		errs = append(errs, remove(dir))
+		errs = append(errs, os.Remove(h.f.Name()))
+		h.release()
+		delete(s.works, dir)
+	}
 	for key, h := range s.used {
 		h.release()
 		delete(s.used, key)
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// Work makes an empty directory for work beside the store's files, on the same file system. It goes with
+// [Store.Close], or at the next [Open] by any process after a kill.
+func (s *Store) Work(ctx context.Context) (string, error) {
+	if s.readOnly {
+		return "", fmt.Errorf("store %s cannot be written to: set NEB_CACHE to one that can", s.dir)
+	}
+	name := "work-" + rand.Text()
+	h, err := s.lock(ctx, name, unix.LOCK_EX)
+	if err != nil {
+		return "", err
+	}
+	dir := s.in(tmp, name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		h.release()
+		return "", fmt.Errorf("store: %w", &localError{err})
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.works[dir] = h
+	return dir, nil
 }
 
 // sweep removes what processes left that were killed while they made an output: what nobody holds the lock of.
