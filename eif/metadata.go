@@ -45,48 +45,50 @@ func (m Metadata) Encode() ([]byte, error) {
 
 // ParseMetadata reads the content of a metadata section. All fields must be there, as the reference's reader demands.
 func ParseMetadata(section []byte) (*Metadata, error) {
-	type build struct {
-		BuildTime, BuildTool, BuildToolVersion, OperatingSystem, KernelVersion *string
-	}
-	var m struct {
-		ImageName, ImageVersion    *string
-		BuildMetadata              *build
-		DockerInfo, CustomMetadata json.RawMessage
-	}
-	if err := json.Unmarshal(section, &m); err != nil {
+	// Maps, because the fields of a structure are found in any case, and the reference's are not.
+	var outer, inner map[string]json.RawMessage
+	if err := json.Unmarshal(section, &outer); err != nil {
 		return nil, fmt.Errorf("the metadata section is not the JSON it should be: %w", err)
 	}
-	if m.BuildMetadata == nil {
+	if outer["BuildMetadata"] == nil {
 		return nil, errors.New("the metadata section has no BuildMetadata")
 	}
-	all := &Metadata{DockerInfo: m.DockerInfo, CustomMetadata: m.CustomMetadata}
+	if err := json.Unmarshal(outer["BuildMetadata"], &inner); err != nil {
+		return nil, fmt.Errorf("the metadata section's BuildMetadata: %w", err)
+	}
+	m := &Metadata{DockerInfo: outer["DockerInfo"], CustomMetadata: outer["CustomMetadata"]}
 	for _, field := range []struct {
+		in   map[string]json.RawMessage
 		name string
-		from *string
 		to   *string
 	}{
-		{"ImageName", m.ImageName, &all.ImageName},
-		{"ImageVersion", m.ImageVersion, &all.ImageVersion},
-		{"BuildTime", m.BuildMetadata.BuildTime, &all.BuildMetadata.BuildTime},
-		{"BuildTool", m.BuildMetadata.BuildTool, &all.BuildMetadata.BuildTool},
-		{"BuildToolVersion", m.BuildMetadata.BuildToolVersion, &all.BuildMetadata.BuildToolVersion},
-		{"OperatingSystem", m.BuildMetadata.OperatingSystem, &all.BuildMetadata.OperatingSystem},
-		{"KernelVersion", m.BuildMetadata.KernelVersion, &all.BuildMetadata.KernelVersion},
+		{outer, "ImageName", &m.ImageName},
+		{outer, "ImageVersion", &m.ImageVersion},
+		{inner, "BuildTime", &m.BuildMetadata.BuildTime},
+		{inner, "BuildTool", &m.BuildMetadata.BuildTool},
+		{inner, "BuildToolVersion", &m.BuildMetadata.BuildToolVersion},
+		{inner, "OperatingSystem", &m.BuildMetadata.OperatingSystem},
+		{inner, "KernelVersion", &m.BuildMetadata.KernelVersion},
+		{outer, "DockerInfo", nil},
+		{outer, "CustomMetadata", nil},
 	} {
-		if field.from == nil {
+		value, ok := field.in[field.name]
+		if !ok {
 			return nil, fmt.Errorf("the metadata section has no %s", field.name)
 		}
-		*field.to = *field.from
-	}
-	for name, value := range map[string]json.RawMessage{"DockerInfo": m.DockerInfo, "CustomMetadata": m.CustomMetadata} {
-		if value == nil {
-			return nil, fmt.Errorf("the metadata section has no %s", name)
+		if field.to == nil {
+			continue
 		}
+		var text *string
+		if err := json.Unmarshal(value, &text); err != nil || text == nil {
+			return nil, fmt.Errorf("the metadata section's %s is %.40s, and should be a text", field.name, value)
+		}
+		*field.to = *text
 	}
 	if c := m.CustomMetadata[0]; c != '{' && c != 'n' {
 		return nil, errors.New("the metadata section's CustomMetadata is neither an object nor null")
 	}
-	return all, nil
+	return m, nil
 }
 
 // Metadata reads the metadata section. It is an error if there is none.
