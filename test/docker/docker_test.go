@@ -1,0 +1,252 @@
+// Package docker tests the Docker door against a real engine: the commands of the readme of aws-nitro-enclaves-sdk-bootstrap, with the bytes
+// of neb build. Image registries are not reached: the base image is made here.
+package docker
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb"
+	"github.com/nitro-enclaves-bootstrap/neb/build/component"
+	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/build/store"
+	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+)
+
+const root = "../.."
+
+// base is the image that the builds start from: a Debian with this machine's Go and certificates, tagged for this run.
+const base = "neb-test-base"
+
+// docker runs a Docker command and returns all that it says.
+func docker(t *testing.T, stdin io.Reader, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "docker", args...)
+	cmd.Stdin = stdin
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=0")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func must(t *testing.T, stdin io.Reader, args ...string) string {
+	t.Helper()
+	out, err := docker(t, stdin, args...)
+	if err != nil {
+		t.Fatalf("docker %s: %v\n%s", strings.Join(args, " "), err, tail(out))
+	}
+	return strings.TrimSpace(out)
+}
+
+func tail(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-30):], "\n")
+}
+
+// makeBase imports the base image: a minimal Debian from the machine's mirrors, unless NEB_TEST_BASE_IMAGE names an image with Go.
+func makeBase(t *testing.T) string {
+	t.Helper()
+	need.Docker(t)
+	if image := os.Getenv("NEB_TEST_BASE_IMAGE"); image != "" {
+		return image
+	}
+	need.Root(t)
+	debootstrap := need.Command(t, "debootstrap")
+	tree := filepath.Join(t.TempDir(), "base")
+	args := []string{"--variant=minbase", "--include=ca-certificates", "bookworm", tree}
+	if mirror := debianMirror(t); mirror != "" {
+		args = append(args, mirror)
+	}
+	if out, err := exec.CommandContext(t.Context(), debootstrap, args...).CombinedOutput(); err != nil {
+		t.Fatalf("debootstrap: %v\n%s", err, tail(string(out)))
+	}
+	goRoot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := `
+		mkdir -p "$1/usr/local/go"
+		cp -a "$2/." "$1/usr/local/go/"
+		rm -rf "$1/usr/local/go/test" "$1/var/cache/apt/archives" "$1/var/lib/apt/lists"
+		for f in /etc/ssl/certs/ca-certificates.crt; do if [ -e $f ]; then cp -L $f "$1$f"; fi; done
+		tar -C "$1" --exclude=./dev -c . | docker import \
+			-c 'ENV PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' -c 'ENV GOTOOLCHAIN=local' - "$3"`
+	if out, err := exec.CommandContext(t.Context(), "sh", "-euc", script, "sh", tree, strings.TrimSpace(string(goRoot)), base).CombinedOutput(); err != nil {
+		t.Fatalf("docker import: %v\n%s", err, out)
+	}
+	t.Cleanup(func() { remove(t, base) })
+	return base
+}
+
+// debianMirror is where this machine gets Debian from, so that debootstrap needs no other.
+func debianMirror(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("apt-get", "indextargets", "--format", "$(SITE) $(REPO_URI)", "Codename: bookworm", "Created-By: Packages").Output()
+	if err != nil {
+		return ""
+	}
+	for _, line := range strings.Split(string(out), "\n") {
+		if _, uri, ok := strings.Cut(line, " "); ok && strings.HasSuffix(strings.TrimSuffix(uri, "/"), "/debian") {
+			return uri
+		}
+	}
+	return ""
+}
+
+func remove(t *testing.T, image string) {
+	// After the test its context is done.
+	if out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "docker", "image", "rm", "-f", image).CombinedOutput(); err != nil {
+		t.Logf("docker image rm %s: %s", image, out)
+	}
+}
+
+// arguments are what every build is given: the base image, and how this machine reaches packages and modules.
+func arguments(image string) []string {
+	args := []string{"--build-arg", "BASE_IMAGE=" + image}
+	for _, name := range []string{"NEB_MIRROR", "GOPROXY", "GOSUMDB"} {
+		if value := os.Getenv(name); value != "" {
+			args = append(args, "--build-arg", name+"="+value)
+		}
+	}
+	return args
+}
+
+// build is `docker build -t TAG .` with arguments, removed after the test.
+func build(t *testing.T, image, tag string, args ...string) {
+	t.Helper()
+	must(t, nil, slices.Concat([]string{"build", "-t", tag}, arguments(image), args, []string{"."})...)
+	t.Cleanup(func() { remove(t, tag) })
+}
+
+// extract is what the readme does with an image: create, cp, rm.
+func extract(t *testing.T, tag string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "blobs")
+	must(t, nil, "create", "--name", "extract_"+tag, tag)
+	defer must(t, nil, "rm", "extract_"+tag)
+	must(t, nil, "cp", "extract_"+tag+":/blobs", dir)
+	return dir
+}
+
+// compare compares a directory with what neb build makes here, file by file. Nothing else may be in it.
+func compare(t *testing.T, dir, arch string, components ...string) {
+	t.Helper()
+	cache, err := store.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cache.Close()
+	l, err := lock.Read(bytes.NewReader(neb.LockFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &component.Builder{Store: cache, Lock: l, Source: root}
+	outputs, err := b.Build(t.Context(), arch, components...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, o := range outputs {
+		for _, f := range o.Files {
+			want = append(want, f.Name)
+			expected, err := os.ReadFile(filepath.Join(o.Dir, f.Name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			found, err := os.ReadFile(filepath.Join(dir, f.Name))
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			if !bytes.Equal(found, expected) {
+				t.Errorf("%s/%s from Docker differs from neb build's", arch, f.Name)
+			}
+		}
+	}
+	var found []string
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		found = append(found, e.Name())
+	}
+	slices.Sort(want)
+	if !slices.Equal(found, want) {
+		t.Errorf("expected %v, found %v", want, found)
+	}
+}
+
+func TestDocker(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles a kernel in Docker")
+	}
+	image := makeBase(t)
+	tag := func(name string) string { return fmt.Sprintf("neb-test-%s-%d", name, os.Getpid()) }
+
+	t.Run("arguments", func(t *testing.T) {
+		for _, test := range []struct{ name, argument, want string }{
+			{"target", "TARGET=emulator", "unknown TARGET 'emulator': expected all, kernel, init or linuxkit"},
+			{"architecture", "ARCH=mips", "unknown ARCH 'mips': expected x86_64, aarch64 or x86_64,aarch64"},
+		} {
+			out, err := docker(t, nil, slices.Concat([]string{"build"}, arguments(image), []string{"--build-arg", test.argument, "."})...)
+			if err == nil || !strings.Contains(out, test.want) {
+				t.Errorf("%s: expected an error with %q, found %v\n%s", test.name, test.want, err, tail(out))
+			}
+		}
+	})
+	t.Run("base image without Go", func(t *testing.T) {
+		bare := tag("bare")
+		must(t, strings.NewReader("FROM "+image+"\nENV PATH=/usr/bin:/bin\n"), "build", "-t", bare, "-")
+		defer remove(t, bare)
+		out, err := docker(t, nil, "build", "--build-arg", "BASE_IMAGE="+bare, ".")
+		if want := "the base image has no Go in its PATH"; err == nil || !strings.Contains(out, want) {
+			t.Errorf("expected an error with %q, found %v\n%s", want, err, tail(out))
+		}
+	})
+	t.Run("no network", func(t *testing.T) {
+		out, err := docker(t, nil, slices.Concat([]string{"build", "--no-cache", "--network", "none"}, arguments(image), []string{"."})...)
+		if err == nil || !strings.Contains(out, "go mod download") || !strings.Contains(out, "dial ") {
+			t.Errorf("expected the error of go mod download, found %v\n%s", err, tail(out))
+		}
+	})
+
+	// The two Go parts, for both architectures at once.
+	const both = "ARCH=x86_64,aarch64"
+	for _, target := range []string{"init", "linuxkit"} {
+		t.Run(target, func(t *testing.T) {
+			name := tag(target)
+			build(t, image, name, "--build-arg", "TARGET="+target, "--build-arg", both)
+			dir := extract(t, name)
+			for _, arch := range component.Archs {
+				compare(t, filepath.Join(dir, arch), arch, target)
+			}
+		})
+	}
+
+	// docker build -t blobs_all . compiles the one kernel of this test; the image of its build stage has it in its store, and so
+	// TARGET=kernel, started from that image, finds it there.
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the kernel's toolchain was tried on x86_64 only")
+	}
+	t.Run("all", func(t *testing.T) {
+		name := tag("all")
+		build(t, image, name)
+		compare(t, extract(t, name), component.Host(), component.Names...)
+	})
+	t.Run("kernel", func(t *testing.T) {
+		stage, name := tag("stage"), tag("kernel")
+		build(t, image, stage, "--target", "build")
+		build(t, stage, name, "--build-arg", "TARGET=kernel")
+		compare(t, extract(t, name), component.Host(), "kernel")
+	})
+}
