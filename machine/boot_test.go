@@ -1,0 +1,112 @@
+package machine_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/machine"
+	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
+	"github.com/nitro-enclaves-bootstrap/neb/test/vm"
+	"github.com/nitro-enclaves-bootstrap/neb/test/vm/peer"
+)
+
+func guestImage(t *testing.T, arch string) string {
+	t.Helper()
+	b, err := os.ReadFile(vm.Program(t, arch, "./testdata/guest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return vm.Image(t, arch, map[string][]byte{"init": b})
+}
+
+// commander sends commands to the guest (package peer).
+type commander struct {
+	t *testing.T
+	c *vsock.Conn
+	r *bufio.Reader
+}
+
+func command(t *testing.T, v *vm.VM) *commander {
+	t.Helper()
+	c, err := v.Dial(t.Context(), peer.Commands)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return &commander{t, c, bufio.NewReader(c)}
+}
+
+func (c *commander) do(line string) {
+	c.t.Helper()
+	start := time.Now()
+	fmt.Fprintln(c.c, line)
+	c.c.SetReadDeadline(time.Now().Add(vm.Patience))
+	answer, err := c.r.ReadString('\n')
+	if answer = strings.TrimSpace(answer); answer != "ok" || err != nil {
+		c.t.Fatalf("%s: %s %v", line, answer, err)
+	}
+	c.t.Logf("%s: %v", line, time.Since(start))
+}
+
+func echo(_ context.Context, c *vsock.Conn) {
+	if c.Accept() == nil {
+		io.Copy(c, c)
+		c.CloseWrite()
+		io.Copy(io.Discard, c)
+	}
+}
+
+// Both architectures come up, are heard, can be talked to in both directions, and their reboot ends them.
+func TestBoot(t *testing.T) {
+	for _, arch := range []string{eif.X86_64, eif.AArch64} {
+		t.Run(arch, func(t *testing.T) {
+			var mu sync.Mutex
+			var events []string
+			var parent []string
+			v := vm.Start(t, machine.Config{
+				EIF:   guestImage(t, arch),
+				Vsock: vsock.Config{Handlers: map[uint32]vsock.Handler{7000: echo}},
+				Event: func(e machine.Event) {
+					mu.Lock()
+					defer mu.Unlock()
+					switch e.Kind {
+					case machine.Line:
+					case machine.Parent:
+						parent = append(parent, e.Text)
+					default:
+						events = append(events, string(e.Kind))
+					}
+				},
+			})
+			v.WaitBeat()
+			v.Says("guest: up")
+			c := command(t, v)
+			c.do("echo 7000 10 10000")
+			c.do("knock 3 77 2")
+			c.do("knock 2 77 2")
+			if _, err := v.Dial(t.Context(), 4711); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("a port where nobody listens: %v", err)
+			}
+			fmt.Fprintln(c.c, "reboot")
+			v.WaitEnd()
+			mu.Lock()
+			defer mu.Unlock()
+			if got := strings.Join(events, " "); got != "power-on vsock heartbeat reboot power-off" {
+				t.Errorf("events: %s", got)
+			}
+			if got := strings.Join(parent, "\n"); !strings.Contains(got, "port 77 of the parent") || !strings.Contains(got, "port 77 of CID 2") || len(parent) != 2 {
+				t.Errorf("what was said about vsock:\n%s", got)
+			}
+		})
+	}
+}

@@ -1,0 +1,238 @@
+// Package vm gives tests what they need to boot enclaves: blobs, an emulator, and a machine whose console they can read.
+//
+// NEB_BLOBS and NEB_QEMU name blobs and an emulator that are there already. Without them both come from the store, built
+// if need be: minutes for the emulator and for each kernel, once.
+package vm
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb"
+	"github.com/nitro-enclaves-bootstrap/neb/build/component"
+	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/build/result"
+	"github.com/nitro-enclaves-bootstrap/neb/build/store"
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+	"github.com/nitro-enclaves-bootstrap/neb/machine"
+)
+
+// Patience is how long a test waits for a machine that should have answered: much more than it takes on two busy processors
+// without KVM.
+const Patience = 2 * time.Minute
+
+// built is a thing that is built once in a test binary.
+type built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func (b *built) get(t testing.TB, what string, build func() (string, error)) string {
+	t.Helper()
+	b.once.Do(func() { b.dir, b.err = build() })
+	if b.err != nil {
+		t.Fatalf("%s: %v", what, b.err)
+	}
+	return b.dir
+}
+
+var (
+	emulator built
+	blobs    = map[string]*built{eif.X86_64: {}, eif.AArch64: {}}
+)
+
+func builder() (*component.Builder, error) {
+	locked, err := lock.Read(bytes.NewReader(neb.LockFile))
+	if err != nil {
+		return nil, err
+	}
+	s, err := store.Open("")
+	return &component.Builder{Store: s, Lock: locked}, err
+}
+
+// Emulator is the directory of an emulator, as [machine.Config] wants it.
+func Emulator(t testing.TB) string {
+	t.Helper()
+	if dir := os.Getenv("NEB_QEMU"); dir != "" {
+		return dir
+	}
+	return emulator.get(t, "emulator", func() (string, error) {
+		b, err := builder()
+		if err != nil {
+			return "", err
+		}
+		return b.Emulator(context.Background())
+	})
+}
+
+// Blobs is a directory with what neb build makes for arch: kernel, cmdline, nsm.ko, init, linuxkit.
+func Blobs(t testing.TB, arch string) string {
+	t.Helper()
+	if dir := os.Getenv("NEB_BLOBS"); dir != "" {
+		return filepath.Join(dir, arch)
+	}
+	return blobs[arch].get(t, "blobs for "+arch, func() (string, error) {
+		b, err := builder()
+		if err != nil {
+			return "", err
+		}
+		outputs, err := b.Build(context.Background(), arch, component.Names...)
+		if err != nil {
+			return "", err
+		}
+		dir, err := os.MkdirTemp("", "neb-blobs-")
+		if err != nil {
+			return "", err
+		}
+		return filepath.Join(dir, arch), result.Write(dir, []result.Set{{Arch: arch, Outputs: outputs}})
+	})
+}
+
+// goarch are Go's names of architectures.
+var goarch = map[string]string{eif.X86_64: "amd64", eif.AArch64: "arm64"}
+
+// Program compiles the Go program of a package for arch, static, and returns its path.
+func Program(t testing.TB, arch, pkg string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "program")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+goarch[arch])
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
+	}
+	return path
+}
+
+// Image writes an EIF whose kernel and command line are those of the blobs, and whose only ramdisk has an empty /dev and the
+// given files, by their names without a leading slash, all of them executable.
+func Image(t testing.TB, arch string, files map[string][]byte) string {
+	t.Helper()
+	dir := Blobs(t, arch)
+	kernel := map[string]string{eif.X86_64: "bzImage", eif.AArch64: "Image"}[arch]
+	path := filepath.Join(t.TempDir(), "test.eif")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w, err := eif.NewWriter(f, arch)
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(err)
+	for _, s := range []struct {
+		kind eif.SectionType
+		name string
+	}{{eif.Kernel, kernel}, {eif.Cmdline, "cmdline"}} {
+		b, err := os.ReadFile(filepath.Join(dir, s.name))
+		check(err)
+		check(w.Next(s.kind))
+		_, err = w.Write(bytes.TrimRight(b, "\n"))
+		check(err)
+	}
+	check(w.Next(eif.Meta))
+	_, err = w.Write([]byte("{}"))
+	check(err)
+	check(w.Next(eif.Ramdisk))
+	c := initramfs.NewWriter(w)
+	check(c.WriteHeader(&initramfs.Header{Name: "dev", Mode: initramfs.TypeDir | 0o755}))
+	for name, b := range files {
+		check(c.WriteHeader(&initramfs.Header{Name: name, Mode: initramfs.TypeFile | 0o755, Size: int64(len(b))}))
+		_, err := c.Write(b)
+		check(err)
+	}
+	check(c.Close())
+	check(w.Close())
+	return path
+}
+
+// A VM is a machine whose console is kept.
+type VM struct {
+	*machine.Machine
+	t       testing.TB
+	mu      sync.Mutex
+	console bytes.Buffer
+}
+
+// Write takes the console.
+func (v *VM) Write(p []byte) (int, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.console.Write(p)
+}
+
+// Console is what the enclave has written so far.
+func (v *VM) Console() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.console.String()
+}
+
+// Start boots cfg with [Emulator]. The machine is stopped at the end of the test, and its console shown if the test failed.
+func Start(t testing.TB, cfg machine.Config) *VM {
+	t.Helper()
+	v := &VM{t: t}
+	cfg.Emulator, cfg.Console = Emulator(t), v
+	m, err := machine.Start(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Machine = m
+	t.Cleanup(func() {
+		m.Stop()
+		if t.Failed() {
+			t.Logf("console:\n%s", v.Console())
+		}
+	})
+	return v
+}
+
+// WaitBeat waits for the enclave's heartbeat.
+func (v *VM) WaitBeat() {
+	v.t.Helper()
+	select {
+	case <-v.Beat():
+	case <-v.Done():
+		v.t.Fatalf("the enclave ended before its heartbeat: %v", v.Wait())
+	case <-time.After(Patience):
+		v.t.Fatal("no heartbeat")
+	}
+}
+
+// WaitEnd waits for the end of the enclave.
+func (v *VM) WaitEnd() {
+	v.t.Helper()
+	select {
+	case <-v.Done():
+		if err := v.Wait(); err != nil {
+			v.t.Fatal(err)
+		}
+	case <-time.After(Patience):
+		v.t.Fatal("the enclave does not end")
+	}
+}
+
+// Says waits until the console matches pattern, and returns its first group, or all that matched.
+func (v *VM) Says(pattern string) string {
+	v.t.Helper()
+	re := regexp.MustCompile("(?m)" + pattern)
+	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if m := re.FindStringSubmatch(v.Console()); m != nil {
+			return m[len(m)-1]
+		}
+	}
+	v.t.Fatalf("nothing like %q on the console", pattern)
+	return ""
+}
