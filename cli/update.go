@@ -55,7 +55,11 @@ Every version that changes is printed, and marked if it goes backwards. The lock
 					return err
 				}
 			}
-			return update(cmd.Context(), s, name, parts, goVersion)
+			mirrors, err := mirror.OfMachine(cmd.Context(), "/")
+			if err != nil {
+				return err
+			}
+			return update(cmd.Context(), s, mirrors, name, parts, goVersion)
 		},
 	}
 	cmd.Flags().StringVar(&name, "lock", "", "the lock file to update (default: neb.lock of the checkout around this directory, or of NEB_SOURCE)")
@@ -84,7 +88,7 @@ func findLock() (string, error) {
 	}
 }
 
-func update(ctx context.Context, s streams, name string, parts []string, goVersion string) error {
+func update(ctx context.Context, s streams, mirrors mirror.Mirrors, name string, parts []string, goVersion string) error {
 	before := &lock.Lock{}
 	f, err := os.Open(name)
 	switch {
@@ -98,10 +102,6 @@ func update(ctx context.Context, s streams, name string, parts []string, goVersi
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-	}
-	mirrors, err := mirror.OfMachine(ctx, "/")
-	if err != nil {
-		return err
 	}
 	after, err := resolve.Update(ctx, before, parts, resolve.Options{
 		Mirrors: mirrors,
