@@ -148,6 +148,9 @@ func (k *keyFlags) signer(cmd *cobra.Command) (*pack.Signer, error) {
 	case k.certificate == "" || k.key == "":
 		return nil, usagef("--signing-certificate and --private-key go together")
 	}
+	if pack.IsKeyARN(k.key) {
+		return pack.LoadKMSSigner(cmd.Context(), k.key, k.certificate)
+	}
 	return pack.LoadSigner(k.key, k.certificate)
 }
 

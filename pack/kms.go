@@ -1,0 +1,98 @@
+package pack
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"regexp"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+)
+
+// KMS is what signing needs of AWS KMS. [*kms.Client] is one.
+type KMS interface {
+	GetPublicKey(context.Context, *kms.GetPublicKeyInput, ...func(*kms.Options)) (*kms.GetPublicKeyOutput, error)
+	Sign(context.Context, *kms.SignInput, ...func(*kms.Options)) (*kms.SignOutput, error)
+}
+
+// keyARN is how nitro-cli tells a key of AWS KMS from the name of a file.
+var keyARN = regexp.MustCompile(`^(arn:(?:aws|aws-cn|aws-us-gov):kms:([a-z0-9-]+):\d{12}:key)[:/]([a-zA-Z0-9-]+)$`)
+
+// IsKeyARN says whether a text is the ARN of a key in AWS KMS.
+func IsKeyARN(text string) bool { return keyARN.MatchString(text) }
+
+// LoadKMSSigner is a signer whose key is in AWS KMS, with the certificate in a PEM file. Credentials come from where
+// the AWS command line has them; the region is that of the key.
+func LoadKMSSigner(ctx context.Context, arn, certificateFile string) (*Signer, error) {
+	parts := keyARN.FindStringSubmatch(arn)
+	if parts == nil {
+		return nil, fmt.Errorf("%q is not the ARN of a key in AWS KMS", arn)
+	}
+	certificate, err := LoadCertificate(certificateFile)
+	if err != nil {
+		return nil, err
+	}
+	settings, err := config.LoadDefaultConfig(ctx, config.WithRegion(parts[2]))
+	if err != nil {
+		return nil, fmt.Errorf("AWS: %w", err)
+	}
+	key, err := NewKMSKey(ctx, kms.NewFromConfig(settings), parts[1]+"/"+parts[3])
+	if err != nil {
+		return nil, err
+	}
+	return &Signer{Key: key, Certificate: certificate}, nil
+}
+
+// kmsKey is a private key that stays in AWS KMS.
+type kmsKey struct {
+	ctx    context.Context // of the one command that the key is used for
+	client KMS
+	id     string
+	public *ecdsa.PublicKey
+}
+
+// NewKMSKey is a key in AWS KMS as a [crypto.Signer], which may be used as long as ctx lasts.
+func NewKMSKey(ctx context.Context, client KMS, id string) (crypto.Signer, error) {
+	out, err := client.GetPublicKey(ctx, &kms.GetPublicKeyInput{KeyId: aws.String(id)})
+	if err != nil {
+		return nil, fmt.Errorf("the key %s: %w", id, err)
+	}
+	if out.KeyUsage != types.KeyUsageTypeSignVerify {
+		return nil, fmt.Errorf("the key %s is for %s, and not for SIGN_VERIFY", id, out.KeyUsage)
+	}
+	public, err := x509.ParsePKIXPublicKey(out.PublicKey)
+	if err != nil {
+		return nil, fmt.Errorf("the key %s: %w", id, err)
+	}
+	ec, ok := public.(*ecdsa.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("the key %s is of the type %s: an EIF is signed with ECDSA on P-256, P-384 or P-521", id, out.KeySpec)
+	}
+	return &kmsKey{ctx, client, id, ec}, nil
+}
+
+func (k *kmsKey) Public() crypto.PublicKey { return k.public }
+
+func (k *kmsKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	algorithm, ok := map[crypto.Hash]types.SigningAlgorithmSpec{
+		crypto.SHA256: types.SigningAlgorithmSpecEcdsaSha256,
+		crypto.SHA384: types.SigningAlgorithmSpecEcdsaSha384,
+		crypto.SHA512: types.SigningAlgorithmSpecEcdsaSha512,
+	}[opts.HashFunc()]
+	if !ok {
+		return nil, fmt.Errorf("AWS KMS signs no digests of %v", opts.HashFunc())
+	}
+	out, err := k.client.Sign(k.ctx, &kms.SignInput{
+		KeyId: aws.String(k.id), Message: digest, MessageType: types.MessageTypeDigest, SigningAlgorithm: algorithm,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("the key %s: %w", k.id, err)
+	}
+	return out.Signature, nil
+}
