@@ -68,6 +68,10 @@ type Builder struct {
 		sync.Mutex
 		mode sandbox.Mode
 	}
+	roots struct { // that were verified, by key
+		sync.Mutex
+		dirs map[string]string
+	}
 	source struct {
 		sync.Once
 		tree *sourceTree

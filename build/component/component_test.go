@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -25,8 +26,20 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
 )
 
-// As a child of the kill test this binary builds.
+// As a child of a test this binary builds.
 func TestMain(m *testing.M) {
+	if text := os.Getenv(taskEnv); text != "" {
+		var t task
+		err := json.Unmarshal([]byte(text), &t)
+		if err == nil {
+			err = json.NewEncoder(os.Stdout).Encode(t.run())
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if dir := os.Getenv("NEB_TEST_BUILD_IN"); dir != "" {
 		b, err := fakeBuilder(dir)
 		if err == nil {

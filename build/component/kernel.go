@@ -169,9 +169,9 @@ var object = regexp.MustCompile(`^  (CC|AS|HOSTCC)( \[M\])? `)
 
 func isObject(line string) bool { return object.MatchString(line) }
 
-// objectsPerOption is how many objects a kernel has for each option that is on: neb's own configurations have
-// TODO.
-const objectsPerOption = 2.4
+// objectsPerOption is how many objects a kernel has, its tools included, for each option that is on: 1,850 objects
+// with 991 options, in neb's own configuration for x86_64.
+const objectsPerOption = 1.87
 
 var optionOn = regexp.MustCompile(`(?m)^CONFIG_\w+=[ym]$`)
 

@@ -29,6 +29,23 @@ var errNotThere = errors.New("not in the store")
 // fetched in the same go.
 func (b *Builder) root(ctx context.Context, t toolchain, more ...lock.File) (string, error) {
 	key := "root-" + keyOf("root", rootVersion, t.inputs())
+	b.roots.Lock()
+	defer b.roots.Unlock()
+	if dir := b.roots.dirs[key]; dir != "" {
+		return dir, b.fetch(ctx, more)
+	}
+	dir, err := b.verifiedRoot(ctx, key, t, more)
+	if err == nil {
+		if b.roots.dirs == nil {
+			b.roots.dirs = map[string]string{}
+		}
+		b.roots.dirs[key] = dir
+	}
+	return dir, err
+}
+
+// verifiedRoot is root, hashed again: once for each builder.
+func (b *Builder) verifiedRoot(ctx context.Context, key string, t toolchain, more []lock.File) (string, error) {
 	dir, _, err := b.Store.Output(ctx, key, func(string) error { return errNotThere })
 	if err == nil {
 		return dir, b.fetch(ctx, more)

@@ -15,10 +15,10 @@ else
 	make mrproper # what was compiled in there elsewhere is not taken
 fi
 while read -r patch; do
-	if ! patch -p1 --fuzz=0 --forward --batch --dry-run -i "/src/$patch" > /out/said; then
+	if ! patch -p1 --fuzz=0 --forward --batch --dry-run -i "/src/$patch" > /out/said 2>&1; then
 		cat /out/said
-		grep -e '^checking file' -e '^Hunk .* FAILED' -e '[Mm]alformed' -e 'only garbage' -e "can't find file" -e '^No file to patch' \
-			-e 'Reversed' /out/said > /out/patch || :
+		grep -e '^checking file' -e '^Hunk .* FAILED' -e 'malformed' -e 'nly garbage' -e "can't find file" -e 'Reversed' \
+			/out/said > /out/patch || :
 		echo "$patch" >> /out/patch
 		exit 1
 	fi
