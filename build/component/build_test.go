@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -153,6 +154,15 @@ func sourceOf(t testing.TB) string {
 	return dir
 }
 
+func mustLock(t testing.TB) *lock.Lock {
+	t.Helper()
+	l, err := lock.Read(bytes.NewReader(neb.LockFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 // ownStore makes a store that has the downloads of the one that this machine's neb uses, and the outputs whose keys
 // begin as given. It belongs to uid.
 func ownStore(t testing.TB, uid int, with ...string) string {
@@ -162,16 +172,13 @@ func ownStore(t testing.TB, uid int, with ...string) string {
 		t.Fatal(err)
 	}
 	defer shared.Close()
-	l, err := lock.Read(bytes.NewReader(neb.LockFile))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := mustLock(t)
 	b := &Builder{Store: shared, Lock: l}
 	tools, err := b.toolchain(lock.Base, lock.GCCx86_64)
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := append(tools.packages, l.Go.Hosts["amd64"])
+	files := append(tools.packages, l.Go.Hosts[runtime.GOARCH])
 	need.Fetch(t, b.fetch(t.Context(), files))
 	if slices.Contains(with, "go-") {
 		if _, err := b.goRoot(t.Context()); err != nil {
