@@ -10,13 +10,14 @@ import (
 	"testing"
 
 	"github.com/nitro-enclaves-bootstrap/neb/app"
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
 )
 
 var meter once
 
 // meterProgram is testdata/meter.
 func meterProgram(t testing.TB) []byte {
-	return meter.build(t, "-ldflags=-s -w -E meterstart", "./testdata/meter")
+	return meter.build(t, eif.X86_64, "-ldflags=-s -w -E meterstart", "./testdata/meter")
 }
 
 // BenchmarkStart counts the guest instructions from the kernel's start of /init to the first instruction of the application, the peak
@@ -33,8 +34,8 @@ func BenchmarkStart(b *testing.B) {
 	}
 	nitroCLI := plain("/meter\n", "A=b\n", application)
 	candidates := []candidate{
-		{"nitro-cli", initProgram(b), nitroCLI},
-		{"structured", initProgram(b), described(b, app.Description{Cmd: []string{"/meter"}, User: "1000", Complete: true}, application)},
+		{"nitro-cli", initProgram(b, eif.X86_64), nitroCLI},
+		{"structured", initProgram(b, eif.X86_64), described(b, app.Description{Cmd: []string{"/meter"}, User: "1000", Complete: true}, application)},
 	}
 	for _, path := range strings.FieldsFunc(os.Getenv("NEB_REFERENCE_INIT"), func(r rune) bool { return r == ':' }) {
 		content, err := os.ReadFile(path)
@@ -61,7 +62,7 @@ type reading struct{ instructions, kilobytes int64 }
 
 // measure starts a scene whose program is the meter, with a clock that counts instructions.
 func measure(b *testing.B, s *scene) reading {
-	s.qemu = []string{"-icount", "shift=0,sleep=on"}
+	s.qemu, s.accel = []string{"-icount", "shift=0,sleep=on"}, "tcg"
 	pattern := regexp.MustCompile(`^meter: instructions=(\d+) kilobytes=(\d+)`)
 	s.want = []string{pattern.String()}
 	for _, l := range s.run(b) {

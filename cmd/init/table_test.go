@@ -19,15 +19,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nitro-enclaves-bootstrap/neb/app"
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/machine"
 	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+	"github.com/nitro-enclaves-bootstrap/neb/test/vm"
 )
 
 // said matches what the probe says of one of its words.
 func said(word, answer string) string {
-	return "^probe: " + regexp.QuoteMeta(word) + ": " + regexp.QuoteMeta(answer) + "$"
+	return "^probe: " + regexp.QuoteMeta(strings.Trim(strconv.Quote(word), `"`)) + ": " + regexp.QuoteMeta(answer) + "$"
 }
 
 // script is words for the probe, and what it must answer to each, in turn: "" stands for any answer.
@@ -106,7 +108,7 @@ func withLibraries(t testing.TB, name string) []entry {
 
 // TestShapes boots images of all shapes.
 func TestShapes(t *testing.T) {
-	probe := program("probe", probeProgram(t))
+	probe := program("probe", probeProgram(t, eif.X86_64))
 	run := func(d app.Description, s script, tree ...entry) scene {
 		d.Entrypoint, d.Cmd, d.Complete = []string{"/probe"}, s.words(), true
 		return scene{second: described(t, d, append(tree, probe)...), want: s.want(`^neb: exit status=0$`)}
@@ -120,12 +122,11 @@ func TestShapes(t *testing.T) {
 		"id", "0 0 []",
 		"cwd", "/",
 		"lo", "false []",
-		"limit", "1024 4096",
 		"stat=/dev/nsm", "020666 0:0 0",
 		"nsm", "true",
 		"stat=/etc", "ENOENT",
 		"hostname", "(none)",
-		"mount=/dev", "dev devtmpfs rw,nosuid,noexec,relatime",
+		"mount=/dev", "dev devtmpfs rw,nosuid,noexec,relatime,mode=755",
 		"mount=/proc", "proc proc rw,nosuid,nodev,noexec,relatime",
 		"mount=/run", "tmpfs tmpfs rw,nosuid,nodev,noexec,relatime,mode=755",
 		"mount=/tmp", "tmpfs tmpfs rw,nosuid,nodev,noexec,relatime",
@@ -149,7 +150,6 @@ func TestShapes(t *testing.T) {
 		"cwd", "/srv/a/b",
 		"stat=/srv/a", "040755 0:0 60",
 		"lo", "true [127.0.0.1/8 ::1/128]",
-		"limit", "1048576 1048576",
 		"hostname", "vault",
 		"read=/etc/hosts", `"127.0.0.1\tlocalhost vault\n::1\tlocalhost ip6-localhost ip6-loopback"`,
 		"stat=/run/resolvconf/resolv.conf", "100644 0:0 0",
@@ -199,7 +199,7 @@ func TestShapes(t *testing.T) {
 			"as=77,nsm", "true",
 			"as=78,nsm", "EACCES", // a group member may read, and the module wants writing
 			"as=79,nsm", "EACCES",
-			"stat=/etc/hosts", "100644 0:0 80",
+			"stat=/etc/hosts", "100644 0:0 69",
 			"zombies", "0",
 		}),
 		"a second user cannot attest": run(app.Description{User: "app"}, script{"nsm", "true", "stat=/dev/nsm", "020600 1000:1001 0"}, users...),
@@ -239,8 +239,8 @@ func TestShapes(t *testing.T) {
 			want:   []string{`^orphans: 10000$`, said("zombies", "0"), `^neb: exit status=0$`},
 		},
 		"busybox": {
-			second: described(t, app.Description{Entrypoint: []string{"sh", "-c"}, Cmd: []string{`echo "I am $(id -u) in $PWD"; exit 12`}, WorkingDir: "/root"}, file(t, "bin/sh", need.Command(t, "busybox"))),
-			want:   []string{`^I am 0 in /root$`, `^neb: exit status=12$`},
+			second: described(t, app.Description{Entrypoint: []string{"sh", "-c"}, Cmd: []string{`echo "I am $(id -u) in $PWD with $(ulimit -n) of $(ulimit -Hn)"; exit 12`}, WorkingDir: "/root"}, file(t, "bin/sh", need.Command(t, "busybox"))),
+			want:   []string{`^I am 0 in /root with 1048576 of 1048576$`, `^neb: exit status=12$`},
 		},
 		"dynamic, glibc": {
 			second: described(t, app.Description{Cmd: []string{"env"}, Env: []string{"A=glibc"}}, withLibraries(t, "/usr/bin/env")...),
@@ -251,8 +251,8 @@ func TestShapes(t *testing.T) {
 			want:   []string{`^hello from a dynamic program$`, `^neb: exit status=0$`},
 		},
 		"a script": {
-			second: plain("/start\n", "", file(t, "bin/sh", need.Command(t, "busybox")), program("start", []byte("#!/bin/sh\necho PATH is $PATH\n"))),
-			want:   []string{`^PATH is /sbin:/usr/sbin:/bin:/usr/bin$`, `^neb: exit status=0$`},
+			second: plain("/start\n", "", file(t, "bin/sh", need.Command(t, "busybox")), program("start", []byte("#!/bin/sh\necho PATH is $PATH, $(ulimit -n) of $(ulimit -Hn)\n"))),
+			want:   []string{`^PATH is /sbin:/usr/sbin:/bin:/usr/bin, 1024 of 4096$`, `^neb: exit status=0$`},
 		},
 		"modules by list, parameters, shut off": {
 			first:   []entry{modules(t, app.Modules{Paths: []string{"/nsm.ko"}})},
@@ -302,8 +302,8 @@ func all(t *testing.T, table map[string]scene) {
 
 // TestFaults boots what is broken. Each must end in one line that says what, and in a reboot.
 func TestFaults(t *testing.T) {
-	probe := program("probe", probeProgram(t))
-	nsm, err := os.ReadFile(filepath.Join(blobsDir(t), "nsm.ko"))
+	probe := program("probe", probeProgram(t, eif.X86_64))
+	nsm, err := os.ReadFile(filepath.Join(vm.Blobs(t, eif.X86_64), "nsm.ko"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -407,9 +407,8 @@ func many(n int) []entry {
 
 // TestParents boots beside parents that answer the heartbeat in ways of their own.
 func TestParents(t *testing.T) {
-	blobsDir(t)
 	const short = "neb.heartbeat=1500ms"
-	application := described(t, app.Description{Cmd: []string{"/probe", "say=started"}}, program("probe", probeProgram(t)))
+	application := described(t, app.Description{Cmd: []string{"/probe", "say=started"}}, program("probe", probeProgram(t, eif.X86_64)))
 	started := []string{said("say=started", `"started"`), `^neb: exit status=0$`}
 	answer := func(b byte) vsock.Handler {
 		return func(_ context.Context, c *vsock.Conn) {
@@ -468,7 +467,7 @@ func TestReports(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			reports := make(chan []byte, 4)
 			s := scene{
-				second: described(t, app.Description{Cmd: c.cmd, ExitReport: 9001, Complete: true}, program("probe", probeProgram(t))),
+				second: described(t, app.Description{Cmd: c.cmd, ExitReport: 9001, Complete: true}, program("probe", probeProgram(t, eif.X86_64))),
 				parent: map[uint32]vsock.Handler{9001: func(_ context.Context, conn *vsock.Conn) {
 					conn.Accept()
 					b, _ := io.ReadAll(conn)
@@ -494,7 +493,7 @@ func TestErofs(t *testing.T) {
 	need.Root(t)
 	mkfs := need.Command(t, "mkfs.erofs")
 	tree, image := t.TempDir(), filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(filepath.Join(tree, "probe"), probeProgram(t), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(tree, "probe"), probeProgram(t, eif.X86_64), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	// cap_net_admin, effective and permitted (struct vfs_cap_data, version 2).
@@ -551,4 +550,20 @@ func TestLinger(t *testing.T) {
 	if d := time.Since(began); d < 2*time.Second || d > 20*time.Second {
 		t.Errorf("the machine ended %v after the heartbeat", d)
 	}
+}
+
+// TestAarch64 boots both modes on the other architecture, which has no emulated NSM.
+func TestAarch64(t *testing.T) {
+	probe := program("probe", probeProgram(t, eif.AArch64))
+	words := script{
+		"id", "1000 0 []",
+		"mount=/sys/fs/cgroup", "cgroup2 cgroup2 rw,nosuid,nodev,noexec,relatime",
+		"lo", "true [127.0.0.1/8 ::1/128]",
+		"write=/dev/stdout", "ok",
+		"stat=/dev/nsm", "ENOENT",
+	}
+	all(t, map[string]scene{
+		"nitro-cli":  {arch: eif.AArch64, second: plain("/probe\nenv\nkill1=SIGTERM\nkill1=SIGSEGV\nexit=3\n", "A=b\n", probe), want: []string{said("env", `["A=b"]`), said("kill1=SIGTERM", "SIGTERM"), said("kill1=SIGSEGV", "none"), `^neb: exit status=3$`}},
+		"structured": {arch: eif.AArch64, second: described(t, app.Description{Entrypoint: []string{"/probe"}, Cmd: words.words(), User: "1000", Complete: true}, probe), want: words.want(`^neb: exit status=0$`)},
+	})
 }

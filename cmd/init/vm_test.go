@@ -20,6 +20,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/machine"
 	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
+	"github.com/nitro-enclaves-bootstrap/neb/test/vm"
 )
 
 // entry is a file, directory or link of a ramdisk.
@@ -82,9 +83,17 @@ type once struct {
 	err     error
 }
 
-var built struct{ init, probe once }
+var built struct{ init, probe map[string]*once }
 
-func (o *once) build(t testing.TB, args ...string) []byte {
+func init() {
+	built.init = map[string]*once{eif.X86_64: {}, eif.AArch64: {}}
+	built.probe = map[string]*once{eif.X86_64: {}, eif.AArch64: {}}
+}
+
+// goArch is Go's name of an architecture.
+var goArch = map[string]string{eif.X86_64: "amd64", eif.AArch64: "arm64"}
+
+func (o *once) build(t testing.TB, arch string, args ...string) []byte {
 	t.Helper()
 	o.Do(func() {
 		var dir string
@@ -94,7 +103,7 @@ func (o *once) build(t testing.TB, args ...string) []byte {
 		defer os.RemoveAll(dir)
 		out := filepath.Join(dir, "out")
 		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-o", out}, args...)...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS=linux", "GOARCH=amd64")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS=linux", "GOARCH="+goArch[arch])
 		var words []byte
 		if words, o.err = cmd.CombinedOutput(); o.err != nil {
 			t.Log(string(words))
@@ -109,17 +118,18 @@ func (o *once) build(t testing.TB, args ...string) []byte {
 }
 
 // initProgram is init, linked as it is shipped.
-func initProgram(t testing.TB) []byte {
-	return built.init.build(t, "-ldflags=-s -w -buildid= -E nebstart", ".")
+func initProgram(t testing.TB, arch string) []byte {
+	return built.init[arch].build(t, arch, "-ldflags=-s -w -buildid= -E nebstart", ".")
 }
 
 // probeProgram is testdata/probe.
-func probeProgram(t testing.TB) []byte {
-	return built.probe.build(t, "-ldflags=-s -w", "./testdata/probe")
+func probeProgram(t testing.TB, arch string) []byte {
+	return built.probe[arch].build(t, arch, "-ldflags=-s -w", "./testdata/probe")
 }
 
 // scene is one start of a machine, and what must be seen.
 type scene struct {
+	arch    string              // "" is x86_64
 	first   []entry             // further entries of the first ramdisk; one of the same name replaces init, nsm.ko or dev
 	without []string            // entries of the first ramdisk that are left out
 	second  []entry             // the application's ramdisk
@@ -129,6 +139,7 @@ type scene struct {
 	cpus    int
 	parent  map[uint32]vsock.Handler
 	qemu    []string                           // further arguments
+	accel   string                             // see machine.Config
 	during  func(testing.TB, *machine.Machine) // runs beside it, from power-on
 	want    []string                           // regular expressions that lines of the console match, in this order
 	never   []string                           // ones that no line matches
@@ -138,16 +149,16 @@ type scene struct {
 	quick   time.Duration                      // the end must come sooner after the line before it than this; 0: no matter
 }
 
-// bounds of a start, on a slow and loaded machine without KVM. A start takes about two seconds on an idle one.
-const longest = 60 * time.Second
-
 // run boots a scene and returns the console's lines.
 func (s *scene) run(t testing.TB) []string {
 	t.Helper()
-	emulator, blobs := emulatorDir(t), blobsDir(t)
+	if s.arch == "" {
+		s.arch = eif.X86_64
+	}
+	emulator, blobs := vm.Emulator(t), vm.Blobs(t, s.arch)
 	path := s.write(t, blobs)
 
-	ctx, cancel := context.WithTimeout(t.Context(), longest)
+	ctx, cancel := context.WithTimeout(t.Context(), vm.Patience)
 	defer cancel()
 	var mu sync.Mutex
 	var lines []string
@@ -158,7 +169,7 @@ func (s *scene) run(t testing.TB) []string {
 		linger = ""
 	}
 	cfg := machine.Config{
-		Emulator: emulator, EIF: path, Memory: s.memory, CPUs: s.cpus, Args: s.qemu, NoKVM: len(s.qemu) > 0,
+		Emulator: emulator, EIF: path, Memory: s.memory, CPUs: s.cpus, Args: s.qemu, Accel: s.accel,
 		Cmdline: linger,
 		Vsock:   vsock.Config{Handlers: s.parent},
 		Event: func(e machine.Event) {
@@ -193,7 +204,7 @@ func (s *scene) run(t testing.TB) []string {
 	mu.Lock()
 	defer mu.Unlock()
 	if ctx.Err() != nil {
-		t.Errorf("not over after %v", longest)
+		t.Errorf("not over after %v", vm.Patience)
 	} else if err != nil && !s.runs {
 		t.Errorf("the machine did not end by itself: %v", err)
 	}
@@ -213,6 +224,9 @@ func (s *scene) run(t testing.TB) []string {
 	return lines
 }
 
+// kernelName is the kernel among the blobs.
+var kernelName = map[string]string{eif.X86_64: "bzImage", eif.AArch64: "Image"}
+
 // write makes the EIF.
 func (s *scene) write(t testing.TB, blobs string) string {
 	t.Helper()
@@ -223,7 +237,7 @@ func (s *scene) write(t testing.TB, blobs string) string {
 		}
 		return b
 	}
-	first := []entry{dir("dev"), program("init", initProgram(t)), program("nsm.ko", blob("nsm.ko"))}
+	first := []entry{dir("dev"), program("init", initProgram(t, s.arch)), program("nsm.ko", blob("nsm.ko"))}
 	first = slices.DeleteFunc(append(slices.Clone(s.first), first...), func(e entry) bool { return slices.Contains(s.without, e.name) })
 	second := ramdisk(t, s.second)
 	if s.raw != nil {
@@ -242,7 +256,7 @@ func (s *scene) write(t testing.TB, blobs string) string {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	w, err := eif.NewWriter(f, eif.X86_64)
+	w, err := eif.NewWriter(f, s.arch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +267,7 @@ func (s *scene) write(t testing.TB, blobs string) string {
 	for _, section := range []struct {
 		kind    eif.SectionType
 		content []byte
-	}{{eif.Kernel, blob("bzImage")}, {eif.Cmdline, []byte(cmdline)}, {eif.Meta, metadata}, {eif.Ramdisk, ramdisk(t, first)}, {eif.Ramdisk, second}} {
+	}{{eif.Kernel, blob(kernelName[s.arch])}, {eif.Cmdline, []byte(cmdline)}, {eif.Meta, metadata}, {eif.Ramdisk, ramdisk(t, first)}, {eif.Ramdisk, second}} {
 		if err := w.Next(section.kind); err != nil {
 			t.Fatal(err)
 		}

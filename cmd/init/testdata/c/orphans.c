@@ -1,4 +1,4 @@
-/* Leaves as many orphans to PID 1 as its argument says: each is dead before its parent, which dies at once. */
+/* Leaves as many orphans to PID 1 as its argument says, a thousand at a time: they are dead already when their parent dies. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -6,15 +6,17 @@
 
 int main(int argc, char **argv) {
 	int n = argc > 1 ? atoi(argv[1]) : 1;
-	for (int i = 0; i < n; i++) {
-		pid_t child = vfork();
+	for (int left = n; left > 0; left -= 1000) {
+		pid_t child = fork();
 		if (child < 0) {
-			perror("vfork");
+			perror("fork");
 			return 1;
 		}
 		if (child == 0) {
-			vfork();
-			_exit(0); /* the grandchild first, then the child */
+			for (int i = 0; i < 1000 && i < left; i++)
+				if (vfork() == 0)
+					_exit(0);
+			_exit(0);
 		}
 		while (waitpid(child, NULL, 0) < 0)
 			;

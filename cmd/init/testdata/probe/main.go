@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,7 +35,6 @@ var acts = map[string]func(arg string) string{
 	"link":     func(name string) string { s, err := os.Readlink(name); return text(s, err) },
 	"write":    write,
 	"mount":    mounted,
-	"limit":    limit,
 	"lo":       lo,
 	"addlo":    func(string) string { return text("added", addLoopback()) },
 	"hostname": func(string) string { s, err := os.Hostname(); return text(s, err) },
@@ -60,7 +60,7 @@ func main() {
 			fmt.Printf("probe: %s: no such act\n", name)
 			os.Exit(99)
 		}
-		fmt.Printf("probe: %s: %s\n", word, act(arg))
+		fmt.Printf("probe: %s: %s\n", strings.Trim(strconv.Quote(word), `"`), act(arg))
 	}
 }
 
@@ -108,16 +108,13 @@ func mounted(where string) string {
 	found := "nothing"
 	for line := range strings.Lines(string(b)) {
 		if f := strings.Fields(line); len(f) > 3 && f[1] == where {
-			found = f[0] + " " + f[2] + " " + f[3]
+			options := slices.DeleteFunc(strings.Split(f[3], ","), func(o string) bool { // these depend on memory
+				return strings.HasPrefix(o, "size=") || strings.HasPrefix(o, "nr_inodes=")
+			})
+			found = f[0] + " " + f[2] + " " + strings.Join(options, ",")
 		}
 	}
 	return text(found, err)
-}
-
-func limit(string) string {
-	var l unix.Rlimit
-	err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l)
-	return text(fmt.Sprint(l.Cur, l.Max), err)
 }
 
 func lo(string) string {
