@@ -1,0 +1,442 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+	. "github.com/nitro-enclaves-bootstrap/neb/test/puzzle"
+)
+
+// call runs the command and returns its status and what it said.
+func call(t testing.TB, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	status = run(args, streams{strings.NewReader(""), &out, &err})
+	return status, out.String(), err.String()
+}
+
+func done(t testing.TB, args ...string) string {
+	t.Helper()
+	status, out, err := call(t, args...)
+	if status != 0 {
+		t.Fatalf("linuxkit %s: status %d\n%s", strings.Join(args, " "), status, err)
+	}
+	return out
+}
+
+// write writes a file into a directory of the test.
+func write(t testing.TB, dir, name, content string) string {
+	t.Helper()
+	file := filepath.Join(dir, name)
+	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// entries lists an archive as "mode name body".
+func entries(t testing.TB, r io.Reader) (all []string) {
+	t.Helper()
+	in := initramfs.NewReader(r)
+	for {
+		h, err := in.Next()
+		if err == io.EOF {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, strings.TrimSpace(fmt.Sprintf("%o %s %s", h.Mode, h.Name, body)))
+	}
+}
+
+func open(t testing.TB, name string) *os.File {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func layoutOf(t testing.TB, layers ...[]byte) string {
+	t.Helper()
+	l := NewLayout(t)
+	l.Name(l.Image("amd64", layers, Gzip), "")
+	return "oci:" + l.Dir()
+}
+
+// TestAsNitroCLICalls gives the two files that nitro-cli writes, with the flags of its old and new releases.
+func TestAsNitroCLICalls(t *testing.T) {
+	dir := t.TempDir()
+	ref := layoutOf(t, Layer(t, Dir("bin/", 0o755), File("bin/app", "code"), Dir("tmp/", 0o1777)))
+	bootstrap := write(t, dir, "a.yaml", fmt.Sprintf(`---
+files:
+  - path: dev
+    directory: true
+    mode: "0755"
+  - path: init
+    source: %s
+    mode: "0755"
+  - path: nsm.ko
+    source: %s
+    mode: "0755"
+`, write(t, dir, "init.in", "INIT"), write(t, dir, "nsm.in", "NSM")))
+	const files = `init:
+  - %s
+files:
+  - path: rootfs/dev
+    directory: true
+    mode: "0755"
+  - path: rootfs/run
+    directory: true
+    mode: "0755"
+  - path: rootfs/sys
+    directory: true
+    mode: "0755"
+  - path: rootfs/var
+    directory: true
+    mode: "0755"
+  - path: rootfs/proc
+    directory: true
+    mode: "0755"
+  - path: rootfs/tmp
+    directory: true
+    mode: "0755"
+  - path: cmd
+    source: %s
+    mode: "0644"
+  - path: env
+    source: %s
+    mode: "0644"
+`
+	rest := fmt.Sprintf(files, ref, write(t, dir, "cmd.in", "/bin/app\n"), write(t, dir, "env.in", "A=b\n"))
+	customer := write(t, dir, "b.yaml", "---\nprefix: rootfs/\n"+rest)
+	noPrefix := write(t, dir, "c.yaml", rest)
+	for _, c := range []struct {
+		name       string
+		args       []string
+		boot, cust string
+	}{
+		{"new", []string{"--name", "@", "--format", "kernel+initrd-nogz", "--no-sbom"}, bootstrap, customer},
+		{"old", []string{"-name", "@", "-format", "kernel+initrd-nogz", "-prefix", "rootfs/"}, bootstrap, noPrefix},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			at := func(name string, extra ...string) []string {
+				args := append([]string{"build"}, extra...)
+				for _, a := range c.args {
+					args = append(args, strings.Replace(a, "@", filepath.Join(dir, c.name+name), 1))
+				}
+				return append(args, "-arch", "amd64")
+			}
+			if out := done(t, append(at("bootstrap-initrd.img"), c.boot)...); out != "" {
+				t.Errorf("standard output: %q", out)
+			}
+			got := entries(t, open(t, filepath.Join(dir, c.name+"bootstrap-initrd.img-initrd.img")))
+			if want := "[40755 dev 100755 init INIT 100755 nsm.ko NSM]"; fmt.Sprint(got) != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+			// An image that names its transport is taken from there, --docker or not.
+			done(t, append(at("customer-initrd.img", "-docker"), c.cust)...)
+			got = entries(t, open(t, filepath.Join(dir, c.name+"customer-initrd.img-initrd.img")))
+			text := strings.Join(got, "\n")
+			for _, want := range []string{
+				"40755 rootfs\n", "100644 rootfs/bin/app code\n", "40755 rootfs/tmp\n", "40755 rootfs/run\n", "120777 rootfs/etc/resolv.conf /run/resolvconf/resolv.conf\n",
+				"100644 cmd /bin/app\n", "100644 env A=b\n",
+			} {
+				if strings.Count(text, want) != 1 {
+					t.Errorf("%q is not there once:\n%s", want, text)
+				}
+			}
+			if last := got[len(got)-1]; last != "100644 neb/complete neb ramdisk complete 1" {
+				t.Errorf("the last entry is %s", last)
+			}
+			if strings.Index(text, "100644 cmd") < strings.LastIndex(text, " rootfs/") {
+				t.Error("cmd comes before the end of the tree")
+			}
+		})
+	}
+	for _, name := range []string{"bootstrap", "customer"} {
+		var both [2][]byte
+		for i, form := range []string{"new", "old"} {
+			b, err := os.ReadFile(filepath.Join(dir, form+name+"-initrd.img-initrd.img"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			both[i] = b
+		}
+		if !bytes.Equal(both[0], both[1]) {
+			t.Errorf("%s: the old and the new form give different bytes", name)
+		}
+	}
+}
+
+func TestFormats(t *testing.T) {
+	dir := t.TempDir()
+	modules := Layer(t, Dir("lib/", 0o755), File("lib/module", "M"), Dir("boot/", 0o755), File("boot/System.map", "S"))
+	kernel := layoutOf(t, Layer(t, File("kernel", "KERNEL"), File("kernel.tar", string(modules)), File("ucode.cpio", "UCODE---")))
+	yaml := write(t, dir, "x.yml", fmt.Sprintf("kernel: {image: %q, cmdline: console=ttyS0, ucode: ucode.cpio}\nfiles: [{path: a/b, contents: hi}]\n", kernel))
+	want := "40755 boot\n40700 a\n100600 a/b hi\n40755 lib\n100644 lib/module M"
+	tree := func(b []byte) {
+		t.Helper()
+		got := entries(t, bytes.NewReader(b))
+		for _, line := range strings.Split(want, "\n") {
+			if !strings.Contains("\n"+strings.Join(got, "\n")+"\n", "\n"+line+"\n") {
+				t.Errorf("there is no %q in %q", line, got)
+			}
+		}
+		if len(got) != 5 {
+			t.Errorf("%d entries in %q", len(got), got)
+		}
+	}
+	plain := func(b []byte) []byte {
+		t.Helper()
+		z, err := gzip.NewReader(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err = io.ReadAll(z)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	read := func(name string) []byte {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	is := func(name, want string) {
+		t.Helper()
+		if got := string(read(name)); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	const ucode = "UCODE---"
+
+	done(t, "build", "--arch", "x86_64", "--dir", dir, yaml)
+	is("x-kernel", "KERNEL")
+	is("x-cmdline", "console=ttyS0")
+	b := read("x-initrd.img")
+	tree(plain(bytes.TrimPrefix(b, []byte(ucode))))
+	if !bytes.HasPrefix(b, []byte(ucode)) {
+		t.Error("the microcode is not before the ramdisk")
+	}
+
+	done(t, "build", "--arch", "amd64", "--name", filepath.Join(dir, "y"), "--format", "kernel+initrd-nogz,tar-kernel-initrd", yaml)
+	tree(bytes.TrimPrefix(read("y-initrd.img"), []byte(ucode)))
+	got := map[string][]byte{}
+	for in := tar.NewReader(bytes.NewReader(read("y-initrd.tar"))); ; {
+		h, err := in.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got[h.Name], err = io.ReadAll(in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if string(got["kernel"]) != "KERNEL" || string(got["cmdline"]) != "console=ttyS0" {
+		t.Errorf("%q", got)
+	}
+	tree(plain(bytes.TrimPrefix(got["initrd.img"], []byte(ucode))))
+
+	done(t, "build", "--arch", "amd64", "--o", filepath.Join(dir, "z.tar"), yaml)
+	if out := done(t, "build", "--arch", "amd64", "-o", "-", "--format", "tar", yaml); out != string(read("z.tar")) {
+		t.Error("a tar on standard output differs from one in a file")
+	}
+	var names []string
+	for in := tar.NewReader(bytes.NewReader(read("z.tar"))); ; {
+		h, err := in.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, h.Name)
+	}
+	if want := "[a/ a/b boot/ boot/System.map boot/cmdline boot/kernel boot/ucode.cpio lib/ lib/module]"; fmt.Sprint(names) != want {
+		t.Errorf("%s, want %s", names, want)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, ".*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %s %v", left, err)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	dir := t.TempDir()
+	good := write(t, dir, "good.yml", "files: [{path: a, contents: x}]")
+	bad := write(t, dir, "bad.yml", "init: [a]\nonboot: []")
+	gone := write(t, dir, "gone.yml", "files: [{path: a, source: /no/such/file}]")
+	ping := layoutOf(t, Layer(t, File("ping", "x").With(func(h *tar.Header) {
+		h.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "x"}
+	})))
+	lost := write(t, dir, "lost.yml", fmt.Sprintf("init: [%q]", ping))
+	name := filepath.Join(dir, "out")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"build"}, "arg"},
+		{[]string{"build", "--no-such-flag", good}, "unknown flag: --no-such-flag"},
+		{[]string{"build", "--size", "5", good}, "does not have it"},
+		{[]string{"build", "-decompress-kernel", good}, "decompress-kernel"},
+		{[]string{"build", "--input-tar=x", good}, "input-tar"},
+		{[]string{"build", "--dry-run", good}, "dry-run"},
+		{[]string{"build", "--sbom-output", "x", good}, "sbom-output"},
+		{[]string{"build", "--sbom-current-time", good}, "sbom-current-time"},
+		{[]string{"build", "--mirror", "x", good}, "mirror"},
+		{[]string{"--cert-file", "x", "build", good}, "cert-file"},
+		{[]string{"build", "--format", "iso-efi", good}, `format "iso-efi": this linuxkit packs enclaves and nothing else, as kernel+initrd, kernel+initrd-nogz, tar, tar-kernel-initrd`},
+		{[]string{"build", "--format", "tar,kernel+initrd", good}, "must be the only one"},
+		{[]string{"build", "--o", "x", "--name", "y", good}, "--name"},
+		{[]string{"build", "--o", "x", "--dir", "y", good}, "--dir"},
+		{[]string{"build", "--o", "x", "--format", "kernel+initrd", good}, "more than one file"},
+		{[]string{"build", "--arch", "riscv64", good}, "riscv64"},
+		{[]string{"build", "--max-bytes", "x", good}, "max-bytes"},
+		{[]string{"build", filepath.Join(dir, "none.yml")}, "none.yml"},
+		{[]string{"build", "https://host.example/x.yml"}, "download it"},
+		{[]string{"build", "--name", name, bad}, "bad.yml: line 2: onboot"},
+		{[]string{"build", "--name", name, gone}, "a: stat /no/such/file"},
+		{[]string{"build", "--name", name, "--arch", "arm64", lost}, "it is for linux/amd64, and linux/arm64 is wanted"},
+		{[]string{"build", "--name", name, "--arch", "amd64", "--strict", lost}, "ping: the extended attribute security.capability"},
+		{[]string{"build", "--name", name, "--arch", "amd64", "--max-entries", "3", lost}, "more than 3 entries"},
+		{[]string{"build", "--name", filepath.Join(dir, "no", "such", "dir"), good}, "no such file"},
+		{[]string{"run", "qemu"}, "unknown command"},
+		{[]string{"pkg", "build"}, "unknown command"},
+		{[]string{"cache", "push", "x"}, "does not have it"},
+		{[]string{"cache", "clean", "--published-only"}, "published-only"},
+		{[]string{"cache", "export", "x"}, "--outfile"},
+		{[]string{"cache", "rm", "--cache", filepath.Join(dir, "cache"), "x"}, "x is not in the cache"},
+		{[]string{"cache", "export", "--cache", filepath.Join(dir, "cache"), "--outfile", name, "x"}, "x"},
+	} {
+		status, _, said := call(t, c.args...)
+		if status != 1 || !strings.Contains(said, c.want) {
+			t.Errorf("linuxkit %s: status %d, %q, want 1 and %q", strings.Join(c.args, " "), status, said, c.want)
+		}
+	}
+	// Nothing of all that left anything where the output would be.
+	left, err := filepath.Glob(filepath.Join(dir, "*out*"))
+	hidden, err2 := filepath.Glob(filepath.Join(dir, ".*"))
+	if err != nil || err2 != nil || len(left)+len(hidden) > 0 {
+		t.Errorf("left behind: %s %s", left, hidden)
+	}
+	// Without --strict the loss is said and the output is there.
+	status, _, said := call(t, "build", "--name", name, "--arch", "amd64", lost)
+	if status != 0 || !strings.Contains(said, "ping: the extended attribute security.capability is lost") {
+		t.Errorf("status %d, %s", status, said)
+	}
+	if _, err := os.Stat(name + "-initrd.img"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOldOutputStays fails half-way over an output that is there.
+func TestOldOutputStays(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "x-initrd.img", "old")
+	yaml := write(t, dir, "x.yml", fmt.Sprintf("init: [%q]", layoutOf(t, []byte("this is no tar archive"))))
+	if status, _, _ := call(t, "build", "--arch", "amd64", "--dir", dir, yaml); status != 1 {
+		t.Errorf("status %d", status)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "x-initrd.img")); err != nil || string(b) != "old" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	dir := t.TempDir()
+	yaml := write(t, dir, "x.yml", fmt.Sprintf("init: [%q]", layoutOf(t, Layer(t, File("a", ""), File("b", "")))))
+	build := func() []byte {
+		t.Helper()
+		done(t, "build", "--arch", "amd64", "--dir", dir, "--format", "kernel+initrd-nogz", yaml)
+		b, err := os.ReadFile(filepath.Join(dir, "x-initrd.img"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	newest := func(b []byte) (latest uint32) {
+		in := initramfs.NewReader(bytes.NewReader(b))
+		for {
+			h, err := in.Next()
+			if err != nil {
+				return latest
+			}
+			latest = max(latest, h.ModTime)
+		}
+	}
+	if at := newest(build()); at != uint32(Time.Unix()) {
+		t.Errorf("the newest entry is of %d", at)
+	}
+	t.Setenv("SOURCE_DATE_EPOCH", "1000000000")
+	if at := newest(build()); at != 1_000_000_000 {
+		t.Errorf("with SOURCE_DATE_EPOCH the newest entry is of %d", at)
+	}
+	for _, c := range []struct{ name, value, want string }{
+		{"SOURCE_DATE_EPOCH", "yesterday", "SOURCE_DATE_EPOCH=yesterday"},
+		{"LINUXKIT_MAX_ENTRIES", "1", "more than 1 entries"},
+		{"LINUXKIT_MAX_BYTES", "100", "more than 100 bytes"},
+		{"LINUXKIT_MAX_BYTES", "-1", "LINUXKIT_MAX_BYTES=-1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv(c.name, c.value)
+			if status, _, said := call(t, "build", "--arch", "amd64", "--dir", dir, yaml); status != 1 || !strings.Contains(said, c.want) {
+				t.Errorf("status %d, %q, want %q", status, said, c.want)
+			}
+		})
+	}
+	t.Setenv("LINUXKIT_CACHE", filepath.Join(dir, "cache"))
+	if out := done(t, "cache", "ls"); out != "" {
+		t.Errorf("an empty cache: %q", out)
+	}
+}
+
+func TestMerged(t *testing.T) {
+	dir := t.TempDir()
+	a := write(t, dir, "a.yml", "files: [{path: x, contents: one}, {path: l, symlink: x}]")
+	b := write(t, dir, "b.yml", "files: [{path: x, contents: two}, {path: y, source: /no/such, optional: true}, {path: p/q/r, contents: z, mode: \"0640\", uid: 3}]")
+	done(t, "build", "--dir", dir, "--format", "kernel+initrd-nogz", a, b)
+	got := fmt.Sprint(entries(t, open(t, filepath.Join(dir, "b-initrd.img"))))
+	if want := "[40750 p 40750 p/q 100640 p/q/r z 120777 l x 100600 x two]"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	var out, err bytes.Buffer
+	status := run([]string{"build", "--dir", dir, "-"}, streams{strings.NewReader("files: [{path: x, contents: in}]"), &out, &err})
+	if _, missing := os.Stat(filepath.Join(dir, "moby-initrd.img")); status != 0 || missing != nil {
+		t.Errorf("from standard input: status %d, %s, %v", status, err.String(), missing)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	for _, args := range [][]string{{"version"}, {"version", "--short"}, {"version", "-short"}} {
+		if out := done(t, args...); !strings.Contains(out, "-neb") {
+			t.Errorf("%v: %q", args, out)
+		}
+	}
+	for _, args := range [][]string{{}, {"--help"}, {"-help"}, {"build", "-h"}, {"help", "build"}, {"cache"}} {
+		if out := done(t, args...); !strings.Contains(out, "Usage:") {
+			t.Errorf("%v: %q", args, out)
+		}
+	}
+}
