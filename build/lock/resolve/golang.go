@@ -146,7 +146,7 @@ func (r *resolver) download(ctx context.Context, address, name string) (int64, s
 	defer out.Close()
 	h := sha256.New()
 	var done int64
-	buffer := make([]byte, 1<<20)
+	buffer := make([]byte, 256<<10)
 	for {
 		n, err := body.Read(buffer)
 		h.Write(buffer[:n])
@@ -154,7 +154,9 @@ func (r *resolver) download(ctx context.Context, address, name string) (int64, s
 			return 0, "", err
 		}
 		done += int64(n)
-		r.Progress.Send(progress.Event{Stage: "fetch Go", Done: done, Total: max(body.Size, 0), Unit: "bytes"})
+		if n > 0 {
+			r.Progress.Send(progress.Event{Stage: "fetch Go", Done: done, Total: max(body.Size, 0), Unit: "bytes"})
+		}
 		if err == io.EOF {
 			return done, hex.EncodeToString(h.Sum(nil)), out.Close()
 		}

@@ -61,7 +61,7 @@ func (m *Mirrors) addNamed(list string) error {
 	for _, base := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' }) {
 		u, err := url.Parse(base)
 		if err != nil || !fetchable(u) {
-			return fmt.Errorf("NEB_MIRROR: expected URLs that begin with http://, https:// or file://, found %q", base)
+			return fmt.Errorf("NEB_MIRROR: expected URLs that begin with http://, https:// or file://, found %q", Redacted(base))
 		}
 		base = strings.TrimRight(base, "/")
 		named := false
