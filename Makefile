@@ -5,6 +5,8 @@ VERSION ?=
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN    := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 20s
+# Packages that start goroutines.
+RACE    := ./build/store/... ./build/component/... ./image/... ./linuxkit/... ./machine/... ./eif/... ./cli/...
 
 .DEFAULT_GOAL := help
 
@@ -18,11 +20,11 @@ build: ## the blobs for this machine's architecture, into result/
 
 .PHONY: test
 test: ## all tests that this machine can run, skips named
-	$(GO) test -timeout 60m ./...
+	$(GO) test -timeout 80m ./...
 
 .PHONY: race
 race: ## packages with goroutines, under the race detector
-	$(GO) test -race ./build/store/... ./build/progress/... ./image/... ./linuxkit/... ./machine/... ./eif/...
+	$(GO) test -race -short -timeout 30m $(RACE)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (20s)
@@ -33,8 +35,8 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	done
 
 .PHONY: cover
-cover: ## tests with coverage, the total at the end
-	$(GO) test -timeout 60m -coverprofile coverage.out ./...
+cover: ## the quick tests with coverage, the total at the end
+	$(GO) test -short -timeout 30m -coverprofile coverage.out -coverpkg ./... ./...
 	$(GO) tool cover -func coverage.out | tail -n 1
 
 .PHONY: lint
