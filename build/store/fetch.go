@@ -239,18 +239,25 @@ var hint = map[string]string{
 	lock.GoProxy:  "set GOPROXY to a Go module proxy",
 }
 
-// notFetched is the error of a file that no mirror served.
+// notFetched is the error of a file that no mirror served. A mirror that lacks it may mean that the lock is too old,
+// even where another could not be asked (the archive of snapshots from behind a firewall).
 func notFetched(file lock.File, urls []string, failed map[string]error) error {
 	var list strings.Builder
-	gone := true
+	lacking := 0
 	for _, address := range urls {
 		fmt.Fprintf(&list, "\n  %s: %v", mirror.Redacted(address), failed[address])
-		gone = gone && errors.Is(failed[address], mirror.ErrNotThere)
+		if errors.Is(failed[address], mirror.ErrNotThere) {
+			lacking++
+		}
 	}
-	if gone {
-		return fmt.Errorf("%s %s: no mirror has %s any more: run 'neb update', or set NEB_MIRROR to one that has it:%s", file.Name, file.Version, file.Path, list.String())
+	what, then := "could not be fetched", ""
+	if lacking == len(urls) {
+		what = "no mirror has " + file.Path + " any more"
 	}
-	return fmt.Errorf("%s %s: could not be fetched:%s", file.Name, file.Version, list.String())
+	if lacking > 0 {
+		then = ": run 'neb update', or set NEB_MIRROR to a mirror that has it"
+	}
+	return fmt.Errorf("%s %s: %s%s:%s", file.Name, file.Version, what, then, list.String())
 }
 
 // order puts the mirrors that stalled behind the others.

@@ -276,6 +276,17 @@ func TestAllMirrorsWrong(t *testing.T) {
 	absent(t, s)
 }
 
+// TestMissingAndUnreachable: the mirror lacks the file, and the snapshots cannot be asked.
+func TestMissingAndUnreachable(t *testing.T) {
+	gone, down := serve(t, http.NotFound), serve(t, http.NotFound)
+	down.Close()
+	m := mirrors(gone)
+	m.Snapshots = down.URL
+	s := open(t)
+	err := s.Fetch(t.Context(), []lock.File{locked("bash", content(100))}, FetchOptions{Mirrors: m})
+	wants(t, err, "bash 1.0-1", "could not be fetched", "neb update", gone.URL, "not there", down.URL, "refused")
+}
+
 func TestNoMirror(t *testing.T) {
 	s := open(t)
 	none := &mirror.Mirrors{}

@@ -95,7 +95,7 @@ func (a *archive) publish(t *testing.T, s suite) {
 	fmt.Fprintf(&release, "Acquire-By-Hash: yes\nSHA256:\n")
 	for name, text := range s.indexes {
 		var packed bytes.Buffer
-		w, err := xz.NewWriter(&packed)
+		w, err := xz.WriterConfig{DictCap: 1 << 16}.NewWriter(&packed) // small: there are hundreds of them
 		if err != nil {
 			t.Fatal(err)
 		}
