@@ -99,3 +99,19 @@ func Fetch(t testing.TB, err error) {
 		missing(t, "the locked packages ("+err.Error()+")")
 	}
 }
+
+// Namespaces needs the right to make namespaces, as root or as an ordinary user: a chroot alone will not do.
+func Namespaces(t testing.TB) {
+	t.Helper()
+	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET}
+	if os.Geteuid() != 0 {
+		attr.Cloneflags |= syscall.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^$")
+	cmd.SysProcAttr = attr
+	if err := cmd.Run(); err != nil {
+		missing(t, "namespaces ("+err.Error()+")")
+	}
+}

@@ -1,0 +1,131 @@
+// Package release tests a whole release as a user makes it: neb release twice, the same bytes; neb verify --release accepts it, and refuses
+// it when a byte of it is changed.
+package release
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+)
+
+const root = "../.."
+
+// neb runs neb in dir and returns what it says on both streams.
+func neb(t *testing.T, dir, program string, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func TestRelease(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds both kernels, where they are not in the store")
+	}
+	need.Namespaces(t)
+	work := t.TempDir()
+	program := filepath.Join(work, "neb")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./cmd/neb")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	// The source, as if it were the commit of a release.
+	source := filepath.Join(work, "source")
+	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	list.Dir = root
+	names, err := list.Output()
+	if err != nil {
+		t.Fatalf("git ls-files: %v", err)
+	}
+	for _, name := range strings.Split(strings.Trim(string(names), "\x00"), "\x00") {
+		copyFile(t, filepath.Join(root, name), filepath.Join(source, name))
+	}
+	if out, err := neb(t, source, program, "release", "0.0.1"); err == nil || !strings.Contains(out, `CHANGELOG.md: has no section "## 0.0.1"`) {
+		t.Errorf("a version that the changelog lacks: %v\n%s", err, out)
+	}
+	write(t, filepath.Join(source, "CHANGELOG.md"), []byte("# Changelog\n\n## 0.0.1\n\nPCR1 did not change.\n"))
+
+	releases := []string{filepath.Join(work, "first"), filepath.Join(work, "second")}
+	for _, dir := range releases {
+		if out, err := neb(t, source, program, "release", "0.0.1", "--output", dir); err != nil {
+			t.Fatalf("neb release: %v\n%s", err, out)
+		}
+	}
+	entries, err := os.ReadDir(releases[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		one, two := read(t, filepath.Join(releases[0], e.Name())), read(t, filepath.Join(releases[1], e.Name()))
+		if !bytes.Equal(one, two) {
+			t.Errorf("%s: differs between two releases", e.Name())
+		}
+		t.Logf("%x  %s, %d bytes", sha256.Sum256(one), e.Name(), len(one))
+	}
+
+	const archive = "enclaves-blobs-0.0.1.tar.xz"
+	path := filepath.Join(releases[0], archive)
+	out, err := neb(t, source, program, "verify", "--cached", "--release", path)
+	if err != nil || strings.Count(out, "same") < 12 {
+		t.Errorf("neb verify: %v\n%s", err, out)
+	}
+	sums := exec.Command("sha256sum", "-c", "--strict", "SHA256SUMS")
+	sums.Dir = releases[0]
+	if out, err := sums.CombinedOutput(); err != nil {
+		t.Errorf("sha256sum -c: %v\n%s", err, out)
+	}
+	listing, err := exec.Command("tar", "-tJf", path).Output()
+	if err != nil || !strings.Contains(string(listing), "enclaves-blobs/x86_64/bzImage\n") || !strings.Contains(string(listing), "enclaves-blobs/aarch64/Image\n") {
+		t.Errorf("tar -tJ: %v\n%s", err, listing)
+	}
+
+	tampered := read(t, path)
+	tampered[len(tampered)/2] ^= 1
+	write(t, path, tampered)
+	want := fmt.Sprintf("%s: digest is %x, SHA256SUMS says", archive, sha256.Sum256(tampered))
+	if out, err := neb(t, source, program, "verify", "--cached", "--release", path); err == nil || !strings.Contains(out, want) {
+		t.Errorf("one byte changed: expected %q, found %v\n%s", want, err, out)
+	}
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	info, err := os.Stat(from)
+	if os.IsNotExist(err) {
+		return // gone from the work tree, and not yet from the index
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, read(t, from), info.Mode().Perm()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
