@@ -110,3 +110,31 @@ func TestBoot(t *testing.T) {
 		})
 	}
 }
+
+// Two vsock drivers face each other on EC2, the parent's and the enclave's. If each stops receiving until what it has to send is taken, they wait for
+// each other for ever. The kernel's patch takes that out of the enclave's; here is a parent that still does it, and makes the enclave answer
+// more than its ring holds.
+func TestNoDeadlock(t *testing.T) {
+	v := vm.Start(t, machine.Config{
+		EIF:   guestImage(t, eif.X86_64),
+		Vsock: vsock.Config{PushBack: true, Handlers: map[uint32]vsock.Handler{7000: echo}},
+	})
+	v.WaitBeat()
+	v.Says("guest: up")
+	ctx, cancel := context.WithTimeout(t.Context(), vm.Patience)
+	defer cancel()
+	const calls = 6000 // the rings of this machine hold 1024 each
+	refused := make(chan error, calls)
+	for range calls {
+		go func() {
+			_, err := v.Dial(ctx, 4711) // nobody listens: each call is answered with a reset
+			refused <- err
+		}()
+	}
+	for i := range calls {
+		if err := <-refused; !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Fatalf("call %d of %d: %v", i+1, calls, err)
+		}
+	}
+	command(t, v).do("echo 7000 1 1000")
+}

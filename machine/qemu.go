@@ -84,7 +84,7 @@ func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]
 	args = append(args,
 		"-append", cmdline, "-accel", accel, "-cpu", "max",
 		"-m", strconv.FormatInt((m.cfg.Memory+mib-1)/mib, 10)+"M", "-smp", strconv.Itoa(m.cfg.CPUs),
-		"-display", "none", "-monitor", "none",
+		"-nodefaults", "-display", "none",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-chardev", "socket,id=vsock,path="+m.path("vsock"),
 		"-chardev", "socket,id=monitor,path="+m.path("monitor"), "-mon", "chardev=monitor,mode=control",
