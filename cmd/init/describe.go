@@ -23,7 +23,7 @@ func (e *enclave) describe() error {
 		return fail("read", app.Path, err)
 	}
 	if e.about, err = app.Decode(b); err != nil {
-		return (&failure{doing: "read", what: err.Error()}).because(unpacking(""))
+		return &failure{doing: "read", what: err.Error(), cause: unpacking("")} // the error names the file
 	}
 	e.structured = true
 	e.env = e.about.Env

@@ -21,7 +21,7 @@ func (e *enclave) loadModules() error {
 	switch {
 	case listed:
 		if list, err = app.DecodeModules(b); err != nil {
-			return fail("read", "", err)
+			return &failure{doing: "read", what: err.Error()}
 		}
 	case err != unix.ENOENT:
 		return fail("read", app.ModulesPath, err)
