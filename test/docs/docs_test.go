@@ -193,6 +193,11 @@ func TestCommands(t *testing.T) {
 				copyFile(t, filepath.Join(root, name), filepath.Join(dir, name))
 			}
 			var script strings.Builder
+			before, err := os.ReadFile(filepath.Join("testdata", "before", strings.TrimSuffix(filepath.Base(page), ".md")+".sh"))
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+			script.Write(before)
 			for _, b := range found {
 				fmt.Fprintf(&script, "echo '--- %s:%d' >&2\n%s", b.page, b.line, b.text)
 			}

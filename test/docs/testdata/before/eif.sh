@@ -1,0 +1,9 @@
+# The files that docs/eif.md speaks of: a tree, an image of it, and two images to compare.
+mkdir tree
+printf '#!/bin/sh\n' > tree/server
+chmod +x tree/server
+tar -cf tree.tar tree
+neb eif build --rootfs tree --entrypoint /server --output hello.eif
+cp hello.eif yesterday.eif
+cp hello.eif today.eif
+echo hello > hello.txt
