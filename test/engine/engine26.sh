@@ -19,7 +19,7 @@ if ! [ -e "$root/.unpacked" ]; then
 	# shellcheck disable=SC2086
 	apt-get -q $options update
 	# shellcheck disable=SC2086
-	apt-get -qy $options --download-only --no-install-recommends install docker.io base-files ca-certificates
+	apt-get -qy $options --download-only --no-install-recommends install docker.io base-files coreutils ca-certificates
 	mkdir "$root/.new"
 	# base-files brings the links from /bin to /usr/bin, which the others are unpacked through
 	for deb in "$apt"/archives/base-files_*.deb "$apt"/archives/*.deb; do
@@ -33,12 +33,13 @@ if ! [ -e "$root/.unpacked" ]; then
 	: >"$root/.unpacked"
 fi
 
-mkdir -p "$root/proc" "$root/sys" "$root/dev" "$root/run" "$root/tmp" "$root/var/lib/docker"
+mkdir -p "$root/proc" "$root/sys" "$root/dev" "$root/run" "$root/tmp" "$root/mnt" "$root/var/lib/docker"
 rm -f "$root/run/docker.pid" "$root/run/docker.sock" "$root/run/docker/containerd/containerd.pid"
-# Mounts live and die with the engine.
+# Mounts live and die with the engine. It wants a root that is a mount point, which chroot does not give.
 exec unshare --mount --propagation private sh -c '
-	mount -t proc proc "$0/proc" && mount --rbind /sys "$0/sys" && mount --rbind /dev "$0/dev" &&
-	mount --bind "$0/var/lib/docker" "$0/var/lib/docker" &&
-	exec chroot "$0" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
+	mount --bind "$0" "$0" && cd "$0" &&
+	mount -t proc proc proc && mount --rbind /sys sys && mount --rbind /dev dev &&
+	pivot_root . mnt &&
+	exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root chroot . \
 		dockerd --host unix:///run/docker.sock --bridge none --iptables=false --ip6tables=false --storage-driver '"${2:-overlay2}"'
 ' "$root"
