@@ -95,7 +95,7 @@ func checks() []check {
 	add := func(name string, try func() error) { all = append(all, check{name, try}) }
 	for _, c := range []check{
 		{"io_uring", ioUring}, {"bpf", bpf}, {"memfd", memfd}, {"keyctl", keyctl}, {"no kexec", noKexec},
-		{"landlock", landlock}, {"loopback", loopback}, {"nftables", nftables}, {"links", links}, {"dm targets", targets},
+		{"landlock", landlock}, {"yama", yama}, {"loopback", loopback}, {"nftables", nftables}, {"links", links}, {"dm targets", targets},
 	} {
 		all = append(all, c)
 	}
@@ -220,6 +220,16 @@ func bpf() error {
 		unix.Close(int(fd))
 	}
 	return nil
+}
+
+// yama must let a process trace its children alone.
+func yama() error {
+	const path = "/proc/sys/kernel/yama/ptrace_scope"
+	scope, err := os.ReadFile(path)
+	if err == nil && strings.TrimSpace(string(scope)) != "1" {
+		err = fmt.Errorf("%s is %q, want 1", path, scope)
+	}
+	return err
 }
 
 func memfd() error {

@@ -51,7 +51,7 @@ func main() {
 		}
 		fmt.Println("probe: end")
 	}
-	unix.Sync()
+	unix.IoctlSetInt(1, unix.TCSBRK, 1) // until the console has sent it all
 	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	select {} // never an exit: that would be a panic of the kernel
 }
