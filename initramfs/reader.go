@@ -10,14 +10,17 @@ import (
 // Reader reads an archive, or several that follow each other as the kernel takes them.
 type Reader struct {
 	r    *bufio.Reader
-	pos  int64 // bytes consumed
-	left int64 // bytes of the current body not yet read
-	end  bool  // a trailer has been read and nothing but zeros since
+	seek io.Seeker // what r reads from, when it can seek
+	pos  int64     // bytes consumed
+	left int64     // bytes of the current body not yet read
+	end  bool      // a trailer has been read and nothing but zeros since
 }
 
-// NewReader makes a Reader of an uncompressed archive. It reads ahead of what it returns.
+// NewReader makes a Reader of an uncompressed archive. It reads ahead of what it returns. When r is an io.Seeker, bodies that
+// nobody reads are not read.
 func NewReader(r io.Reader) *Reader {
-	return &Reader{r: bufio.NewReaderSize(r, 64<<10)}
+	seek, _ := r.(io.Seeker)
+	return &Reader{r: bufio.NewReaderSize(r, 64<<10), seek: seek}
 }
 
 // Next goes to the next entry. After the last it returns io.EOF. Several archives may follow each other, with zeros
@@ -26,7 +29,7 @@ func NewReader(r io.Reader) *Reader {
 //
 // An archive without its trailer, or with anything but zeros after it, is an error.
 func (r *Reader) Next() (*Header, error) {
-	if _, err := io.Copy(io.Discard, r); err != nil {
+	if err := r.skipBody(); err != nil {
 		return nil, err
 	}
 	if err := r.skipPad(); err != nil {
@@ -127,6 +130,24 @@ func (r *Reader) full(p []byte) error {
 	n, err := io.ReadFull(r.r, p)
 	r.pos += int64(n)
 	return err
+}
+
+// skipBody goes to the end of the current body.
+func (r *Reader) skipBody() error {
+	ahead := r.left - int64(r.r.Buffered())
+	if r.seek != nil && ahead > 0 {
+		if _, err := r.seek.Seek(ahead, io.SeekCurrent); err != nil {
+			r.seek = nil // a pipe has the method too
+		}
+	}
+	if r.seek == nil || ahead <= 0 {
+		_, err := io.Copy(io.Discard, r)
+		return err
+	}
+	r.r.Reset(r.seek.(io.Reader))
+	r.pos += r.left
+	r.left = 0
+	return nil
 }
 
 func (r *Reader) skipPad() error {

@@ -25,12 +25,12 @@ const (
 	maxDocument    = maxPayload + 1024
 	maxCertificate = 1024
 	maxPublicKey   = 1024
-	maxUserData    = 512
-	maxNonce       = 512
-	maxPCRs        = 32 // registers; their indexes are below this number
-	maxBundle      = 16 // certificates; AWS sends four
-	pcrSize        = 48 // of a SHA-384 register
-	emulatedAlg    = -1 // what QEMU writes as the algorithm of its documents
+	maxUserData    = 1024 // as the specification's section 2.2 has it, and real documents; 3.2.2.2 says 512
+	maxNonce       = 1024 // likewise
+	maxPCRs        = 32   // registers; their indexes are below this number
+	maxBundle      = 16   // certificates; AWS sends four
+	pcrSize        = 48   // of a SHA-384 register
+	emulatedAlg    = -1   // what QEMU writes as the algorithm of its documents
 )
 
 // Document is an attestation document. It is what the enclave's hypervisor claims; believe it after [Document.Verify].
