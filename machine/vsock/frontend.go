@@ -198,14 +198,14 @@ func (f *frontend) handle(m *message) ([]byte, error) {
 		return nil, f.setMemory(m)
 	}
 
-	index := word(0)
-	if m.request == msgSetVringKick || m.request == msgSetVringCall || m.request == msgSetVringErr {
-		index &= 0xff
-	}
 	switch m.request {
 	case msgSetVringNum, msgSetVringAddr, msgSetVringBase, msgGetVringBase, msgSetVringKick, msgSetVringCall, msgSetVringErr, msgSetVringEnable:
 	default:
 		return nil, errors.New("not known")
+	}
+	index := word(0)
+	if m.request == msgSetVringKick || m.request == msgSetVringCall || m.request == msgSetVringErr {
+		index &= 0xff
 	}
 	if index >= queues {
 		return nil, fmt.Errorf("queue %d of %d", index, queues)
