@@ -66,8 +66,13 @@ func (t task) run() (o outcome) {
 		}
 		t.Jail = false
 		// The filter is on this thread only: what is executed has it in all.
-		text, _ := json.Marshal(t)
-		err := syscall.Exec("/proc/self/exe", []string{"test"}, append(os.Environ(), taskEnv+"="+string(text)))
+		text, err := json.Marshal(t)
+		if err == nil {
+			err = os.Setenv(taskEnv, string(text))
+		}
+		if err == nil {
+			err = syscall.Exec("/proc/self/exe", []string{"test"}, os.Environ())
+		}
 		return outcome{Error: err.Error()}
 	}
 	b, err := t.builder()

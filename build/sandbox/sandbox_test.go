@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -227,58 +228,28 @@ func inEach(t *testing.T, args, env []string, check func(t *testing.T, r report,
 	}
 }
 
+// listen listens on a port of this machine's loopback interface.
+func listen(t *testing.T) (port string) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 1)); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strconv.Itoa(bound.(*unix.SockaddrInet4).Port)
+}
+
 func TestWhatACommandSees(t *testing.T) {
-	listener, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(listener)
-	if err := errors.Join(unix.Bind(listener, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(listener, 1)); err != nil {
-		t.Fatal(err)
-	}
-	bound, err := unix.Getsockname(listener)
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := strconv.Itoa(bound.(*unix.SockaddrInet4).Port)
+	port := listen(t)
 	inEach(t, []string{"/bin/probe", "see"}, []string{"PORT=" + port, "TZ=UTC-1"}, func(t *testing.T, r report, work string) {
-		var s seen
-		if r.Error != "" || json.Unmarshal([]byte(r.Output), &s) != nil {
-			t.Fatalf("error %q, output %q", r.Error, r.Output)
-		}
-		equal := func(what string, got, want any) {
-			if g, w := fmt.Sprint(got), fmt.Sprint(want); g != w {
-				t.Errorf("%s: expected %s, found %s", what, w, g)
-			}
-		}
-		equal("working directory", s.Dir, Build)
-		equal("umask", s.Umask, 0o022)
-		equal("environment", s.Env, []string{"HOME=/build", "LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PORT=" + port, "SOURCE_DATE_EPOCH=0", "TZ=UTC-1"})
-		equal("devices", s.Dev, "[fd full null random stderr stdin stdout urandom zero]")
-		for _, dir := range []string{"bin", "build", "dev", "out", "proc", "src", "tmp", "tree", "usr"} {
-			if !slices.Contains(s.Root, dir) {
-				t.Errorf("/%s is not there: %v", dir, s.Root)
-			}
-		}
-		if slices.Contains(s.Root, "var") || slices.Contains(s.Root, "etc") {
-			t.Errorf("the machine's root is seen: %v", s.Root)
-		}
-		for path, err := range s.Wrote {
-			writable := slices.Contains([]string{"/build/a", "/src/a", "/out/a", "/tmp/a", "/dev/null"}, path)
-			if writable != (err == "<nil>") {
-				t.Errorf("writing to %s: %s", path, err)
-			}
-		}
-		for kind, err := range s.Network {
-			if err == "<nil>" {
-				t.Errorf("%s: the network was reached", kind)
-			}
-		}
-		if r.Mode != Chroot {
-			equal("host name", s.Hostname, hostname)
-			equal("parent process id", s.Parent, 1)
-		}
-		equal("capabilities", s.Caps, strings.Repeat("0", 16))
+		checkSeen(t, r, port)
 		for _, path := range []string{"out/a", "build/a"} {
 			var st unix.Stat_t
 			if err := unix.Stat(filepath.Join(work, path), &st); err != nil {
@@ -288,6 +259,95 @@ func TestWhatACommandSees(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A real container, unprivileged, as a Docker build has it.
+func TestInDocker(t *testing.T) {
+	need.Docker(t)
+	dir := t.TempDir()
+	root, tree := testRoot(t, dir)
+	self := exec.Command("go", "test", "-c", "-o", filepath.Join(dir, "sandbox.test"), ".")
+	self.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := self.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var image bytes.Buffer
+	w := tar.NewWriter(&image)
+	if err := errors.Join(w.WriteHeader(&tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o777}), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	const name = "neb-test-sandbox"
+	load := exec.Command("docker", "import", "-", name)
+	load.Stdin = &image
+	if out, err := load.CombinedOutput(); err != nil {
+		t.Fatalf("docker import: %v: %s", err, out)
+	}
+	t.Cleanup(func() { _ = exec.Command("docker", "rmi", "--force", name).Run() })
+
+	inside := func(path string) string { return "/shared" + strings.TrimPrefix(path, dir) }
+	port := listen(t)
+	for _, work := range []string{"/tmp", "/shared"} { // on a file system of its own, and on that of the toolchain
+		o, err := json.Marshal(order{Dir: work, Root: inside(root), Tree: inside(tree), Args: []string{"/bin/probe", "see"}, Env: []string{"PORT=" + port, "TZ=UTC-1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		run := exec.Command("docker", "run", "--rm", "--network=host", "--volume", dir+":/shared", name, "/shared/sandbox.test", "run", string(o))
+		run.Stderr = os.Stderr
+		out, err := run.Output()
+		if err != nil {
+			t.Fatalf("docker run: %v", err)
+		}
+		var r report
+		if err := json.Unmarshal(out, &r); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if r.Mode != Chroot {
+			t.Fatalf("chose mode %q (%s), expected %q", r.Mode, r.Error, Chroot)
+		}
+		checkSeen(t, r, port)
+	}
+}
+
+// checkSeen checks what testdata/probe says of its sandbox.
+func checkSeen(t *testing.T, r report, port string) {
+	t.Helper()
+	var s seen
+	if r.Error != "" || json.Unmarshal([]byte(r.Output), &s) != nil {
+		t.Fatalf("error %q, output %q", r.Error, r.Output)
+	}
+	equal := func(what string, got, want any) {
+		if g, w := fmt.Sprint(got), fmt.Sprint(want); g != w {
+			t.Errorf("%s: expected %s, found %s", what, w, g)
+		}
+	}
+	equal("working directory", s.Dir, Build)
+	equal("umask", s.Umask, 0o022)
+	equal("environment", s.Env, []string{"HOME=/build", "LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PORT=" + port, "SOURCE_DATE_EPOCH=0", "TZ=UTC-1"})
+	equal("devices", s.Dev, "[fd full null random stderr stdin stdout urandom zero]")
+	for _, dir := range []string{"bin", "build", "dev", "out", "proc", "src", "tmp", "tree", "usr"} {
+		if !slices.Contains(s.Root, dir) {
+			t.Errorf("/%s is not there: %v", dir, s.Root)
+		}
+	}
+	if slices.Contains(s.Root, "var") || slices.Contains(s.Root, "etc") {
+		t.Errorf("the machine's root is seen: %v", s.Root)
+	}
+	for path, err := range s.Wrote {
+		writable := slices.Contains([]string{"/build/a", "/src/a", "/out/a", "/tmp/a", "/dev/null"}, path)
+		if writable != (err == "<nil>") {
+			t.Errorf("writing to %s: %s", path, err)
+		}
+	}
+	for kind, err := range s.Network {
+		if err == "<nil>" {
+			t.Errorf("%s: the network was reached", kind)
+		}
+	}
+	if r.Mode != Chroot {
+		equal("host name", s.Hostname, hostname)
+		equal("parent process id", s.Parent, 1)
+	}
+	equal("capabilities", s.Caps, strings.Repeat("0", 16))
 }
 
 func TestExitStatus(t *testing.T) {
