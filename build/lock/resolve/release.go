@@ -7,7 +7,6 @@ import (
 	"embed"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -255,7 +254,7 @@ func (r *resolver) each(ctx context.Context, p place, name string, f func(debian
 	}
 	unpacked, err := xz.NewReader(bytes.NewReader(data))
 	if err == nil {
-		err = debian.Each(io.Reader(unpacked), f)
+		err = debian.Each(unpacked, f)
 	}
 	if err != nil {
 		return fmt.Errorf("index %s of %s: %w", name, p, err)

@@ -116,7 +116,6 @@ const settle = 24 * time.Hour
 // candidate is one version of a package in a suite.
 type candidate struct {
 	lock.File
-	essential bool
 	place     place
 	depends   [][]debian.Relation
 	conflicts [][]debian.Relation
