@@ -1,0 +1,113 @@
+package component
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/build/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
+	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+)
+
+// The tests in this file build real kernels.
+
+func realBuilder(t testing.TB) *Builder {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("builds a kernel: minutes")
+	}
+	need.Sandbox(t)
+	b, err := task{Source: sourceOf(t)}.builder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Store.Close() })
+	tools, err := b.toolchain(lock.Base, lock.GCCx86_64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	need.Fetch(t, b.fetch(t.Context(), append(tools.packages, b.Lock.Kernel)))
+	return b
+}
+
+// Both kernels, from the store if they are there: what is in them, and what must not be.
+func TestKernels(t *testing.T) {
+	b := realBuilder(t)
+	for _, arch := range Archs {
+		outputs, err := b.Build(t.Context(), arch, "kernel")
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir, image := outputs[0].Dir, Files("kernel", arch)[0]
+		config, err := os.ReadFile(filepath.Join(dir, image+".config"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		version := strings.TrimSuffix(b.Lock.Kernel.Version, "-1")
+		name := map[string]string{"x86_64": "x86_64", "aarch64": "arm64"}[arch]
+		if line := strings.Split(string(config), "\n")[2]; line != "# Linux/"+name+" "+version+" Kernel Configuration" {
+			t.Errorf("%s: line 3 of the configuration is %q", arch, line)
+		}
+		for _, file := range []string{image, "nsm.ko"} {
+			content, err := os.ReadFile(filepath.Join(dir, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, path := range []string{sandbox.Build + "/linux", b.Store.Dir()} {
+				if bytes.Contains(content, []byte(path)) {
+					t.Errorf("%s/%s has the path %s in it", arch, file, path)
+				}
+			}
+			if file == "nsm.ko" && !bytes.Contains(content, []byte("vermagic="+version)) {
+				t.Errorf("%s/nsm.ko is not for Linux %s", arch, version)
+			}
+		}
+	}
+}
+
+// As an ordinary user, with another number of jobs, umask, time zone and directory, the kernel is the same.
+func TestKernelAsUser(t *testing.T) {
+	b := realBuilder(t)
+	need.Root(t)
+	outputs, err := b.Build(t.Context(), "x86_64", "kernel")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := task{Store: ownStore(t, ordinary), Arch: "x86_64", Names: []string{"kernel"}, Jobs: b.jobs() + 1}
+	copyTo(t, b.Store.Path(b.Lock.Kernel), filepath.Join(k.Store, "downloads", b.Lock.Kernel.SHA256))
+	old := syscall.Umask(0o077)
+	defer syscall.Umask(old)
+	o := k.child(t, func(cmd *exec.Cmd) {
+		cmd.Dir = "/"
+		cmd.Env = append(cmd.Env, "TZ=Pacific/Chatham", "HOME=/", "SOURCE_DATE_EPOCH=1000000000", "KBUILD_BUILD_USER=somebody")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinary, Gid: ordinary}}
+	})
+	if o.Error != "" {
+		t.Fatal(o.Error)
+	}
+	if o.Records[0].Isolation != sandbox.UserNamespaces {
+		t.Errorf("isolation: %s", o.Records[0].Isolation)
+	}
+	got := o.files()
+	for _, f := range outputs[0].Files {
+		if got[f.Name] != f.SHA256 {
+			t.Errorf("%s: %s as an ordinary user, %s as root", f.Name, got[f.Name], f.SHA256)
+		}
+	}
+}
+
+// Kconfig drops an option that it does not know, and overrides one that the architecture decides; neb says so.
+func TestKconfigIsNotObeyed(t *testing.T) {
+	b := realBuilder(t)
+	b.Fragments = []kernel.Fragment{{Name: "mine.config", Text: "CONFIG_UNHEARD_OF=y\n# CONFIG_64BIT is not set\n"}}
+	_, err := b.Build(t.Context(), "x86_64", "kernel")
+	if err == nil || !strings.Contains(err.Error(), "mine.config:1: CONFIG_UNHEARD_OF=y is not in the final configuration") || !strings.Contains(err.Error(), "mine.config:2: CONFIG_64BIT=n became CONFIG_64BIT=y") {
+		t.Errorf("found %v", err)
+	}
+}
