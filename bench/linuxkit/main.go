@@ -37,10 +37,10 @@ var images = []struct {
 	about string
 	make  func(*layout) error
 }{
-	{"one", "1 GiB, one gzip layer", func(l *layout) error { return l.files(1, 100, 1<<30) }},
-	{"small", "200,000 files, 140 MB", func(l *layout) error { return l.files(1, 200_000, 140_000_000) }},
-	{"layers", "1 GiB, eight gzip layers", func(l *layout) error { return l.files(8, 400, 1<<27) }},
-	{"huge", "8 GiB, eight gzip layers", func(l *layout) error { return l.files(8, 100, 1<<30) }},
+	{"one", "1 GiB, one gzip layer", func(l *layout) error { return l.files(1, 100, 1<<30, gzip.DefaultCompression) }},
+	{"small", "200,000 files, 140 MB", func(l *layout) error { return l.files(1, 200_000, 140_000_000, gzip.DefaultCompression) }},
+	{"layers", "1 GiB, eight gzip layers", func(l *layout) error { return l.files(8, 400, 1<<27, gzip.DefaultCompression) }},
+	{"huge", "8 GiB, eight gzip layers", func(l *layout) error { return l.files(8, 100, 1<<30, gzip.BestSpeed) }},
 }
 
 func main() {
@@ -179,28 +179,28 @@ type descriptor struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// files makes an image of some layers with so many files and bytes in each: nearly half of the bytes are random, the rest is
-// words, so that gzip halves it.
-func (l *layout) files(layers, files int, bytes int64) error {
+// files makes an image of some layers with so many files and bytes in each: a third of the bytes is random, the rest is
+// words, so that gzip about halves it.
+func (l *layout) files(layers, files int, bytes int64, level int) error {
 	if err := os.MkdirAll(filepath.Join(l.dir, "blobs", "sha256"), 0o755); err != nil {
 		return err
 	}
 	for i := range layers {
-		if err := l.layer(i, files, bytes); err != nil {
+		if err := l.layer(i, files, bytes, level); err != nil {
 			return err
 		}
 	}
 	return l.finish()
 }
 
-func (l *layout) layer(n, files int, total int64) error {
+func (l *layout) layer(n, files int, total int64, level int) error {
 	temp, err := os.Create(filepath.Join(l.dir, "layer"))
 	if err != nil {
 		return err
 	}
 	defer temp.Close()
 	packed, plain := sha256.New(), sha256.New()
-	z, err := gzip.NewWriterLevel(io.MultiWriter(temp, packed), gzip.DefaultCompression)
+	z, err := gzip.NewWriterLevel(io.MultiWriter(temp, packed), level)
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,6 @@
 #!/bin/sh
-# engine26.sh ROOT: Debian 13's Docker engine (26.1) in an unpacked root, beside whatever runs on this machine.
+# engine26.sh ROOT [overlay2|overlayfs]: Debian 13's Docker engine (26.1) in an unpacked root, beside whatever runs on this
+# machine. With overlayfs, containerd keeps the images, as newer engines have it by default.
 #
 # Unpacks docker.io and all it needs into ROOT (once), starts dockerd there with everything of its own below ROOT, and stays
 # until it ends. The engine listens on ROOT/run/docker.sock. Needs root, apt-get, dpkg-deb and a mirror that the
@@ -15,7 +16,7 @@ if ! [ -e "$root/.unpacked" ]; then
 	echo "deb $site trixie main" >"$apt/sources.list"
 	# Signatures are checked with the keys of this machine; those of Debian 12 know Debian 13.
 	options="-o Dir::State::status=$apt/status -o Dir::State::lists=$apt/lists -o Dir::Cache=$apt -o Dir::Cache::archives=$apt/archives
-		-o Dir::Etc::sourcelist=$apt/sources.list -o Dir::Etc::sourceparts=- -o Dir::Etc::preferencesparts=- -o APT::Sandbox::User=root"
+		-o Dir::Etc::sourcelist=$apt/sources.list -o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::preferencesparts=/dev/null -o APT::Sandbox::User=root"
 	# shellcheck disable=SC2086
 	apt-get -q $options update
 	# shellcheck disable=SC2086
@@ -34,6 +35,12 @@ if ! [ -e "$root/.unpacked" ]; then
 fi
 
 mkdir -p "$root/proc" "$root/sys" "$root/dev" "$root/run" "$root/tmp" "$root/mnt" "$root/var/lib/docker"
+driver=${2:-overlay2}
+mkdir -p "$root/etc/docker"
+case $driver in
+overlayfs) echo '{"features": {"containerd-snapshotter": true}}' ;;
+*) echo '{}' ;;
+esac >"$root/etc/docker/daemon.json"
 rm -f "$root/run/docker.pid" "$root/run/docker.sock" "$root/run/docker/containerd/containerd.pid"
 # Mounts live and die with the engine. It wants a root that is a mount point, which chroot does not give.
 exec unshare --mount --propagation private sh -c '
@@ -41,5 +48,5 @@ exec unshare --mount --propagation private sh -c '
 	mount -t proc proc proc && mount --rbind /sys sys && mount --rbind /dev dev &&
 	pivot_root . mnt &&
 	exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root chroot . \
-		dockerd --host unix:///run/docker.sock --bridge none --iptables=false --ip6tables=false --storage-driver '"${2:-overlay2}"'
-' "$root"
+		dockerd --host unix:///run/docker.sock --bridge none --iptables=false --ip6tables=false --storage-driver "$1"
+' "$root" "$driver"
