@@ -109,7 +109,6 @@ func (b *Builder) goJob(name string) func(context.Context, string) (job, error) 
 				return err
 			}
 			args := []string{"/" + goTree + "/bin/go", "build", "-C", sandbox.Src, fmt.Sprintf("-p=%d", b.jobs()), "-o", sandbox.Out + "/" + name}
-			r.log.count("compile "+r.title(), "", 0, nil)
 			err = r.sandboxed(ctx, sandbox.Command{
 				Root:  root,
 				Trees: map[string]string{goTree: goRoot, moduleTree: modules},
@@ -273,7 +272,7 @@ func (b *Builder) goProxy(ctx context.Context) string {
 	}
 	if home, err := os.UserHomeDir(); err == nil {
 		own := filepath.Join(home, "go", "pkg", "mod", "cache", "download")
-		if _, err := os.Stat(own); err == nil {
+		if _, err := os.Stat(own); err == nil && !strings.ContainsAny(own, ",|%?# ") {
 			proxy = "file://" + filepath.ToSlash(own) + "," + proxy
 		}
 	}
@@ -296,7 +295,11 @@ func (b *Builder) releasedSource(ctx context.Context, version, sum string) (stri
 		if err := os.Mkdir(modcache, 0o755); err != nil {
 			return err
 		}
-		out, err := b.goNetwork(ctx, goRoot, dir, modcache, nil, "mod", "download", "-json", module+"@"+version)
+		env := []string{"GOSUMDB=off"}
+		if sum == "" {
+			env = []string{"GOSUMDB=" + os.Getenv("GOSUMDB")} // empty is Go's default
+		}
+		out, err := b.goNetwork(ctx, goRoot, dir, modcache, env, "mod", "download", "-json", module+"@"+version)
 		if err != nil {
 			return err
 		}

@@ -225,3 +225,52 @@ func TestGoPrograms(t *testing.T) {
 		}
 	}
 }
+
+// A neb that was installed at a version takes its own source at that version, with the hash that it was made from.
+func TestReleasedSource(t *testing.T) {
+	if testing.Short() {
+		t.Skip("unpacks a Go toolchain")
+	}
+	b := sharedBuilder(t)
+	proxy := t.TempDir()
+	const version = "v1.2.3"
+	var archive bytes.Buffer
+	w := zip.NewWriter(&archive)
+	for name, text := range map[string]string{"go.mod": "module " + module + "\n", "cmd/init/main.go": "package main\n"} {
+		f, err := w.Create(module + "@" + version + "/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	at := filepath.Join(proxy, module, "@v", version)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at+".zip", archive.Bytes(), 0o644),
+		os.WriteFile(at+".mod", []byte("module "+module+"\n"), 0o644), os.WriteFile(at+".info", []byte(`{"Version":"`+version+`"}`), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GOPROXY", "file://"+proxy)
+	t.Setenv("HOME", t.TempDir())
+
+	const wrong = "h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+	_, err := b.releasedSource(t.Context(), version, wrong)
+	if err == nil || !strings.Contains(err.Error(), "expected the module with sum "+wrong+", found h1:") {
+		t.Fatalf("another sum: %v", err)
+	}
+	_, right, _ := strings.Cut(err.Error(), ", found ")
+	dir, err := b.releasedSource(t.Context(), version, right)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files, _, err := (&sourceTree{dir}).packageFiles("cmd/init"); err != nil || len(files) != 1 {
+		t.Errorf("found %v, %v", files, err)
+	}
+	b.Offline = true
+	if _, err := b.releasedSource(t.Context(), "v9.9.9", right); err == nil || !strings.Contains(err.Error(), "--offline") {
+		t.Errorf("offline: %v", err)
+	}
+}

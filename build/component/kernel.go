@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/build/progress"
 	"github.com/nitro-enclaves-bootstrap/neb/build/sandbox"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
@@ -126,7 +127,7 @@ func (b *Builder) compileKernel(ctx context.Context, r *run, root string, fragme
 	command := func(script string) sandbox.Command {
 		return sandbox.Command{Root: root, Env: env, Args: []string{"/bin/sh", "-eu", sandbox.Src + "/" + script}}
 	}
-	r.log.count("unpack kernel source", "", 0, nil)
+	b.Progress.Send(progress.Event{Stage: r.title(), Note: "unpacking, patching and configuring the kernel"})
 	if err := r.sandboxed(ctx, command("configure.sh")); err != nil {
 		if refused := refusedPatch(r, patches); refused != nil {
 			return refused
