@@ -1,0 +1,260 @@
+package image_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb/image"
+	. "github.com/nitro-enclaves-bootstrap/neb/test/puzzle"
+	"golang.org/x/sys/unix"
+)
+
+func newTree(t testing.TB, l image.Limits) *image.Tree {
+	t.Helper()
+	tree := image.NewTree(t.TempDir(), l)
+	t.Cleanup(func() { tree.Close() })
+	return tree
+}
+
+// list walks a tree.
+func list(t testing.TB, tree *image.Tree) (lines []string) {
+	t.Helper()
+	err := tree.Walk(func(e *image.Entry) error {
+		var b bytes.Buffer
+		if _, err := tree.CopyBody(&b, e); err != nil {
+			return err
+		}
+		if opened, err := io.ReadAll(tree.Open(e)); err != nil || !bytes.Equal(opened, b.Bytes()) {
+			t.Errorf("%s: Open and CopyBody give different bytes (%v)", e.Path, err)
+		}
+		body := b.String()
+		if len(body) > 20 {
+			body = fmt.Sprintf("%.5s… %d", body, len(body))
+		}
+		lines = append(lines, strings.TrimRight(fmt.Sprintf("%o %s %s%s", e.Mode, e.Path, e.Target, body), " "))
+		if e.Links > 1 {
+			lines[len(lines)-1] += fmt.Sprintf(" #%d of %d", e.Inode, e.Links)
+		}
+		for _, x := range e.Xattrs {
+			lines[len(lines)-1] += fmt.Sprintf(" %s=%q", x.Name, x.Value)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lines
+}
+
+func same(t testing.TB, got, want []string) {
+	t.Helper()
+	if a, b := strings.Join(got, "\n"), strings.Join(want, "\n"); a != b {
+		t.Errorf("got\n%s\nwant\n%s", a, b)
+	}
+}
+
+func TestPut(t *testing.T) {
+	tree := newTree(t, image.Limits{})
+	big := bytes.Repeat([]byte("0123456789abcdef"), 100_000)
+	for _, p := range []struct {
+		e       image.Entry
+		content string
+	}{
+		{image.Entry{Path: "a/b", Mode: 0o100600, Xattrs: []image.Xattr{{Name: "user.z", Value: "\x00:1:"}, {Name: "user.a", Value: ""}}}, "body"},
+		{image.Entry{Path: "big", Mode: 0o100644}, string(big)},
+		{image.Entry{Path: "l", Mode: 0o120777, Target: "a"}, ""},
+		{image.Entry{Path: "l/c", Mode: 0o100644}, "through"},
+		{image.Entry{Path: "a", Mode: 0o040711}, ""},
+		{image.Entry{Path: "sock", Mode: 0o140755}, ""},
+		{image.Entry{Path: "gone/x", Mode: 0o100644}, ""},
+	} {
+		if err := tree.Put(&p.e, []byte(p.content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tree.Remove("gone"); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Remove("never/there"); err != nil {
+		t.Fatal(err)
+	}
+	sub, err := tree.Sub("rootfs/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A link inside a part of the tree stays in it.
+	for _, e := range []image.Entry{{Path: "abs", Mode: 0o120777, Target: "/in"}, {Path: "abs/x", Mode: 0o100644}} {
+		if err := sub.Put(&e, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, ok := sub.Lookup("in/x"); !ok {
+		t.Error("there is no in/x")
+	}
+	if e, ok := tree.Lookup("l/b"); !ok || e.Size != 4 {
+		t.Errorf("l/b: %v %v", e, ok)
+	}
+	same(t, list(t, tree), []string{
+		`40711 a`, `100600 a/b body user.a="" user.z="\x00:1:"`, `100644 a/c through`,
+		`40755 rootfs`, `40755 rootfs/in`, `100644 rootfs/in/x`, `120777 rootfs/abs /in`,
+		`100644 big 01234… 1600000`, `120777 l a`, `140755 sock`,
+	})
+	for _, e := range []image.Entry{
+		{Path: "../x", Mode: 0o100644}, {Path: "x", Mode: 0o644}, {Path: "x\x00", Mode: 0o100644}, {Path: "", Mode: 0o100644}, {Path: "x", Mode: 0o120777},
+	} {
+		if err := tree.Put(&e, nil); err == nil {
+			t.Errorf("%q, mode %o, was taken", e.Path, e.Mode)
+		}
+	}
+}
+
+func TestAddDir(t *testing.T) {
+	dir := t.TempDir()
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer syscall.Umask(syscall.Umask(0))
+	check(os.Mkdir(filepath.Join(dir, "d"), 0o750))
+	check(os.WriteFile(filepath.Join(dir, "d", "f"), []byte("body"), 0o640))
+	check(os.WriteFile(filepath.Join(dir, "large"), bytes.Repeat([]byte("x"), 300_000), 0o644))
+	check(os.Link(filepath.Join(dir, "d", "f"), filepath.Join(dir, "again")))
+	check(os.Symlink("/etc/passwd", filepath.Join(dir, "s")))
+	check(syscall.Mkfifo(filepath.Join(dir, "p"), 0o600))
+	attribute := ""
+	if unix.Setxattr(filepath.Join(dir, "large"), "user.note", []byte("v"), 0) == nil { // not every file system has them
+		attribute = ` user.note="v"`
+	}
+	tree := newTree(t, image.Limits{})
+	check(tree.AddDir(t.Context(), dir, "rootfs"))
+	same(t, list(t, tree), []string{
+		`40755 rootfs`, `40750 rootfs/d`, `100640 rootfs/d/f body #3 of 2`, `100640 rootfs/again body #3 of 2`,
+		`100644 rootfs/large xxxxx… 300000` + attribute, `10600 rootfs/p`, `120777 rootfs/s /etc/passwd`,
+	})
+	check(os.WriteFile(filepath.Join(dir, "large"), []byte("shorter"), 0o644))
+	err := tree.Walk(func(e *image.Entry) error { _, err := tree.CopyBody(io.Discard, e); return err })
+	if err == nil || !strings.Contains(err.Error(), "it changed meanwhile") {
+		t.Errorf("a file that changed: %v", err)
+	}
+	if err := tree.AddDir(t.Context(), filepath.Join(dir, "none"), ""); err == nil {
+		t.Error("a directory that is not there was taken")
+	}
+}
+
+// TestTarRound writes a tree as a tar archive and reads it back.
+func TestTarRound(t *testing.T) {
+	tree := newTree(t, image.Limits{})
+	layer := Layer(t, Dir("d/", 0o711), File("d/"+strings.Repeat("n", 200), "1"), File("f", strings.Repeat("x", 100_000)), Link("g", "f"), Symlink("s", strings.Repeat("t/", 300)), Node('3', "c", 1, 5), Node('6', "p", 0, 0))
+	if err := tree.AddTarReader(t.Context(), bytes.NewReader(layer), ""); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Create(filepath.Join(t.TempDir(), "x.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := tree.WriteTar(file, 5); err != nil {
+		t.Fatal(err)
+	}
+	again := newTree(t, image.Limits{})
+	if err := again.AddTar(t.Context(), file.Name(), ""); err != nil {
+		t.Fatal(err)
+	}
+	same(t, list(t, again), list(t, tree))
+	if e, ok := again.Lookup("f"); !ok || e.ModTime != 5 {
+		t.Errorf("%+v, want the time 5", e)
+	}
+}
+
+// TestImagesOverEachOther joins two images: whiteouts of the second stay in the second.
+func TestImagesOverEachOther(t *testing.T) {
+	tree := newTree(t, image.Limits{})
+	for _, layers := range [][][]byte{
+		{Layer(t, Dir("d/", 0o700), File("d/one", "1"), File("both", "1"), Dir("dir/", 0o755), File("dir/x", "1"))},
+		{Layer(t, File("two", "2")), Layer(t, File(".wh.two", ""), File("d/.wh.one", ""), File("both", "2"), Dir("d/", 0o711), File("dir", "2"))},
+	} {
+		l := NewLayout(t)
+		l.Name(l.Image("amd64", layers, Gzip), "")
+		img, err := image.Open(t.Context(), "oci:"+l.Dir(), image.Options{Arch: "x86_64"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree.CloseLater(img)
+		if err := tree.AddImage(t.Context(), img, "p/q"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	same(t, list(t, tree), []string{`40755 p`, `40755 p/q`, `40711 p/q/d`, `100644 p/q/d/one 1`, `100644 p/q/both 2`, `100644 p/q/dir 2`})
+}
+
+// TestManyFiles has more entries than the journal keeps in memory and the table begins with, and bounds what they cost.
+func TestManyFiles(t *testing.T) {
+	const n = 100_000
+	var entries []Entry
+	for i := range n {
+		entries = append(entries, File(fmt.Sprintf("usr/share/d%03d/file-%06d", i/200, i), fmt.Sprint(i)))
+	}
+	layer := Layer(t, entries...)
+	entries = nil
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	tree := newTree(t, image.Limits{})
+	if err := tree.AddTarReader(t.Context(), bytes.NewReader(layer), ""); err != nil {
+		t.Fatal(err)
+	}
+	each := (heap() - before) / n
+	t.Logf("%d bytes for each file", each)
+	if each > 130 {
+		t.Errorf("a file takes %d bytes of memory, want at most 130", each)
+	}
+	files := 0
+	err := tree.Walk(func(e *image.Entry) error {
+		if e.IsRegular() {
+			files++
+			var b bytes.Buffer
+			if _, err := tree.CopyBody(&b, e); err != nil {
+				return err
+			}
+			if want := strings.TrimLeft(e.Path[len(e.Path)-6:], "0"); b.String() != want && b.String() != "0" {
+				return fmt.Errorf("%s has the body %q", e.Path, b.String())
+			}
+		}
+		return nil
+	})
+	if err != nil || files != n {
+		t.Errorf("%d files, %v", files, err)
+	}
+	runtime.KeepAlive(layer)
+}
+
+func TestExpand(t *testing.T) {
+	for ref, want := range map[string]string{
+		"alpine":               "docker.io/library/alpine:latest",
+		"alpine:3":             "docker.io/library/alpine:3",
+		"me/app":               "docker.io/me/app:latest",
+		"localhost/app":        "localhost/app:latest",
+		"host.example/a/b:1":   "host.example/a/b:1",
+		"host:5000/a":          "host:5000/a:latest",
+		"a/b/c":                "docker.io/a/b/c:latest",
+		"app@sha256:0123":      "docker.io/library/app@sha256:0123",
+		"docker.io/library/x:": "docker.io/library/x:",
+	} {
+		if got := image.Expand(ref); got != want {
+			t.Errorf("%s: %s, want %s", ref, got, want)
+		}
+	}
+}
