@@ -218,4 +218,3 @@ func printJSON(s streams, v any) error {
 	enc.SetIndent("", "\t")
 	return enc.Encode(v)
 }
-

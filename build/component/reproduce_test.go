@@ -2,6 +2,7 @@ package component
 
 import (
 	"bytes"
+	"debug/elf"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -109,5 +110,43 @@ func TestKconfigIsNotObeyed(t *testing.T) {
 	_, err := b.Build(t.Context(), "x86_64", "kernel")
 	if err == nil || !strings.Contains(err.Error(), "mine.config:1: CONFIG_UNHEARD_OF=y is not in the final configuration") || !strings.Contains(err.Error(), "mine.config:2: CONFIG_64BIT=n became CONFIG_64BIT=y") {
 		t.Errorf("found %v", err)
+	}
+}
+
+// The toolchain of arm64 hosts unpacks to a root that has what the recipes call. (Building there is untried.)
+func TestArm64Toolchain(t *testing.T) {
+	b := realBuilder(t)
+	files, err := b.Lock.Files("arm64", lock.Base, lock.GCCx86_64, lock.GCCaarch64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	need.Fetch(t, b.fetch(t.Context(), files))
+	var packages []sandbox.Package
+	for _, f := range files {
+		packages = append(packages, sandbox.Package{Name: f.Name, Path: b.Store.Path(f)})
+	}
+	dir := t.TempDir()
+	if err := sandbox.Unpack(t.Context(), dir, packages, nil); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	for _, name := range []string{
+		"bin/sh", "usr/bin/make", "usr/bin/gcc", "usr/bin/cc", "usr/bin/awk", "usr/bin/patch", "usr/bin/tar", "usr/bin/xz",
+		"usr/bin/x86_64-linux-gnu-gcc", "usr/bin/x86_64-linux-gnu-strip", "usr/bin/aarch64-linux-gnu-gcc", "usr/bin/aarch64-linux-gnu-strip",
+	} {
+		f, err := root.Open(name)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		program, err := elf.NewFile(f)
+		if err != nil || program.Machine != elf.EM_AARCH64 {
+			t.Errorf("%s: expected a program for AArch64, found %+v, %v", name, program, err)
+		}
+		f.Close()
 	}
 }
