@@ -1,0 +1,297 @@
+package cli
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"debug/elf"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+)
+
+// command runs neb and returns its status and what it printed.
+func command(args ...string) (status int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	status = Main(args, &out, &errs)
+	return status, out.String(), errs.String()
+}
+
+// eifFiles are a directory with blobs that look real, a tree, and a key with its certificate.
+type eifFiles struct{ dir string }
+
+func (f eifFiles) path(name string) string { return filepath.Join(f.dir, name) }
+
+func newEIFFiles(t *testing.T) eifFiles {
+	t.Helper()
+	f := eifFiles{t.TempDir()}
+	kernel := make([]byte, 4096)
+	copy(kernel[0x1fe:], "\x55\xaa")
+	copy(kernel[0x202:], "HdrS")
+	kernel[0x211] = 1
+	binary.LittleEndian.PutUint16(kernel[0x20e:], 0x300)
+	copy(kernel[0x500:], "6.12.117 (build@neb)\x00")
+	var program bytes.Buffer
+	binary.Write(&program, binary.LittleEndian, elf.Header64{
+		Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1},
+		Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1, Ehsize: 64,
+	})
+	program.WriteString("/neb/app /neb/root.")
+
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "tester"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tree bytes.Buffer
+	w := tar.NewWriter(&tree)
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "hello", Mode: 0o755, Size: 5}); err != nil {
+		t.Fatal(err)
+	}
+	w.Write([]byte("hello"))
+	w.Close()
+	for name, content := range map[string][]byte{
+		"blobs/bzImage":        kernel,
+		"blobs/bzImage.config": []byte("#\n#\n# Linux/x86_64 6.12.117 Kernel Configuration\n"),
+		"blobs/cmdline":        []byte("console=ttyS0\n"),
+		"blobs/init":           program.Bytes(),
+		"tree.tar":             tree.Bytes(),
+		"cert.pem":             pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		"key.pem":              pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
+		"custom.json":          []byte(`{"Team":"x"}`),
+		"large.json":           []byte(`{"x":"` + strings.Repeat("x", 4096) + `"}`),
+		"list.json":            []byte(`[1]`),
+	} {
+		if err := os.MkdirAll(filepath.Dir(f.path(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(f.path(name), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+// build makes an EIF and returns its name and its registers.
+func (f eifFiles) build(t *testing.T, name string, more ...string) (string, map[string]string) {
+	t.Helper()
+	args := append([]string{"eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm", "", "--output", f.path(name)}, more...)
+	status, out, errs := command(args...)
+	if status != 0 {
+		t.Fatalf("%v: status %d: %s", args, status, errs)
+	}
+	var info struct{ Measurements map[string]string }
+	if err := json.Unmarshal([]byte(out), &info); err != nil || info.Measurements["HashAlgorithm"] != "Sha384 { ... }" {
+		t.Fatalf("it prints %s (%v)", out, err)
+	}
+	return f.path(name), info.Measurements
+}
+
+func TestEIFCommands(t *testing.T) {
+	f := newEIFFiles(t)
+	t.Setenv("SOURCE_DATE_EPOCH", "")
+	a, pcrs := f.build(t, "a.eif", "--cmd", "/hello", "--name", "n", "--version", "v", "--metadata", f.path("custom.json"))
+	// nitro-cli's names for the same; --json changes nothing.
+	b := f.path("b.eif")
+	if status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--output-file", b,
+		"--image_name", "n", "--image_version", "v", "--metadata", f.path("custom.json"), "--cmd", "/hello", "--json"); status != 0 {
+		t.Fatalf("status %d: %s", status, errs)
+	}
+	if x, y := readFile(t, a), readFile(t, b); !bytes.Equal(x, y) {
+		t.Error("nitro-cli's names make another file")
+	}
+	signed, signedPCRs := f.build(t, "s.eif", "--cmd", "/hello", "--signing-certificate", f.path("cert.pem"), "--private-key", f.path("key.pem"))
+	other, _ := f.build(t, "o.eif", "--entrypoint", "/hello", "--cmd", "-v", "--env", "A=b", "--workdir", "/srv", "--user", "7", "--cmdline", "quiet")
+	if signedPCRs["PCR8"] == "" || pcrs["PCR8"] != "" {
+		t.Errorf("PCR8 %q and %q", signedPCRs["PCR8"], pcrs["PCR8"])
+	}
+	broken := f.path("broken.eif")
+	damaged := readFile(t, a)
+	damaged[len(damaged)-1] ^= 1
+	if err := os.WriteFile(broken, damaged, 0o644); err != nil {
+		t.Fatal(err)
+	}
+
+	const role = "arn:aws:iam::123456789012:role/Webserver"
+	for _, test := range []struct {
+		args   string
+		status int
+		out    string // in standard output
+		err    string // in standard error
+	}{
+		{"eif describe " + a, 0, `"CheckCRC": true`, ""},
+		{"eif describe " + a, 0, `"Team": "x"`, ""},
+		{"eif describe " + broken, 0, `"CheckCRC": false`, ""},
+		{"eif describe " + f.path("tree.tar"), 1, "", "begins with"},
+		{"eif describe " + f.path("nothing"), 1, "", "no such file"},
+		{"eif describe " + f.dir, 1, "", "no regular file"},
+		{"eif describe", 2, "", "accepts 1 arg"},
+
+		{"eif verify " + a, 0, "consistent, not signed", ""},
+		{"eif verify " + signed, 0, "consistent, signer not checked", ""},
+		{"eif verify " + signed + " --signing-certificate " + f.path("cert.pem"), 0, ": verified", ""},
+		{"eif verify " + a + " --pcr0 " + pcrs["PCR0"], 0, ": verified", ""},
+		{"eif verify " + a + " --pcr0 " + strings.ToUpper(pcrs["PCR0"]), 0, ": verified", ""},
+		{"eif verify " + a + " --pcr0 " + pcrs["PCR1"], 1, "PCR0 should be", ""},
+		{"eif verify " + a + " --pcr8 " + signedPCRs["PCR8"], 1, "no signature", ""},
+		{"eif verify " + signed + " --at 2001-01-01T00:00:00Z", 1, "valid from", ""},
+		{"eif verify " + broken + " --json", 1, `"Result":"wrong"`, ""},
+		{"eif verify " + a + " --pcr0 123", 2, "", "--pcr0"},
+		{"eif verify " + a + " --at yesterday", 2, "", "--at"},
+
+		{"eif diff " + a + " " + b, 0, "", ""},
+		{"eif diff " + a + " " + other, 1, `cmdline: it is "console=ttyS0" and "quiet" (PCR0, PCR1)`, ""},
+		{"eif diff " + a + " " + other + " --json", 1, `"Section":"cmdline"`, ""},
+		{"eif diff " + a, 2, "", "accepts 2 arg"},
+
+		{"eif extract " + a + " --list", 0, "1 -rwxr-xr-x 0:0 5 rootfs/hello", ""},
+		{"eif extract " + a + " --output " + f.path("parts") + " --unpack", 0, "parts/ramdisk-1", ""},
+		{"eif extract " + a, 2, "", "--output and --list"},
+
+		{"eif pcr --role-arn " + role, 0, `"PCR3": "78fce75db17cd4e0a3fb8dad3ad128ca5e77edbb2b2c7f75329dccd99aa5f6ef4fc1f1a452e315b9e98f9e312e6921e6"`, ""},
+		{"eif pcr --signing-certificate " + f.path("cert.pem"), 0, signedPCRs["PCR8"], ""},
+		{"eif pcr --role-arn x", 2, "", "ARN"},
+		{"eif pcr", 2, "", "what to measure"},
+
+		{"eif policy " + a, 0, `"kms:RecipientAttestation:PCR0": "` + pcrs["PCR0"] + `"`, ""},
+		{"eif policy " + a + " --pcr 0 --role-arn " + role, 0, `"kms:RecipientAttestation:PCR3": "78fce75d`, ""},
+		{"eif policy " + a + " --pcr 1 --pcr 2", 1, "", "without PCR0 and PCR8"},
+		{"eif policy " + a + " --pcr 8", 1, "", "no signature"},
+		{"eif policy " + broken, 1, "", "checksum"},
+
+		{"eif sign " + a, 2, "", "who signs"},
+		{"eif sign " + a + " --private-key " + f.path("key.pem"), 2, "", "go together"},
+		{"eif sign " + a + " --private-key " + f.path("cert.pem") + " --signing-certificate " + f.path("cert.pem"), 1, "", "no private key"},
+		{"eif sign " + broken + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem"), 1, "", "checksum"},
+		{"eif sign " + b + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem"), 0, signedPCRs["PCR8"], ""},
+		{"eif verify " + b + " --pcr8 " + signedPCRs["PCR8"], 0, ": verified", ""},
+
+		{"eif build --output x", 2, "", "--image and --rootfs"},
+		{"eif build --rootfs x --image y --output x", 2, "", "--image and --rootfs"},
+		{"eif build --rootfs x", 2, "", "--output"},
+		{"eif build --rootfs x --output y --arch mips", 2, "", "mips"},
+		{"eif build --rootfs x --output y --compat linuxkit", 2, "", "nitro-cli"},
+		{"eif build --rootfs x --output y --metadata " + f.path("large.json"), 1, "", "4096 bytes"},
+		{"eif build --rootfs x --output y --metadata " + f.path("list.json"), 1, "", "JSON object"},
+		{"eif build --rootfs " + f.path("tree.tar") + " --arch x86_64 --blobs " + f.path("blobs") + " --nsm= --output " + f.path("none.eif"), 1, "", "neither an ENTRYPOINT nor a CMD"},
+		{"eif build --rootfs " + f.path("tree.tar") + " --arch x86_64 --blobs " + f.path("blobs") + " --nsm= --cmd x --output " + f.path("no/such/directory"), 1, "", "no such file"},
+	} {
+		status, out, errs := command(strings.Fields(test.args)...)
+		if status != test.status || !strings.Contains(out, test.out) || !strings.Contains(errs, test.err) {
+			t.Errorf("neb %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s\nwant %q", test.args, status, test.status, out, test.out, errs, test.err)
+		}
+	}
+	if _, err := os.Stat(f.path("none.eif")); err == nil {
+		t.Error("a build that failed left a file")
+	}
+	if left, _ := filepath.Glob(f.path(".*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// emulated is an attestation document without a signature, as QEMU makes them.
+func emulated(t *testing.T, pcr0 eif.PCR, nonce []byte) []byte {
+	t.Helper()
+	zero := make([]byte, 64)
+	payload, err := cbor.Marshal(map[string]any{
+		"module_id": "i-1234567890abcdef0-enc9876543210abcde", "digest": "SHA384", "timestamp": uint64(1_790_000_000_000),
+		"pcrs": map[int][]byte{0: pcr0[:]}, "certificate": zero, "cabundle": [][]byte{zero},
+		"public_key": nil, "user_data": nil, "nonce": nonce,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := cbor.Marshal([]any{[]byte{0xa1, 0x01, 0x20}, map[int]int{}, payload, zero})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return document
+}
+
+func TestAttestVerify(t *testing.T) {
+	f := newEIFFiles(t)
+	image, pcrs := f.build(t, "a.eif", "--cmd", "/hello")
+	pcr0, err := eif.ParsePCR(pcrs["PCR0"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	document := emulated(t, pcr0, []byte{1, 2})
+	for name, content := range map[string][]byte{
+		"bin": document, "hex": []byte(hex.EncodeToString(document) + "\n"), "b64": []byte(base64.StdEncoding.EncodeToString(document)),
+		"debug": emulated(t, eif.PCR{}, nil), "rubbish": []byte("hello"), "huge": make([]byte, 300<<10),
+	} {
+		if err := os.WriteFile(f.path(name), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const allow = " --allow-emulated"
+	other := strings.Repeat("ab", 48)
+	for _, test := range []struct {
+		args   string
+		status int
+		out    string
+		err    string
+	}{
+		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + allow, 0, "as expected, but not signed", ""},
+		{"hex --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + allow, 0, "as expected", ""},
+		{"b64 --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + allow, 0, "as expected", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 0102", 1, "not signed", ""},
+		{"bin --pcr0 " + other + " --nonce 0102" + allow, 1, "PCR0 is expected to be abab", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 03" + allow, 1, "the nonce is expected", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + allow, 1, "whether the document is fresh", ""},
+		{"bin --nonce 0102" + allow, 1, "which enclave is expected", ""},
+		{"bin --pcr1 " + pcrs["PCR1"] + " --nonce 0102" + allow, 1, "which enclave is expected", ""},
+		{"bin --any-pcr --any-nonce" + allow, 0, "as expected", ""},
+		{"bin --any-pcr --any-nonce --user-data 00" + allow, 1, "has none", ""},
+		{"bin --any-pcr --any-nonce --json" + allow, 0, `"Emulated": true`, ""},
+		{"bin --eif " + image + " --nonce 0102" + allow, 1, "PCR1 is expected", ""}, // the test's document has PCR0 alone
+		{"bin --eif " + image + " --pcr0 " + other, 2, "", "contradict"},
+		{"debug --any-pcr --any-nonce" + allow, 1, "debug mode", ""},
+		{"debug --any-pcr --any-nonce --allow-debug" + allow, 0, "as expected", ""},
+		{"rubbish --any-pcr --any-nonce", 1, "", "COSE_Sign1"},
+		{"huge", 1, "", "more than"},
+		{"nothing", 1, "", "no such file"},
+		{"bin --nonce xyz", 2, "", "hexadecimal"},
+		{"bin --root rubbish", 1, "", "--root"},
+	} {
+		args := strings.Fields("attest verify " + test.args)
+		args[2] = f.path(args[2])
+		status, out, errs := command(args...)
+		if status != test.status || !strings.Contains(out, test.out) || !strings.Contains(errs, test.err) {
+			t.Errorf("neb attest verify %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s\nwant %q", test.args, status, test.status, out, test.out, errs, test.err)
+		}
+	}
+}
