@@ -42,8 +42,9 @@ overlayfs) echo '{"features": {"containerd-snapshotter": true}}' ;;
 *) echo '{}' ;;
 esac >"$root/etc/docker/daemon.json"
 rm -f "$root/run/docker.pid" "$root/run/docker.sock" "$root/run/docker/containerd/containerd.pid"
-# Mounts live and die with the engine. It wants a root that is a mount point, which chroot does not give.
-exec unshare --mount --propagation private sh -c '
+# Mounts live and die with the engine, and so does its network: without a bridge it would remove docker0, which the machine's own
+# engine needs. It wants a root that is a mount point, which chroot does not give.
+exec unshare --mount --net --propagation private sh -c '
 	mount --bind "$0" "$0" && cd "$0" &&
 	mount -t proc proc proc && mount --rbind /sys sys && mount --rbind /dev dev &&
 	pivot_root . mnt &&
