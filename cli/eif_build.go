@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/nitro-enclaves-bootstrap/neb/build/component"
-	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/pack"
@@ -152,14 +151,9 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 	if build.Blobs, err = o.findBlobs(ctx, s); err != nil {
 		return err
 	}
-	if build.RootFormat == pack.Erofs {
-		b, done, err := o.make.builder(s)
-		if err != nil {
-			return fmt.Errorf("mkfs.erofs: %w", err)
-		}
-		defer done()
-		build.Mkfs = &mkfs{b}
-	}
+	tools := &erofsTools{flags: &o.make, s: s}
+	defer tools.close()
+	build.ErofsTools = tools
 	if o.image != "" {
 		if build.Image, err = image.Open(ctx, o.image, image.Options{Arch: o.arch}); err != nil {
 			return err
@@ -247,16 +241,6 @@ func (o *eifBuild) builtBlobs(ctx context.Context, s streams) (pack.Blobs, error
 	blobs := pack.BlobsIn(dirs["kernel"], o.arch)
 	blobs.Init = filepath.Join(dirs["init"], "init")
 	return blobs, nil
-}
-
-// mkfs runs mkfs.erofs of the locked packages in the sandbox.
-type mkfs struct{ *component.Builder }
-
-func (m *mkfs) Work(ctx context.Context) (string, error) { return m.Store.Work(ctx) }
-
-func (m *mkfs) Run(ctx context.Context, work string, args ...string) error {
-	// The base has the links that let programs find their loader.
-	return m.Tool(ctx, []string{lock.Base, lock.EROFS}, work, args...)
 }
 
 // sourceDateEpoch is the time that goes into a file, in seconds since 1970, by the convention of

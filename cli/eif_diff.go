@@ -30,7 +30,9 @@ registers that differ for it. The exit status is 0 when they are the same and 1 
 			}
 			defer inB.Close()
 			differ := false
-			err = pack.Diff(cmd.Context(), a, b, func(d pack.Difference) {
+			tools := &erofsTools{flags: &buildFlags{}, s: s}
+			defer tools.close()
+			err = pack.Diff(cmd.Context(), a, b, tools, func(d pack.Difference) {
 				differ = true
 				if asJSON {
 					json.NewEncoder(s.out).Encode(d)

@@ -56,9 +56,9 @@ type Build struct {
 	// there is a CMD, WORKDIR and USER.
 	NitroCLI bool
 
-	TempDir string       // for the layers' bodies; "" is os.TempDir()
-	Mkfs    Mkfs         // makes erofs images; nil where that cannot be done
-	Warn    func(string) // gets a line for everything that an archive cannot hold; may be nil
+	TempDir    string       // for the layers' bodies; "" is os.TempDir()
+	ErofsTools ErofsTools   // makes erofs images; nil where that cannot be done
+	Warn       func(string) // gets a line for everything that an archive cannot hold; may be nil
 }
 
 // Result is what a build made.
@@ -88,7 +88,7 @@ func (b *Build) check() error {
 		if b.NitroCLI {
 			return errors.New("nitro-cli makes no erofs root: leave one of the two out")
 		}
-		if b.Mkfs == nil {
+		if b.ErofsTools == nil {
 			return errors.New("an erofs root is made with mkfs.erofs in the sandbox of 'neb build', which this machine does not have: use cpio")
 		}
 	default:

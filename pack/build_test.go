@@ -424,7 +424,7 @@ func TestInitThatKnowsLess(t *testing.T) {
 	if _, err := b.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), "line break") {
 		t.Errorf("an argument that /cmd cannot hold: %v", err)
 	}
-	b.Overrides, b.RootFormat, b.Mkfs = start, pack.Erofs, &fakeMkfs{dir: t.TempDir()}
+	b.Overrides, b.RootFormat, b.ErofsTools = start, pack.Erofs, &fakeMkfs{dir: t.TempDir()}
 	if _, err := b.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), "does not know erofs roots") {
 		t.Errorf("an erofs root: %v", err)
 	}
@@ -444,6 +444,9 @@ func (m *fakeMkfs) Work(context.Context) (string, error) { return os.MkdirTemp(m
 
 func (m *fakeMkfs) Run(_ context.Context, work string, args ...string) error {
 	m.args = args
+	if args[0] == "/usr/bin/fsck.erofs" {
+		return m.unpack(work)
+	}
 	b, err := os.ReadFile(filepath.Join(work, "src/root.tar"))
 	if err != nil {
 		return err
@@ -451,11 +454,87 @@ func (m *fakeMkfs) Run(_ context.Context, work string, args ...string) error {
 	return os.WriteFile(filepath.Join(work, "out/root.erofs"), append([]byte("EROFS"), b...), 0o644)
 }
 
+// unpack is what fsck.erofs --extract does.
+func (m *fakeMkfs) unpack(work string) error {
+	b, err := os.ReadFile(filepath.Join(work, "src/root.erofs"))
+	if err != nil {
+		return err
+	}
+	archive, ok := bytes.CutPrefix(b, []byte("EROFS"))
+	if !ok {
+		return errors.New("no erofs image")
+	}
+	top := filepath.Join(work, "out/root")
+	if err := os.Mkdir(top, 0o755); err != nil {
+		return err
+	}
+	cmd := exec.Command("tar", "-x", "-p", "--no-same-owner", "-C", top)
+	cmd.Stdin = bytes.NewReader(archive)
+	return cmd.Run()
+}
+
+// TestErofsInside lists and compares erofs roots.
+func TestErofsInside(t *testing.T) {
+	need.Command(t, "tar")
+	mkfs := &fakeMkfs{dir: t.TempDir()}
+	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64)
+	tree := someTree(t)
+	if err := os.Symlink("hello", filepath.Join(tree, "bin/link")); err != nil {
+		t.Fatal(err)
+	}
+	build := func() *eif.File {
+		return buildFile(t, &pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: tree, Overrides: start, RootFormat: pack.Erofs, ErofsTools: mkfs})
+	}
+	a := build()
+	for name, content := range map[string]string{"bin/hello": "HELLO, program", "new": ""} {
+		if err := os.WriteFile(filepath.Join(tree, name), []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(filepath.Join(tree, "bin/link")); err != nil {
+		t.Fatal(err)
+	}
+	b := build()
+	var list bytes.Buffer
+	if err := pack.ListRamdisks(t.Context(), a, mkfs, &list); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"1 -rwxr-xr-x erofs 14 rootfs/bin/hello\n", " rootfs/bin/link -> hello\n"} {
+		if !strings.Contains(list.String(), want) {
+			t.Errorf("the list lacks %q:\n%s", want, list.String())
+		}
+	}
+	var got []string
+	if err := pack.Diff(t.Context(), a, b, mkfs, func(d pack.Difference) { got = append(got, d.String()) }); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"ramdisk 1, erofs root: bin/hello: content (PCR0, PCR2)",
+		"ramdisk 1, erofs root: new: only the second file has it (PCR0, PCR2)",
+		"ramdisk 1, erofs root: bin/link: only the first file has it (PCR0, PCR2)",
+	} {
+		if !slices.Contains(got, want) {
+			t.Errorf("the differences lack %q:\n%s", want, strings.Join(got, "\n"))
+		}
+	}
+	if left, _ := os.ReadDir(mkfs.dir); len(left) > 0 {
+		t.Errorf("%s is left behind", left[0].Name())
+	}
+	// Without the tools it is said that nobody looked.
+	if err := pack.ListRamdisks(t.Context(), a, nil, io.Discard); err == nil || !strings.Contains(err.Error(), "fsck.erofs") {
+		t.Errorf("a list without tools: %v", err)
+	}
+	got = nil
+	if err := pack.Diff(t.Context(), a, b, nil, func(d pack.Difference) { got = append(got, d.String()) }); err != nil || !strings.Contains(strings.Join(got, "\n"), "cannot be compared") {
+		t.Errorf("differences without tools: %v, %v", got, err)
+	}
+}
+
 func TestErofs(t *testing.T) {
 	mkfs := &fakeMkfs{dir: t.TempDir()}
 	f := buildFile(t, &pack.Build{
 		Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64),
-		Image: openImage(t, "docker-archive:"+archiveOf(t, newImage(t, defaultConfig))), RootFormat: pack.Erofs, Mkfs: mkfs,
+		Image: openImage(t, "docker-archive:"+archiveOf(t, newImage(t, defaultConfig))), RootFormat: pack.Erofs, ErofsTools: mkfs,
 	})
 	second := ramdisk(t, f, 1)
 	d, err := app.Decode(find(second, "neb/app").content)

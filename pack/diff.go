@@ -46,8 +46,8 @@ func covering(t eif.SectionType, n int) []string {
 }
 
 // Diff finds out where two files differ: in which sections and, inside of ramdisks, in which files. It calls report for
-// each difference, in the order of the sections of a.
-func Diff(ctx context.Context, a, b *eif.File, report func(Difference)) error {
+// each difference, in the order of the sections of a. The tools look into erofs roots, and may be nil.
+func Diff(ctx context.Context, a, b *eif.File, tools ErofsTools, report func(Difference)) error {
 	pa, err := a.Measure()
 	if pa == nil {
 		return fmt.Errorf("the first file: %w", err)
@@ -87,7 +87,7 @@ func Diff(ctx context.Context, a, b *eif.File, report func(Difference)) error {
 			case pa.Sections[as[n]].SHA384 == pb.Sections[bs[n]].SHA384:
 				continue
 			default:
-				if err := diffSection(ctx, a, b, a.Sections[as[n]], b.Sections[bs[n]], d, report); err != nil {
+				if err := diffSection(ctx, tools, a, b, a.Sections[as[n]], b.Sections[bs[n]], d, report); err != nil {
 					return err
 				}
 				continue
@@ -118,10 +118,10 @@ func indexes(f *eif.File, t eif.SectionType) []int {
 }
 
 // diffSection looks into two sections whose contents differ.
-func diffSection(ctx context.Context, a, b *eif.File, sa, sb eif.Section, d Difference, report func(Difference)) error {
+func diffSection(ctx context.Context, tools ErofsTools, a, b *eif.File, sa, sb eif.Section, d Difference, report func(Difference)) error {
 	switch {
 	case sa.Type == eif.Ramdisk:
-		return diffRamdisks(ctx, a, b, sa, sb, d, report)
+		return diffRamdisks(ctx, tools, a, b, sa, sb, d, report)
 	case sa.Type == eif.Cmdline && sa.Size < 1<<16 && sb.Size < 1<<16:
 		ca, errA := a.Cmdline()
 		cb, errB := b.Cmdline()
@@ -200,7 +200,7 @@ func readEntry(h *initramfs.Header, body io.Reader) (entry, error) {
 }
 
 // diffRamdisks compares two archives entry by entry.
-func diffRamdisks(ctx context.Context, a, b *eif.File, sa, sb eif.Section, d Difference, report func(Difference)) error {
+func diffRamdisks(ctx context.Context, tools ErofsTools, a, b *eif.File, sa, sb eif.Section, d Difference, report func(Difference)) error {
 	whole := d
 	entries := map[string]*entry{}
 	var names []string
@@ -215,7 +215,7 @@ func diffRamdisks(ctx context.Context, a, b *eif.File, sa, sb eif.Section, d Dif
 	if err != nil {
 		return diffUnreadable(a, b, sa, sb, whole, fmt.Errorf("the first file's: %w", err), report)
 	}
-	found, place, moved := 0, 0, false
+	found, place, moved, roots := 0, 0, false, false
 	say := func(name, format string, args ...any) {
 		found++
 		d.Path, d.What = name, fmt.Sprintf(format, args...)
@@ -246,6 +246,7 @@ func diffRamdisks(ctx context.Context, a, b *eif.File, sa, sb eif.Section, d Dif
 		old.seen = true
 		if what := compareEntries(old, &e); what != "" {
 			say(h.Name, "%s", what)
+			roots = roots || isPart(h.Name)
 		}
 		return context.Cause(ctx)
 	})
@@ -256,6 +257,9 @@ func diffRamdisks(ctx context.Context, a, b *eif.File, sa, sb eif.Section, d Dif
 		if !entries[name].seen {
 			say(name, "only the first file has it")
 		}
+	}
+	if roots {
+		return diffErofs(ctx, tools, a, b, sa, sb, whole, report)
 	}
 	if found == 0 {
 		at, err := firstDifference(a.Content(sa), b.Content(sb))

@@ -14,8 +14,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 )
 
-// Mkfs runs programs of erofs-utils where the same version gives the same bytes: in the sandbox of `neb build`.
-type Mkfs interface {
+// ErofsTools runs programs of erofs-utils where the same version gives the same bytes: in the sandbox of `neb build`.
+type ErofsTools interface {
 	// Work makes a directory for files that the programs read and write.
 	Work(context.Context) (string, error)
 	// Run runs a program by its path in the sandbox, where work's sub-directories src and out are /src and /out.
@@ -33,7 +33,7 @@ var mkfsOptions = []string{
 
 // erofs makes an erofs image of the application's tree and puts its parts into the ramdisk.
 func (b *Build) erofs(ctx context.Context, d *disk, description *app.Description) error {
-	work, err := b.Mkfs.Work(ctx)
+	work, err := b.ErofsTools.Work(ctx)
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func (b *Build) erofs(ctx context.Context, d *disk, description *app.Description
 	if err := b.tar(ctx, archive); err != nil {
 		return err
 	}
-	if err := b.Mkfs.Run(ctx, work, mkfsOptions...); err != nil {
+	if err := b.ErofsTools.Run(ctx, work, mkfsOptions...); err != nil {
 		return fmt.Errorf("mkfs.erofs: %w", err)
 	}
 	if err := os.Remove(archive); err != nil {

@@ -60,8 +60,10 @@ func ExtractSections(ctx context.Context, f *eif.File, dir string) ([]string, er
 	return names, nil
 }
 
-// ListRamdisks prints the entries of all ramdisks, one a line: the number of the ramdisk, mode, owner, size, and name.
-func ListRamdisks(ctx context.Context, f *eif.File, w io.Writer) error {
+// ListRamdisks prints the entries of all ramdisks, one a line: the number of the ramdisk, mode, owner, size, and name. After
+// those of a ramdisk with an erofs root come the names in that, with "erofs" in the place of the owner. The tools
+// look into such roots; they may be nil.
+func ListRamdisks(ctx context.Context, f *eif.File, tools ErofsTools, w io.Writer) error {
 	for i, s := range f.All(eif.Ramdisk) {
 		err := walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
 			name := fmt.Sprintf("%q", h.Name)
@@ -80,6 +82,16 @@ func ListRamdisks(ctx context.Context, f *eif.File, w io.Writer) error {
 			}
 			return context.Cause(ctx)
 		})
+		if err == nil {
+			err = walkErofs(ctx, tools, f, s, func(e erofsEntry) error {
+				name := "rootfs/" + e.path
+				if e.detail != "" {
+					name += " -> " + e.detail
+				}
+				_, err := fmt.Fprintf(w, "%d %v erofs %d %s\n", i, e.mode, e.size, name)
+				return err
+			})
+		}
 		if err != nil {
 			return fmt.Errorf("ramdisk %d: %w", i, err)
 		}

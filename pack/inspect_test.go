@@ -489,7 +489,7 @@ func TestDiff(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got []string
-			if err := pack.Diff(t.Context(), fa, fb, func(d pack.Difference) { got = append(got, d.String()) }); err != nil {
+			if err := pack.Diff(t.Context(), fa, fb, nil, func(d pack.Difference) { got = append(got, d.String()) }); err != nil {
 				t.Fatal(err)
 			}
 			ok := len(got) == len(test.want)
@@ -527,7 +527,7 @@ func TestExtract(t *testing.T) {
 		t.Error("files are replaced")
 	}
 	var list bytes.Buffer
-	if err := pack.ListRamdisks(t.Context(), f, &list); err != nil {
+	if err := pack.ListRamdisks(t.Context(), f, nil, &list); err != nil {
 		t.Fatal(err)
 	}
 	if want := "1 -rw-r--r-- 0:0 5 rootfs/bin/hello\n"; !strings.Contains(list.String(), want) {
