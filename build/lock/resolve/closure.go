@@ -26,6 +26,7 @@ var unneeded = []struct {
 	{"libgcc-14-dev", "libgomp1", "OpenMP: -fopenmp"},
 	{"libgcc-14-dev", "libquadmath0", "Fortran's and C's 128-bit floats"},
 	{"binutils", "libgprofng0", "the profiler gprofng"},
+	{"python3-pip", "ca-certificates", "builds have no network"},
 }
 
 // native is the name that a package of a cross compiler has without its target.
