@@ -200,10 +200,10 @@ func section(f *os.File, at, size int64) func(context.Context) (io.ReadCloser, e
 }
 
 // fromDockerSave reads what docker save wrote before it wrote OCI layouts.
-func fromDockerSave(fs files, want string, o Options) (*Image, error) {
-	raw, err := readPiece(fs, "manifest.json", maxIndex)
+func fromDockerSave(in files, want string, o Options) (*Image, error) {
+	raw, err := readPiece(in, "manifest.json", maxIndex)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, errors.New("it is neither an OCI layout nor an archive of docker save: there is no index.json and no manifest.json in it")
+		return nil, fmt.Errorf("it is neither an OCI layout nor an archive of docker save: there is no index.json and no manifest.json in it (%w)", fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("manifest.json: %w", err)
@@ -236,7 +236,7 @@ func fromDockerSave(fs files, want string, o Options) (*Image, error) {
 		return nil, fmt.Errorf("it holds %d images and none is %q (it has: %s)", len(all), want, strings.Join(names, ", "))
 	}
 	m := all[at]
-	if raw, err = readPiece(fs, m.Config, maxConfig); err != nil {
+	if raw, err = readPiece(in, m.Config, maxConfig); err != nil {
 		return nil, fmt.Errorf("configuration %s: %w", m.Config, err)
 	}
 	img := &Image{}
@@ -250,7 +250,7 @@ func fromDockerSave(fs files, want string, o Options) (*Image, error) {
 		return nil, fmt.Errorf("manifest.json has %d layers, the configuration has %d", len(m.Layers), len(img.config.RootFS.DiffIDs))
 	}
 	for i, name := range m.Layers {
-		l, err := pieceLayer(fs, name)
+		l, err := pieceLayer(in, name)
 		if err != nil {
 			return nil, fmt.Errorf("layer %d of %d (%s): %w", i+1, len(m.Layers), name, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"path"
 	"slices"
 	"strings"
@@ -21,57 +22,75 @@ func FuzzMerge(f *testing.F) {
 	f.Add([]byte("dabf\xff.wb\xffo\xffxyz"))
 	f.Add(bytes.Repeat([]byte{0x21, 0x42, 0x63, 0x84, 0xff}, 10))
 	f.Fuzz(func(t *testing.T, script []byte) {
-		if len(script) > 200 {
-			return
-		}
-		var all [][]Entry
-		for part := range bytes.SplitSeq(script, []byte{0xff}) {
-			var layer []Entry
-			for i, b := range part {
-				name := strings.TrimSuffix(strings.Repeat("d/", int(b>>2&3)), "/")
-				base := string("abd"[b>>4%3])
-				switch b & 3 {
-				case 0:
-					layer = append(layer, Dir(path.Join(name, base)+"/", 0o700+int64(i%8)))
-				case 1:
-					layer = append(layer, File(path.Join(name, base), fmt.Sprint(len(all), i)))
-				case 2:
-					layer = append(layer, File(path.Join(name, ".wh."+base), ""))
-				case 3:
-					layer = append(layer, File(path.Join(name, ".wh..wh..opq"), ""))
-				}
-			}
-			all = append(all, layer)
-		}
-		l := NewLayout(t)
-		l.Name(l.Image("amd64", layers(t, all), Plain), "")
-		img, err := image.Open(t.Context(), "oci:"+l.Dir(), image.Options{Arch: "x86_64"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer img.Close()
-		tree := image.NewTree(t.TempDir(), image.Limits{})
-		defer tree.Close()
-		if err := tree.AddImage(t.Context(), img, ""); err != nil {
-			t.Fatal(err)
-		}
-		var got []string
-		err = tree.Walk(func(e *image.Entry) error {
-			var b bytes.Buffer
-			if _, err := tree.CopyBody(&b, e); err != nil {
-				return err
-			}
-			got = append(got, fmt.Sprintf("%s %o %s", e.Path, e.Mode, b.String()))
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		slices.Sort(got)
-		if want := model(all); !slices.Equal(got, want) {
-			t.Errorf("layers %v\ngot  %q\nwant %q", describe(all), got, want)
+		if len(script) <= 200 {
+			mergeAndCompare(t, script)
 		}
 	})
+}
+
+// TestMergeRandom is FuzzMerge with a few hundred scripts that are the same each time.
+func TestMergeRandom(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		script := make([]byte, 5+r.IntN(40))
+		for i := range script {
+			if script[i] = byte(r.IntN(256)); r.IntN(8) == 0 {
+				script[i] = 0xff
+			}
+		}
+		mergeAndCompare(t, script)
+	}
+}
+
+func mergeAndCompare(t *testing.T, script []byte) {
+	t.Helper()
+	var all [][]Entry
+	for part := range bytes.SplitSeq(script, []byte{0xff}) {
+		var layer []Entry
+		for i, b := range part {
+			name := strings.TrimSuffix(strings.Repeat("d/", int(b>>2&3)), "/")
+			base := string("abd"[b>>4%3])
+			switch b & 3 {
+			case 0:
+				layer = append(layer, Dir(path.Join(name, base)+"/", 0o700+int64(i%8)))
+			case 1:
+				layer = append(layer, File(path.Join(name, base), fmt.Sprint(len(all), i)))
+			case 2:
+				layer = append(layer, File(path.Join(name, ".wh."+base), ""))
+			case 3:
+				layer = append(layer, File(path.Join(name, ".wh..wh..opq"), ""))
+			}
+		}
+		all = append(all, layer)
+	}
+	l := NewLayout(t)
+	l.Name(l.Image("amd64", layers(t, all), Plain), "")
+	img, err := image.Open(t.Context(), "oci:"+l.Dir(), image.Options{Arch: "x86_64"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	tree := image.NewTree(t.TempDir(), image.Limits{})
+	defer tree.Close()
+	if err := tree.AddImage(t.Context(), img, ""); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	err = tree.Walk(func(e *image.Entry) error {
+		var b bytes.Buffer
+		if _, err := tree.CopyBody(&b, e); err != nil {
+			return err
+		}
+		got = append(got, fmt.Sprintf("%s %o %s", e.Path, e.Mode, b.String()))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(got)
+	if want := model(all); !slices.Equal(got, want) {
+		t.Errorf("layers %v\ngot  %q\nwant %q", describe(all), got, want)
+	}
 }
 
 func describe(all [][]Entry) (names [][]string) {

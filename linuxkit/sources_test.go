@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -379,5 +381,54 @@ func TestPullRefuses(t *testing.T) {
 	if img, err := c.Open(t.Context(), host+"/a:1", image.Options{Arch: "x86_64"}); err == nil || !strings.Contains(err.Error(), "damaged") {
 		t.Errorf("a changed manifest: %v", err)
 		img.Close()
+	}
+}
+
+// TestCredentials pulls from a registry that lets in who a credential helper knows, and nobody else.
+func TestCredentials(t *testing.T) {
+	open := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "me" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		open.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	host := strings.TrimPrefix(s.URL, "http://")
+	config, bin := t.TempDir(), t.TempDir()
+	t.Setenv("DOCKER_CONFIG", config)
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	for name, content := range map[string]string{
+		config + "/config.json":             fmt.Sprintf(`{"credHelpers":{%q:"test"}}`, host),
+		bin + "/docker-credential-test":     "#!/bin/sh\nread host\necho '{\"ServerURL\":\"'$host'\",\"Username\":\"me\",\"Secret\":\"secret\"}'\n",
+		bin + "/docker-credential-stranger": "#!/bin/sh\necho '{\"Username\":\"you\",\"Secret\":\"guess\"}'\n",
+	} {
+		if err := os.WriteFile(name, []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := NewLayout(t)
+	l.Name(l.Image("amd64", layers(t, some), Gzip), "")
+	index := must(layout.ImageIndexFromPath(l.Dir()))
+	img := must(index.Image(must(index.IndexManifest()).Manifests[0].Digest))
+	if err := remote.Write(must(name.ParseReference(host+"/private:1")), img, remote.WithAuth(&authn.Basic{Username: "me", Password: "secret"})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ramdisk(t, &linuxkit.Config{Init: []string{host + "/private:1"}}, linuxkit.Ramdisk{}); err != nil {
+		t.Error(err)
+	}
+	cache := linuxkit.Cache{Dir: t.TempDir()}
+	if err := cache.Pull(t.Context(), host+"/private:1", "amd64"); err != nil {
+		t.Error(err)
+	}
+	for name, text := range map[string]string{"a helper that does not know": fmt.Sprintf(`{"credHelpers":{%q:"stranger"}}`, host), "nothing": "{}"} {
+		if err := os.WriteFile(config+"/config.json", []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := cache.Pull(t.Context(), host+"/private:1", "amd64"); err == nil || !strings.Contains(err.Error(), "401") {
+			t.Errorf("%s: %v, want 401", name, err)
+		}
 	}
 }

@@ -6,11 +6,18 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	. "github.com/nitro-enclaves-bootstrap/neb/test/puzzle"
 )
@@ -438,5 +445,86 @@ func TestVersion(t *testing.T) {
 		if out := done(t, args...); !strings.Contains(out, "Usage:") {
 			t.Errorf("%v: %q", args, out)
 		}
+	}
+}
+
+// TestWhereImagesAreLookedFor: engine, cache, registry, in this order.
+func TestWhereImagesAreLookedFor(t *testing.T) {
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	ref := strings.TrimPrefix(server.URL, "http://") + "/some/app:1"
+	push := func(body string) {
+		t.Helper()
+		l := NewLayout(t)
+		l.Name(l.Image("amd64", [][]byte{Layer(t, File("who", body))}, Gzip), "")
+		index, err := layout.ImageIndexFromPath(l.Dir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := index.IndexManifest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := index.Image(m.Manifests[0].Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to, err := name.ParseReference(ref)
+		if err == nil {
+			err = remote.Write(to, img)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	t.Setenv("DOCKER_HOST", "unix://"+dir+"/none.sock")
+	yaml := write(t, dir, "x.yml", "init: ["+ref+"]")
+	who := func(flags ...string) string {
+		t.Helper()
+		done(t, append([]string{"build", "--arch", "amd64", "--cache", dir + "/cache", "--dir", dir, "--format", "kernel+initrd-nogz", yaml}, flags...)...)
+		for _, line := range entries(t, open(t, dir+"/x-initrd.img")) {
+			if body, ok := strings.CutPrefix(line, "100644 who "); ok {
+				return body
+			}
+		}
+		return ""
+	}
+	push("first")
+	if got := who("--docker"); got != "first" {
+		t.Errorf("no engine, an empty cache: %q", got)
+	}
+	push("second")
+	if got := who(); got != "first" {
+		t.Errorf("from the cache: %q", got)
+	}
+	if got := who("--pull"); got != "second" {
+		t.Errorf("pulled anew: %q", got)
+	}
+	if out := done(t, "cache", "ls", "-cache", dir+"/cache"); !strings.HasPrefix(out, ref+" ") {
+		t.Errorf("cache ls: %q", out)
+	}
+	server.Close()
+	if got := who(); got != "second" {
+		t.Errorf("from the cache, without a registry: %q", got)
+	}
+	if status, _, said := call(t, "build", "--docker", "--pull", "--cache", dir+"/cache", "--dir", dir, yaml); status != 1 || !strings.Contains(said, "pull "+ref) {
+		t.Errorf("no registry: status %d, %s", status, said)
+	}
+	saved := DockerSave(t, "amd64", "engine:1", [][]byte{Layer(t, File("who", "engine"))})
+	engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/get") {
+			http.ServeFile(w, r, saved)
+			return
+		}
+		fmt.Fprint(w, "{}")
+	}))
+	defer engine.Close()
+	t.Setenv("DOCKER_HOST", strings.Replace(engine.URL, "http", "tcp", 1))
+	if got := who("--docker"); got != "engine" {
+		t.Errorf("with an engine: %q", got)
+	}
+	if got := who(); got != "second" {
+		t.Errorf("with an engine that is not to be asked: %q", got)
 	}
 }
