@@ -73,6 +73,7 @@ var everywhere = []Want{
 	{"CONFIG_BUG_ON_DATA_CORRUPTION", "y", whyHeap},
 	{"CONFIG_BUG", "y", whyHeap},
 	{"CONFIG_PANIC_ON_OOPS", "y", whyHeap},
+	{"CONFIG_PAGE_TABLE_CHECK_ENFORCED", "y", whyHeap},
 	{"CONFIG_FORTIFY_SOURCE", "y", whyBounds},
 	{"CONFIG_HARDENED_USERCOPY", "y", whyBounds},
 	{"CONFIG_UBSAN_BOUNDS", "y", whyBounds},
