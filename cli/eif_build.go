@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/nitro-enclaves-bootstrap/neb/build/component"
+	"github.com/nitro-enclaves-bootstrap/neb/build/progress"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/pack"
@@ -161,11 +162,16 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 		defer build.Image.Close()
 	}
 
+	bar := newProgress(s.err)
+	build.Progress = func(done, total int64) {
+		bar.event(progress.Event{Stage: "pack", Done: done, Total: total, Unit: "bytes"})
+	}
 	var result *pack.Result
 	err = pack.WriteAside(o.output, func(f *os.File) error {
 		result, err = build.To(ctx, f)
 		return err
 	})
+	bar.close()
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.output, err)
 	}

@@ -56,9 +56,10 @@ type Build struct {
 	// there is a CMD, WORKDIR and USER.
 	NitroCLI bool
 
-	TempDir    string       // for the layers' bodies; "" is os.TempDir()
-	ErofsTools ErofsTools   // makes erofs images; nil where that cannot be done
-	Warn       func(string) // gets a line for everything that an archive cannot hold; may be nil
+	TempDir    string                  // for the layers' bodies; "" is os.TempDir()
+	ErofsTools ErofsTools              // makes erofs images; nil where that cannot be done
+	Progress   func(done, total int64) // gets the bytes written so far, of a ramdisk or of an erofs image's archive; may be nil
+	Warn       func(string)            // gets a line for everything that an archive cannot hold; may be nil
 }
 
 // Result is what a build made.

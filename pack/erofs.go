@@ -71,7 +71,11 @@ func (b *Build) tar(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	err = t.WriteTar(interruptible{ctx, f}, latest)
+	out, err := b.follow(ctx, f, t)
+	if err == nil {
+		err = t.WriteTar(out, latest)
+		out.end()
+	}
 	return errors.Join(err, f.Close())
 }
 

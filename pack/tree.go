@@ -43,7 +43,12 @@ func (d *disk) close() {
 
 // write writes the ramdisk.
 func (d *disk) write(ctx context.Context, w io.Writer, b *Build) error {
-	return linuxkit.WriteRamdisk(interruptible{ctx, w}, d.tree, linuxkit.Ramdisk{
+	out, err := b.follow(ctx, w, d.tree)
+	if err != nil {
+		return err
+	}
+	defer out.end()
+	return linuxkit.WriteRamdisk(out, d.tree, linuxkit.Ramdisk{
 		Epoch:    b.Epoch,
 		Complete: d.complete,
 		Lost: func(path, what string) error {
@@ -56,27 +61,63 @@ func (d *disk) write(ctx context.Context, w io.Writer, b *Build) error {
 	})
 }
 
-// interruptible is a writer that ends with a context.
+// interruptible is a writer that ends with a context and reports how much has gone through it.
 type interruptible struct {
-	ctx context.Context
-	w   io.Writer
+	ctx         context.Context
+	w           io.Writer
+	progress    func(done, total int64) // may be nil
+	done, total int64
 }
 
-func (i interruptible) Write(p []byte) (int, error) {
+// follow is a writer for a tree.
+func (b *Build) follow(ctx context.Context, w io.Writer, t *image.Tree) (*interruptible, error) {
+	i := &interruptible{ctx: ctx, w: w, progress: b.Progress}
+	const perEntry = 160 // bytes of a header with its name, more or less
+	err := t.Walk(func(e *image.Entry) error {
+		if i.total += perEntry; e.First {
+			i.total += e.Size
+		}
+		return nil
+	})
+	return i, err
+}
+
+// end reports that all has gone through: the total was an estimate.
+func (i *interruptible) end() {
+	if i.progress != nil {
+		i.progress(i.total, i.total)
+	}
+}
+
+func (i *interruptible) Write(p []byte) (int, error) {
 	if i.ctx.Err() != nil {
 		return 0, context.Cause(i.ctx)
 	}
-	return i.w.Write(p)
+	n, err := i.w.Write(p)
+	i.count(int64(n))
+	return n, err
 }
 
-func (i interruptible) ReadFrom(r io.Reader) (int64, error) {
+func (i *interruptible) ReadFrom(r io.Reader) (int64, error) {
 	if i.ctx.Err() != nil {
 		return 0, context.Cause(i.ctx)
 	}
+	var n int64
+	var err error
 	if to, ok := i.w.(io.ReaderFrom); ok {
-		return to.ReadFrom(r)
+		n, err = to.ReadFrom(r)
+	} else {
+		n, err = io.Copy(struct{ io.Writer }{i.w}, r)
 	}
-	return io.Copy(struct{ io.Writer }{i.w}, r)
+	i.count(n)
+	return n, err
+}
+
+func (i *interruptible) count(n int64) {
+	i.done += n
+	if i.progress != nil {
+		i.progress(min(i.done, i.total-1), i.total)
+	}
 }
 
 // ramdisks makes both ramdisks.
