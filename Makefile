@@ -46,8 +46,8 @@ lint: ## formatting, vet and the linters of .golangci.yml
 	$(GO) run $(LINT) run
 
 .PHONY: vuln
-vuln: ## known vulnerabilities in what is linked (asks vuln.go.dev)
-	$(GO) run $(VULN) ./...
+vuln: ## known vulnerabilities in what is linked (asks vuln.go.dev, or VULNDB=file:///copy)
+	$(GO) run $(VULN) $(if $(VULNDB),-db $(VULNDB)) ./...
 
 .PHONY: docs
 docs: ## man pages and shell completions, into build-docs/
