@@ -3,6 +3,8 @@ package component
 import (
 	"bytes"
 	"context"
+	"debug/elf"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -368,6 +370,38 @@ func TestKernelOutput(t *testing.T) {
 	}
 	if kinds["kernel source"] != 1 || kinds["patch"] != len(kernel.Patches()) || kinds["config fragment"] != len(kernel.Fragments("x86_64")) || kinds["package"] < 50 || kinds["recipe"] < 3 {
 		t.Errorf("inputs: %v", kinds)
+	}
+}
+
+// The cross compiler makes the aarch64 kernel, and the field that its loader reads is written.
+func TestAarch64Kernel(t *testing.T) {
+	b := sharedBuilder(t)
+	tools, err := b.toolchain(lock.Base, lock.GCCaarch64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	need.Fetch(t, b.fetch(t.Context(), tools.packages))
+	outputs, err := b.Build(t.Context(), "aarch64", "kernel")
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := os.ReadFile(filepath.Join(outputs[0].Dir, "Image"))
+	if err != nil || len(image) != 64 {
+		t.Fatalf("Image: %d bytes, %v", len(image), err)
+	}
+	if offset := binary.LittleEndian.Uint64(image[8:]); offset != kernel.TextOffset {
+		t.Errorf("text_offset is %#x", offset)
+	}
+	module, err := elf.Open(filepath.Join(outputs[0].Dir, "nsm.ko"))
+	if err != nil || module.Machine != elf.EM_AARCH64 {
+		t.Errorf("nsm.ko: %+v, %v", module, err)
+	}
+	var names []string
+	for _, f := range outputs[0].Files {
+		names = append(names, f.Name)
+	}
+	if want := []string{"Image", "Image.config", "cmdline", "nsm.ko"}; !slices.Equal(names, want) {
+		t.Errorf("found %v", names)
 	}
 }
 

@@ -3,6 +3,7 @@ package component
 import (
 	"archive/zip"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,7 +15,6 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
@@ -206,9 +206,6 @@ func (b *Builder) modules(ctx context.Context, goRoot string, texts map[string]s
 		if len(prog.outside) == 0 {
 			return nil
 		}
-		if b.Offline && b.goProxy(ctx) == "" {
-			return fmt.Errorf("the Go modules of %s are not in the store, and --offline forbids fetching: run the same command once without it", oneLine(prog.outside))
-		}
 		b.Progress.Send(progress.Event{Stage: "fetch", Note: "fetching Go modules"})
 		source := filepath.Join(dir, ".source")
 		if err := place(source, "", texts); err != nil {
@@ -216,7 +213,11 @@ func (b *Builder) modules(ctx context.Context, goRoot string, texts map[string]s
 		}
 		for _, arch := range goArch {
 			args := append([]string{"list", "-deps", "-f={{with .Module}}{{.Path}}{{end}}"}, prog.outside...)
-			if _, err := b.goNetwork(ctx, goRoot, source, dir, []string{"GOARCH=" + arch}, args...); err != nil {
+			_, err := b.goNetwork(ctx, goRoot, source, dir, []string{"GOARCH=" + arch}, args...)
+			if err != nil && b.Offline {
+				return fmt.Errorf("the Go modules of %s are not in the store, and --offline forbids fetching: run the same command once without it (%w)", oneLine(prog.outside), err)
+			}
+			if err != nil {
 				return fmt.Errorf("fetching Go modules: %w", err)
 			}
 		}
@@ -260,15 +261,18 @@ func (b *Builder) goNetwork(ctx context.Context, goRoot, dir, modcache string, e
 	return out, nil
 }
 
-// goProxy is the machine's module proxy, asked after what the machine's own Go has downloaded: all of it is
-// checked against go.sum. Offline it is what GOPROXY names of directories, "" where there is none.
+// goProxy is the machine's list of module proxies, behind what the machine's own Go has downloaded: all of it is
+// checked against go.sum. Offline, only proxies that are directories are left.
 func (b *Builder) goProxy(ctx context.Context) string {
-	proxy := mirror.GoProxy(ctx)
+	proxy := cmp.Or(mirror.GoProxy(ctx), "direct")
 	if b.Offline {
-		return strings.Join(slices.DeleteFunc(strings.Split(proxy, ","), func(p string) bool { return !strings.HasPrefix(p, "file://") }), ",")
-	}
-	if proxy == "" {
-		proxy = "direct"
+		var local []string
+		for _, address := range strings.FieldsFunc(proxy, func(r rune) bool { return r == ',' || r == '|' }) {
+			if strings.HasPrefix(address, "file://") {
+				local = append(local, address)
+			}
+		}
+		proxy = strings.Join(append(local, "off"), ",")
 	}
 	if home, err := os.UserHomeDir(); err == nil {
 		own := filepath.Join(home, "go", "pkg", "mod", "cache", "download")
@@ -288,9 +292,6 @@ func (b *Builder) releasedSource(ctx context.Context, version, sum string) (stri
 	}
 	key := "source-" + keyOf("source", version, []Input{textInput("sum", "", sum)})
 	dir, _, err := b.Store.Output(ctx, key, func(dir string) error {
-		if b.Offline {
-			return fmt.Errorf("not in the store, and --offline forbids fetching: run the same command once without it")
-		}
 		modcache := filepath.Join(dir, ".modules")
 		if err := os.Mkdir(modcache, 0o755); err != nil {
 			return err
@@ -300,6 +301,9 @@ func (b *Builder) releasedSource(ctx context.Context, version, sum string) (stri
 			env = []string{"GOSUMDB=" + os.Getenv("GOSUMDB")} // empty is Go's default
 		}
 		out, err := b.goNetwork(ctx, goRoot, dir, modcache, env, "mod", "download", "-json", module+"@"+version)
+		if err != nil && b.Offline {
+			return fmt.Errorf("not in the store, and --offline forbids fetching: run the same command once without it (%w)", err)
+		}
 		if err != nil {
 			return err
 		}

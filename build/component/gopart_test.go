@@ -274,3 +274,19 @@ func TestReleasedSource(t *testing.T) {
 		t.Errorf("offline: %v", err)
 	}
 }
+
+func TestGoProxy(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("GOPROXY", "https://proxy.example.org|file:///modules,direct")
+	if got, want := (&Builder{}).goProxy(t.Context()), "https://proxy.example.org|file:///modules,direct"; got != want {
+		t.Errorf("found %q, expected %q", got, want)
+	}
+	own := filepath.Join(home, "go/pkg/mod/cache/download")
+	if err := os.MkdirAll(own, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := (&Builder{Offline: true}).goProxy(t.Context()), "file://"+own+",file:///modules,off"; got != want {
+		t.Errorf("offline: found %q, expected %q", got, want)
+	}
+}
