@@ -8,9 +8,14 @@ import (
 )
 
 // WriteAside makes a file that is there completely or not at all: write fills a file of another name in the same
-// directory, which takes the place of path when it is on disk. An existing file stays as it is when anything fails.
+// directory, which takes the place of path when it is on disk. An existing file stays as it is when anything fails, and
+// hands on its permissions otherwise. Where path is a symbolic link, the file that it leads to is replaced.
 func WriteAside(path string, write func(*os.File) error) (err error) {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
+	old, statErr := os.Stat(path)
+	if statErr == nil && !old.Mode().IsRegular() {
 		return fmt.Errorf("%s is no regular file, and would be replaced by one", path)
 	}
 	dir, name := filepath.Split(path)
@@ -25,6 +30,11 @@ func WriteAside(path string, write func(*os.File) error) (err error) {
 			os.Remove(aside)
 		}
 	}()
+	if statErr == nil {
+		if err := f.Chmod(old.Mode().Perm()); err != nil {
+			return err
+		}
+	}
 	if err := write(f); err != nil {
 		return err
 	}

@@ -599,6 +599,21 @@ func TestBuildRefuses(t *testing.T) {
 	}
 }
 
+// TestLargeFile packs a file that a newc entry cannot hold. It is sparse, and takes no room.
+func TestLargeFile(t *testing.T) {
+	tree := someTree(t)
+	if err := os.WriteFile(filepath.Join(tree, "large"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(tree, "large"), 4<<30); err != nil {
+		t.Fatal(err)
+	}
+	b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: tree, Overrides: start}
+	if _, err := b.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), "rootfs/large has 4294967296 bytes") || !strings.Contains(err.Error(), "erofs") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestWriteAside(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "x.eif")
@@ -621,6 +636,19 @@ func TestWriteAside(t *testing.T) {
 	}
 	if b, _ := os.ReadFile(path); string(b) != "new" {
 		t.Errorf("the new file is %q", b)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the new file's mode is %v (%v)", info.Mode(), err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := pack.WriteAside(link, func(f *os.File) error { _, err := f.WriteString("through a link"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := os.ReadFile(path); string(b) != "through a link" {
+		t.Errorf("a link was replaced: its target is %q", b)
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 {
 		t.Errorf("%d files are left", len(left))
