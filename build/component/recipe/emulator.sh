@@ -9,10 +9,6 @@
 # A static QEMU would be simpler to carry around, but GnuTLS, which the nitro-enclave machine needs for certificates, depends on
 # p11-kit, and there is no static p11-kit. So the libraries travel with the programs, and their own loader starts them: nothing of the
 # machine's distribution is used but /bin/sh.
-# QEMU's configure makes a virtual environment for Meson, and would install pip into it, which fails without the list of certificates that
-# only a maintainer script makes. With pip in sight it does not: the one that comes with Python, as it is packed.
-PYTHONPATH=$(echo /usr/share/python-wheels/pip-*.whl)
-export PYTHONPATH
 mkdir qemu
 tar -x -f /src/qemu_*.tar.xz -C qemu --strip-components=1 --no-same-owner --no-same-permissions
 mkdir qemu/build
