@@ -19,7 +19,7 @@ type ring struct {
 
 	next      uint16 // the available entry that comes next
 	done      uint16 // our index in used
-	signalled uint16 // done when the driver was last told
+	signalled uint16 // done when it was last decided whether to tell the driver
 	eventIdx  bool   // VIRTIO_RING_F_EVENT_IDX was negotiated
 
 	call *os.File // tells the driver; nil where it does not want to be told
@@ -167,13 +167,23 @@ func (r *ring) signal() {
 	// The store of the index in give and the load here are both sequentially consistent, so that either the driver sees the
 	// index or we see its wish.
 	if r.eventIdx {
-		event := uint16(atomic.LoadUint32(word(r.avail, 4+2*int(r.size))))
-		if r.done-event-1 >= r.done-old {
+		if r.done-r.wanted()-1 >= r.done-old {
 			return
 		}
 	} else if atomic.LoadUint32(word(r.avail, 0))&availNoEvent != 0 {
 		return
 	}
+	r.tell()
+}
+
+// wanted is the index of the buffer that the driver wants to be told of.
+func (r *ring) wanted() uint16 { return uint16(atomic.LoadUint32(word(r.avail, 4+2*int(r.size)))) }
+
+// behind says whether the driver has not yet seen all returned buffers: one that has waits for the next. Without
+// VIRTIO_RING_F_EVENT_IDX there is no telling.
+func (r *ring) behind() bool { return r.eventIdx && r.wanted() != r.done }
+
+func (r *ring) tell() {
 	if r.call != nil {
 		r.call.Write(one[:])
 	}
