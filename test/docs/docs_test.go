@@ -29,8 +29,9 @@ type block struct {
 }
 
 var (
-	fence  = regexp.MustCompile("^( *)```([^`]*)$")
-	reason = regexp.MustCompile(`^ *<!-- not run: *(.*?) *-->$`)
+	fence   = regexp.MustCompile("^( *)```([^`]*)$")
+	command = regexp.MustCompile("^ {4,}(\\$ |neb |go |make |docker |nix)")
+	reason  = regexp.MustCompile(`^ *<!-- not run: *(.*?) *-->$`)
 )
 
 // blocks finds the fenced blocks of a page, and what is wrong with how they are marked.
@@ -57,6 +58,8 @@ func blocks(page, text string) ([]block, error) {
 		case open != nil && m != nil && m[2] == "":
 			found = append(found, *open)
 			open = nil
+		case open == nil && command.MatchString(line):
+			wrong = append(wrong, fmt.Errorf("%s:%d: a command outside of a fenced block: %s", page, i+1, strings.TrimSpace(line)))
 		case open != nil:
 			open.text += strings.TrimPrefix(line, indent) + "\n"
 		}
@@ -127,6 +130,7 @@ func TestBlocks(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"```\nx\n```\n":                               "p.md:1: a block without a language",
+		"    neb build\n":                             "p.md:1: a command outside of a fenced block",
 		"```sh\nx\n":                                  "p.md:1: a block without an end",
 		"<!-- not run: -->\n```sh\nx\n```\n":          "p.md:1: 'not run' without a reason",
 		"<!-- not run: r -->\n\n```sh\nx\n```\n":      "p.md:1: 'not run' without a block on the next line",
