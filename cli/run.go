@@ -118,17 +118,6 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	st, err := os.Stat(path)
-	if err != nil {
-		return failed(err)
-	}
-	if least := machine.MinMemory(st.Size()); o.memory > 0 && o.memory<<20 < least {
-		note("warning: %d MiB of memory is less than four times the EIF (%d MiB): nitro-cli would refuse it", o.memory, least>>20)
-	}
-	if o.debugMode {
-		note("--debug-mode changes nothing here; on EC2 the attested PCRs of an enclave in debug mode are zero")
-	}
-
 	handlers, err := o.handlers(note, s.err)
 	if err != nil {
 		return err
@@ -140,6 +129,17 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	if err != nil {
 		return err
 	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return failed(err)
+	}
+	if least := machine.MinMemory(st.Size()); o.memory > 0 && o.memory<<20 < least {
+		note("warning: %d MiB of memory is less than four times the EIF (%d MiB): nitro-cli would refuse it", o.memory, least>>20)
+	}
+	if o.debugMode {
+		note("--debug-mode changes nothing here; on EC2 the attested PCRs of an enclave in debug mode are zero")
+	}
+
 	if o.qemu == "" {
 		if o.qemu, err = o.emulator(ctx, s); err != nil {
 			return failed(err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -137,4 +138,44 @@ func TestNoDeadlock(t *testing.T) {
 		}
 	}
 	command(t, v).do("echo 7000 1 1000")
+}
+
+// The probe for KVM is a program: it must end as it says where it runs, and be found out where it does not.
+func TestProbe(t *testing.T) {
+	emulator := vm.Emulator(t)
+	for _, arch := range machine.ProbeArchs() {
+		for _, idle := range []bool{false, true} {
+			ok, err := machine.RunProbe(t.Context(), emulator, arch, t.TempDir(), idle)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ok == idle {
+				t.Errorf("%s: a probe that does nothing: %v; it ran: %v", arch, idle, ok)
+			}
+		}
+	}
+}
+
+func TestStartRefuses(t *testing.T) {
+	dir := t.TempDir()
+	bad := filepath.Join(dir, "bad.eif")
+	if err := os.WriteFile(bad, []byte("no EIF"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := vm.Image(t, eif.X86_64, map[string][]byte{"init": nil})
+	for name, c := range map[string]struct {
+		cfg  machine.Config
+		says string
+	}{
+		"missing EIF":  {machine.Config{EIF: filepath.Join(dir, "none")}, "none"},
+		"no EIF":       {machine.Config{EIF: bad}, "bad.eif"},
+		"missing QEMU": {machine.Config{EIF: good, Emulator: filepath.Join(dir, "qemu")}, "QEMU"},
+	} {
+		if m, err := machine.Start(context.Background(), c.cfg); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+			if m != nil {
+				m.Stop()
+			}
+		}
+	}
 }

@@ -372,11 +372,12 @@ const (
 )
 
 // lookAgain looks at the rings once more a little later, though the enclave has not kicked, and tells it again where it has not
-// seen all that it was told of.
+// seen all that was returned.
 //
-// Without that, 1,000 busy connections stood still after some seconds under QEMU's TCG with one processor: the device had told of its buffers, the enclave
-// waited to be told, and one more call set it going. Kicks can be missed there likewise: a driver orders its writes and
-// reads by an instruction with a lock prefix, which TCG translates for a machine with one processor as if nobody else were looking.
+// Kicks and calls are left out by agreement: each side writes what it did, then reads what the other wants to hear of, with a full barrier between the
+// two. Linux's barrier is an instruction with a lock prefix, and QEMU's TCG translates that for a machine with one
+// processor into plain loads and stores, as if nobody else were looking. A store of the enclave may then come after the load that follows it,
+// each side waits for the other, and the queue is dead. Looking again bounds such a wait.
 func (d *Device) lookAgain() {
 	if d.looking {
 		return

@@ -1,0 +1,87 @@
+package machine
+
+import (
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestEndpoint(t *testing.T) {
+	for text, want := range map[string]struct{ local, ok bool }{
+		"unix:/tmp/x":       {true, true},
+		"exec:cat":          {true, true},
+		"exec:a b:c=d":      {true, true},
+		"tcp:127.0.0.1:80":  {true, true},
+		"tcp:[::1]:80":      {true, true},
+		"tcp:localhost:80":  {true, true},
+		"tcp:0.0.0.0:80":    {false, true},
+		"tcp:example.com:1": {false, true},
+		"tcp::80":           {false, false},
+		"tcp:127.0.0.1":     {false, false},
+		"unix:":             {false, false},
+		"exec:":             {false, false},
+		"vsock:3:5":         {false, false},
+		"":                  {false, false},
+	} {
+		e, err := ParseEndpoint(text)
+		if (err == nil) != want.ok {
+			t.Errorf("%q: %v", text, err)
+		}
+		if err == nil && (e.Local() != want.local || e.String() != text) {
+			t.Errorf("%q: local %v, written %q", text, e.Local(), e)
+		}
+	}
+	if _, err := (Endpoint{"exec", "cat"}).Listen(); err == nil {
+		t.Error("exec listens")
+	}
+}
+
+// A command sees the end of its input, and its own end is that of the connection.
+func TestExec(t *testing.T) {
+	s, err := Endpoint{"exec", "tr a-z A-Z; echo done >&2"}.open(t.Context(), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	io.WriteString(s, "hello")
+	s.CloseWrite()
+	if b, err := io.ReadAll(s); string(b) != "HELLO" || err != nil {
+		t.Errorf("got %q, %v", b, err)
+	}
+}
+
+func TestMonitor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "m")
+	for text, want := range map[string]bool{
+		`{"QMP":{}} {"return":{}} {"event":"RESET","data":{"guest":true,"reason":"guest-reset"}}`: true,
+		`{"event":"SHUTDOWN","data":{"guest":true}}`:                                              true,
+		`{"event":"GUEST_PANICKED"}`:                                                              true,
+		`{"event":"RESET","data":{"guest":false}} {"event":"RESUME"}`:                             false,
+		`no JSON {"event":"RESET","data":{"guest":true}}`:                                         false,
+	} {
+		os.Remove(path)
+		reset := make(chan bool, 8)
+		q, err := listenMonitor(path, func() { reset <- true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(c, text+"\n")
+		c.(*net.UnixConn).CloseWrite()
+		greeting, _ := io.ReadAll(c) // ends when the monitor has read all
+		if !strings.Contains(string(greeting), "qmp_capabilities") {
+			t.Errorf("the monitor said %q", greeting)
+		}
+		if got := len(reset) > 0; got != want {
+			t.Errorf("%s: reset %v, want %v", text, got, want)
+		}
+		c.Close()
+		q.close()
+	}
+}
