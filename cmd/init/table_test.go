@@ -380,7 +380,7 @@ func TestFaults(t *testing.T) {
 			s.want = []string{`/neb/complete: no such file or directory: the kernel said: Initramfs unpacking failed: `}
 		}),
 		"too little memory":   with(run(app.Description{}, `/neb/complete: no such file or directory: the kernel said: Initramfs unpacking failed: write error$`, text("large", string(make([]byte, 70<<20)))), func(s *scene) { s.memory = 128 << 20 }),
-		"too few inodes":      with(run(app.Description{}, `/neb/complete: no such file or directory: the ramdisk was cut, or memory or inodes ran out`, many(20000)...), func(s *scene) { s.memory = 100 << 20 }),
+		"too few inodes":      with(run(app.Description{}, `/neb/complete: no such file or directory: the ramdisk was cut, or memory or inodes ran out`, many(20000)...), func(s *scene) { s.memory, s.first = 100<<20, []entry{dir("proc")} }),
 		"unknown compression": {second: good.second, raw: func([]byte) []byte { return []byte("BZh91AY&SY0000000000") }, want: []string{`^neb: read /cmd: no such file or directory: the kernel said: Initramfs unpacking failed: compression method bzip2 not configured$`}},
 		"the program is not erofs": with(run(app.Description{ErofsParts: 1}, `^neb: mount /neb/lower: invalid argument: the file is no erofs image`), func(s *scene) {
 			s.second = append(s.second, text("neb/root.0", strings.Repeat("x", 8192)))

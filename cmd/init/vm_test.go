@@ -162,11 +162,12 @@ func (s *scene) run(t testing.TB) []string {
 	defer cancel()
 	var mu sync.Mutex
 	var lines []string
+	var times []time.Duration
 	left := slices.Clone(s.want)
 	seen := make(chan struct{})
-	linger := "neb.linger=0s"
+	linger := "reboot=t neb.linger=0s"
 	if s.linger {
-		linger = ""
+		linger = "reboot=t"
 	}
 	cfg := machine.Config{
 		Emulator: emulator, EIF: path, Memory: s.memory, CPUs: s.cpus, Args: s.qemu, Accel: s.accel,
@@ -178,7 +179,7 @@ func (s *scene) run(t testing.TB) []string {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			lines = append(lines, e.Text)
+			lines, times = append(lines, e.Text), append(times, e.Since)
 			if len(left) > 0 && regexp.MustCompile(left[0]).MatchString(e.Text) {
 				if left = left[1:]; len(left) == 0 {
 					close(seen)
@@ -219,7 +220,9 @@ func (s *scene) run(t testing.TB) []string {
 		}
 	}
 	if t.Failed() {
-		t.Logf("console:\n%s", strings.Join(lines, "\n"))
+		for i, l := range lines {
+			t.Logf("%7.3f %s", times[i].Seconds(), l)
+		}
 	}
 	return lines
 }
