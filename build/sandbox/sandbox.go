@@ -181,6 +181,9 @@ func start(ctx context.Context, s spec, output io.Writer) error {
 	failW.Close()
 	if err != nil {
 		specW.Close()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	go func() {

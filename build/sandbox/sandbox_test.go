@@ -541,3 +541,18 @@ func TestEnvironment(t *testing.T) {
 		t.Errorf("found %q, expected %q", got, want)
 	}
 }
+
+// Where nothing can be executed, neb says so instead of failing in the middle of a build.
+func TestNoexec(t *testing.T) {
+	need.Root(t)
+	need.Mount(t)
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_NOEXEC, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	err := Namespaces.Run(t.Context(), Command{Root: "/", Work: dir, Args: []string{"/bin/true"}})
+	if err == nil || !strings.Contains(err.Error(), "mounted noexec") || !strings.Contains(err.Error(), "NEB_CACHE") {
+		t.Errorf("found %v", err)
+	}
+}
