@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -65,7 +66,7 @@ const (
 	Line      EventKind = "console"   // a line of the console
 	Ready     EventKind = "vsock"     // the enclave's vsock driver is ready
 	Heartbeat EventKind = "heartbeat" // init has said that it is up
-	Parent    EventKind = "parent"    // something about vsock that a user should know
+	Parent    EventKind = "parent"    // something about the machine or vsock that a user should know
 	Rebooted  EventKind = "reboot"    // the enclave ended itself
 	Ended     EventKind = "power-off" // QEMU is gone
 )
@@ -80,6 +81,7 @@ type Machine struct {
 	started time.Time
 
 	console  sync.WaitGroup
+	spoke    atomic.Bool // there was something on the console
 	stderr   tail
 	events   sync.Mutex
 	once     map[EventKind]bool
@@ -152,6 +154,9 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
 	m.event(Event{Kind: PowerOn})
+	if note := boards[img.arch].note; note != "" {
+		m.event(Event{Kind: Parent, Text: note})
+	}
 	m.console.Add(1)
 	go m.readConsole(console)
 	go m.wait()
@@ -249,6 +254,9 @@ func (m *Machine) answer(_ context.Context, c *vsock.Conn) {
 		return
 	}
 	m.event(Event{Kind: Heartbeat})
+	if !m.spoke.Load() {
+		m.event(Event{Kind: Parent, Text: "the console is silent: the enclave's kernel has no driver for this machine's serial line, or was told to be quiet"})
+	}
 	m.events.Lock()
 	select {
 	case <-m.beat:
@@ -300,6 +308,9 @@ func (m *Machine) readConsole(r io.Reader) {
 	buf := make([]byte, 4096)
 	for {
 		n, err := r.Read(buf)
+		if n > 0 {
+			m.spoke.Store(true)
+		}
 		if n > 0 && m.cfg.Console != nil {
 			m.cfg.Console.Write(buf[:n])
 		}

@@ -26,6 +26,7 @@ type board struct {
 	program string // in bin of an emulator
 	cmdline string // appended, so that the enclave's kernel finds what this board has
 	tcg     string // appended where there is no KVM
+	note    string // what a user should know about it
 	args    func(m *Machine, img *image) ([]string, error)
 }
 
@@ -41,6 +42,7 @@ var boards = map[string]board{
 	eif.AArch64: {
 		program: "qemu-system-aarch64",
 		cmdline: "console=ttyAMA0",
+		note:    "aarch64 is emulated without a Nitro Secure Module: there is no /dev/nsm",
 		args: func(m *Machine, img *image) ([]string, error) {
 			kernel, initrd, err := m.sections(img)
 			return []string{
