@@ -460,7 +460,7 @@ func TestReports(t *testing.T) {
 		want    app.Report
 	}{
 		"status":     {[]string{"/probe", "exit=42"}, "", app.Report{Phase: "exit", Status: 42}},
-		"signal":     {[]string{"/probe", "die=SIGSEGV"}, "", app.Report{Phase: "exit", Signal: "SIGSEGV"}},
+		"signal":     {[]string{"/probe", "die=SIGKILL"}, "", app.Report{Phase: "exit", Signal: "SIGKILL"}},
 		"no command": {[]string{"/none"}, "", app.Report{Phase: "exec"}},
 		"no console": {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "ttyS7", app.Report{Phase: "exit", Status: 9}},
 	} {
