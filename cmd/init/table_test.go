@@ -515,7 +515,7 @@ func TestErofs(t *testing.T) {
 		t.Fatal(err)
 	}
 	words := script{
-		"mount=/", "overlay overlay rw,relatime,lowerdir=/neb/lower,upperdir=/neb/rw/upper,workdir=/neb/rw/work",
+		"mount=/", "overlay overlay rw,relatime,lowerdir=/neb/lower,upperdir=/neb/rw/upper,workdir=/neb/rw/work,uuid=on",
 		"attr=/probe,security.capability", "0100000200100000" + strings.Repeat("0", 24),
 		"bytes=/ro/file", strconv.Itoa(8 << 16),
 		"write=/ro/file", "ok",
@@ -542,7 +542,7 @@ func TestErofs(t *testing.T) {
 // TestLinger looks at the time between a failure's line and the end.
 func TestLinger(t *testing.T) {
 	var began time.Time
-	s := scene{second: plain("/none\n", ""), cmdline: "neb.linger=2s", want: []string{`^neb: exec /none: `}, linger: true, during: func(_ testing.TB, m *machine.Machine) {
+	s := scene{second: plain("/none\n", ""), want: []string{`^neb: exec /none: `}, linger: true, during: func(_ testing.TB, m *machine.Machine) {
 		<-m.Beat()
 		began = time.Now()
 	}}

@@ -144,7 +144,7 @@ type scene struct {
 	want    []string                           // regular expressions that lines of the console match, in this order
 	never   []string                           // ones that no line matches
 	console string                             // another console than the image's, measured
-	linger  bool                               // leave neb.linger to cmdline
+	linger  bool                               // two seconds of neb.linger
 	runs    bool                               // the machine goes on after the last wanted line, and is stopped
 	quick   time.Duration                      // the end must come sooner after the line before it than this; 0: no matter
 }
@@ -167,7 +167,7 @@ func (s *scene) run(t testing.TB) []string {
 	seen := make(chan struct{})
 	linger := "reboot=t neb.linger=0s"
 	if s.linger {
-		linger = "reboot=t"
+		linger = "reboot=t neb.linger=2s" // the machine adds a shorter one to the image's own
 	}
 	cfg := machine.Config{
 		Emulator: emulator, EIF: path, Memory: s.memory, CPUs: s.cpus, Args: s.qemu, Accel: s.accel,
