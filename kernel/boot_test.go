@@ -12,29 +12,42 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel/kerneltest"
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+	"github.com/nitro-enclaves-bootstrap/neb/test/vm"
 )
 
 // images is the kernel's file name for each architecture.
 var images = map[string]string{"x86_64": "bzImage", "aarch64": "Image"}
 
-// TestBoot boots the kernels in NEB_BLOBS to a PID 1 that tries every feature that docs/kernel.md promises, with the
-// processor's random numbers trusted and not.
-func TestBoot(t *testing.T) {
-	blobs := os.Getenv("NEB_BLOBS")
-	if blobs == "" {
-		t.Skip("NEB_BLOBS names no directory with built kernels")
+// TestBuiltConfigurations judges what was built by the configuration that stands beside it.
+func TestBuiltConfigurations(t *testing.T) {
+	for arch, image := range images {
+		final, err := os.ReadFile(filepath.Join(vm.Blobs(t, arch), image+".config"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := kernel.Check(kernel.Fragments(arch), final); err != nil {
+			t.Errorf("%s: %v", arch, err)
+		}
+		if err := kernel.CheckHardening(arch, final); err != nil {
+			t.Errorf("%s: %v", arch, err)
+		}
+		if line := strings.Split(string(final), "\n")[2]; !strings.HasPrefix(line, "# Linux/") || !strings.HasSuffix(line, " Kernel Configuration") {
+			t.Errorf("%s: line 3 is %q, want the one nitro-cli reads: # Linux/ARCH VERSION Kernel Configuration", arch, line)
+		}
 	}
+}
+
+// TestBoot boots the kernels to a PID 1 that tries every feature that docs/kernel.md promises, with the processor's
+// random numbers trusted and not.
+func TestBoot(t *testing.T) {
 	for arch, image := range images {
 		t.Run(arch, func(t *testing.T) {
-			t.Parallel()
+			blobs := vm.Blobs(t, arch)
 			m := kerneltest.Machine{
 				QEMU:   emulator(t, arch),
 				Arch:   arch,
-				Kernel: filepath.Join(blobs, arch, image),
-				Module: filepath.Join(blobs, arch, "nsm.ko"),
-			}
-			if _, err := os.Stat(m.Kernel); os.IsNotExist(err) {
-				t.Skipf("%s is not built", m.Kernel)
+				Kernel: filepath.Join(blobs, image),
+				Module: filepath.Join(blobs, "nsm.ko"),
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()

@@ -1,8 +1,6 @@
 package kernel
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -50,32 +48,6 @@ func TestCheckHardening(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%s: %s: error %v, want one with %q", arch, test.name, err, test.want)
 			}
-		}
-	}
-}
-
-// With NEB_BLOBS, the kernels that were built are judged by the configuration that stands beside them.
-func TestBuiltConfigurations(t *testing.T) {
-	blobs := os.Getenv("NEB_BLOBS")
-	if blobs == "" {
-		t.Skip("NEB_BLOBS names no directory with built kernels")
-	}
-	for arch, name := range map[string]string{"x86_64": "bzImage.config", "aarch64": "Image.config"} {
-		final, err := os.ReadFile(filepath.Join(blobs, arch, name))
-		if os.IsNotExist(err) {
-			continue // the directory holds what was asked for
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := Check(Fragments(arch), final); err != nil {
-			t.Errorf("%s: %v", arch, err)
-		}
-		if err := CheckHardening(arch, final); err != nil {
-			t.Errorf("%s: %v", arch, err)
-		}
-		if line := strings.Split(string(final), "\n")[2]; !strings.HasPrefix(line, "# Linux/") || !strings.HasSuffix(line, " Kernel Configuration") {
-			t.Errorf("%s: line 3 is %q, want the one nitro-cli reads: # Linux/ARCH VERSION Kernel Configuration", arch, line)
 		}
 	}
 }
