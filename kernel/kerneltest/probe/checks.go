@@ -213,7 +213,11 @@ func bpf() error {
 		binary.Write(&attr, binary.NativeEndian, uint64(uintptr(unsafe.Pointer(&code[0]))))
 		binary.Write(&attr, binary.NativeEndian, uint64(uintptr(unsafe.Pointer(&license[0]))))
 		attr.Write(make([]byte, 48))
-		fd, _, errno := unix.Syscall(unix.SYS_BPF, load, uintptr(unsafe.Pointer(&attr.Bytes()[0])), uintptr(attr.Len()))
+		// The verifier gives up with EAGAIN when a signal is pending, and Go's scheduler sends them (bpf_check, kernel/bpf/verifier.c).
+		fd, _, errno := uintptr(0), uintptr(0), unix.EAGAIN
+		for try := 0; try < 100 && errno == unix.EAGAIN; try++ {
+			fd, _, errno = unix.Syscall(unix.SYS_BPF, load, uintptr(unsafe.Pointer(&attr.Bytes()[0])), uintptr(attr.Len()))
+		}
 		if errno != 0 {
 			return fmt.Errorf("%s: %w", name, errno)
 		}
