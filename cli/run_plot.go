@@ -54,19 +54,20 @@ func (w *watcher) spans() []span {
 	return all
 }
 
-// kernelParts cuts the kernel's own start by its own clock, which is that of the host but for when the line came.
+// kernelParts cuts the kernel's own start by when its lines came: its own clock falls behind on a busy machine without KVM. What was written before
+// the console was there comes at once.
 func (w *watcher) kernelParts(start, end time.Duration) []span {
 	var parts []span
 	next := 0
 	for _, l := range w.lines {
-		if !l.print || start+l.clock > end {
+		if !l.print || l.since > end {
 			continue
 		}
 		for i := next; i < len(landmarks); i++ {
 			if !strings.Contains(l.text, landmarks[i].text) {
 				continue
 			}
-			at := start + l.clock
+			at := max(start, l.since)
 			if n := len(parts); n > 0 {
 				parts[n-1].to = at
 			}

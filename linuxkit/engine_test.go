@@ -26,12 +26,13 @@ import (
 var engines = []struct {
 	name string
 	host func(t *testing.T, root string) string // a DOCKER_HOST
+	push bool                                   // it reaches a registry of the test: engines that the test starts have a network of their own
 }{
-	{"machine", func(t *testing.T, _ string) string { need.Docker(t); return os.Getenv("DOCKER_HOST") }},
-	{"26.1", func(t *testing.T, root string) string { return engine26(t, "NEB_DOCKER26", root, "overlay2") }},
+	{"machine", func(t *testing.T, _ string) string { need.Docker(t); return os.Getenv("DOCKER_HOST") }, true},
+	{"26.1", func(t *testing.T, root string) string { return engine26(t, "NEB_DOCKER26", root, "overlay2") }, false},
 	{"26.1, images in containerd", func(t *testing.T, root string) string {
 		return engine26(t, "NEB_DOCKER26_CONTAINERD", root, "overlayfs")
-	}},
+	}, false},
 }
 
 // engine26 is what a variable says, or an engine that the test starts where nothing may be left out.
@@ -82,7 +83,7 @@ func engine26(t *testing.T, variable, root, driver string) string {
 }
 
 // TestEngines makes images with docker import and docker build, and compares what comes from the engine, from docker save
-// and from a registry that the engine pushed to.
+// and, where the engine reaches it, from a registry that it pushed to.
 func TestEngines(t *testing.T) {
 	root, err := os.MkdirTemp("", "neb-engine26-") // t.TempDir insists on removing what an engine may still mount
 	if err != nil {
@@ -120,13 +121,17 @@ func TestEngines(t *testing.T) {
 				}
 			}
 			docker(nil, "build", "-q", "-t", built, dir)
-			docker(nil, "push", "-q", built)
 			saved := filepath.Join(dir, "saved.tar")
 			docker(nil, "save", "-o", saved, built)
 			id := docker(nil, "image", "inspect", "--format", "{{.Id}}", built)
 
+			refs := []string{"docker-daemon:" + built, "docker-daemon:" + id, "docker-archive:" + saved}
+			if engine.push {
+				docker(nil, "push", "-q", built)
+				refs = append(refs, built)
+			}
 			var first string
-			for _, ref := range []string{"docker-daemon:" + built, "docker-daemon:" + id, "docker-archive:" + saved, built} {
+			for _, ref := range refs {
 				img, err := image.Open(t.Context(), ref, image.Options{Arch: "x86_64", TempDir: dir})
 				if err != nil {
 					t.Errorf("%s: %v", ref, err)

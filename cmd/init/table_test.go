@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	kzstd "github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
 	"github.com/nitro-enclaves-bootstrap/neb/app"
@@ -265,6 +266,12 @@ func TestShapes(t *testing.T) {
 			second: described(t, app.Description{Cmd: []string{"/probe", "stat=/dev/nsm", "read=/proc/sys/kernel/modules_disabled"}}, probe),
 			want:   []string{said("stat=/dev/nsm", "020600 0:0 0"), said("read=/proc/sys/kernel/modules_disabled", `"0"`)},
 		},
+		"a compressed module": {
+			first:   []entry{modules(t, app.Modules{Paths: []string{"/neb/lib/nsm.ko.zst"}}), program("neb/lib/nsm.ko.zst", zstd(t, filepath.Join(vm.Blobs(t, eif.X86_64), "nsm.ko")))},
+			without: []string{"nsm.ko"},
+			second:  described(t, app.Description{Cmd: []string{"/probe", "stat=/dev/nsm"}}, probe),
+			want:    []string{said("stat=/dev/nsm", "020600 0:0 0"), `^neb: exit status=0$`},
+		},
 		"without nsm.ko": {
 			without: []string{"nsm.ko"},
 			second:  described(t, app.Description{Cmd: []string{"/probe", "stat=/dev/nsm"}}, probe),
@@ -282,6 +289,20 @@ func TestShapes(t *testing.T) {
 		},
 	}
 	all(t, table)
+}
+
+// zstd compresses a file, as kernel/fragments/base.config says that modules may be.
+func zstd(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := kzstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.EncodeAll(b, nil)
 }
 
 func modules(t testing.TB, m app.Modules) entry {

@@ -60,9 +60,9 @@ type Conn struct {
 	queued  bool // in d.ready
 
 	// From the enclave to us. granted is the buffer that the enclave was told about, received and taken count bytes ever,
-	// told is the value of taken that the enclave knows.
+	// told and window are the values of taken and granted that the enclave knows.
 	in                       []chunk
-	granted                  uint32
+	granted, window          uint32
 	received, taken, told    uint32
 	shutByPeer, shutByUs     uint8
 	shutTold                 uint8
@@ -247,8 +247,9 @@ func (c *Conn) took(n int) {
 		return
 	}
 	c.granted += c.d.grant(c.granted)
-	// A quarter of the buffer is a compromise between packets that carry nothing else and an enclave that stands still.
-	if c.taken-c.told >= c.granted/4 {
+	// A quarter of the buffer is a compromise between packets that carry nothing else and an enclave that stands still. It is
+	// the buffer that the enclave knows of: what was granted since may be so much more that it never gets there.
+	if c.taken-c.told >= c.window/4 {
 		c.tell(sayCredit)
 	}
 }
@@ -530,7 +531,7 @@ func (c *Conn) emit(h *header, room int) (payload []byte, ok bool) {
 	}
 	// Every packet carries the state of our buffer.
 	c.say &^= sayCredit
-	c.told = c.taken
+	c.told, c.window = c.taken, c.granted
 	return payload, true
 }
 

@@ -258,6 +258,31 @@ func TestWindow(t *testing.T) {
 	}
 }
 
+// A connection that was opened among many, with a small buffer, is told of the larger one that it gets when they are gone: the enclave, which has used
+// up the small one, waits for that.
+func TestWindowGrows(t *testing.T) {
+	g := newDriver(t, serve(func(_ context.Context, c *Conn) {
+		c.Accept()
+		io.Copy(io.Discard, c)
+	}), 64)
+	g.fillRX()
+	g.d.mu.Lock()
+	g.d.budget = minWindow
+	g.d.mu.Unlock()
+	g.send(from(1000, 7, opRequest), nil)
+	h, _ := g.expect(opResponse)
+	if h.bufAlloc != minWindow {
+		t.Fatalf("a buffer of %d bytes, want the smallest", h.bufAlloc)
+	}
+	g.d.mu.Lock()
+	g.d.budget = budget - minWindow
+	g.d.mu.Unlock()
+	g.send(from(1000, 7, opData), make([]byte, minWindow))
+	if h, _ := g.expect(opCreditUpdate); h.bufAlloc <= minWindow || h.fwdCnt != minWindow {
+		t.Errorf("credit %+v", h)
+	}
+}
+
 // An enclave that does not take what it is sent stops its own traffic and nothing else: no memory grows.
 func TestFlood(t *testing.T) {
 	g := newDriver(t, serve(echo), 64)

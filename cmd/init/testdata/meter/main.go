@@ -1,8 +1,8 @@
 //go:build linux && amd64
 
-// Command meter says how much processor time PID 1 has used, and this program until its first instruction. With QEMU's -icount shift=0 a
-// nanosecond is an instruction. As /init it measures what the kernel does in PID 1 until /init begins; as the application, that and
-// init. What the kernel does in its own threads, such as unpacking, is left out.
+// Command meter says what the guest's clock showed at its first instruction, and how much processor time PID 1 and it had used by then. With
+// QEMU's -icount shift=0 a nanosecond is an instruction. As /init it measures what the kernel does in PID 1 until /init begins; as the
+// application, that and init.
 package main
 
 import (
@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// first is this process's own time at its first instruction; see entry_amd64.s.
-var first unix.Timespec
+// at is the clock at the first instruction, used this process's own time; see entry_amd64.s.
+var at, used unix.Timespec
 
 func main() {
 	if os.Getpid() == 1 {
@@ -23,7 +23,7 @@ func main() {
 		unix.Mount("proc", "/proc", "proc", 0, "")
 		unix.Mount("dev", "/dev", "devtmpfs", 0, "")
 	}
-	total := first.Nano()
+	total := used.Nano()
 	if os.Getpid() != 1 {
 		var t unix.Timespec
 		const clock = ^1<<3 | 2 // of process 1, CPUCLOCK_SCHED: what the scheduler has counted (linux/posix-timers.h)
@@ -42,7 +42,7 @@ func main() {
 	if err != nil {
 		console = os.Stdout
 	}
-	console.WriteString("meter: instructions=" + strconv.FormatInt(total, 10) + " kilobytes=" + f[0] + "\n")
+	console.WriteString("meter: clock=" + strconv.FormatInt(at.Nano(), 10) + " used=" + strconv.FormatInt(total, 10) + " kilobytes=" + f[0] + "\n")
 	if os.Getpid() == 1 {
 		unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	}
