@@ -255,6 +255,9 @@ func TestVsock(t *testing.T) {
 			t.Errorf("read %d bytes from a port where nobody listens, %v", n, err)
 		}
 		for _, want := range []string{"port 77 of the parent", "on EC2 the parent is CID 3", fmt.Sprintf("port %d of the parent", parentNobody), "connection refused"} {
+			for end := time.Now().Add(5 * time.Second); !strings.Contains(r.stderr.String(), want) && time.Now().Before(end); {
+				time.Sleep(10 * time.Millisecond) // neb says it when the connection is gone already
+			}
 			if !strings.Contains(r.stderr.String(), want) {
 				t.Errorf("neb did not say %q:\n%s", want, r.stderr.String())
 			}
