@@ -317,8 +317,13 @@ func TestSameBytesEverywhere(t *testing.T) {
 // sharedBuilder is a builder on the store of whoever runs the tests, with the tiny kernel.
 func sharedBuilder(t testing.TB) *Builder {
 	t.Helper()
+	return fetched(t, task{Source: sourceOf(t), KernelSource: tinyKernel(t)})
+}
+
+// fetched is the builder of k, with what a kernel for x86_64 needs in its store.
+func fetched(t testing.TB, k task) *Builder {
+	t.Helper()
 	need.Sandbox(t)
-	k := task{Source: sourceOf(t), KernelSource: tinyKernel(t)}
 	b, err := k.builder()
 	if err != nil {
 		t.Fatal(err)

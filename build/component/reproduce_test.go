@@ -23,18 +23,7 @@ func realBuilder(t testing.TB) *Builder {
 	if testing.Short() {
 		t.Skip("builds a kernel: minutes")
 	}
-	need.Sandbox(t)
-	b, err := task{Source: sourceOf(t)}.builder()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.Store.Close() })
-	tools, err := b.toolchain(lock.Base, lock.GCCx86_64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	need.Fetch(t, b.fetch(t.Context(), append(tools.packages, b.Lock.Kernel)))
-	return b
+	return fetched(t, task{Source: sourceOf(t)})
 }
 
 // Both kernels, from the store if they are there: what is in them, and what must not be.
