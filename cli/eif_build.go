@@ -33,6 +33,14 @@ type eifBuild struct {
 	entrypoint, cmd []string
 	env             []string
 	workdir, user   string
+	stopSignal      string
+	hostname        string
+	loopback        bool
+	nsmOwner        string
+	nsmMode         string
+	exitReport      uint32
+	modules         []string
+	modulesOpen     bool
 	key             keyFlags
 	output          string
 	rootFormat      string
@@ -80,6 +88,14 @@ nitro-cli build-enclave prints them.`,
 	f.StringArrayVar(&o.env, "env", nil, "set an environment variable, K=V; repeatable")
 	f.StringVar(&o.workdir, "workdir", "", "working directory instead of the image's")
 	f.StringVar(&o.user, "user", "", "user, or user:group, instead of the image's")
+	f.StringVar(&o.stopSignal, "stop-signal", "", "signal, instead of the image's, for what outlives the application")
+	f.StringVar(&o.hostname, "hostname", "", "host name of the enclave (default: enclave)")
+	f.BoolVar(&o.loopback, "loopback", true, "set up lo with 127.0.0.1 and ::1; =false leaves that to the application")
+	f.StringVar(&o.nsmOwner, "nsm-owner", "", "owner of /dev/nsm, user or user:group (default: the application's user)")
+	f.StringVar(&o.nsmMode, "nsm-mode", "", "permissions of /dev/nsm, octal (default: 0600)")
+	f.Uint32Var(&o.exitReport, "exit-report", 0, "vsock port of the parent that is told how the application ended (default: none)")
+	f.StringArrayVar(&o.modules, "module", nil, "a kernel module to load after nsm.ko; repeatable, in this order")
+	f.BoolVar(&o.modulesOpen, "modules-open", false, "let the enclave load modules later too")
 	f.StringVar(&o.rootFormat, "rootfs-format", string(pack.CPIO), "form of the application's tree: cpio, or erofs (compressed; smaller, needs less memory)")
 	f.StringVar(&o.compat, "compat", "", "nitro-cli: make what nitro-cli makes with the same blobs, with the same registers")
 	f.StringVarP(&o.output, "output", "o", "", "the file to make")
@@ -122,18 +138,23 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 	if o.arch != eif.X86_64 && o.arch != eif.AArch64 {
 		return usagef("--arch %q: an enclave has x86_64 or aarch64", o.arch)
 	}
-	var err error
+	overrides, err := o.overrides()
+	if err != nil {
+		return err
+	}
 	build := &pack.Build{
-		Arch:       o.arch,
-		Cmdline:    o.cmdline,
-		RootFS:     o.rootfs,
-		RootFormat: pack.RootFormat(o.rootFormat),
-		Overrides:  o.overrides(),
-		Name:       o.name,
-		Version:    o.version,
-		Tool:       toolVersion,
-		NitroCLI:   o.compat == "nitro-cli",
-		Warn:       func(line string) { complain(s, "%s", line) },
+		Arch:        o.arch,
+		Cmdline:     o.cmdline,
+		RootFS:      o.rootfs,
+		RootFormat:  pack.RootFormat(o.rootFormat),
+		Overrides:   overrides,
+		Modules:     o.modules,
+		ModulesOpen: o.modulesOpen,
+		Name:        o.name,
+		Version:     o.version,
+		Tool:        toolVersion,
+		NitroCLI:    o.compat == "nitro-cli",
+		Warn:        func(line string) { complain(s, "%s", line) },
 	}
 	if o.compat != "" && !build.NitroCLI {
 		return usagef("--compat %q: nitro-cli is what there is", o.compat)
@@ -188,15 +209,26 @@ func printMeasurements(s streams, m eif.Measurements) error {
 	return err
 }
 
-func (o *eifBuild) overrides() pack.Overrides {
-	v := pack.Overrides{Entrypoint: o.entrypoint, Cmd: o.cmd, Env: o.env}
-	if o.given.Changed("workdir") {
-		v.WorkingDir = &o.workdir
+func (o *eifBuild) overrides() (pack.Overrides, error) {
+	given := func(flag string, value *string) *string {
+		if o.given.Changed(flag) {
+			return value
+		}
+		return nil
 	}
-	if o.given.Changed("user") {
-		v.User = &o.user
+	v := pack.Overrides{
+		Entrypoint: o.entrypoint, Cmd: o.cmd, Env: o.env,
+		WorkingDir: given("workdir", &o.workdir), User: given("user", &o.user), StopSignal: given("stop-signal", &o.stopSignal),
+		Hostname: o.hostname, LoopbackDown: !o.loopback, NSMOwner: o.nsmOwner, ExitReport: o.exitReport,
 	}
-	return v
+	if o.nsmMode != "" {
+		mode, err := strconv.ParseUint(o.nsmMode, 8, 32)
+		if err != nil || mode == 0 || mode > 0o777 {
+			return v, usagef("--nsm-mode %q: expected permissions in octal, from 0001 to 0777", o.nsmMode)
+		}
+		v.NSMMode = uint32(mode)
+	}
+	return v, nil
 }
 
 // findBlobs are the blobs that the flags name; those that they do not name come from --blobs, or are built.

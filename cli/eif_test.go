@@ -17,12 +17,14 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
+	"github.com/nitro-enclaves-bootstrap/neb/app"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 )
 
@@ -210,6 +212,58 @@ func TestEIFCommands(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(f.path(".*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestEIFDescription sets every field of the description by its flag, and reads what was written.
+func TestEIFDescription(t *testing.T) {
+	f := newEIFFiles(t)
+	path, _ := f.build(t, "all.eif", "--entrypoint", "/hello", "--cmd", "two\nlines", "--env", "A=b", "--workdir", "/srv", "--user", "7:8", "--stop-signal", "SIGINT",
+		"--hostname", "vault", "--loopback=false", "--nsm-owner", "9", "--nsm-mode", "0660", "--exit-report", "9001", "--modules-open")
+	if status, _, errs := command("eif", "extract", path, "--output", f.path("parts"), "--unpack"); status != 0 {
+		t.Fatal(errs)
+	}
+	got, err := app.Decode(readFile(t, f.path("parts/1/neb/app")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := app.Description{
+		Entrypoint: []string{"/hello"}, Cmd: []string{"two\nlines"}, Env: []string{"A=b"}, WorkingDir: "/srv", User: "7:8", StopSignal: "SIGINT",
+		Hostname: "vault", LoopbackDown: true, NSMOwner: "9", NSMMode: 0o660, ExitReport: 9001, Complete: true,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the description is %+v, want %+v", got, want)
+	}
+	// A field that is new needs a flag, and a place above.
+	for i, v := 0, reflect.ValueOf(want); i < v.NumField(); i++ {
+		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "ErofsParts" {
+			t.Errorf("this test does not set %s", name)
+		}
+	}
+	modules, err := app.DecodeModules(readFile(t, f.path("parts/0/neb/modules")))
+	if err != nil || !modules.Open {
+		t.Errorf("the modules are %+v (%v)", modules, err)
+	}
+
+	for _, test := range []struct {
+		flag   string
+		status int
+		err    string
+	}{
+		{"--nsm-mode=9", 2, "--nsm-mode"},
+		{"--nsm-mode=0", 2, "from 0001 to 0777"},
+		{"--nsm-mode=01777", 2, "from 0001 to 0777"},
+		{"--nsm-owner=a:", 1, "NSMOwner"},
+		{"--exit-report=4294967295", 1, "ExitReport"},
+		{"--exit-report=4294967296", 2, "--exit-report"},
+		{"--stop-signal=SIGNONE", 1, "StopSignal"},
+		{"--hostname=a_b", 1, "Hostname"},
+		{"--module=" + f.path("key.pem"), 1, "no kernel module"},
+	} {
+		status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "x", "--output", f.path("no.eif"), test.flag)
+		if status != test.status || !strings.Contains(errs, test.err) {
+			t.Errorf("%s: status %d, want %d; said %s, want %q", test.flag, status, test.status, errs, test.err)
+		}
 	}
 }
 

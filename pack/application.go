@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -22,10 +23,22 @@ type Overrides struct {
 	Env        []string // each K=V; replaces or adds one variable
 	WorkingDir *string
 	User       *string
+	StopSignal *string
+
+	// What images cannot say; see [app.Description]. The zero value of each is its default.
+	Hostname     string
+	LoopbackDown bool
+	NSMOwner     string
+	NSMMode      uint32
+	ExitReport   uint32
 }
 
-func (o Overrides) none() bool {
-	return o.Entrypoint == nil && o.Cmd == nil && o.Env == nil && o.WorkingDir == nil && o.User == nil
+func (o Overrides) none() bool { return reflect.ValueOf(o).IsZero() }
+
+// beyondLines says whether o holds what nitro-cli's files /cmd and /env have no place for.
+func (o Overrides) beyondLines() bool {
+	o.Entrypoint, o.Cmd, o.Env = nil, nil, nil
+	return !o.none()
 }
 
 // Application is the description of an image's application, from its configuration.
@@ -37,6 +50,12 @@ func Application(config v1.Config, o Overrides) app.Description {
 		WorkingDir: config.WorkingDir,
 		User:       config.User,
 		StopSignal: config.StopSignal,
+
+		Hostname:     o.Hostname,
+		LoopbackDown: o.LoopbackDown,
+		NSMOwner:     o.NSMOwner,
+		NSMMode:      o.NSMMode,
+		ExitReport:   o.ExitReport,
 	}
 	if o.Entrypoint != nil {
 		d.Entrypoint, d.Cmd = o.Entrypoint, nil
@@ -44,11 +63,10 @@ func Application(config v1.Config, o Overrides) app.Description {
 	if o.Cmd != nil {
 		d.Cmd = o.Cmd
 	}
-	if o.WorkingDir != nil {
-		d.WorkingDir = *o.WorkingDir
-	}
-	if o.User != nil {
-		d.User = *o.User
+	for _, v := range []struct{ to, from *string }{{&d.WorkingDir, o.WorkingDir}, {&d.User, o.User}, {&d.StopSignal, o.StopSignal}} {
+		if v.from != nil {
+			*v.to = *v.from
+		}
 	}
 	for _, variable := range o.Env {
 		name, _, _ := strings.Cut(variable, "=")

@@ -44,6 +44,9 @@ type Build struct {
 	RootFormat RootFormat   // "" is CPIO
 	Overrides  Overrides    // of what the image says about its application
 
+	Modules     []string // kernel modules that init loads after nsm.ko, in this order; plain or compressed
+	ModulesOpen bool     // modules can be loaded later too
+
 	Name     string          // of the image, in the metadata; "" for the image's title label
 	Version  string          // of the image, in the metadata; "" for the digest of its configuration
 	Metadata json.RawMessage // the user's own: an object, or nil
@@ -97,6 +100,9 @@ func (b *Build) check() error {
 	}
 	if b.NitroCLI && !b.Overrides.none() {
 		return errors.New("nitro-cli takes the application as the image has it: leave out what overrides it")
+	}
+	if b.NitroCLI && (len(b.Modules) > 0 || b.ModulesOpen) {
+		return errors.New("nitro-cli packs no modules but nsm.ko, and leaves loading open: leave out what says otherwise")
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package pack_test
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -391,7 +392,7 @@ func TestEpoch(t *testing.T) {
 }
 
 func TestOverrides(t *testing.T) {
-	root, empty := "/", ""
+	root, empty, term := "/", "", "SIGTERM"
 	for _, test := range []struct {
 		name string
 		o    pack.Overrides
@@ -400,6 +401,10 @@ func TestOverrides(t *testing.T) {
 		{"nothing", pack.Overrides{}, app.Description{Entrypoint: []string{"/bin/server"}, Cmd: []string{"-v", "two words"}, Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000", StopSignal: "SIGINT"}},
 		{"the entrypoint takes the arguments with it", pack.Overrides{Entrypoint: []string{"/x"}}, app.Description{Entrypoint: []string{"/x"}, Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000", StopSignal: "SIGINT"}},
 		{"arguments", pack.Overrides{Cmd: []string{"-q"}}, app.Description{Entrypoint: []string{"/bin/server"}, Cmd: []string{"-q"}, Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000", StopSignal: "SIGINT"}},
+		{"what images cannot say", pack.Overrides{StopSignal: &term, Hostname: "h", LoopbackDown: true, NSMOwner: "a", NSMMode: 0o660, ExitReport: 1}, app.Description{
+			Entrypoint: []string{"/bin/server"}, Cmd: []string{"-v", "two words"}, Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000",
+			StopSignal: "SIGTERM", Hostname: "h", LoopbackDown: true, NSMOwner: "a", NSMMode: 0o660, ExitReport: 1,
+		}},
 		{"the rest", pack.Overrides{Env: []string{"A=c", "N="}, WorkingDir: &root, User: &empty}, app.Description{Entrypoint: []string{"/bin/server"}, Cmd: []string{"-v", "two words"}, Env: []string{"PATH=/bin", "A=c", "N="}, WorkingDir: "/", StopSignal: "SIGINT"}},
 	} {
 		got := pack.Application(defaultConfig, test.o)
@@ -409,6 +414,63 @@ func TestOverrides(t *testing.T) {
 	}
 	if defaultConfig.Env[1] != "A=b" {
 		t.Error("an override changed the image's configuration")
+	}
+}
+
+// TestModules packs modules besides nsm.ko.
+func TestModules(t *testing.T) {
+	dir := t.TempDir()
+	var compressed bytes.Buffer
+	z := gzip.NewWriter(&compressed)
+	z.Write(nsmModule(eif.X86_64, release))
+	z.Close()
+	for name, content := range map[string][]byte{
+		"b.ko": nsmModule(eif.X86_64, release), "a.ko.gz": compressed.Bytes(), "again/b.ko": nsmModule(eif.X86_64, release),
+		"old.ko": nsmModule(eif.X86_64, "6.1.0"), "no.ko": []byte("module"),
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64)
+	less := pack.BlobsIn(writeBlobs(t, eif.X86_64, map[string][]byte{"init": initProgram(eif.X86_64, "", "/cmd /env")}), eif.X86_64)
+	build := func(blobs pack.Blobs, names ...string) *pack.Build {
+		b := &pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), Overrides: start, ModulesOpen: true}
+		for _, name := range names {
+			b.Modules = append(b.Modules, filepath.Join(dir, name))
+		}
+		return b
+	}
+	f := buildFile(t, build(blobs, "b.ko", "a.ko.gz"))
+	first := ramdisk(t, f, 0)
+	want := []string{"/nsm.ko", "/neb/lib/b.ko", "/neb/lib/a.ko.gz"}
+	if m, err := app.DecodeModules(find(first, "neb/modules").content); err != nil || !m.Open || !slices.Equal(m.Paths, want) {
+		t.Errorf("modules %+v (%v), want %v, open", m, err, want)
+	}
+	if e := find(first, "neb/lib/a.ko.gz"); e == nil || !bytes.Equal(e.content, compressed.Bytes()) {
+		t.Errorf("the compressed module: %+v", e)
+	}
+	for _, e := range first {
+		if !app.Belongs("/"+e.name, true) {
+			t.Errorf("%s is outside the contract", e.name)
+		}
+	}
+	for _, test := range []struct {
+		build *pack.Build
+		want  string
+	}{
+		{build(blobs, "b.ko", "again/b.ko"), "two modules are called b.ko"},
+		{build(blobs, "old.ko"), "built for kernel 6.1.0"},
+		{build(blobs, "no.ko"), "no kernel module"},
+		{build(blobs, "none.ko"), "no such file"},
+		{build(less, "b.ko"), "does not read /neb/modules"},
+	} {
+		if _, err := test.build.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%v: error %v, want one with %q", test.build.Modules, err, test.want)
+		}
 	}
 }
 
@@ -423,6 +485,20 @@ func TestInitThatKnowsLess(t *testing.T) {
 	b.Overrides = pack.Overrides{Cmd: []string{"/bin/hello", "two\nlines"}}
 	if _, err := b.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), "line break") {
 		t.Errorf("an argument that /cmd cannot hold: %v", err)
+	}
+	b.Overrides = pack.Overrides{Cmd: []string{"/bin/hello"}, ExitReport: 9001}
+	if _, err := b.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), "use neb's init") {
+		t.Errorf("an exit report that init knows nothing of: %v", err)
+	}
+	var warnings []string
+	buildFile(t, &pack.Build{
+		Arch: eif.X86_64, Blobs: blobs, Image: openImage(t, "docker-archive:"+archiveOf(t, newImage(t, defaultConfig))),
+		Overrides: pack.Overrides{Cmd: []string{"-v"}}, Warn: func(line string) { warnings = append(warnings, line) },
+	})
+	for _, want := range []string{"WORKDIR /srv", "USER 1000:1000", "STOPSIGNAL SIGINT"} {
+		if !strings.Contains(strings.Join(warnings, "\n"), want) {
+			t.Errorf("the warnings %q do not name %s", warnings, want)
+		}
 	}
 	b.Overrides, b.RootFormat, b.ErofsTools = start, pack.Erofs, &fakeMkfs{dir: t.TempDir()}
 	if _, err := b.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), "does not know erofs roots") {
@@ -591,6 +667,9 @@ func TestBuildRefuses(t *testing.T) {
 		{"erofs without mkfs", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, RootFormat: pack.Erofs}, "use cpio"},
 		{"erofs for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, RootFormat: pack.Erofs, NitroCLI: true}, "nitro-cli makes no erofs"},
 		{"overrides for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: start, NitroCLI: true}, "leave out what overrides"},
+		{"a module for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Modules: []string{"a.ko"}, NitroCLI: true}, "no modules but nsm.ko"},
+		{"an exit report for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{ExitReport: 1}, NitroCLI: true}, "leave out what overrides"},
+		{"an owner that is none", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{NSMOwner: "a/b"}}, "NSMOwner"},
 		{"a tree for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), NitroCLI: true}, "use --image"},
 	} {
 		if _, err := test.build.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), test.want) {

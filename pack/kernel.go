@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"strings"
 
@@ -109,6 +110,37 @@ func checkProgram(r io.ReaderAt, arch string) error {
 		if p.Type == elf.PT_INTERP {
 			return errors.New("it is linked dynamically: there is no loader in the first ramdisk, build it static")
 		}
+	}
+	return nil
+}
+
+// maxModule is more than the largest module has, in bytes, uncompressed.
+const maxModule = 256 << 20
+
+// checkModuleFile is checkModule for a file that may be compressed in a form that kernels take modules in.
+func checkModuleFile(name, arch, release string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var module io.ReaderAt = f
+	for _, c := range compressions {
+		if c.open == nil || !has(f, 0, c.magic) {
+			continue
+		}
+		r, err := c.open(f)
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", name, c.name, err)
+		}
+		b, err := io.ReadAll(io.LimitReader(r, maxModule))
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", name, c.name, err)
+		}
+		module = bytes.NewReader(b)
+	}
+	if err := checkModule(module, arch, release); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
 }

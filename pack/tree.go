@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -152,10 +153,22 @@ func (b *Build) bootstrap(ctx context.Context, blobs *openBlobs) (*disk, error) 
 		modules.Paths = []string{app.NSMPath}
 		errs = append(errs, t.PutFile(&image.Entry{Path: strings.TrimPrefix(app.NSMPath, "/"), Mode: file0644}, b.Blobs.NSM))
 	}
-	if blobs.structured {
-		// init then loads the named modules, and the kernel no others, for ever.
+	for _, file := range b.Modules {
+		name := app.ModuleDir + "/" + filepath.Base(file)
+		if slices.Contains(modules.Paths, name) {
+			errs = append(errs, fmt.Errorf("two modules are called %s", filepath.Base(file)))
+		}
+		modules.Paths = append(modules.Paths, name)
+		errs = append(errs, checkModuleFile(file, b.Arch, blobs.release), t.PutFile(&image.Entry{Path: strings.TrimPrefix(name, "/"), Mode: file0644}, file))
+	}
+	switch {
+	case blobs.structured:
+		// init then loads the named modules, and the kernel no others, for ever, unless loading is left open.
+		modules.Open = b.ModulesOpen
 		text, err := app.EncodeModules(modules)
 		errs = append(errs, err, put(t, app.ModulesPath, file0644, text))
+	case len(b.Modules) > 0:
+		errs = append(errs, fmt.Errorf("%s does not read %s, and would load no module but nsm.ko: use neb's init", b.Blobs.Init, app.ModulesPath))
 	}
 	if err := errors.Join(errs...); err != nil {
 		t.Close()
@@ -217,6 +230,9 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 		if _, err := app.Encode(description); err != nil {
 			return err
 		}
+		if err := b.checkUnderstood(description, blobs); err != nil {
+			return err
+		}
 		if b.RootFormat == Erofs {
 			if !blobs.erofs {
 				return fmt.Errorf("%s does not know erofs roots: use neb's init, or --rootfs-format cpio", b.Blobs.Init)
@@ -242,9 +258,6 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 		command, ok1 := lines(description.Command())
 		environment, ok2 := lines(description.Env)
 		if !ok1 || !ok2 {
-			if !blobs.structured {
-				return fmt.Errorf("%s does not read %s, and an argument or variable with a line break in it cannot be said otherwise", b.Blobs.Init, app.Path)
-			}
 			return nil
 		}
 		return errors.Join(put(d.tree, app.CmdPath, file0644, command), put(d.tree, app.EnvPath, file0644, environment))
@@ -254,6 +267,28 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 		return nil, err
 	}
 	return d, nil
+}
+
+// checkUnderstood refuses a description that init, reading /cmd and /env alone, would understand otherwise than it is meant, and
+// names what of the image's own it passes over.
+func (b *Build) checkUnderstood(d app.Description, blobs *openBlobs) error {
+	if blobs.structured {
+		return nil
+	}
+	if b.Overrides.beyondLines() {
+		return fmt.Errorf("%s does not read %s: all that can be said to it are a command and variables; use neb's init, or leave out the rest", b.Blobs.Init, app.Path)
+	}
+	_, ok1 := lines(d.Command())
+	_, ok2 := lines(d.Env)
+	if !ok1 || !ok2 {
+		return fmt.Errorf("%s does not read %s, and an argument or variable with a line break in it cannot be said otherwise", b.Blobs.Init, app.Path)
+	}
+	for _, v := range []struct{ name, value string }{{"WORKDIR", d.WorkingDir}, {"USER", d.User}, {"STOPSIGNAL", d.StopSignal}} {
+		if v.value != "" {
+			b.warn("%s does not read %s: it passes over the image's %s %s", b.Blobs.Init, app.Path, v.name, v.value)
+		}
+	}
+	return nil
 }
 
 // The files that nitro-cli gives to linuxkit, with the same entries in the same order.
