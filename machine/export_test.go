@@ -23,3 +23,13 @@ func RunProbe(ctx context.Context, emulator, arch, dir string, idle bool) (bool,
 	}
 	return p.run(ctx, program, dir, "tcg"), nil
 }
+
+// Firmware is a ROM of 64 KiB that runs code, at most 240 bytes, in real mode.
+func Firmware(code []byte) []byte {
+	rom := resetVector([]byte{0xe9, 0x0d, 0xff}) // jmp 0xff00
+	copy(rom[0xff00:], code)
+	return rom
+}
+
+// SMP is the value of -smp that a machine of arch with one processor is started with.
+func SMP(arch, accel string) string { return boards[arch].smp(accel, 1) }

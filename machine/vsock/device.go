@@ -8,7 +8,6 @@ import (
 	"os"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // CIDs with a meaning of their own.
@@ -111,9 +110,6 @@ type Device struct {
 	budget   int
 	nextPort uint32
 	reported map[Event]bool
-	again    *time.Timer   // see lookAgain
-	looking  bool          // it is under way
-	pause    time.Duration // before it
 	taken    [queues]chain // what take fills; each queue has its own, because a packet taken from one may send others
 }
 
@@ -365,63 +361,6 @@ func (d *Device) watch(q *queue, work func()) {
 	}()
 }
 
-// How long the device waits before it looks again, at first and at most.
-const (
-	lookSoon = 2 * time.Millisecond
-	lookLate = 100 * time.Millisecond
-)
-
-// lookAgain looks at the rings once more a little later, though the enclave has not kicked, and tells it again where it has not
-// seen all that was returned.
-//
-// Kicks and calls are left out by agreement: each side writes what it did, then reads what the other wants to hear of, with a full barrier between the
-// two. Linux's barrier is an instruction with a lock prefix, and QEMU's TCG translates that for a machine with one
-// processor into plain loads and stores, as if nobody else were looking. A store of the enclave may then come after the load that follows it,
-// each side waits for the other, and the queue is dead. Looking again bounds such a wait.
-func (d *Device) lookAgain() {
-	if d.looking {
-		return
-	}
-	d.looking = true
-	d.pause = max(d.pause, lookSoon)
-	if d.again == nil {
-		d.again = time.AfterFunc(d.pause, d.look)
-	} else {
-		d.again.Reset(d.pause)
-	}
-}
-
-func (d *Device) look() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.running || d.broken {
-		d.looking = false
-		return
-	}
-	before := d.queue[queueRX].done
-	d.pump()
-	again := d.queue[queueRX].done != before
-	d.pause = min(2*d.pause, lookLate)
-	if again {
-		d.pause = lookSoon
-	}
-	if n, err := d.queue[queueTX].available(); n > 0 && err == nil && !d.stalled {
-		d.queue[queueTX].kick.Write(one[:])
-	}
-	for i := range d.queue[:queueEvents] {
-		if r := &d.queue[i].ring; r.behind() {
-			r.tell()
-			again = true
-		}
-	}
-	d.looking = false
-	if again {
-		d.lookAgain()
-	} else {
-		d.pause = lookSoon
-	}
-}
-
 // stop ends all connections: the enclave that they led to is no more, or starts over.
 func (d *Device) stop() {
 	if d.running {
@@ -487,7 +426,6 @@ func (d *Device) pump() {
 		if !ok {
 			r.wantKicks(true)
 			if n, err := r.available(); n == 0 || err != nil {
-				d.lookAgain()
 				break
 			}
 			r.wantKicks(false)
@@ -503,9 +441,6 @@ func (d *Device) pump() {
 		h.encode(raw[:])
 		scatter(chain.in, raw[:], payload)
 		r.give(chain.head, headerSize+len(payload))
-	}
-	if r.done != r.signalled {
-		d.lookAgain()
 	}
 	r.signal()
 	if d.stalled && !d.mustWait() {
@@ -574,7 +509,6 @@ func (d *Device) drain() bool {
 		}
 		if !ok {
 			r.wantKicks(true)
-			d.lookAgain()
 			n, err := r.available()
 			return n > 0 && err == nil
 		}

@@ -10,6 +10,9 @@
 // packets, the device neither crashes nor grows beyond its [Config], and a ring that makes no sense is left alone
 // until the enclave resets the device.
 //
+// The device and the enclave leave out notifications that the other does not want, as VIRTIO_RING_F_EVENT_IDX has it. That needs memory barriers that hold
+// against other threads: under QEMU's TCG, an x86 machine has them only if it may have more than one processor (-smp 1,maxcpus=2).
+//
 // It is not a way to talk to a real enclave (that is AF_VSOCK on the parent instance), and it offers neither datagrams
 // nor SEQPACKET, as Nitro does not.
 package vsock

@@ -179,10 +179,6 @@ func (r *ring) signal() {
 // wanted is the index of the buffer that the driver wants to be told of.
 func (r *ring) wanted() uint16 { return uint16(atomic.LoadUint32(word(r.avail, 4+2*int(r.size)))) }
 
-// behind says whether the driver has not yet seen all returned buffers: one that has waits for the next. Without
-// VIRTIO_RING_F_EVENT_IDX there is no telling.
-func (r *ring) behind() bool { return r.eventIdx && r.wanted() != r.done }
-
 func (r *ring) tell() {
 	if r.call != nil {
 		r.call.Write(one[:])

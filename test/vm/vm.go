@@ -7,6 +7,7 @@ package vm
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,50 +113,64 @@ func Program(t testing.TB, arch, pkg string) string {
 	return path
 }
 
-// Image writes an EIF whose kernel and command line are those of the blobs, and whose only ramdisk has an empty /dev and the
-// given files, by their names without a leading slash, all of them executable.
+// Image is [WriteImage] with the blobs of [Blobs], and returns the file's path.
 func Image(t testing.TB, arch string, files map[string][]byte) string {
 	t.Helper()
-	dir := Blobs(t, arch)
-	kernel := map[string]string{eif.X86_64: "bzImage", eif.AArch64: "Image"}[arch]
 	path := filepath.Join(t.TempDir(), "test.eif")
+	if err := WriteImage(path, Blobs(t, arch), arch, files); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// WriteImage writes an EIF whose kernel and command line are those in the directory blobs, and whose only ramdisk has an empty /dev and
+// the given files, by their names without a leading slash, all of them executable.
+func WriteImage(path, blobs, arch string, files map[string][]byte) error {
+	kernel, err := os.ReadFile(filepath.Join(blobs, map[string]string{eif.X86_64: "bzImage", eif.AArch64: "Image"}[arch]))
+	if err != nil {
+		return err
+	}
+	cmdline, err := os.ReadFile(filepath.Join(blobs, "cmdline"))
+	if err != nil {
+		return err
+	}
+	var ramdisk bytes.Buffer
+	c := initramfs.NewWriter(&ramdisk)
+	err = c.WriteHeader(&initramfs.Header{Name: "dev", Mode: initramfs.TypeDir | 0o755})
+	for name, b := range files {
+		err = errors.Join(err, c.WriteHeader(&initramfs.Header{Name: name, Mode: initramfs.TypeFile | 0o755, Size: int64(len(b))}))
+		_, e := c.Write(b)
+		err = errors.Join(err, e)
+	}
+	if err := errors.Join(err, c.Close()); err != nil {
+		return err
+	}
 	f, err := os.Create(path)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer f.Close()
 	w, err := eif.NewWriter(f, arch)
-	check := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
+	if err != nil {
+		return err
+	}
+	for _, s := range []struct {
+		kind    eif.SectionType
+		content []byte
+	}{
+		{eif.Kernel, kernel},
+		{eif.Cmdline, bytes.TrimRight(cmdline, "\n")},
+		{eif.Meta, []byte("{}")},
+		{eif.Ramdisk, ramdisk.Bytes()},
+	} {
+		if err := w.Next(s.kind); err != nil {
+			return err
+		}
+		if _, err := w.Write(s.content); err != nil {
+			return err
 		}
 	}
-	check(err)
-	for _, s := range []struct {
-		kind eif.SectionType
-		name string
-	}{{eif.Kernel, kernel}, {eif.Cmdline, "cmdline"}} {
-		b, err := os.ReadFile(filepath.Join(dir, s.name))
-		check(err)
-		check(w.Next(s.kind))
-		_, err = w.Write(bytes.TrimRight(b, "\n"))
-		check(err)
-	}
-	check(w.Next(eif.Meta))
-	_, err = w.Write([]byte("{}"))
-	check(err)
-	check(w.Next(eif.Ramdisk))
-	c := initramfs.NewWriter(w)
-	check(c.WriteHeader(&initramfs.Header{Name: "dev", Mode: initramfs.TypeDir | 0o755}))
-	for name, b := range files {
-		check(c.WriteHeader(&initramfs.Header{Name: name, Mode: initramfs.TypeFile | 0o755, Size: int64(len(b))}))
-		_, err := c.Write(b)
-		check(err)
-	}
-	check(c.Close())
-	check(w.Close())
-	return path
+	return errors.Join(w.Close(), f.Close())
 }
 
 // A VM is a machine whose console is kept.

@@ -14,11 +14,7 @@ import (
 )
 
 func main() {
-	unix.Mount("dev", "/dev", "devtmpfs", 0, "")
-	if console, err := os.OpenFile("/dev/console", os.O_RDWR, 0); err == nil {
-		unix.Dup3(int(console.Fd()), 1, 0)
-		unix.Dup3(int(console.Fd()), 2, 0)
-	}
+	peer.Console()
 	if err := run(); err != nil {
 		fmt.Println("guest:", err)
 		unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)

@@ -104,6 +104,15 @@ func Listen(port uint32, serve func(*Conn)) error {
 	return nil
 }
 
+// Console makes the kernel's console the standard output of a PID 1 that nobody gave one.
+func Console() {
+	unix.Mount("dev", "/dev", "devtmpfs", 0, "")
+	if console, err := os.OpenFile("/dev/console", os.O_RDWR, 0); err == nil {
+		unix.Dup3(int(console.Fd()), 1, 0)
+		unix.Dup3(int(console.Fd()), 2, 0)
+	}
+}
+
 // Serve listens on all ports above.
 func Serve() error {
 	services := map[uint32]func(*Conn){

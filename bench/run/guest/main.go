@@ -1,0 +1,61 @@
+// Command guest is what bench/run boots. As PID 1 it sends and takes bytes through vsock as fast as it can; as an
+// application under neb's init it says hello.
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/nitro-enclaves-bootstrap/neb/test/vm/peer"
+)
+
+// The services. Each reads a number n first: 8 bytes, little-endian.
+var services = map[uint32]func(c *peer.Conn, n int64){
+	// Sends n bytes.
+	5000: func(c *peer.Conn, n int64) {
+		for ; n > 0; n -= int64(len(buffer)) {
+			if _, err := c.Write(buffer[:min(n, int64(len(buffer)))]); err != nil {
+				return
+			}
+		}
+	},
+	// Takes n bytes and answers with one.
+	5001: func(c *peer.Conn, n int64) {
+		room := make([]byte, len(buffer))
+		for n > 0 {
+			got, err := c.Read(room)
+			if err != nil {
+				return
+			}
+			n -= int64(got)
+		}
+		c.Write(buffer[:1])
+	},
+}
+
+// buffer is what is sent: zeros, which nobody looks at.
+var buffer = make([]byte, 256<<10)
+
+func main() {
+	if os.Getpid() != 1 {
+		fmt.Println("hello")
+		return
+	}
+	peer.Console()
+	for port, serve := range services {
+		err := peer.Listen(port, func(c *peer.Conn) {
+			var n [8]byte
+			if _, err := io.ReadFull(c, n[:]); err == nil {
+				serve(c, int64(binary.LittleEndian.Uint64(n[:])))
+				c.Read(n[:]) // until the other side closes
+			}
+		})
+		if err != nil {
+			fmt.Println("guest:", err)
+		}
+	}
+	fmt.Println("guest: up")
+	select {}
+}
