@@ -14,7 +14,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/build/store"
 )
 
-// cached fills a store with a locked download, an unlocked one, an unfinished one and an output, all old.
+// cached fills a store with a locked download, an unlocked one, an unfinished one, an output and the log of one that
+// failed, all old, and with what a kill leaves of an output being made.
 func cached(t *testing.T) (dir string, f lock.File) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "store")
@@ -40,6 +41,7 @@ func cached(t *testing.T) (dir string, f lock.File) {
 		"downloads/" + strings.Repeat("a", 64):   3000,
 		"partial/" + strings.Repeat("b", 64):     4000,
 		"outputs/init-x86_64-0123/manifest.json": 0,
+		"logs/kernel-x86_64-0123.log":            500,
 	} {
 		path = filepath.Join(dir, path)
 		if size > 0 {
@@ -50,6 +52,9 @@ func cached(t *testing.T) (dir string, f lock.File) {
 		if err := os.Chtimes(path, past, past); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "tmp", "kernel-x86_64-0123.made-1", "ready", "tree", "linux"), 0o755); err != nil {
+		t.Fatal(err)
 	}
 	return dir, f
 }
@@ -68,8 +73,8 @@ func TestCacheLs(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
 		t.Fatal(err)
 	}
-	if got.Store != dir || got.Size < 10_000 || len(got.Items) != 4 {
-		t.Errorf("expected four items of 10,000 bytes in %s, found %+v", dir, got)
+	if got.Store != dir || got.Size < 10_000 || len(got.Items) != 5 {
+		t.Errorf("expected five items of 10,000 bytes in %s, found %+v", dir, got)
 	}
 	named := false
 	for _, i := range got.Items {
@@ -79,7 +84,7 @@ func TestCacheLs(t *testing.T) {
 		t.Errorf("expected the locked download by its name, found %+v", got.Items)
 	}
 	out.Reset()
-	if code := Main([]string{"cache", "ls"}, &out, &errs); code != 0 || !strings.Contains(out.String(), f.Name+" "+f.Version) || !strings.Contains(out.String(), "4 in "+dir) {
+	if code := Main([]string{"cache", "ls"}, &out, &errs); code != 0 || !strings.Contains(out.String(), f.Name+" "+f.Version) || !strings.Contains(out.String(), "5 in "+dir) {
 		t.Errorf("exit status %d: %s", code, &out)
 	}
 }
@@ -90,17 +95,20 @@ func TestCachePrune(t *testing.T) {
 		gone string // kinds
 		left int
 	}{
-		{"", "download output partial", 1},
-		{"--older-than 50d", "partial", 3},
-		{"--older-than 1h", "download output partial", 1},
-		{"--all", "download download output partial", 0},
-		{"--all --dry-run", "download download output partial", 4},
+		{"", "download log output partial", 1},
+		{"--older-than 50d", "partial", 4},
+		{"--older-than 1h", "download log output partial", 1},
+		{"--all", "download download log output partial", 0},
+		{"--all --dry-run", "download download log output partial", 5},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
-			cached(t)
+			dir, _ := cached(t)
 			var out, errs bytes.Buffer
 			if code := Main(append([]string{"cache", "prune", "--json"}, strings.Fields(tt.args)...), &out, &errs); code != 0 {
 				t.Fatalf("exit status %d: %s", code, &errs)
+			}
+			if left, _ := os.ReadDir(filepath.Join(dir, "tmp")); len(left) > 0 {
+				t.Errorf("what a kill left is still there: %v", left)
 			}
 			var got struct{ Items []struct{ Kind string } }
 			if err := json.Unmarshal(out.Bytes(), &got); err != nil {

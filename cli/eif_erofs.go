@@ -26,8 +26,7 @@ func (t *erofsTools) Work(ctx context.Context) (string, error) {
 }
 
 func (t *erofsTools) Run(ctx context.Context, work string, args ...string) error {
-	// The base has the links that let programs find their loader.
-	return t.b.Tool(ctx, []string{lock.Base, lock.EROFS}, work, args...)
+	return t.b.Tool(ctx, []string{lock.EROFS}, work, args...)
 }
 
 func (t *erofsTools) close() {

@@ -136,7 +136,7 @@ func (t task) child(tb testing.TB, change func(*exec.Cmd)) outcome {
 func tinyKernel(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "linux")
-	if err := copyTree("testdata/kernel", dir); err != nil {
+	if err := copyTree(t.Context(), "testdata/kernel", dir); err != nil {
 		t.Fatal(err)
 	}
 	files := map[string][]string{}
@@ -244,7 +244,7 @@ func readable(t testing.TB, from string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := errors.Join(os.Chmod(dir, 0o755), copyTree(from, filepath.Join(dir, "tree"))); err != nil {
+	if err := errors.Join(os.Chmod(dir, 0o755), copyTree(t.Context(), from, filepath.Join(dir, "tree"))); err != nil {
 		t.Fatal(err)
 	}
 	return filepath.Join(dir, "tree")
@@ -487,6 +487,39 @@ func TestCompilerErrorIsShown(t *testing.T) {
 		if !strings.Contains(err.Error(), expected) {
 			t.Errorf("expected %q in %v", expected, err)
 		}
+	}
+}
+
+// The tools for a compressed root need nothing but what they are linked with.
+func TestErofsSetAlone(t *testing.T) {
+	need.Sandbox(t)
+	b, err := task{}.builder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Store.Close() })
+	tools, err := b.toolchain(lock.EROFS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	need.Fetch(t, b.fetch(t.Context(), tools.packages))
+	work, err := b.Store.Work(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := place(work, "src", map[string]string{"tree/hello": "hello"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"/usr/bin/mkfs.erofs", "-zzstd,level=3", "/out/image", "/src/tree"},
+		{"/usr/bin/fsck.erofs", "--extract=/out/tree", "/out/image"},
+	} {
+		if err := b.Tool(t.Context(), []string{lock.EROFS}, work, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if text, err := os.ReadFile(filepath.Join(work, "out", "tree", "hello")); err != nil || string(text) != "hello" {
+		t.Errorf("found %q, %v", text, err)
 	}
 }
 

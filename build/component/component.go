@@ -72,6 +72,10 @@ type Builder struct {
 		sync.Mutex
 		dirs map[string]string
 	}
+	goCache struct { // of what was compiled
+		sync.Mutex
+		dir string // "" for none yet
+	}
 	source struct {
 		sync.Once
 		tree *sourceTree
@@ -200,7 +204,7 @@ func (b *Builder) make(ctx context.Context, j job, key, dir string) (rec Record,
 	if err != nil {
 		return rec, err
 	}
-	log, err := newLog(b.Store.Dir(), key, j.title(), b.Progress)
+	log, err := newLog(b.Store, key, j.title(), b.Progress)
 	if err != nil {
 		return rec, err
 	}

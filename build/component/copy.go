@@ -1,6 +1,7 @@
 package component
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -8,10 +9,13 @@ import (
 )
 
 // copyTree copies what [hashTree] hashes.
-func copyTree(from, to string) error {
+func copyTree(ctx context.Context, from, to string) error {
 	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		rel, err := filepath.Rel(from, path)
 		if err != nil {

@@ -52,7 +52,7 @@ var goEnv = []string{
 	"GOSUMDB=off",
 	"GOTELEMETRY=off",
 	"GOPATH=" + sandbox.Build + "/gopath",
-	"GOCACHE=" + sandbox.Build + "/cache",
+	"GOCACHE=" + sandbox.Build + "/cache", // see compileGo
 	"GOMODCACHE=/" + moduleTree,
 }
 
@@ -109,7 +109,7 @@ func (b *Builder) goJob(name string) func(context.Context, string) (job, error) 
 				return err
 			}
 			args := []string{"/" + goTree + "/bin/go", "build", "-C", sandbox.Src, fmt.Sprintf("-p=%d", b.jobs()), "-o", sandbox.Out + "/" + name}
-			err = r.sandboxed(ctx, sandbox.Command{
+			err = b.compileGo(ctx, r, sandbox.Command{
 				Root:  root,
 				Trees: map[string]string{goTree: goRoot, moduleTree: modules},
 				Env:   append([]string{"GOARCH=" + goArch[arch]}, goEnv...),
@@ -127,6 +127,33 @@ func (b *Builder) goJob(name string) func(context.Context, string) (job, error) 
 	}
 }
 
+// compileGo runs the Go command with the cache of what this builder's programs have in common: the standard library,
+// mostly. It begins empty, and only the locked toolchain writes to it, in the sandbox, at the same path each time. The
+// Go command finds a package there by the hash of all that makes it, toolchain, flags and environment included, so
+// that a program is the same with it and without; and it goes with the builder, so that nothing comes from other runs.
+func (b *Builder) compileGo(ctx context.Context, r *run, c sandbox.Command) error {
+	b.goCache.Lock()
+	defer b.goCache.Unlock()
+	inside := filepath.Join(r.work, "build", "cache")
+	if err := os.Mkdir(filepath.Dir(inside), 0o755); err != nil {
+		return err
+	}
+	if b.goCache.dir == "" {
+		work, err := b.Store.Work(ctx)
+		if err != nil {
+			return err
+		}
+		b.goCache.dir = filepath.Join(work, "go")
+	} else if err := os.Rename(b.goCache.dir, inside); err != nil {
+		return err
+	}
+	if err := r.sandboxed(ctx, c); err != nil {
+		b.goCache.dir = "" // whatever is in it
+		return err
+	}
+	return os.Rename(inside, b.goCache.dir)
+}
+
 // goRoot is the locked Go toolchain, unpacked, as an output of the store. The machine's own is never used:
 // distributions patch it.
 func (b *Builder) goRoot(ctx context.Context) (string, error) {
@@ -137,7 +164,7 @@ func (b *Builder) goRoot(ctx context.Context) (string, error) {
 			return err
 		}
 		b.Progress.Send(progress.Event{Stage: "unpack", Note: "unpacking Go " + b.Lock.Go.Version})
-		if err := unzipModule(b.Store.Path(toolchain), dir); err != nil {
+		if err := unzipModule(ctx, b.Store.Path(toolchain), dir); err != nil {
 			return fmt.Errorf("%s: %w", toolchain.Path, err)
 		}
 		return nil
@@ -147,7 +174,7 @@ func (b *Builder) goRoot(ctx context.Context) (string, error) {
 
 // unzipModule unpacks a module zip, in which every name begins with module@version/. Such zips hold no
 // permissions; what a toolchain's programs are is known by where they stand, as the Go command has it.
-func unzipModule(from, dir string) error {
+func unzipModule(ctx context.Context, from, dir string) error {
 	archive, err := zip.OpenReader(from)
 	if err != nil {
 		return err
@@ -159,6 +186,9 @@ func unzipModule(from, dir string) error {
 	}
 	defer root.Close()
 	for _, f := range archive.File {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		_, name, ok := strings.Cut(f.Name, "@")
 		if ok {
 			_, name, ok = strings.Cut(name, "/")
@@ -314,7 +344,7 @@ func (b *Builder) releasedSource(ctx context.Context, version, sum string) (stri
 		if sum != "" && got.Sum != sum {
 			return fmt.Errorf("expected the module with sum %s, found %s", sum, got.Sum)
 		}
-		return errors.Join(copyTree(got.Dir, filepath.Join(dir, "neb")), os.RemoveAll(modcache))
+		return errors.Join(copyTree(ctx, got.Dir, filepath.Join(dir, "neb")), os.RemoveAll(modcache))
 	})
 	return filepath.Join(dir, "neb"), err
 }

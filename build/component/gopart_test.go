@@ -109,7 +109,7 @@ func TestUnzipModule(t *testing.T) {
 			if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			err := unzipModule(path, dir)
+			err := unzipModule(t.Context(), path, dir)
 			if c.expected != "" {
 				if err == nil || !strings.Contains(err.Error(), c.expected) {
 					t.Errorf("expected %q, found %v", c.expected, err)

@@ -28,12 +28,16 @@ var kernelArch = map[string]struct {
 	image  string // the file
 	set    string // the lock's compiler
 	fix    func(image *os.File) error
+
+	options, objects int // how many neb's own configuration has, tools included
 }{
 	"x86_64": {
 		arch: "x86_64", cross: "x86_64-linux-gnu-", target: "bzImage", image: "arch/x86/boot/bzImage", set: lock.GCCx86_64,
+		options: 1012, objects: 1878,
 	},
 	"aarch64": {
 		arch: "arm64", cross: "aarch64-linux-gnu-", target: "Image", image: "arch/arm64/boot/Image", set: lock.GCCaarch64,
+		options: 1021, objects: 1909,
 		fix: func(image *os.File) error { return kernel.SetTextOffset(image) },
 	},
 }
@@ -65,7 +69,7 @@ func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
 	if err != nil {
 		return job{}, err
 	}
-	source, err := b.kernelSource()
+	source, err := b.kernelSource(ctx)
 	if err != nil {
 		return job{}, err
 	}
@@ -92,7 +96,7 @@ func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
 		if err != nil {
 			return err
 		}
-		if err := source.place(b, r); err != nil {
+		if err := source.place(ctx, b, r); err != nil {
 			return fmt.Errorf("kernel source: %w", err)
 		}
 		return b.compileKernel(ctx, r, root, fragments, patches)
@@ -141,8 +145,14 @@ func (b *Builder) compileKernel(ctx context.Context, r *run, root string, fragme
 	if err := kernel.Check(fragments, config); err != nil {
 		return err
 	}
+	if len(b.Fragments) == 0 && len(b.Patches) == 0 && b.KernelSource == "" {
+		// A user may want it otherwise; a newer kernel's defaults may not.
+		if err := kernel.CheckHardening(r.arch, config); err != nil {
+			return fmt.Errorf("the configuration is less hardened than it must be: %w", err)
+		}
+	}
 
-	r.log.count("compile "+r.title(), "objects", estimate(config), isObject)
+	r.log.count("compile "+r.title(), "objects", estimate(r.arch, config), isObject)
 	if err := r.sandboxed(ctx, command("compile.sh")); err != nil {
 		return errLogged{fmt.Errorf("compiling: %w", err)}
 	}
@@ -170,15 +180,13 @@ var object = regexp.MustCompile(`^  (CC|AS|HOSTCC)( \[M\])? `)
 
 func isObject(line string) bool { return object.MatchString(line) }
 
-// objectsPerOption is how many objects a kernel has, its tools included, for each option that is on: 1,850 objects
-// with 991 options, in neb's own configuration for x86_64.
-const objectsPerOption = 1.87
-
 var optionOn = regexp.MustCompile(`(?m)^CONFIG_\w+=[ym]$`)
 
-// estimate is about how many objects a configuration makes.
-func estimate(config []byte) int64 {
-	return int64(float64(len(optionOn.FindAllIndex(config, -1))) * objectsPerOption)
+// estimate is about how many objects a configuration makes, by the number of its options that are on.
+func estimate(arch string, config []byte) int64 {
+	on := len(optionOn.FindAllIndex(config, -1))
+	own := kernelArch[arch]
+	return int64(on * own.objects / own.options)
 }
 
 // refusedPatch reads from a job's output which patch did not apply, and where; nil if they all did.
@@ -209,10 +217,10 @@ type kernelSource struct {
 	input Input
 	fetch []lock.File
 	// place makes it either work/src/linux.tar or the directory work/build/linux.
-	place func(b *Builder, r *run) error
+	place func(ctx context.Context, b *Builder, r *run) error
 }
 
-func (b *Builder) kernelSource() (kernelSource, error) {
+func (b *Builder) kernelSource(ctx context.Context) (kernelSource, error) {
 	if b.KernelSource == "" {
 		return kernelSource{
 			input: lockedInputs("kernel source", b.Lock.Kernel)[0],
@@ -229,19 +237,19 @@ func (b *Builder) kernelSource() (kernelSource, error) {
 		if _, err := os.Stat(filepath.Join(b.KernelSource, "Kconfig")); err != nil {
 			return kernelSource{}, fmt.Errorf("kernel source: %s has no file Kconfig, expected the top of a kernel's source tree", b.KernelSource)
 		}
-		own.SHA256, err = hashTree(b.KernelSource)
-		return kernelSource{input: own, place: func(b *Builder, r *run) error {
-			return copyTree(b.KernelSource, filepath.Join(r.work, "build", "linux"))
+		own.SHA256, err = hashTree(ctx, b.KernelSource)
+		return kernelSource{input: own, place: func(ctx context.Context, b *Builder, r *run) error {
+			return copyTree(ctx, b.KernelSource, filepath.Join(r.work, "build", "linux"))
 		}}, err
 	}
 	own.SHA256, own.Size, err = hashFile(b.KernelSource)
-	return kernelSource{input: own, place: func(b *Builder, r *run) error {
+	return kernelSource{input: own, place: func(_ context.Context, b *Builder, r *run) error {
 		return copyInto(b.KernelSource, filepath.Join(r.work, "src", "linux.tar"))
 	}}, err
 }
 
 // placeLockedKernel takes the source's tarball out of its Debian package.
-func placeLockedKernel(b *Builder, r *run) error {
+func placeLockedKernel(_ context.Context, b *Builder, r *run) error {
 	deb, err := os.Open(b.Store.Path(b.Lock.Kernel))
 	if err != nil {
 		return err

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 
 	"github.com/nitro-enclaves-bootstrap/neb/build/progress"
+	"github.com/nitro-enclaves-bootstrap/neb/build/store"
 )
 
 // tail is how many lines of a log an error shows.
@@ -28,17 +28,12 @@ type log struct {
 	counts func(line string) bool // lines that are progress; nil for none
 }
 
-func newLog(store, key, stage string, report progress.Func) (*log, error) {
-	dir := filepath.Join(store, "logs")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	path := filepath.Join(dir, key[:min(len(key), 32)]+".log")
-	file, err := os.Create(path)
+func newLog(s *store.Store, key, stage string, report progress.Func) (*log, error) {
+	file, err := s.Log(key[:min(len(key), 32)] + ".log")
 	if err != nil {
 		return nil, err
 	}
-	return &log{path: path, file: file, report: report, event: progress.Event{Stage: stage}}, nil
+	return &log{path: file.Name(), file: file, report: report, event: progress.Event{Stage: stage}}, nil
 }
 
 // count makes the lines for which is answers true progress, out of an estimate.

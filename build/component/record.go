@@ -2,6 +2,7 @@ package component
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -104,11 +105,14 @@ func hashFile(path string) (sum string, size int64, err error) {
 }
 
 // hashTree is the hash of a directory: the names, permissions to execute, and content of all in it but .git.
-func hashTree(dir string) (string, error) {
+func hashTree(ctx context.Context, dir string) (string, error) {
 	var list bytes.Buffer
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		rel, err := filepath.Rel(dir, path)
 		if err != nil {

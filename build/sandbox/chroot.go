@@ -20,7 +20,7 @@ const chrootID = 28261
 
 // runChroot runs c where nothing can be mounted: the root is a forest of hard links to the toolchain, the
 // writable directories are moved into it and back.
-func runChroot(ctx context.Context, c Command) (err error) {
+func runChroot(ctx context.Context, c Command) error {
 	root := filepath.Join(c.Work, "root")
 	if err := os.RemoveAll(root); err != nil {
 		return err
@@ -28,20 +28,22 @@ func runChroot(ctx context.Context, c Command) (err error) {
 	if err := c.forest(root); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	before, err := digest(root)
+	before, err := digest(ctx, root)
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	back, err := moveIn(c.Work, root)
-	defer func() { err = errors.Join(err, back()) }()
 	if err != nil {
-		return fmt.Errorf("sandbox: %w", err)
+		return fmt.Errorf("sandbox: %w", errors.Join(err, back()))
 	}
 	runErr := start(ctx, Chroot.spec(c), c.Output)
+	if ctx.Err() != nil {
+		return runErr // work is thrown away: putting a kernel's tree in order would take its time
+	}
 	if err := back(); err != nil {
 		return errors.Join(runErr, fmt.Errorf("sandbox: %w", err))
 	}
-	after, err := digest(root)
+	after, err := digest(ctx, root)
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
@@ -215,11 +217,14 @@ func giveTree(dir string, uid, gid int) error {
 }
 
 // digest is the type, permissions and content of everything below dir, by path.
-func digest(dir string) (map[string]string, error) {
+func digest(ctx context.Context, dir string) (map[string]string, error) {
 	sums := map[string]string{}
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		info, err := e.Info()
 		if err != nil {

@@ -54,7 +54,7 @@ type Command struct {
 	Trees map[string]string
 	// Work is a directory of the caller's, on the file system of Root and Trees for speed. Its sub-directories
 	// build, src, out and tmp are what the command sees as [Build], [Src], [Out] and [Tmp]; those that are missing
-	// are made. Run also uses "root" in it.
+	// are made. Run also uses "root" in it. When the context ends a run, nothing in it can be used.
 	Work string
 	// Args is the command, its path inside first.
 	Args []string

@@ -27,8 +27,13 @@ import (
 // first is the package that brings the links /bin, /lib, … to /usr: the others are unpacked through them.
 const first = "base-files"
 
-// links are what Debian's maintainer scripts would have made (update-alternatives, mostly).
+// links are made where they lead somewhere: what Debian's maintainer scripts would have made (update-alternatives,
+// mostly), and the directories' of [first], for roots of a few programs that need nothing else of it.
 var links = []struct{ path, target string }{
+	{"bin", "usr/bin"},
+	{"lib", "usr/lib"},
+	{"lib64", "usr/lib64"},
+	{"sbin", "usr/sbin"},
 	{"usr/bin/awk", "gawk"},
 	{"usr/bin/cc", "gcc"},
 }

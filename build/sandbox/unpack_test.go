@@ -137,6 +137,7 @@ func TestUnpack(t *testing.T) {
 		"usr/bin/awk":              "-rwxr-xr-x awk",
 		"etc/shadow":               "-rw-r--r-- secret",
 		"usr/lib/plain":            "-rw-r--r-- plain",
+		"lib/plain":                "-rw-r--r-- plain", // without a link in base-files
 	} {
 		content, err := os.ReadFile(filepath.Join(dir, path))
 		info, statErr := os.Stat(filepath.Join(dir, path))

@@ -114,7 +114,7 @@ func (s *Store) make(ctx context.Context, key string, make func(dir string) erro
 	if err != nil {
 		return false, fmt.Errorf("store: %w", &localError{err})
 	}
-	defer func() { _ = remove(work) }()
+	defer func() { s.discard(ctx, work) }()
 	ready := filepath.Join(work, "ready")
 	dir := filepath.Join(ready, tree)
 	if err := os.MkdirAll(dir, 0o755); err != nil {

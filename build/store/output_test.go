@@ -244,8 +244,23 @@ func TestListAndPrune(t *testing.T) {
 	if err := os.WriteFile(s.in(partial, strings.Repeat("0", 64)), data[:10], 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(filepath.Join(s.Dir(), "logs"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(s.Dir(), "strange"), 0o755); err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range []string{"failed", "working"} {
+		log, err := s.Log(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(log, "hello")
+		if err := os.Chtimes(log.Name(), past, past); err != nil {
+			t.Fatal(err)
+		}
+		if name == "failed" {
+			log.Close()
+		} else {
+			defer log.Close()
+		}
 	}
 	names := func(items []Item) string {
 		var all []string
@@ -258,24 +273,57 @@ func TestListAndPrune(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "download " + f.SHA256 + ", other logs, output new, output old, partial " + strings.Repeat("0", 64)
+	want := "download " + f.SHA256 + ", log failed, log working, output new, output old, partial " + strings.Repeat("0", 64) + ", other strange"
 	if got := names(items); got != want {
 		t.Errorf("expected %s, found %s", want, got)
 	}
 	for _, i := range items {
-		if i.Kind == Download && i.Size != 5000 || i.Kind == Output && i.Size < 17 {
+		if i.Kind == Download && i.Size != 5000 || i.Kind == Output && i.Size < 17 || i.Kind == Log && i.Size != 6 {
 			t.Errorf("%s %s: size %d", i.Kind, i.Name, i.Size)
 		}
 	}
 	gone, err := s.Prune(func(i Item) bool { return i.Used.Before(time.Now().Add(-time.Hour)) })
-	if got := names(gone); err != nil || got != "output old" {
-		t.Errorf("expected the old output to be pruned, found %s (%v)", got, err)
+	if got := names(gone); err != nil || got != "log failed, output old" {
+		t.Errorf("expected the old output and the old log to be pruned, found %s (%v)", got, err)
 	}
 	if _, hit, err := s.Output(t.Context(), "new", maker(&made)); err != nil || !hit {
 		t.Errorf("the new output: hit %v, %v", hit, err)
 	}
 	if _, hit, err := s.Output(t.Context(), "old", maker(&made)); err != nil || hit {
 		t.Errorf("the pruned output: hit %v, %v", hit, err)
+	}
+}
+
+// Whoever interrupts the making of an output does not wait until all of it is removed, and it is removed all the same.
+func TestInterruptedOutput(t *testing.T) {
+	s := open(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	_, _, err := s.Output(ctx, "k", func(dir string) error {
+		for i := range 100 {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o644); err != nil {
+				return err
+			}
+		}
+		interrupt()
+		return context.Cause(ctx)
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("found %v", err)
+	}
+	// The key is free at once, whatever is still being removed.
+	var made atomic.Int32
+	if _, hit, err := s.Output(t.Context(), "k", maker(&made)); err != nil || hit {
+		t.Errorf("after the interrupt: hit %v, %v", hit, err)
+	}
+	left := func() []string {
+		gone, _ := filepath.Glob(filepath.Join(s.Dir(), "*", "gone-*"))
+		entries, _ := filepath.Glob(s.in(tmp, "*"))
+		return append(gone, entries...)
+	}
+	for deadline := time.Now().Add(time.Minute); len(left()) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("left behind: %v", left())
+		}
 	}
 }
 

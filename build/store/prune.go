@@ -21,7 +21,8 @@ const (
 	Partial  Kind = "partial"  // a download that has not ended
 	Output   Kind = "output"   // a finished output
 	Making   Kind = "making"   // an output that is being made, or was when its maker was killed
-	Other    Kind = "other"    // what those who build keep beside them: Go's caches, logs
+	Log      Kind = "log"      // what was said while an output was made that failed, or is being made
+	Other    Kind = "other"    // nothing that a store has
 )
 
 // Item is one thing in a store.
@@ -60,6 +61,8 @@ func (s *Store) List() ([]Item, error) {
 				i.Size = treeSize(i.path)
 				items = append(items, i)
 			})
+		case logs:
+			err = s.each(room.Name(), func(i Item) { i.Kind = Log; items = append(items, i) })
 		case locks:
 		default:
 			info, err := room.Info()
@@ -144,6 +147,15 @@ func (s *Store) prune(i Item) (bool, error) {
 	var names []string
 	switch i.Kind {
 	case Other:
+	case Log: // its own lock
+		f, err := os.Open(i.path)
+		if err != nil {
+			return false, err
+		}
+		defer f.Close()
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			return false, ignore(err, unix.EWOULDBLOCK)
+		}
 	case Output:
 		names = []string{i.lock, i.lock + usedMark}
 	default:

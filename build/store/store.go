@@ -8,6 +8,7 @@
 //	partial/SHA256      what has come of a download so far
 //	outputs/KEY/        a finished output: tree/ and manifest.json, the hashes of all in it
 //	tmp/KEY.*           an output being made
+//	logs/NAME           what was said while an output was made
 //	locks/NAME          empty files for flock(2)
 package store
 
@@ -18,6 +19,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -45,6 +47,7 @@ const (
 	partial   = "partial"
 	outputs   = "outputs"
 	tmp       = "tmp"
+	logs      = "logs"
 	locks     = "locks"
 )
 
@@ -78,7 +81,7 @@ func Open(dir string) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{dir: dir, used: map[string]*held{}, works: map[string]*held{}}
-	for _, room := range []string{"", downloads, partial, outputs, tmp, locks} {
+	for _, room := range []string{"", downloads, partial, outputs, tmp, logs, locks} {
 		room = filepath.Join(dir, room)
 		err := os.MkdirAll(room, 0o755)
 		if err == nil {
@@ -171,6 +174,53 @@ func (s *Store) Work(ctx context.Context) (string, error) {
 	defer s.mu.Unlock()
 	s.works[dir] = h
 	return dir, nil
+}
+
+// discard removes what is left of making an output. Whoever interrupts that does not want to wait until the 90,000
+// files of a kernel are gone: then another process removes them, and this one may end.
+func (s *Store) discard(ctx context.Context, work string) {
+	if ctx.Err() == nil || s.removeLater(work) != nil {
+		_ = remove(work)
+	}
+}
+
+// removeLater starts a process that removes a directory of tmp. It inherits the lock that says that somebody is at
+// it: should it be killed, the next [Open] sweeps.
+func (s *Store) removeLater(work string) error {
+	rm, err := exec.LookPath("rm")
+	if err != nil {
+		return err
+	}
+	name := "gone-" + rand.Text() // the output's own name is free for who makes it next
+	h, err := s.tryLock(name, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer h.release()
+	gone := s.in(tmp, name)
+	if err := os.Rename(work, gone); err != nil {
+		return err
+	}
+	cmd := exec.Command(rm, "-rf", "--", gone, h.f.Name())
+	cmd.ExtraFiles = []*os.File{h.f}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is not for it
+	if err := cmd.Start(); err != nil {
+		return errors.Join(err, os.Rename(gone, work), os.Remove(h.f.Name()))
+	}
+	return cmd.Process.Release()
+}
+
+// Log makes an empty file for what is said while an output is made. It is not pruned before it is closed.
+func (s *Store) Log(name string) (*os.File, error) {
+	f, err := os.Create(s.in(logs, name))
+	if err != nil {
+		return nil, &localError{err}
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("store %s: lock log %s: %w", s.dir, name, err)
+	}
+	return f, nil
 }
 
 // sweep removes what processes left that were killed while they made an output: what nobody holds the lock of.
