@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
@@ -35,8 +34,6 @@ func (t *Tree) addLayers(ctx context.Context, layers []layer, prefix string) err
 		return &LimitError{What: "layers", Limit: maxLayers}
 	}
 	root := t.newRoot()
-	var budget atomic.Int64
-	budget.Store(t.limits.Bytes - t.bytes)
 
 	// Layers are read in any order but merged in theirs. Only a few readings wait at a time, for their files are open.
 	group, ctx := errgroup.WithContext(ctx)
@@ -54,7 +51,7 @@ func (t *Tree) addLayers(ctx context.Context, layers []layer, prefix string) err
 				return ctx.Err()
 			}
 			group.Go(func() error {
-				r, err := layers[i].read(ctx, t.dir, &budget, t.limits)
+				r, err := layers[i].read(ctx, t.dir, t.budget)
 				if err != nil {
 					return layers[i].fail(i, len(layers), err)
 				}
@@ -69,8 +66,7 @@ func (t *Tree) addLayers(ctx context.Context, layers []layer, prefix string) err
 			select {
 			case r := <-done[i]:
 				t.layers++
-				err := t.replay(r, &layers[i], root)
-				if err != nil {
+				if err := t.replay(ctx, r, &layers[i], root); err != nil {
 					return layers[i].fail(i, len(layers), err)
 				}
 				<-turn
@@ -91,7 +87,6 @@ func (t *Tree) addLayers(ctx context.Context, layers []layer, prefix string) err
 	if err != nil {
 		return err
 	}
-	t.bytes = t.limits.Bytes - budget.Load()
 	t.layers++
 	at, err := t.resolve(t.root, prefix, true, &merge{t: t, root: t.root, layer: uint16(t.layers)})
 	if err != nil {
@@ -112,7 +107,7 @@ func (l *layer) fail(i, n int, err error) error {
 }
 
 // replay merges what was read of a layer.
-func (t *Tree) replay(r *reading, l *layer, root uint32) error {
+func (t *Tree) replay(ctx context.Context, r *reading, l *layer, root uint32) error {
 	defer r.journal.Close()
 	var places [3]body
 	for _, p := range []struct {
@@ -133,6 +128,9 @@ func (t *Tree) replay(r *reading, l *layer, root uint32) error {
 	m := merge{t: t, root: root, layer: uint16(t.layers)}
 	var e Entry
 	for {
+		if err := ctx.Err(); err != nil {
+			return err // a hostile layer can make each of its entries slow
+		}
 		link, err := r.journal.read(&e)
 		if err == io.EOF {
 			return m.finish()

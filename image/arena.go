@@ -9,14 +9,13 @@ import (
 // million names is then a few dozen objects for the garbage collector and no copying as it grows.
 type arena struct {
 	blocks [][]byte
+	limit  int64 // bytes in blocks, at most 4 GiB
 }
 
 const (
 	arenaBlock = 1 << 20 // bytes in a block, and more than any string that is put in
 	arenaBits  = 20
 )
-
-var errArenaFull = errors.New("the names of the tree take more than 4 GiB")
 
 // put keeps s and returns where it is.
 func (a *arena) put(s string) (uint32, error) {
@@ -26,8 +25,8 @@ func (a *arena) put(s string) (uint32, error) {
 	}
 	last := len(a.blocks) - 1
 	if last < 0 || cap(a.blocks[last])-len(a.blocks[last]) < need {
-		if len(a.blocks) == 1<<(32-arenaBits) {
-			return 0, errArenaFull
+		if int64(len(a.blocks)) >= a.limit>>arenaBits {
+			return 0, &LimitError{What: "bytes of names, links and attributes (a limit that grows with that of the entries)", Limit: a.limit}
 		}
 		size := arenaBlock
 		if last < 0 {

@@ -39,10 +39,7 @@ func openEngine(ctx context.Context, rest string, o Options) (*Image, error) {
 		return nil, err
 	}
 	defer e.client.CloseIdleConnections()
-	var info struct {
-		RepoTags         []string
-		Os, Architecture string
-	}
+	var info struct{ RepoTags []string }
 	body, err := e.get(ctx, "/images/"+rest+"/json", nil)
 	if err != nil {
 		return nil, err

@@ -304,8 +304,12 @@ type piece struct {
 	link     string // it is the piece of this name (docker save stores a layer that comes twice once)
 }
 
-// maxPieces is how many files a layout in a tar file may have: a blob or three for each of Docker's 127 layers is usual.
-const maxPieces = 100_000
+// maxPieces is how many files a layout in a tar file may have, and maxPieceName how long their names may be: a blob or three
+// for each of Docker's 127 layers is usual, with names of 71 bytes.
+const (
+	maxPieces    = 100_000
+	maxPieceName = 1024
+)
 
 // openArchive finds the pieces of an archive. A compressed one is inflated to disk first.
 func openArchive(ctx context.Context, name string, o Options) (*tarFiles, error) {
@@ -377,6 +381,9 @@ func indexTar(f *os.File) (*tarFiles, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf("after %d pieces, at byte %d: %w", len(t.pieces), at.n, err)
+		}
+		if len(h.Name) > maxPieceName || len(h.Linkname) > maxPieceName {
+			return nil, fmt.Errorf("%.40q… has a name or link of more than %d bytes, which no piece of an image has", h.Name, maxPieceName)
 		}
 		name := path.Clean(h.Name)
 		switch h.Typeflag {

@@ -13,7 +13,6 @@ import (
 	"math"
 	"os"
 	"strings"
-	"sync/atomic"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -72,9 +71,8 @@ func openZstd(p *pump) (io.Reader, func(), error) {
 // maxWindow is the memory that a zstd layer may ask for: what `zstd --ultra -22` uses, and RFC 8878's advice is 8 MiB.
 const maxWindow = 128 << 20
 
-// read inflates a layer once, checks both digests, keeps its bodies on disk and its entries in a journal. budget is what all
-// layers together may still inflate to.
-func (l *layer) read(ctx context.Context, dir string, budget *atomic.Int64, limits Limits) (_ *reading, err error) {
+// read inflates a layer once, checks both digests, keeps its bodies on disk and its entries in a journal.
+func (l *layer) read(ctx context.Context, dir string, budget *budget) (_ *reading, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	blob, err := l.open(ctx)
@@ -107,7 +105,7 @@ func (l *layer) read(ctx context.Context, dir string, budget *atomic.Int64, limi
 		defer cancel()
 		break
 	}
-	plain.total, plain.limit = budget, limits.Bytes
+	plain.budget = budget
 
 	out := &reading{journal: &journal{dir: dir}, moved: !inPlace}
 	defer func() {
@@ -115,7 +113,7 @@ func (l *layer) read(ctx context.Context, dir string, budget *atomic.Int64, limi
 			out.Close()
 		}
 	}()
-	if err := l.entries(plain, out, dir); err != nil {
+	if err := l.entries(plain, out, dir, budget); err != nil {
 		return nil, err
 	}
 	// What follows the end of the archive belongs to the digests too.
@@ -137,7 +135,7 @@ func (l *layer) read(ctx context.Context, dir string, budget *atomic.Int64, limi
 }
 
 // entries takes the layer's archive apart.
-func (l *layer) entries(plain *pump, out *reading, dir string) error {
+func (l *layer) entries(plain *pump, out *reading, dir string, budget *budget) error {
 	archive := tar.NewReader(plain)
 	var w *bufio.Writer
 	var spooled int64
@@ -145,6 +143,9 @@ func (l *layer) entries(plain *pump, out *reading, dir string) error {
 		h, err := archive.Next()
 		if err == io.EOF {
 			break
+		}
+		if err == nil {
+			err = budget.takeEntry()
 		}
 		if err != nil {
 			return fmt.Errorf("entry %d: %w", n, err)
@@ -158,8 +159,10 @@ func (l *layer) entries(plain *pump, out *reading, dir string) error {
 					}
 					w = bufio.NewWriterSize(struct{ io.Writer }{out.spool}, chunkSize)
 				}
-				if isSparse(h) && plain.total != nil && plain.total.Add(-e.Size) < 0 {
-					return &LimitError{What: "bytes, inflated", Limit: plain.limit}
+				if isSparse(h) {
+					if err := budget.takeBytes(e.Size); err != nil {
+						return fmt.Errorf("entry %d, %q: %w", n, h.Name, err)
+					}
 				}
 				e.body = body{file: inSpool, at: spooled}
 				var k int64

@@ -1,16 +1,21 @@
 package image
 
-import "fmt"
+import (
+	"fmt"
+	"sync/atomic"
+)
 
 // Limits bound what a hostile image can cost. The zero value of a field means its default.
 type Limits struct {
-	// Entries is how many names all layers together may bring; each costs about a hundred bytes of memory.
+	// Entries is how many entries all layers together may have. Each costs about a hundred bytes of memory; the strings of all
+	// (names, targets of links, extended attributes) may take 256 bytes for each, and 32 MiB.
 	Entries int64
 	// Bytes is how much all layers together may inflate to, which is what is needed on disk meanwhile.
 	Bytes int64
 }
 
-// DefaultLimits are those in force where nothing else is said: 210 MB of memory, and 64 GiB of disk.
+// DefaultLimits are those in force where nothing else is said: 210 MB of memory, 800 MB with the longest names, and 64 GiB of
+// disk.
 var DefaultLimits = Limits{Entries: 2_000_000, Bytes: 64 << 30}
 
 const (
@@ -18,6 +23,37 @@ const (
 	maxManifest = 4 << 20   // bytes of a manifest or index; registries take no larger ones
 	maxConfig   = 8 << 20   // bytes of an image configuration
 )
+
+// names is how many bytes of memory the strings of a tree may take.
+func (l Limits) names() int64 { return 32<<20 + 256*min(l.Entries, 1<<23) }
+
+// budget is what may still be read of the layers of a tree, in all of them together.
+type budget struct {
+	limits         Limits
+	entries, bytes atomic.Int64
+}
+
+func newBudget(l Limits) *budget {
+	b := &budget{limits: l}
+	b.entries.Store(l.Entries)
+	b.bytes.Store(l.Bytes)
+	return b
+}
+
+// takeEntry is called for every entry of a layer, also for one that replaces or hides another.
+func (b *budget) takeEntry() error {
+	if b.entries.Add(-1) < 0 {
+		return &LimitError{What: "entries", Limit: b.limits.Entries}
+	}
+	return nil
+}
+
+func (b *budget) takeBytes(n int64) error {
+	if b.bytes.Add(-n) < 0 {
+		return &LimitError{What: "bytes, inflated", Limit: b.limits.Bytes}
+	}
+	return nil
+}
 
 func (l Limits) orDefault() Limits {
 	if l.Entries <= 0 {

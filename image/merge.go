@@ -20,7 +20,8 @@ type merge struct {
 	later []hardLink // whose target had not come yet
 }
 
-type hardLink struct{ path, target string }
+// hardLink is one by two strings in the tree's arena, which bounds them.
+type hardLink struct{ path, target uint32 }
 
 // checkPath refuses names that no layer made by honest tools has. A leading slash is fine (Nix writes them): every name
 // counts from the root of the image.
@@ -67,29 +68,46 @@ func (m *merge) apply(e *Entry, hardLinkTo string) error {
 			return fmt.Errorf("hard link to %q: %w", hardLinkTo, err)
 		}
 		done, err := m.link(e.Path, hardLinkTo)
-		if err == nil && !done {
-			m.later = append(m.later, hardLink{e.Path, hardLinkTo})
+		if err != nil || done {
+			return err
 		}
-		return err
+		return m.postpone(e.Path, hardLinkTo)
 	}
 	return m.put(e)
 }
 
+func (m *merge) postpone(path, target string) error {
+	p, err := m.t.names.put(path)
+	if err != nil {
+		return err
+	}
+	to, err := m.t.names.put(target)
+	m.later = append(m.later, hardLink{p, to})
+	return err
+}
+
 // finish makes the hard links that stood before their targets in the layer.
 func (m *merge) finish() error {
-	for len(m.later) > 0 {
+	for pass := 0; len(m.later) > 0; pass++ {
 		var left []hardLink
 		for _, l := range m.later {
-			done, err := m.link(l.path, l.target)
+			path, target := string(m.t.names.get(l.path)), string(m.t.names.get(l.target))
+			done, err := m.link(path, target)
 			if err != nil {
-				return fmt.Errorf("%s: %w", l.path, err)
+				return fmt.Errorf("%q: %w", path, err)
 			}
 			if !done {
 				left = append(left, l)
 			}
 		}
-		if len(left) == len(m.later) {
-			return fmt.Errorf("%s: a hard link to %s, which is neither in this layer nor in one below", left[0].path, left[0].target)
+		if len(left) > 0 {
+			path, target := m.t.names.get(left[0].path), m.t.names.get(left[0].target)
+			switch {
+			case len(left) == len(m.later):
+				return fmt.Errorf("%q: a hard link to %q, which is neither in this layer nor in one below", path, target)
+			case pass == maxHops:
+				return fmt.Errorf("%q: a hard link to %q, which is one to another, and so on for more than %d", path, target, maxHops)
+			}
 		}
 		m.later = left
 	}

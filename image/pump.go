@@ -16,16 +16,15 @@ const (
 // pump reads a stream ahead in one goroutine and hashes it in another, while a third reads from the pump. The chunks
 // are the same for both, nothing is copied for the hash.
 type pump struct {
-	ctx   context.Context
-	free  chan *chunk
-	full  chan *chunk
-	cur   *chunk
-	rest  []byte // of cur
-	pos   int64  // bytes that the reader has taken
-	err   error  // set before full is closed
-	sum   chan []byte
-	total *atomic.Int64 // what may still be read, shared with other pumps; nil for no limit
-	limit int64         // that total began with
+	ctx    context.Context
+	free   chan *chunk
+	full   chan *chunk
+	cur    *chunk
+	rest   []byte // of cur
+	pos    int64  // bytes that the reader has taken
+	err    error  // set before full is closed
+	sum    chan []byte
+	budget *budget // what may still be read; nil for no limit
 }
 
 type chunk struct {
@@ -107,8 +106,8 @@ func (p *pump) next() error {
 			return p.err
 		}
 		p.cur, p.rest = c, c.b
-		if p.total != nil && p.total.Add(-int64(len(c.b))) < 0 {
-			return &LimitError{What: "bytes, inflated", Limit: p.limit}
+		if p.budget != nil {
+			return p.budget.takeBytes(int64(len(c.b)))
 		}
 		return nil
 	case <-p.ctx.Done():

@@ -98,8 +98,8 @@ type Tree struct {
 	limits Limits
 	dir    string
 	root   uint32
+	budget *budget
 	layers int // counted over all images
-	bytes  int64
 	closer []io.Closer
 	window window
 }
@@ -121,7 +121,9 @@ const (
 // NewTree makes an empty tree. Bodies that have to be kept on disk go into files without a name in dir, or in
 // os.TempDir() when dir is "". They need the space of all layers, unpacked.
 func NewTree(dir string, limits Limits) *Tree {
-	t := &Tree{seed: maphash.MakeSeed(), limits: limits.orDefault(), dir: dir, table: make([]uint32, 1024), files: make([]bodies, 1)}
+	limits = limits.orDefault()
+	t := &Tree{seed: maphash.MakeSeed(), limits: limits, budget: newBudget(limits), dir: dir, table: make([]uint32, 1024), files: make([]bodies, 1)}
+	t.names.limit = limits.names()
 	t.nodes.add(node{dead: true}) // index 0 means none
 	t.inodes.add(inode{})
 	t.root = t.newRoot()

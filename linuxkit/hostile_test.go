@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,6 +22,15 @@ import (
 func TestHostileLayers(t *testing.T) {
 	plain := func(entries ...Entry) []byte { return Layer(t, entries...) }
 	deep := strings.Repeat("d/", 2500)
+	var chain, labels []Entry
+	for i := range 50 {
+		chain = append(chain, Link(fmt.Sprint(i), fmt.Sprint(i+1)))
+	}
+	for i := range 35 {
+		labels = append(labels, File(fmt.Sprint(i), "").With(func(h *tar.Header) {
+			h.PAXRecords = map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 1_000_000)}
+		}))
+	}
 	for _, c := range []struct {
 		name   string
 		layers [][]byte
@@ -38,6 +48,7 @@ func TestHostileLayers(t *testing.T) {
 		{"a link that grows", [][]byte{plain(Symlink("a", "a/a/a/a"), File("a/x", "1"))}, image.Limits{}, []string{"symbolic links"}},
 		{"hard links in a ring", [][]byte{plain(Link("a", "b"), Link("b", "a"))}, image.Limits{}, []string{"neither in this layer nor"}},
 		{"a hard link to itself", [][]byte{plain(File("a", "1"), Link("a", "./a"))}, image.Limits{}, []string{"itself"}},
+		{"hard links in a long row", [][]byte{plain(append(chain, File("50", "1"))...)}, image.Limits{}, []string{"more than 40"}},
 		{"a hard link to a directory", [][]byte{plain(Dir("d/", 0o755), Link("a", "d"))}, image.Limits{}, []string{"is a directory"}},
 		{"a hard link to what is hidden", [][]byte{plain(File("t", "1")), plain(File(".wh.t", "")), plain(Link("a", "t"))}, image.Limits{}, []string{"layer 3 of 3", "neither in this layer nor"}},
 		{"a root that is a file", [][]byte{plain(File(".", "1"))}, image.Limits{}, []string{"root"}},
@@ -48,6 +59,9 @@ func TestHostileLayers(t *testing.T) {
 		{"an owner below zero", [][]byte{plain(File("a", "").With(func(h *tar.Header) { h.Uid = -1; h.Format = tar.FormatGNU }))}, image.Limits{}, []string{"owner -1"}},
 		{"an owner too high", [][]byte{plain(File("a", "").With(func(h *tar.Header) { h.Gid = 1<<32 - 1 }))}, image.Limits{}, []string{"group 4294967295"}},
 		{"too many entries", [][]byte{plain(File("a", ""), File("b", ""), File("c", ""))}, image.Limits{Entries: 2}, []string{"more than 2 entries", "raise the limit"}},
+		{"too many entries of one name", [][]byte{plain(slices.Repeat([]Entry{File("a", "")}, 9)...)}, image.Limits{Entries: 8}, []string{"entry 9: more than 8 entries"}},
+		{"too many whiteouts", [][]byte{plain(slices.Repeat([]Entry{File(".wh.a", "")}, 5)...), plain(slices.Repeat([]Entry{File(".wh.a", "")}, 5)...)}, image.Limits{Entries: 8}, []string{"of 2 (sha256:", "more than 8 entries"}},
+		{"too long attributes", [][]byte{plain(labels...)}, image.Limits{Entries: 100}, []string{`"31"`, "bytes of names, links and attributes"}},
 		{"too many bytes", [][]byte{plain(File("a", strings.Repeat("x", 1<<20)))}, image.Limits{Bytes: 1 << 19}, []string{"more than 524288 bytes", "raise the limit"}},
 		{"no archive at all", [][]byte{bytes.Repeat([]byte("x"), 5000)}, image.Limits{}, []string{"entry 1", "invalid tar header"}},
 		{"xz", [][]byte{append([]byte("\xfd7zXZ\x00"), make([]byte, 2000)...)}, image.Limits{}, []string{"compressed with xz"}},

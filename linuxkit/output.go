@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -245,41 +244,4 @@ func (w *writing) tarKernelInitrd() error {
 		}
 	}
 	return out.Close()
-}
-
-// aside is a file that has no place yet.
-type aside struct {
-	*os.File
-	name string // that it will have
-	temp string // that it has meanwhile; "" where it has none
-}
-
-func newAside(name string) (*aside, error) {
-	if real, err := filepath.EvalSymlinks(name); err == nil {
-		name = real // what a symbolic link leads to is replaced, not the link
-	}
-	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is there already and is no regular file", name)
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.tmp")
-	if err != nil {
-		return nil, err
-	}
-	return &aside{f, name, f.Name()}, nil
-}
-
-func (a *aside) commit() error {
-	err := a.Chmod(0o644)
-	if closed := a.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = os.Rename(a.temp, a.name)
-	}
-	return err
-}
-
-func (a *aside) discard() {
-	a.Close()
-	os.Remove(a.temp)
 }

@@ -219,6 +219,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"docker-archive:" + DockerSave(t, "arm64", "x:1", all), "it is for linux/arm64"},
 		{"docker-archive:" + DockerSave(t, "amd64", "x:1", all) + ":y:1", `none is "y:1" (it has: x:1)`},
 		{"docker-archive:" + os.Args[0], "tar"},
+		{"docker-archive:" + Archive(t, map[string][]byte{strings.Repeat("a/", 600) + "x": nil}), "a name or link of more than 1024 bytes"},
 		{host + "/none:1", "NAME_UNKNOWN"},
 		{"Not A Reference", "could not parse reference"},
 	} {

@@ -1,0 +1,95 @@
+package linuxkit_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/linuxkit"
+	"golang.org/x/sys/unix"
+)
+
+// TestNothingBeforeTheEnd looks at the directory when all is written and nothing has its name yet: what is there would be
+// left by a program that is killed.
+func TestNothingBeforeTheEnd(t *testing.T) {
+	dir := t.TempDir()
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR, 0o600)
+	if err != nil {
+		t.Skipf("%s has no files without a name: %v", dir, err)
+	}
+	unix.Close(fd)
+	names := func() string {
+		t.Helper()
+		var all []string
+		for _, e := range must(os.ReadDir(dir)) {
+			all = append(all, e.Name())
+		}
+		return strings.Join(all, " ")
+	}
+	write := func(content string) {
+		t.Helper()
+		before := names()
+		text := content
+		tree, err := linuxkit.Build(t.Context(), &linuxkit.Config{Files: []linuxkit.File{
+			{Path: "boot/kernel", Contents: &text}, {Path: "boot/cmdline", Contents: &text}, {Path: "f", Contents: &text},
+		}}, linuxkit.Options{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tree.Close()
+		err = linuxkit.Write(tree, linuxkit.Output{
+			Base: filepath.Join(dir, "x"), Formats: must(linuxkit.FindFormats([]string{"kernel+initrd-nogz", "tar-kernel-initrd"})),
+			Approve: func() error {
+				if now := names(); now != before {
+					t.Errorf("before the end there is %q", now)
+				}
+				return nil
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{"x-kernel": content, "x-initrd.img": "070701"} {
+			file := filepath.Join(dir, name)
+			if b := must(os.ReadFile(file)); !strings.HasPrefix(string(b), want) {
+				t.Errorf("%s begins with %.20q, want %q", name, b, want)
+			}
+			if mode := must(os.Stat(file)).Mode(); mode != 0o644 {
+				t.Errorf("%s has the mode %v", name, mode)
+			}
+		}
+		if now, want := names(), "x-cmdline x-initrd.img x-initrd.tar x-kernel"; now != want {
+			t.Errorf("there is %q, want %q", now, want)
+		}
+	}
+	write("first")
+	write("second, over the first")
+}
+
+// TestOutputThroughLinks replaces the file that a symbolic link leads to, and nothing that is no file.
+func TestOutputThroughLinks(t *testing.T) {
+	dir := t.TempDir()
+	target := filepath.Join(dir, "real")
+	for _, err := range []error{
+		os.WriteFile(target, []byte("old"), 0o600), os.Symlink("real", filepath.Join(dir, "x.tar")), os.Mkdir(filepath.Join(dir, "d.tar"), 0o755),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree := image.NewTree(dir, image.Limits{})
+	defer tree.Close()
+	out := linuxkit.Output{Base: filepath.Join(dir, "x"), Formats: must(linuxkit.FindFormats([]string{"tar"}))}
+	if err := linuxkit.Write(tree, out); err != nil {
+		t.Fatal(err)
+	}
+	if link, err := os.Readlink(filepath.Join(dir, "x.tar")); link != "real" || len(must(os.ReadFile(target))) != 1024 {
+		t.Errorf("x.tar leads to %q (%v), and %s has not the archive", link, err, target)
+	}
+	out.Base = filepath.Join(dir, "d")
+	if err := linuxkit.Write(tree, out); err == nil || !strings.Contains(err.Error(), "d.tar is there already and is no regular file") {
+		t.Errorf("over a directory: %v", err)
+	}
+}
