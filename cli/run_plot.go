@@ -17,17 +17,38 @@ type span struct {
 	part     bool // of the phase above it
 }
 
-// landmarks are lines of the kernel that begin a part of its start, in their order. The part goes on until the next one found.
-var landmarks = []struct{ text, name string }{
-	{"Linux version", "early setup"},
-	{"Calibrating delay loop", "processor"},
-	{"Memory: ", "memory"},
-	{"NET: Registered PF_NETLINK", "core services"},
-	{"Unpacking initramfs", "drivers, unpacking of the ramdisks"},
-	{"NET: Registered PF_ALG", "drivers and file systems"},
-	{"NET: Registered PF_VSOCK", "last services"},
-	{"Freeing unused kernel image", "freeing what only the start needed"},
-}
+// A landmark is a line of the kernel that begins a part of a phase. The part goes on until the next one found, or the end of the phase.
+type landmark struct{ text, name string }
+
+// Landmarks in their order. Some are lines that the kernel writes because of what init does.
+var (
+	kernelLandmarks = []landmark{
+		{"Linux version", "early setup"},
+		{"Calibrating delay loop", "processor"},
+		{"Freeing SMP alternatives", "timers"},
+		{"smpboot: CPU0", "other processors"},
+		{"Memory: ", "memory"},
+		{"NET: Registered PF_NETLINK", "core services"},
+		{"Unpacking initramfs", "file systems"},
+		{"NET: Registered PF_ALG", "drivers"},
+		{"NET: Registered PF_VSOCK", "last services, and waiting for the ramdisks"},
+		{"Freeing unused kernel image", "freeing what only the start needed"},
+	}
+	initLandmarks = []landmark{
+		{"Run /init", "start of init"},
+		{"nsm: ", "driver of the secure module, call to the parent"},
+	}
+	rootLandmarks = []landmark{
+		{"loop0: detected capacity change", "root (erofs)"},
+		{"erofs: (device loop0): mounted", "mounts, network, user, start"},
+	}
+)
+
+// The ramdisks are unpacked beside the other work of the kernel, between these two lines.
+const (
+	unpackingStarts = "Unpacking initramfs"
+	unpackingEnds   = "Freeing initrd memory"
+)
 
 // spans cuts the start into phases, as far as the marks and the console show them.
 func (w *watcher) spans() []span {
@@ -38,51 +59,69 @@ func (w *watcher) spans() []span {
 	word, hasWord := w.at(markApplication)
 	off, hasOff := w.at(string(machine.Ended))
 
-	add := func(ok bool, name string, from, to time.Duration) {
+	add := func(ok bool, name string, from, to time.Duration, parts ...landmark) {
 		if ok && to >= from {
-			all = append(all, span{name: name, from: from, to: to})
+			all = append(append(all, span{name: name, from: from, to: to}), w.parts(from, to, parts)...)
 		}
 	}
 	add(hasKernel, "QEMU, firmware, decompression", 0, kernel)
-	add(hasKernel && hasInit, "kernel", kernel, init)
-	if hasKernel && hasInit {
-		all = append(all, w.kernelParts(kernel, init)...)
+	add(hasKernel && hasInit, "kernel", kernel, init, kernelLandmarks...)
+	if from, ok := w.lineAt(unpackingStarts); ok && hasInit {
+		if to, ok := w.lineAt(unpackingEnds); ok && to <= init {
+			all = append(all, span{name: "unpacking of the ramdisks, beside the above", from: from, to: to, part: true})
+		}
 	}
-	add(hasInit && hasBeat, "init, to the heartbeat", init, beat)
-	add(hasBeat && hasWord, "init, to the application's first output", beat, word)
+	add(hasInit && hasBeat, "init, to the heartbeat", init, beat, initLandmarks...)
+	add(!hasInit && hasBeat, "to the heartbeat", 0, beat)
+	add(hasBeat && hasWord, "init, to the application's first output", beat, word, rootLandmarks...)
 	add(hasWord && hasOff, "application", word, off)
+	add(hasBeat && !hasWord && hasOff, "after the heartbeat, in silence", beat, off)
 	return all
 }
 
-// kernelParts cuts the kernel's own start by when its lines came: its own clock falls behind on a busy machine without KVM. What was written before
-// the console was there comes at once.
-func (w *watcher) kernelParts(start, end time.Duration) []span {
-	var parts []span
-	next := 0
+// lineAt is when the first line of the kernel with text in it came.
+func (w *watcher) lineAt(text string) (time.Duration, bool) {
 	for _, l := range w.lines {
-		if !l.print || l.since > end {
-			continue
-		}
-		for i := next; i < len(landmarks); i++ {
-			if !strings.Contains(l.text, landmarks[i].text) {
-				continue
-			}
-			at := max(start, l.since)
-			if n := len(parts); n > 0 {
-				parts[n-1].to = at
-			}
-			parts = append(parts, span{name: landmarks[i].name, from: at, to: end, part: true})
-			next = i + 1
-			break
+		if l.print && strings.Contains(l.text, text) {
+			return l.since, true
 		}
 	}
+	return 0, false
+}
+
+// parts cuts a phase by when lines of the kernel came: its own clock falls behind on a busy machine without KVM. What was written before
+// the console was there comes at once.
+func (w *watcher) parts(start, end time.Duration, landmarks []landmark) []span {
+	var parts []span
+	for _, mark := range landmarks {
+		at, ok := w.lineAt(mark.text)
+		if !ok || at > end {
+			continue
+		}
+		at = max(start, at)
+		if n := len(parts); n > 0 {
+			if at < parts[n-1].from {
+				continue // not in the order of other kernels
+			}
+			parts[n-1].to = at
+		}
+		parts = append(parts, span{name: mark.name, from: at, to: end, part: true})
+	}
 	return parts
+}
+
+// printPhases prints what the plot shows.
+func (w *watcher) printPhases() {
+	for _, s := range w.spans() {
+		length := seconds(s.to - s.from)
+		w.print(runEvent{Event: "phase", Time: seconds(s.from), Duration: &length, Text: &s.name, Part: s.part})
+	}
 }
 
 // Sizes of the plot, in pixels.
 const (
 	plotWidth  = 900
-	plotLabels = 300
+	plotLabels = 350
 	plotRow    = 26
 	plotTop    = 64
 )
@@ -103,14 +142,17 @@ func (w *watcher) plot(title string) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-label="where the time of the start went">
 <style>
-svg { background: #ffffff; font: 13px system-ui, sans-serif; }
-text { fill: #1f2328; } .faint { fill: #59636e; } .line { stroke: #d1d9e0; }
+svg { font: 13px system-ui, sans-serif; }
+.ground { fill: #ffffff; } text { fill: #1f2328; } .faint { fill: #59636e; } .line { stroke: #d1d9e0; }
+.value { paint-order: stroke; stroke: #ffffff; stroke-width: 6px; }
 .phase { fill: #0969da; } .part { fill: #8cb9f0; }
 @media (prefers-color-scheme: dark) {
-svg { background: #0d1117; } text { fill: #e6edf3; } .faint { fill: #9198a1; } .line { stroke: #30363d; }
-.phase { fill: #4493f8; } .part { fill: #274e80; }
+.ground { fill: #0d1117; } text { fill: #e6edf3; } .faint { fill: #9198a1; } .line { stroke: #30363d; }
+.value { stroke: #0d1117; }
+.phase { fill: #4493f8; } .part { fill: #2f5f9e; }
 }
 </style>
+<rect class="ground" width="100%%" height="100%%"/>
 <text x="16" y="28" font-size="16" font-weight="600">%s</text>
 <text x="16" y="48" class="faint">from power-on, in seconds</text>
 `, plotWidth, height, plotWidth, height, html.EscapeString(title))
@@ -130,7 +172,7 @@ svg { background: #0d1117; } text { fill: #e6edf3; } .faint { fill: #9198a1; } .
 		if s.part {
 			class, indent = "part", 36
 		}
-		fmt.Fprintf(&b, `<text x="%d" y="%d">%s</text><rect class="%s" x="%.1f" y="%d" width="%.1f" height="%d" rx="2"/><text class="faint" x="%.1f" y="%d">%.3f s</text>`+"\n",
+		fmt.Fprintf(&b, `<text x="%d" y="%d">%s</text><rect class="%s" x="%.1f" y="%d" width="%.1f" height="%d" rx="2"/><text class="faint value" x="%.1f" y="%d">%.3f s</text>`+"\n",
 			indent, y+17, html.EscapeString(s.name), class, x(s.from), y+5, max(1, x(s.to)-x(s.from)), plotRow-10, x(s.to)+6, y+17, (s.to - s.from).Seconds())
 	}
 	b.WriteString("</svg>\n")

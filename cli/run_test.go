@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"fmt"
+	"html"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,26 +78,49 @@ func TestRunEnd(t *testing.T) {
 func TestRunEvents(t *testing.T) {
 	var out bytes.Buffer
 	w := &watcher{s: streams{out: &out, err: io.Discard}, asJSON: true}
-	play(w, "[    0.020000] Linux version", "noise of the firmware", "[    0.200000] Run /init as init process", "<heartbeat>", "hello", "again", "neb: exit status=0")
-	var names []string
+	play(w, "[    0.100000] Linux version", "noise of the firmware", "[    0.130000] Unpacking initramfs...", "[    0.140000] Freeing initrd memory: 1K", "[    0.200000] Run /init as init process",
+		"[    0.210000] nsm: loaded", "<heartbeat>", "hello", "again", "neb: exit status=0")
+	w.end(0)
+	var names, phases []string
 	for d := json.NewDecoder(&out); d.More(); {
 		var e runEvent
 		if err := d.Decode(&e); err != nil {
 			t.Fatal(err)
 		}
-		if e.Event != string(machine.Line) {
+		if e.Event == "phase" {
+			phases = append(phases, fmt.Sprintf("%s %.1f+%.1f %v", *e.Text, e.Time, *e.Duration, e.Part))
+		} else if e.Event != string(machine.Line) {
 			names = append(names, e.Event)
 		}
-		if e.Event == markKernel && e.Time != 0.08 {
-			t.Errorf("the kernel's clock started at %v, want 0.08", e.Time)
+		if e.Event == markKernel && e.Time != 0 {
+			t.Errorf("the kernel's clock started at %v, want 0", e.Time)
+		}
+		if e.Kernel != nil && strings.Contains(*e.Text, "Unpacking") && *e.Kernel != 0.13 {
+			t.Errorf("the kernel's own time is %v, want 0.13", *e.Kernel)
 		}
 	}
-	if got := strings.Join(names, " "); got != "power-on kernel init heartbeat application power-off" {
+	if got := strings.Join(names, " "); got != "power-on kernel init heartbeat application power-off end" {
 		t.Errorf("events: %s", got)
+	}
+	want := []string{
+		"QEMU, firmware, decompression 0.0+0.0 false",
+		"kernel 0.0+0.5 false",
+		"early setup 0.1+0.2 true",
+		"file systems 0.3+0.2 true",
+		"unpacking of the ramdisks, beside the above 0.3+0.1 true",
+		"init, to the heartbeat 0.5+0.2 false",
+		"start of init 0.5+0.1 true",
+		"driver of the secure module, call to the parent 0.6+0.1 true",
+		"init, to the application's first output 0.7+0.1 false",
+		"application 0.8+0.3 false",
+	}
+	if !slices.Equal(phases, want) {
+		t.Errorf("phases:\n%s\nwant:\n%s", strings.Join(phases, "\n"), strings.Join(want, "\n"))
 	}
 }
 
 func TestPlot(t *testing.T) {
+	rows := map[string]int{"whole": 8, "silent": 2, "nothing": 0}
 	for name, lines := range map[string][]string{
 		"whole":   {"[    0.000000] Linux version", "[    0.050000] Memory: 1K", "[    0.200000] Run /init as init process", "<heartbeat>", "hello <&>", "neb: exit status=0"},
 		"silent":  {"<heartbeat>"},
@@ -111,12 +137,13 @@ func TestPlot(t *testing.T) {
 					t.Fatalf("not XML: %v\n%s", err, svg)
 				}
 			}
-			if name == "whole" {
-				for _, want := range []string{">kernel<", ">memory<", "init, to the heartbeat", "application"} {
-					if !bytes.Contains(svg, []byte(want)) {
-						t.Errorf("no %q in the plot", want)
-					}
+			for _, s := range w.spans() {
+				if !bytes.Contains(svg, []byte(">"+html.EscapeString(s.name)+"<")) {
+					t.Errorf("no %q in the plot", s.name)
 				}
+			}
+			if n := len(w.spans()); n != rows[name] {
+				t.Errorf("%d phases, want %d: %v", n, rows[name], w.spans())
 			}
 		})
 	}

@@ -74,14 +74,19 @@ func (w *watcher) console() io.Writer {
 
 // runEvent is what neb run --json prints, one a line.
 type runEvent struct {
-	Event  string   `json:"event"`
-	Time   float64  `json:"time"`             // seconds since power-on
-	Text   *string  `json:"text,omitempty"`   // of console: the line; of parent: what happened
-	Kernel *float64 `json:"kernel,omitempty"` // of console, lines of the kernel: its own time, in seconds
-	Status *int     `json:"status,omitempty"` // of end: what neb run exits with
-	Signal string   `json:"signal,omitempty"` // of end: what killed the application
-	Reason string   `json:"reason,omitempty"` // of end: why there is no status of an application
+	Event    string   `json:"event"`
+	Time     float64  `json:"time"`               // seconds since power-on; of phase: when it begins
+	Text     *string  `json:"text,omitempty"`     // of console: the line; of parent: what happened; of phase: its name
+	Kernel   *float64 `json:"kernel,omitempty"`   // of console, lines of the kernel: its own time, in seconds
+	Duration *float64 `json:"duration,omitempty"` // of phase, in seconds
+	Part     bool     `json:"part,omitempty"`     // of phase: it is a part of the last one that is none
+	Status   *int     `json:"status,omitempty"`   // of end: what neb run exits with
+	Signal   string   `json:"signal,omitempty"`   // of end: what killed the application
+	Reason   string   `json:"reason,omitempty"`   // of end: why there is no status of an application
 }
+
+// seconds is what events have for a time: microseconds are enough.
+func seconds(t time.Duration) float64 { return t.Round(time.Microsecond).Seconds() }
 
 func (w *watcher) print(e runEvent) {
 	if w.asJSON {
@@ -95,7 +100,7 @@ func (w *watcher) print(e runEvent) {
 func (w *watcher) mark(name string, since time.Duration) {
 	if _, ok := w.at(name); !ok {
 		w.marks = append(w.marks, mark{name, since})
-		w.print(runEvent{Event: name, Time: since.Seconds()})
+		w.print(runEvent{Event: name, Time: seconds(since)})
 	}
 }
 
@@ -116,7 +121,7 @@ func (w *watcher) event(e machine.Event) {
 	case machine.Line:
 		w.line(parseLine(e.Text, e.Since))
 	case machine.Parent:
-		w.print(runEvent{Event: string(e.Kind), Time: e.Since.Seconds(), Text: &e.Text})
+		w.print(runEvent{Event: string(e.Kind), Time: seconds(e.Since), Text: &e.Text})
 		fmt.Fprintf(w.s.err, "neb: %s\n", e.Text)
 	default:
 		w.mark(string(e.Kind), e.Since)
@@ -129,8 +134,8 @@ var printk = regexp.MustCompile(`^\[ *([0-9]+\.[0-9]+)\]`)
 func parseLine(text string, since time.Duration) consoleLine {
 	l := consoleLine{text: text, since: since}
 	if m := printk.FindStringSubmatch(text); m != nil {
-		if seconds, err := strconv.ParseFloat(m[1], 64); err == nil {
-			l.print, l.clock = true, time.Duration(seconds*float64(time.Second))
+		if clock, err := time.ParseDuration(m[1] + "s"); err == nil {
+			l.print, l.clock = true, clock
 		}
 	}
 	return l
@@ -157,10 +162,10 @@ func (w *watcher) line(l consoleLine) {
 	if len(w.lines) < maxLines {
 		w.lines = append(w.lines, l)
 	}
-	e := runEvent{Event: string(machine.Line), Time: l.since.Seconds(), Text: &l.text}
+	e := runEvent{Event: string(machine.Line), Time: seconds(l.since), Text: &l.text}
 	if l.print {
-		seconds := l.clock.Seconds()
-		e.Kernel = &seconds
+		clock := seconds(l.clock)
+		e.Kernel = &clock
 	}
 	w.print(e)
 }
@@ -208,10 +213,10 @@ func (w *watcher) end(forced int) error {
 	defer w.mu.Unlock()
 	e := runEvent{Event: markEnd}
 	if n := len(w.marks); n > 0 {
-		e.Time = w.marks[n-1].since.Seconds()
+		e.Time = seconds(w.marks[n-1].since)
 	}
 	if since, ok := w.at(string(machine.Ended)); ok {
-		e.Time = since.Seconds()
+		e.Time = seconds(since)
 	}
 	how := w.reported
 	if how == nil {
@@ -238,6 +243,7 @@ func (w *watcher) end(forced int) error {
 		code = how.status
 	}
 	e.Status = &code
+	w.printPhases()
 	w.print(e)
 	if code == 0 {
 		return nil

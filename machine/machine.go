@@ -230,7 +230,9 @@ func (m *Machine) event(e Event) {
 		}
 		m.once[e.Kind] = true
 	}
-	e.Since = time.Since(m.started)
+	if e.Kind != PowerOn {
+		e.Since = time.Since(m.started)
+	}
 	if m.cfg.Event != nil {
 		m.cfg.Event(e)
 	}

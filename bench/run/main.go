@@ -272,9 +272,17 @@ func (b *bench) withRust(dir string) (*enclave, error) {
 	}
 	return e, e.up(exec.Command(filepath.Join(b.qemu, "bin", "qemu-system-x86_64"),
 		"-M", "nitro-enclave,vsock=vsock,id=bench", "-kernel", b.services, "-append", "reboot=t no_timer_check panic=-1",
-		"-accel", b.accel, "-cpu", "max", "-m", strconv.Itoa(memoryMiB)+"M", "-smp", strconv.Itoa(b.cpus),
+		"-accel", b.accel, "-cpu", "max", "-m", strconv.Itoa(memoryMiB)+"M", "-smp", b.smp(),
 		"-nodefaults", "-display", "none", "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-chardev", "socket,id=vsock,path="+vhost))
+}
+
+// smp is what machine.Start gives QEMU.
+func (b *bench) smp() string {
+	if b.cpus == 1 && b.accel == "tcg" {
+		return "1,maxcpus=2"
+	}
+	return strconv.Itoa(b.cpus)
 }
 
 // vsock measures every device that there is, in turn.
