@@ -1,4 +1,4 @@
-#!/bin/sh -eu
+#!/usr/bin/env bash
 # Measures the x86-64 kernel that kernel/ describes: docs/kernel.md has the results.
 #
 #   bench/kernel.sh ROOT SOURCE [REFERENCE [CHECKER]]
@@ -11,6 +11,7 @@
 # It prints, as it goes: options, image size, instructions from reset to PID 1, seconds of compiling (wall and
 # processor) and failed checks of each configuration; what each compression costs; and what some work costs with options
 # that can be turned on at start. JOBS is how many compilers run (2), QEMU which emulator (the one in PATH).
+set -eu
 root=$1 source=$2 reference=${3:-} checker=${4:-}
 repository=$(cd "$(dirname "$0")/.." && pwd)
 work=$root/bench
