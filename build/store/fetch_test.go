@@ -229,7 +229,7 @@ func TestBadMirrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			bad, second := serve(t, tt.handler), serve(t, good(data))
-			o := FetchOptions{Mirrors: mirrors(bad, second), Client: mirror.Client{Stall: 200 * time.Millisecond}}
+			o := FetchOptions{Mirrors: mirrors(bad, second), Client: mirror.Client{Stall: 2 * time.Second}}
 			var mu sync.Mutex
 			var notes []string
 			o.Progress = func(e progress.Event) {
@@ -378,7 +378,7 @@ func TestSlowMirrorLast(t *testing.T) {
 	}
 	m := serve(t, func(w http.ResponseWriter, r *http.Request) { good(all[r.URL.Path])(w, r) })
 	s := open(t)
-	err := s.Fetch(t.Context(), files, FetchOptions{Mirrors: mirrors(bad, m), Client: mirror.Client{Stall: 100 * time.Millisecond}, Parallel: 2})
+	err := s.Fetch(t.Context(), files, FetchOptions{Mirrors: mirrors(bad, m), Client: mirror.Client{Stall: time.Second}, Parallel: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+	"github.com/nitro-enclaves-bootstrap/neb/test/show"
 )
 
 const root = "../.."
@@ -213,7 +214,7 @@ func TestCommands(t *testing.T) {
 			if err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}
-			t.Logf("%d blocks", len(found))
+			show.Linef(t, "%d blocks of commands", len(found))
 		})
 	}
 }
