@@ -14,7 +14,7 @@ import (
 )
 
 // progressEvery is how often progress is a line where there is no terminal.
-const progressEvery = 15 * time.Second
+const progressEvery = 10 * time.Second
 
 // progressView shows what a build is doing: a bar on a terminal, plain lines otherwise.
 type progressView struct {
@@ -26,8 +26,10 @@ type progressView struct {
 	drawn   *progressbar.ProgressBar
 	stage   string // the one that is shown
 	last    progress.Event
+	shown   progress.Event // as the last line says it
 	started time.Time
 	said    time.Time
+	timer   *time.Timer // for a line after the last of many events
 }
 
 func newProgress(w io.Writer) *progressView {
@@ -57,12 +59,29 @@ func (p *progressView) event(e progress.Event) {
 			p.drawn.ChangeMax64(e.Total)
 		}
 		_ = p.drawn.Set64(e.Done)
-	case p.now().Sub(p.said) >= progressEvery:
-		p.said = p.now()
-		fmt.Fprintf(p.w, "%s: %s\n", e.Stage, amount(e))
+	default:
+		p.line()
 	}
 	if e.Total > 0 && e.Done >= e.Total {
 		p.end()
+	}
+}
+
+// line says how far a stage is, if there is something new and it is time.
+func (p *progressView) line() {
+	if now := p.now(); p.last != p.shown && now.Sub(p.said) >= progressEvery {
+		p.shown, p.said = p.last, now
+		fmt.Fprintf(p.w, "%s: %s\n", p.stage, amount(p.last))
+	}
+}
+
+// tick makes lines come while no events do.
+func (p *progressView) tick() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stage != "" && p.drawn == nil {
+		p.line()
+		p.timer.Reset(progressEvery)
 	}
 }
 
@@ -76,7 +95,9 @@ func (p *progressView) note(text string) {
 func (p *progressView) begin(e progress.Event) {
 	p.stage, p.started, p.said = e.Stage, p.now(), p.now()
 	if !p.bar {
+		p.shown = e
 		fmt.Fprintf(p.w, "%s: %s\n", e.Stage, amount(e))
+		p.timer = time.AfterFunc(progressEvery, p.tick)
 		return
 	}
 	p.drawn = progressbar.NewOptions64(e.Total,
@@ -98,6 +119,8 @@ func (p *progressView) end() {
 	if p.drawn != nil {
 		_ = p.drawn.Clear()
 		p.drawn = nil
+	} else {
+		p.timer.Stop()
 	}
 	fmt.Fprintf(p.w, "%s: %s in %v\n", p.stage, amount(p.last), p.now().Sub(p.started).Round(100*time.Millisecond))
 	p.stage = ""

@@ -26,13 +26,19 @@ func TestProgressInLines(t *testing.T) {
 		p.event(progress.Event{Stage: "compile kernel x86_64", Done: done, Total: 1000, Unit: "objects"})
 		now = now.Add(time.Second)
 	}
+	now = now.Add(time.Minute) // one object takes its time
+	p.tick()
+	now = now.Add(time.Minute)
+	p.tick() // nothing new
 	p.close()
+	p.tick()
 	expected := `fetch: 0.0 of 93.0 MB (0%)
 fetch: 62.0 of 93.0 MB (66%)
 fetch: 93.0 MB in 24s
 mirror.example.org: answered 500
 compile kernel x86_64: 0 of 1000 objects (0%)
-compile kernel x86_64: 2 of 1000 objects (0%) in 3s
+compile kernel x86_64: 2 of 1000 objects (0%)
+compile kernel x86_64: 2 of 1000 objects (0%) in 2m3s
 `
 	if out.String() != expected {
 		t.Errorf("expected\n%s\nfound\n%s", expected, out.String())

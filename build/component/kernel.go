@@ -37,7 +37,7 @@ var kernelArch = map[string]struct {
 	},
 	"aarch64": {
 		arch: "arm64", cross: "aarch64-linux-gnu-", target: "Image", image: "arch/arm64/boot/Image", set: lock.GCCaarch64,
-		options: 1021, objects: 1909,
+		options: 1021, objects: 1823,
 		fix: func(image *os.File) error { return kernel.SetTextOffset(image) },
 	},
 }

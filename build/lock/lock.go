@@ -27,7 +27,7 @@ const (
 
 // The sets that a package can belong to. A build asks for the union of those that it needs.
 const (
-	Base       = "base"        // shell, make, bison, … all that building either kernel needs but a compiler
+	Base       = "base"        // shell, make, bison, the host's compiler, … all that building either kernel needs but its own compiler
 	GCCx86_64  = "gcc-x86_64"  // the compiler for x86_64, native or cross as the host demands
 	GCCaarch64 = "gcc-aarch64" // the compiler for aarch64, native or cross as the host demands
 	Emulator   = "emulator"    // what configuring and building QEMU needs, and its firmware

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -213,6 +214,33 @@ func TestWriteRefuses(t *testing.T) {
 }
 
 // Whenever it is killed, all files of the directory are of one build, and the next write succeeds.
+// Builds that write to one place at the same time take turns.
+func TestTwoAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	out := filepath.Join(dir, "result")
+	var wait sync.WaitGroup
+	for i := range 2 {
+		from := filepath.Join(dir, fmt.Sprint("from", i))
+		made(t, from, "x86_64", fmt.Sprint(i, strings.Repeat("x", 1<<16)))
+		set := []Set{{"x86_64", madeIn(from, "x86_64")}}
+		wait.Go(func() {
+			for range 10 {
+				if err := Write(out, set); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	listed, err := os.ReadFile(filepath.Join(out, SumsName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err := sums(out); err != nil || !bytes.Equal(found, listed) || bytes.Count(listed, []byte("\n")) != 6 {
+		t.Errorf("expected the sums\n%sfound\n%s%v", found, listed, err)
+	}
+}
+
 func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 2 {

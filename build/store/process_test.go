@@ -331,7 +331,7 @@ func TestReadOnlyStore(t *testing.T) {
 		cmd.Path, cmd.Dir = exe, "/"
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	} else {
-		for _, room := range []string{"", downloads, partial, outputs, tmp, locks} {
+		for _, room := range []string{"", downloads, partial, outputs, tmp, logs, locks} {
 			path := filepath.Join(s.Dir(), room)
 			if err := os.Chmod(path, 0o555); err != nil {
 				t.Fatal(err)
