@@ -56,7 +56,7 @@ func newRunCommand(s streams) *cobra.Command {
 
 The enclave's console is standard output; neb's own words go to standard error. neb exits with the application's status:
 128 and the signal's number where a signal killed it, 124 at a timeout, 125 when neb or QEMU failed, 126 when the enclave ended
-without a status.
+without a status, 130 after Ctrl-C.
 
 The first start builds the emulator, which takes some minutes; 'neb build emulator' does it ahead. Attestation documents
 have the image's real measurements and are not signed.`,
@@ -141,7 +141,11 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	}
 
 	if o.qemu == "" {
-		if o.qemu, err = o.emulator(ctx, s); err != nil {
+		o.qemu, err = o.emulator(ctx, s)
+		switch {
+		case ctx.Err() != nil:
+			return &ExitError{Code: exitInterrupt, Err: err}
+		case err != nil:
 			return failed(err)
 		}
 	}

@@ -64,7 +64,7 @@ func (w *watcher) spans() []span {
 			all = append(append(all, span{name: name, from: from, to: to}), w.parts(from, to, parts)...)
 		}
 	}
-	add(hasKernel, "QEMU, firmware, decompression", 0, kernel)
+	add(hasKernel, "QEMU, firmware, kernel up to its console", 0, kernel)
 	add(hasKernel && hasInit, "kernel", kernel, init, kernelLandmarks...)
 	if from, ok := w.lineAt(unpackingStarts); ok && hasInit {
 		if to, ok := w.lineAt(unpackingEnds); ok && to <= init {

@@ -103,7 +103,7 @@ func TestRunEvents(t *testing.T) {
 		t.Errorf("events: %s", got)
 	}
 	want := []string{
-		"QEMU, firmware, decompression 0.0+0.0 false",
+		"QEMU, firmware, kernel up to its console 0.0+0.0 false",
 		"kernel 0.0+0.5 false",
 		"early setup 0.1+0.2 true",
 		"file systems 0.3+0.2 true",

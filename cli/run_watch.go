@@ -41,7 +41,7 @@ type mark struct {
 
 // The milestones that the console shows, besides those of package machine.
 const (
-	markKernel      = "kernel"      // the kernel's own clock starts
+	markKernel      = "kernel"      // the first lines of the kernel, which come when it has a console
 	markInit        = "init"        // PID 1 starts
 	markApplication = "application" // the application says its first word
 	markEnd         = "end"

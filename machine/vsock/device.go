@@ -61,7 +61,7 @@ const (
 const (
 	// budget is how much the enclave may have sent that nobody has read yet, over all connections, in bytes, besides the minimum of
 	// each connection.
-	budget    = 32 << 20
+	budget    = 16 << 20
 	minWindow = 4 << 10
 	maxWindow = 256 << 10
 	// maxChunks is how many buffers of ReadFrom may wait for the enclave at once.
@@ -287,7 +287,7 @@ func (d *Device) Dial(ctx context.Context, port uint32) (*Conn, error) {
 // grant says how much more receive buffer a connection gets that has some, and takes it from the budget. The more
 // connections there are, the less each gets; but never less than minWindow.
 func (d *Device) grant(has uint32) uint32 {
-	want := min(max(d.budget/128, 0), maxWindow) &^ (minWindow - 1)
+	want := min(max(d.budget/64, 0), maxWindow) &^ (minWindow - 1)
 	if has == 0 {
 		want = max(want, minWindow)
 	}

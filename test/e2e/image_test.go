@@ -27,10 +27,15 @@ type entry struct {
 	body []byte
 }
 
-// guestImage is a container image that holds the guest program and files, and is configured by config.
+// guestImage is a container image for x86_64 that holds the guest program and files, and is configured by config.
 func guestImage(t testing.TB, config v1.Config, files ...entry) v1.Image {
 	t.Helper()
-	program, err := os.ReadFile(guestPath)
+	return guestImageFor(t, "amd64", guestPath, config, files...)
+}
+
+func guestImageFor(t testing.TB, goarch, path string, config v1.Config, files ...entry) v1.Image {
+	t.Helper()
+	program, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,18 +56,13 @@ func guestImage(t testing.TB, config v1.Config, files ...entry) v1.Image {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return withLayer(t, config, layer.Bytes())
-}
-
-func withLayer(t testing.TB, config v1.Config, layerTar []byte) v1.Image {
-	t.Helper()
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(layerTar)), nil
+	packed, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(layer.Bytes())), nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	image, err := mutate.AppendLayers(empty.Image, layer)
+	image, err := mutate.AppendLayers(empty.Image, packed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func withLayer(t testing.TB, config v1.Config, layerTar []byte) v1.Image {
 		t.Fatal(err)
 	}
 	file = file.DeepCopy()
-	file.Architecture, file.OS, file.Config = "amd64", "linux", config
+	file.Architecture, file.OS, file.Config = goarch, "linux", config
 	if image, err = mutate.ConfigFile(image, file); err != nil {
 		t.Fatal(err)
 	}

@@ -10,13 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
 )
 
-// nebPath and guestPath are the programs under test and in the enclave, compiled once for all tests.
-var nebPath, guestPath string
+// nebPath is the program under test, guestPath the one in x86_64 enclaves, armPath the same for aarch64, compiled once for all tests.
+var nebPath, guestPath, armPath string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -26,12 +27,16 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		nebPath, guestPath = filepath.Join(dir, "neb"), filepath.Join(dir, "guest")
-		for path, pkg := range map[string]string{nebPath: "../../cmd/neb", guestPath: "./guest"} {
-			build := exec.Command("go", "build", "-trimpath", "-o", path, pkg)
-			build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		nebPath, guestPath, armPath = filepath.Join(dir, "neb"), filepath.Join(dir, "guest"), filepath.Join(dir, "guest-aarch64")
+		for _, c := range []struct{ path, pkg, goarch string }{
+			{nebPath, "../../cmd/neb", runtime.GOARCH},
+			{guestPath, "./guest", "amd64"},
+			{armPath, "./guest", "arm64"},
+		} {
+			build := exec.Command("go", "build", "-trimpath", "-o", c.path, c.pkg)
+			build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+c.goarch)
 			if out, err := build.CombinedOutput(); err != nil {
-				fmt.Fprintf(os.Stderr, "go build %s: %v\n%s", pkg, err, out)
+				fmt.Fprintf(os.Stderr, "go build %s: %v\n%s", c.pkg, err, out)
 				return 1
 			}
 		}
@@ -75,15 +80,19 @@ func neb(t testing.TB, args ...string) string {
 	return r.stdout
 }
 
-// blobs returns a blobs directory for x86_64: NEB_BLOBS's where that is set, else what neb build makes.
-var blobs = sync.OnceValues(func() (string, error) {
-	if dir := os.Getenv("NEB_BLOBS"); dir != "" {
-		return filepath.Join(dir, "x86_64"), nil
-	}
-	dir := filepath.Join(filepath.Dir(nebPath), "result")
-	out, err := exec.Command(nebPath, "build", "--arch", "x86_64", "-o", dir).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("neb build: %w\n%s", err, out)
-	}
-	return filepath.Join(dir, "x86_64"), nil
-})
+// blobs are directories with blobs, by architecture: NEB_BLOBS's where that is set, else what neb build makes.
+var blobs = map[string]func() (string, error){"x86_64": blobsFor("x86_64"), "aarch64": blobsFor("aarch64")}
+
+func blobsFor(arch string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		if dir := os.Getenv("NEB_BLOBS"); dir != "" {
+			return filepath.Join(dir, arch), nil
+		}
+		dir := filepath.Join(filepath.Dir(nebPath), "result")
+		out, err := exec.Command(nebPath, "build", "--arch", arch, "-o", dir).CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("neb build: %w\n%s", err, out)
+		}
+		return filepath.Join(dir, arch), nil
+	})
+}

@@ -31,15 +31,20 @@ type measured struct {
 	Measurements map[string]string
 }
 
-// pack makes an EIF from an image and returns its path and measurements.
+// pack makes an EIF for x86_64 from an image and returns its path and measurements.
 func pack(t testing.TB, image string, args ...string) (string, measured) {
 	t.Helper()
-	dir, err := blobs()
+	return packFor(t, "x86_64", image, args...)
+}
+
+func packFor(t testing.TB, arch, image string, args ...string) (string, measured) {
+	t.Helper()
+	dir, err := blobs[arch]()
 	if err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "app.eif")
-	out := neb(t, append([]string{"eif", "build", "--image", image, "--arch", "x86_64", "--blobs", dir, "--output", path}, args...)...)
+	out := neb(t, append([]string{"eif", "build", "--image", image, "--arch", arch, "--blobs", dir, "--output", path}, args...)...)
 	var m measured
 	if err := json.Unmarshal([]byte(out), &m); err != nil {
 		t.Fatalf("neb eif build printed %q: %v", out, err)
@@ -95,6 +100,70 @@ func TestExitStatus(t *testing.T) {
 				t.Fatalf("exit status %d, want %d\nstdout:\n%s\nstderr:\n%s", r.code, c.want, r.stdout, r.stderr)
 			}
 		})
+	}
+}
+
+// TestExitReport runs what an enclave in production is like, without a console: how the application ended comes by vsock, where the image asks for
+// that.
+func TestExitReport(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		cmd  []string
+		args []string
+		want int
+	}{
+		{"status", []string{"/guest", "exit", "7"}, []string{"--exit-report", "9001"}, 7},
+		{"signal", []string{"/guest", "kill", "15"}, []string{"--exit-report", "9001"}, 128 + 15},
+		{"no such program", []string{"/none"}, []string{"--exit-report", "9001"}, 126},
+		{"no report", []string{"/guest", "exit", "7"}, nil, 126},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			image := ociLayout(t, guestImage(t, v1.Config{Cmd: c.cmd}))
+			eif, _ := pack(t, image, append(c.args, "--cmdline", "reboot=k panic=30 console=none0")...)
+			r := boot(t, eif)
+			if r.code != c.want || r.stdout != "" || !strings.Contains(r.stderr, "the console is silent") {
+				t.Fatalf("exit status %d, want %d; want nothing on the console, and neb to say so\nstdout:\n%s\nstderr:\n%s", r.code, c.want, r.stdout, r.stderr)
+			}
+		})
+	}
+}
+
+// TestAArch64 boots an application for the other architecture.
+func TestAArch64(t *testing.T) {
+	image := ociLayout(t, guestImageFor(t, "arm64", armPath, v1.Config{User: "1000", WorkingDir: "/srv", Entrypoint: []string{"/guest"}, Cmd: []string{"hello"}}))
+	eif, _ := packFor(t, "aarch64", image)
+	r := boot(t, eif)
+	r.says(t, "hello: uid 1000 in /srv")
+	if r.code != 0 || !strings.Contains(r.stderr, "no /dev/nsm") {
+		t.Fatalf("exit status %d; want 0, and neb to say that there is no secure module\nstderr:\n%s", r.code, r.stderr)
+	}
+	eif, _ = packFor(t, "aarch64", image, "--cmd", "exit", "--cmd", "5", "--exit-report", "9001")
+	if r := boot(t, eif); r.code != 5 {
+		t.Fatalf("exit status %d, want 5\nstderr:\n%s", r.code, r.stderr)
+	}
+}
+
+// TestWarnings boots in less memory than nitro-cli would ask for, and in what it calls debug mode: neb says what EC2 would make of it, and goes on.
+func TestWarnings(t *testing.T) {
+	image := ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}}, entry{"noise", 0o644, noise(64 << 20)}))
+	eif, _ := pack(t, image)
+	for _, c := range []struct {
+		args []string
+		says []string
+	}{
+		{[]string{"--memory", "256", "--debug-mode"}, []string{"256 MiB of memory is less than four times the EIF", "--debug-mode changes nothing here; on EC2 the attested PCRs of an enclave in debug mode are zero"}},
+		{nil, nil},
+	} {
+		r := boot(t, eif, c.args...)
+		r.says(t, "hello: uid 0 in /")
+		for _, want := range c.says {
+			if !strings.Contains(r.stderr, want) {
+				t.Errorf("neb run %q did not say %q:\n%s", c.args, want, r.stderr)
+			}
+		}
+		if r.code != 0 || c.says == nil && r.stderr != "" {
+			t.Errorf("neb run %q: exit status %d\nstderr:\n%s", c.args, r.code, r.stderr)
+		}
 	}
 }
 

@@ -31,12 +31,14 @@ const (
 	parentCat    = 7003
 	parentNobody = 7004 // goes to a socket that nobody listens on
 	parentHalf   = 7005 // accepts and waits
+	parentTCP    = 7006 // echoes
 )
 
 // running is a neb run with vsock services on both sides.
 type running struct {
 	t              *testing.T
 	dir            string
+	tcp            string // where the host reaches the enclave's echo
 	cmd            *exec.Cmd
 	commands       *bufio.ReadWriter
 	stdout, stderr lockedBuffer
@@ -59,10 +61,18 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
-// serveUnix answers every connection to a Unix socket.
-func (r *running) serveUnix(name string, serve func(*net.UnixConn)) string {
-	path := filepath.Join(r.dir, name)
-	l, err := net.Listen("unix", path)
+// A socket is a connection of the host.
+type socket interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// serve answers every connection to a socket of the host, and returns its endpoint.
+func (r *running) serve(network, address string, serve func(socket)) string {
+	if network == "unix" {
+		address = filepath.Join(r.dir, address)
+	}
+	l, err := net.Listen(network, address)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -75,11 +85,11 @@ func (r *running) serveUnix(name string, serve func(*net.UnixConn)) string {
 			}
 			go func() {
 				defer c.Close()
-				serve(c.(*net.UnixConn))
+				serve(c.(socket))
 			}()
 		}
 	}()
-	return "unix:" + path
+	return network + ":" + l.Addr().String()
 }
 
 func startVsock(t *testing.T) *running {
@@ -92,7 +102,8 @@ func startVsock(t *testing.T) *running {
 	r := &running{t: t, dir: dir}
 	forever := make(chan struct{})
 	t.Cleanup(func() { close(forever) })
-	wait := func(*net.UnixConn) { <-forever }
+	wait := func(socket) { <-forever }
+	giveBack := func(c socket) { io.Copy(c, c); c.CloseWrite() }
 
 	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "vsock"}})))
 	args := []string{"run", "--timeout", "20m", "--memory", "1024"}
@@ -102,15 +113,24 @@ func startVsock(t *testing.T) *running {
 	for name, port := range map[string]int{"echo": peer.Echo, "sink": peer.Sink, "source": peer.Source, "deaf": peer.Deaf, "commands": peer.Commands, "nobody": 4711} {
 		args = append(args, "--connect", fmt.Sprintf("unix:%s=%d", filepath.Join(dir, name), port))
 	}
+	// A port that was free a moment ago.
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.tcp = free.Addr().String()
+	free.Close()
+	args = append(args, "--connect", fmt.Sprintf("tcp:%s=%d", r.tcp, peer.Echo))
 	for port, endpoint := range map[int]string{
-		parentEcho: r.serveUnix("parent-echo", func(c *net.UnixConn) { io.Copy(c, c); c.CloseWrite() }),
-		parentSink: r.serveUnix("parent-sink", func(c *net.UnixConn) {
+		parentEcho: r.serve("unix", "parent-echo", giveBack),
+		parentTCP:  r.serve("tcp", "127.0.0.1:0", giveBack),
+		parentSink: r.serve("unix", "parent-sink", func(c socket) {
 			if d, err := peer.Digest(c); err == nil {
 				fmt.Fprintln(c, d)
 			}
 		}),
-		parentDeaf:   r.serveUnix("parent-deaf", wait),
-		parentHalf:   r.serveUnix("parent-half", wait),
+		parentDeaf:   r.serve("unix", "parent-deaf", wait),
+		parentHalf:   r.serve("unix", "parent-half", wait),
 		parentCat:    "exec:cat",
 		parentNobody: "unix:" + filepath.Join(dir, "not-there"),
 	} {
@@ -170,7 +190,7 @@ func (r *running) do(t *testing.T, format string, args ...any) {
 }
 
 // echo sends n bytes through a connection and wants them back.
-func echo(c *net.UnixConn, n int64) error {
+func echo(c socket, n int64) error {
 	want, _ := peer.Digest(peer.Noise(n))
 	sent := make(chan error, 1)
 	go func() {
@@ -245,6 +265,19 @@ func TestVsock(t *testing.T) {
 			t.Fatalf("the enclave got %s, %v, want %s", answer, err, want)
 		}
 		t.Logf("host to enclave: %v", time.Since(start).Round(time.Millisecond))
+	})
+	t.Run("tcp", func(t *testing.T) {
+		r.do(t, "echo %d 3 1000000", parentTCP)
+		for range 3 {
+			c, err := net.Dial("tcp", r.tcp)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if err := echo(c.(socket), 1000000); err != nil {
+				t.Error(err)
+			}
+		}
 	})
 	t.Run("command", func(t *testing.T) { r.do(t, "echo %d 3 100000", parentCat) })
 	t.Run("refused", func(t *testing.T) {
