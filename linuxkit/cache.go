@@ -167,12 +167,27 @@ func unset(index *v1.IndexManifest, name string) (found bool) {
 
 func (c Cache) blob(h v1.Hash) string { return filepath.Join(c.Dir, "blobs", h.Algorithm, h.Hex) }
 
-// put keeps a blob under its digest, unless it is there.
+// holds says whether a blob is there, with the bytes that it should have.
+func (c Cache) holds(d v1.Descriptor) bool {
+	f, err := os.Open(c.blob(d.Digest))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Size() != d.Size {
+		return false
+	}
+	h := sha256.New()
+	_, err = io.Copy(h, f)
+	return err == nil && hex.EncodeToString(h.Sum(nil)) == d.Digest.Hex
+}
+
+// put keeps a blob under its digest, unless it is there. One that was damaged is replaced.
 func (c Cache) put(d v1.Descriptor, open func() (io.ReadCloser, error)) error {
 	if d.Digest.Algorithm != "sha256" || len(d.Digest.Hex) != 2*sha256.Size {
 		return fmt.Errorf("the digest %q is not a SHA-256", d.Digest)
 	}
-	if info, err := os.Stat(c.blob(d.Digest)); err == nil && info.Size() == d.Size {
+	if c.holds(d) {
 		return nil
 	}
 	if err := os.MkdirAll(filepath.Dir(c.blob(d.Digest)), 0o755); err != nil {
@@ -203,6 +218,9 @@ func (c Cache) put(d v1.Descriptor, open func() (io.ReadCloser, error)) error {
 // several, otherwise all are, and each gets the name with its architecture behind it too, as LinuxKit does.
 func (c Cache) Pull(ctx context.Context, ref, arch string) error {
 	full := image.Expand(ref)
+	if mirror := os.Getenv("LINUXKIT_MIRROR"); mirror != "" {
+		return fmt.Errorf("pull %s: LINUXKIT_MIRROR is %s, and this linuxkit knows no mirrors: unset it, or name the image there", ref, mirror)
+	}
 	err := c.pull(ctx, full, arch)
 	if err != nil {
 		return fmt.Errorf("pull %s: %w", ref, err)

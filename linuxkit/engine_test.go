@@ -16,6 +16,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/linuxkit"
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
@@ -82,8 +87,31 @@ func engine26(t *testing.T, variable, root, driver string) string {
 	return ""
 }
 
-// TestEngines makes images with docker import and docker build, and compares what comes from the engine, from docker save
-// and, where the engine reaches it, from a registry that it pushed to.
+// copies puts the image of a docker save archive into a registry and into an OCI archive, with another program's code, and
+// returns their references.
+func copies(t *testing.T, saved, registry string) []string {
+	t.Helper()
+	img, err := tarball.ImageFromPath(saved, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := registry + "/neb-test/copy:3"
+	if err := remote.Write(must(name.ParseReference(ref)), img); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := must(layout.Write(dir, empty.Index)).AppendImage(img); err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(t.TempDir(), "copy.tar")
+	if out, err := exec.Command("tar", "-C", dir, "-cf", archive, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return []string{ref, "oci:" + dir, "oci-archive:" + archive}
+}
+
+// TestEngines makes images with docker import and docker build, and compares what comes from the engine, from docker save,
+// from a registry, where the engine reaches it pushed by itself, and from an OCI archive.
 func TestEngines(t *testing.T) {
 	root, err := os.MkdirTemp("", "neb-engine26-") // t.TempDir insists on removing what an engine may still mount
 	if err != nil {
@@ -125,21 +153,26 @@ func TestEngines(t *testing.T) {
 			docker(nil, "save", "-o", saved, built)
 			id := docker(nil, "image", "inspect", "--format", "{{.Id}}", built)
 
-			refs := []string{"docker-daemon:" + built, "docker-daemon:" + id, "docker-archive:" + saved}
+			refs := append([]string{"docker-daemon:" + built, "docker-daemon:" + id, "docker-archive:" + saved}, copies(t, saved, registry)...)
 			if engine.push {
 				docker(nil, "push", "-q", built)
 				refs = append(refs, built)
 			}
-			var first string
+			var first, config string
 			for _, ref := range refs {
 				img, err := image.Open(t.Context(), ref, image.Options{Arch: "x86_64", TempDir: dir})
 				if err != nil {
 					t.Errorf("%s: %v", ref, err)
 					continue
 				}
-				// Engines that keep images in containerd call an image by its manifest.
-				if img.ConfigDigest() != id && img.ManifestDigest() != id || strings.Join(img.Config().Config.Cmd, " ") != "/bin/app" {
-					t.Errorf("%s: configuration %s with the command %q, want %s", ref, img.ConfigDigest(), img.Config().Config.Cmd, id)
+				if config == "" {
+					// Engines that keep images in containerd call an image by its manifest.
+					if config = img.ConfigDigest(); config != id && img.ManifestDigest() != id {
+						t.Errorf("%s: configuration %s and manifest %s, the engine calls it %s", ref, config, img.ManifestDigest(), id)
+					}
+				}
+				if img.ConfigDigest() != config || strings.Join(img.Config().Config.Cmd, " ") != "/bin/app" {
+					t.Errorf("%s: configuration %s with the command %q, want %s", ref, img.ConfigDigest(), img.Config().Config.Cmd, config)
 				}
 				img.Close()
 				b, err := ramdisk(t, &linuxkit.Config{Init: []string{ref}}, linuxkit.Ramdisk{})

@@ -184,7 +184,11 @@ func FuzzLayer(f *testing.F) {
 		var b bytes.Buffer
 		ignore := func(string, string) error { return nil }
 		if err := linuxkit.WriteRamdisk(&b, tree, linuxkit.Ramdisk{Complete: true, Lost: ignore}); err != nil {
-			return // a name that is too long with its prefix
+			// A path of the layer, or one through its symbolic links, may be too long with the prefix. Nothing else is wrong.
+			if !strings.Contains(err.Error(), "the kernel unpacks at most 4095") {
+				t.Error(err)
+			}
+			return
 		}
 		lines := newc(t, b.Bytes()).lines
 		if len(lines) < 3 || !strings.HasPrefix(lines[0], "neb ") {

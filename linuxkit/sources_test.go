@@ -16,7 +16,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
@@ -361,27 +360,67 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// TestPullRefuses lets a registry give other bytes than the digest says.
-func TestPullRefuses(t *testing.T) {
-	host := serve(t)
+// TestDamagedInTheCache lets a registry give other bytes than a digest says, of which nothing is kept, and then changes what
+// the cache holds, which the next pull makes good.
+func TestDamagedInTheCache(t *testing.T) {
+	honest := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	lies := false
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !lies || r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") {
+			honest.ServeHTTP(w, r)
+			return
+		}
+		answer := httptest.NewRecorder()
+		honest.ServeHTTP(answer, r)
+		b := answer.Body.Bytes()
+		b[len(b)/2] ^= 1
+		w.Write(b)
+	}))
+	t.Cleanup(s.Close)
+	ref := strings.TrimPrefix(s.URL, "http://") + "/a:1"
 	l := NewLayout(t)
 	l.Name(l.Image("amd64", layers(t, some), Gzip), "")
-	push(t, l.Dir(), host+"/a:1")
+	push(t, l.Dir(), ref)
 	c := linuxkit.Cache{Dir: t.TempDir()}
-	if err := c.Pull(t.Context(), host+"/a:1", ""); err != nil {
-		t.Fatal(err)
+	blobs := filepath.Join(c.Dir, "blobs", "sha256")
+
+	lies = true
+	if err := c.Pull(t.Context(), ref, ""); err == nil || !strings.Contains(err.Error(), "pull "+ref) {
+		t.Errorf("a registry that lies: %v", err)
 	}
-	img := must(c.Open(t.Context(), host+"/a:1", image.Options{Arch: "x86_64"}))
-	defer img.Close()
-	hash := must(v1.NewHash(img.ManifestDigest()))
-	blob := filepath.Join(c.Dir, "blobs", "sha256", hash.Hex)
-	b := must(os.ReadFile(blob))
-	if err := os.WriteFile(blob, bytes.Replace(b, []byte("schemaVersion"), []byte("schemaversion"), 1), 0o644); err != nil {
-		t.Fatal(err)
+	if kept, err := os.ReadDir(blobs); err == nil && len(kept) > 0 {
+		t.Errorf("of a registry that lies was kept: %v", kept)
 	}
-	if img, err := c.Open(t.Context(), host+"/a:1", image.Options{Arch: "x86_64"}); err == nil || !strings.Contains(err.Error(), "damaged") {
-		t.Errorf("a changed manifest: %v", err)
-		img.Close()
+	lies = false
+	pull := func() {
+		t.Helper()
+		if err := c.Pull(t.Context(), ref, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := func() error {
+		_, err := ramdisk(t, &linuxkit.Config{Init: []string{"oci:" + c.Dir + ":" + ref}}, linuxkit.Ramdisk{})
+		return err
+	}
+	pull()
+	for _, blob := range must(os.ReadDir(blobs)) {
+		file := filepath.Join(blobs, blob.Name())
+		b := must(os.ReadFile(file))
+		b[len(b)/2] ^= 1
+		if err := os.WriteFile(file, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := build(); err == nil {
+			t.Errorf("the changed blob %s was taken", blob.Name())
+		}
+		pull()
+		if err := build(); err != nil {
+			t.Errorf("after another pull: %v", err)
+		}
+	}
+	t.Setenv("LINUXKIT_MIRROR", "http://mirror.example")
+	if err := c.Pull(t.Context(), ref, ""); err == nil || !strings.Contains(err.Error(), "LINUXKIT_MIRROR") {
+		t.Errorf("with a mirror: %v", err)
 	}
 }
 

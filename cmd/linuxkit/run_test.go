@@ -436,9 +436,15 @@ func TestMerged(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
-	for _, args := range [][]string{{"version"}, {"version", "--short"}, {"version", "-short"}} {
-		if out := done(t, args...); !strings.Contains(out, "-neb") {
-			t.Errorf("%v: %q", args, out)
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"version"}, "linuxkit version v1.5.2-neb\n"}, {[]string{"version", "--short"}, "v1.5.2-neb\n"},
+		{[]string{"version", "-short"}, "v1.5.2-neb\n"}, {[]string{"version", "--commit"}, "\n"}, // tests have no commit
+	} {
+		if out := done(t, c.args...); out != c.want {
+			t.Errorf("%v: %q, want %q", c.args, out, c.want)
 		}
 	}
 	for _, args := range [][]string{{}, {"--help"}, {"-help"}, {"build", "-h"}, {"help", "build"}, {"cache"}} {

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// like is the release of LinuxKit whose command line this is.
+// like is the release of LinuxKit whose command line this is. Printed with -neb, so that nobody takes one for the other.
 const like = "v1.5.2"
 
 func newVersion(g *global) *cobra.Command {
@@ -17,9 +17,8 @@ func newVersion(g *global) *cobra.Command {
 		Short: "Say which linuxkit this is",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			version, revision := "(devel)", ""
+			revision := ""
 			if info, ok := debug.ReadBuildInfo(); ok {
-				version = info.Main.Version
 				for _, s := range info.Settings {
 					if s.Key == "vcs.revision" {
 						revision = s.Value
@@ -32,12 +31,15 @@ func newVersion(g *global) *cobra.Command {
 			case commit:
 				fmt.Fprintln(g.out, revision)
 			default:
-				fmt.Fprintf(g.out, "linuxkit version %s-neb (Nitro Enclaves Bootstrap %s)\n", like, version)
+				fmt.Fprintf(g.out, "linuxkit version %s-neb\n", like)
+				if revision != "" {
+					fmt.Fprintf(g.out, "commit: %s\n", revision)
+				}
 			}
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&short, "short", false, "the number alone")
-	cmd.Flags().BoolVar(&commit, "commit", false, "the commit alone")
+	cmd.Flags().BoolVar(&commit, "commit", false, "the commit alone; nothing where the build was not told")
 	return cmd
 }
