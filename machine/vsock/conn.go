@@ -546,7 +546,13 @@ func (c *Conn) receive(h *header, parts [][]byte) bool {
 	c.peerBuf, c.peerDone = h.bufAlloc, h.fwdCnt
 	switch h.op {
 	case opRequest:
-		return false
+		// An application whose connect was interrupted by a signal calls once more, from the same port.
+		if c.dialed() || c.received > 0 {
+			return false
+		}
+		if c.state == open {
+			c.tell(sayResponse)
+		}
 	case opResponse:
 		if c.state != waiting || !c.dialed() {
 			return false

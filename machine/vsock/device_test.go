@@ -1,7 +1,6 @@
 package vsock
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -221,6 +220,8 @@ func TestBadPackets(t *testing.T) {
 			for _, port := range []uint32{1000, 1001} {
 				g.send(from(port, 7, opRequest), nil)
 				g.expect(opResponse)
+				g.send(from(port, 7, opData), []byte("x"))
+				g.expect(opData)
 			}
 			g.send(c.h, nil)
 			if h, _ := g.expect(opReset); h.dstPort != 1000 {
@@ -229,6 +230,32 @@ func TestBadPackets(t *testing.T) {
 			g.send(from(1001, 7, opData), []byte("x"))
 			g.expect(opData)
 		})
+	}
+}
+
+// An application whose connect is interrupted by a signal calls again from the same port: it is the same call, before it is answered and after.
+func TestCallAgain(t *testing.T) {
+	accept := make(chan struct{})
+	g := newDriver(t, serve(func(ctx context.Context, c *Conn) {
+		<-accept
+		echo(ctx, c)
+	}), 64)
+	g.fillRX()
+	g.send(from(1000, 7, opRequest), nil)
+	g.send(from(1000, 7, opRequest), nil)
+	if h, _, ok := g.tryRecv(20 * time.Millisecond); ok {
+		t.Fatalf("%+v before the call was taken", h)
+	}
+	close(accept)
+	g.expect(opResponse)
+	g.send(from(1000, 7, opRequest), nil)
+	g.expect(opResponse)
+	g.send(from(1000, 7, opData), []byte("x"))
+	g.expect(opData)
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	if g.d.serving != 1 {
+		t.Errorf("%d handlers for one call", g.d.serving)
 	}
 }
 
@@ -362,34 +389,43 @@ func waitFor(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// One connection with much to send does not keep others waiting.
+// Connections that all have much to send take turns.
 func TestFairness(t *testing.T) {
+	const (
+		conns = 8
+		turns = 1000
+	)
+	much := make([]byte, 2*turns*bufferSize)
 	g := newDriver(t, serve(func(_ context.Context, c *Conn) {
 		if c.Accept() == nil {
-			for {
-				if _, err := c.Write(bytes.Repeat([]byte{byte(c.key.peer)}, 64<<10)); err != nil {
-					return
-				}
-			}
+			c.Write(much)
 		}
 	}), 64)
-	const conns = 8
 	for port := range uint32(conns) {
 		h := from(port, 7, opRequest)
 		h.bufAlloc = 1 << 30
 		g.send(h, nil)
 	}
-	time.Sleep(20 * time.Millisecond) // all handlers write now
+	waitFor(t, "all handlers to write", func() bool {
+		g.d.mu.Lock()
+		defer g.d.mu.Unlock()
+		writing := 0
+		for _, c := range g.d.conns {
+			if len(c.out) > 0 {
+				writing++
+			}
+		}
+		return writing == conns
+	})
 	g.fillRX()
 	count := [conns]int{}
-	const turns = 1000
 	for range conns * turns {
 		if h, _ := g.recv(); h.op == opData {
 			count[h.dstPort]++
 		}
 	}
 	for port, n := range count {
-		if n < turns/2 || n > turns*3/2 {
+		if n < turns-2 || n > turns+2 {
 			t.Errorf("connection %d got %d turns of %d: %v", port, n, conns*turns, count)
 		}
 	}
