@@ -41,9 +41,12 @@ let
       path: _:
       !builtins.elem path (
         map (name: toString ./. + "/" + name) [
+          ".ci"
           ".git"
           ".github"
+          "bench"
           "docs"
+          "test"
           "result"
           "blobs"
           "release"

@@ -4,8 +4,10 @@ package need
 
 import (
 	"debug/elf"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 )
@@ -61,6 +63,29 @@ func Docker(t testing.TB) {
 	if out, err := exec.Command("docker", "info", "--format", "{{.ServerVersion}}").CombinedOutput(); err != nil {
 		missing(t, "a running Docker engine ("+string(out)+")")
 	}
+}
+
+// BuildKit needs a Docker client that can build with BuildKit, and returns where it is: one with the buildx plugin, or one of the
+// releases before 23 that have it built in. A machine may have several clients; any will do.
+func BuildKit(t testing.TB) string {
+	t.Helper()
+	Docker(t)
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		client := filepath.Join(dir, "docker")
+		if exec.Command(client, "buildx", "version").Run() == nil {
+			return client
+		}
+		version, err := exec.Command(client, "version", "--format", "{{.Client.Version}}").Output()
+		var major int
+		if err == nil {
+			_, err = fmt.Sscanf(string(version), "%d.", &major)
+		}
+		if err == nil && major < 23 {
+			return client
+		}
+	}
+	missing(t, "a Docker client with BuildKit (Debian: docker-buildx)")
+	return ""
 }
 
 // Sandbox needs a way to isolate a build: root, or user namespaces.

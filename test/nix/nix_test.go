@@ -20,6 +20,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/build/store"
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+	"github.com/nitro-enclaves-bootstrap/neb/test/show"
 )
 
 const root = "../.."
@@ -135,9 +136,11 @@ func TestEvaluate(t *testing.T) {
 			if len(args) > 1 && args[0] == "--arg" {
 				cmd[len(cmd)-1] = strings.ReplaceAll(cross, "./", dir+"/")
 			}
-			if out, err := s.run("nix-instantiate", cmd...); err != nil || !strings.HasSuffix(out, ".drv") {
+			out, err := s.run("nix-instantiate", cmd...)
+			if err != nil || !strings.HasSuffix(out, ".drv") {
 				t.Errorf("%v: %s %v", cmd, out, err)
 			}
+			show.Linef(t, "-A %s %s: %s", attribute, strings.Join(args, " "), filepath.Base(out))
 		}
 	}
 	for _, system := range []string{"x86_64-linux", "aarch64-linux"} {
@@ -190,6 +193,7 @@ func TestHashes(t *testing.T) {
 	if nixHashes = slices.Compact(nixHashes); !slices.Equal(nixHashes, lockHashes) {
 		t.Errorf("Nix fetches %d files, the lock names %d, or others", len(nixHashes), len(lockHashes))
 	}
+	show.Linef(t, "Nix fetches %d files by the hashes of the lock", len(nixHashes))
 	// Nix itself says where a file of this content goes.
 	for _, f := range found[:min(3, len(found))] {
 		want := s.must("nix-store", "--print-fixed-path", "sha256", f.SHA256, f.Name)
@@ -286,6 +290,7 @@ func TestRealise(t *testing.T) {
 	if got, want := fmt.Sprintf("%x", sha256.Sum256(built)), outputs[0].Files[0].SHA256; got != want {
 		t.Errorf("init from Nix has SHA-256 %s, from neb build %s", got, want)
 	}
+	show.Linef(t, "init built in Nix's sandbox: SHA-256 %x; of neb build: %s", sha256.Sum256(built), outputs[0].Files[0].SHA256)
 }
 
 func readLock(t *testing.T) *lock.Lock {

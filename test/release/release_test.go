@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+	"github.com/nitro-enclaves-bootstrap/neb/test/show"
 )
 
 const root = "../.."
@@ -69,7 +70,7 @@ func TestRelease(t *testing.T) {
 		if !bytes.Equal(one, two) {
 			t.Errorf("%s: differs between two releases", e.Name())
 		}
-		t.Logf("%x  %s, %d bytes", sha256.Sum256(one), e.Name(), len(one))
+		show.Linef(t, "made twice: %x  %s, %d bytes", sha256.Sum256(one), e.Name(), len(one))
 	}
 
 	const archive = "enclaves-blobs-0.0.1.tar.xz"
@@ -78,6 +79,7 @@ func TestRelease(t *testing.T) {
 	if err != nil || strings.Count(out, "same") < 12 {
 		t.Errorf("neb verify: %v\n%s", err, out)
 	}
+	show.Linef(t, "neb verify --release: %d blobs are the same", strings.Count(out, "same"))
 	sums := exec.Command("sha256sum", "-c", "--strict", "SHA256SUMS")
 	sums.Dir = releases[0]
 	if out, err := sums.CombinedOutput(); err != nil {
@@ -92,9 +94,11 @@ func TestRelease(t *testing.T) {
 	tampered[len(tampered)/2] ^= 1
 	write(t, path, tampered)
 	want := fmt.Sprintf("%s: digest is %x, SHA256SUMS says", archive, sha256.Sum256(tampered))
-	if out, err := neb(t, source, program, "verify", "--cached", "--release", path); err == nil || !strings.Contains(out, want) {
+	out, err = neb(t, source, program, "verify", "--cached", "--release", path)
+	if err == nil || !strings.Contains(out, want) {
 		t.Errorf("one byte changed: expected %q, found %v\n%s", want, err, out)
 	}
+	show.Linef(t, "one byte changed: %s", strings.TrimSpace(out))
 }
 
 func copyFile(t *testing.T, from, to string) {
