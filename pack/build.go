@@ -61,7 +61,7 @@ type Build struct {
 
 	TempDir    string                  // for the layers' bodies; "" is os.TempDir()
 	ErofsTools ErofsTools              // makes erofs images; nil where that cannot be done
-	Progress   func(done, total int64) // gets the bytes written so far, of a ramdisk or of an erofs image's archive; may be nil
+	Progress   func(done, total int64) // gets the bytes written so far, of the application's tree or of its erofs image; may be nil
 	Warn       func(string)            // gets a line for everything that an archive cannot hold; may be nil
 }
 
@@ -139,6 +139,8 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 		return nil, err
 	}
 	defer out.Abort()
+	silent := *b // the first ramdisk is written in no time
+	silent.Progress = nil
 	copyIn := func(r io.Reader) func(io.Writer) error {
 		return func(w io.Writer) error {
 			_, err := io.Copy(w, r)
@@ -152,7 +154,7 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 		{eif.Kernel, copyIn(io.NewSectionReader(blobs.kernel, 0, blobs.size.kernel))},
 		{eif.Cmdline, copyIn(strings.NewReader(blobs.cmdline))},
 		{eif.Meta, copyIn(bytes.NewReader(metadata))},
-		{eif.Ramdisk, func(w io.Writer) error { return bootstrap.write(ctx, w, b) }},
+		{eif.Ramdisk, func(w io.Writer) error { return bootstrap.write(ctx, w, &silent) }},
 		{eif.Ramdisk, func(w io.Writer) error { return application.write(ctx, w, b) }},
 	} {
 		if err := out.Next(s.t); err != nil {

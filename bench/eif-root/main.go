@@ -1,10 +1,11 @@
-// Command eif-root (in bench) compares the forms of an application's root: `--rootfs-format cpio` and `erofs`.
+// Command eif-root (in bench) compares the forms of an application's root: `--rootfs-format cpio` and `erofs`, and compressions of the latter.
 //
-//	go run ./bench/eif-root -blobs result/x86_64 -memory 4096 -runs 3 /path/to/tree...
+//	go run ./bench/eif-root -blobs result/x86_64 -memory 4096 -runs 3 -forms cpio,erofs,erofs:lz4 /path/to/tree...
 //
 // For each tree (a directory or tar archive with /bin/true in it) and each form it prints the size of the EIF, how long
 // packing took, how long the start took until /bin/true had ended (median, with -memory MiB), and the smallest memory, in steps
-// of 32 MiB, with which it starts at all. The emulator is neb's.
+// of 32 MiB, with which it starts at all. The emulator is neb's. A form erofs:X has X for mkfs.erofs's -z instead of what neb chose,
+// with + for each comma: erofs:lz4hc+12.
 package main
 
 import (
@@ -21,7 +22,15 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb"
+	"github.com/nitro-enclaves-bootstrap/neb/build/component"
+	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/build/store"
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/pack"
 )
 
 func main() {
@@ -31,7 +40,7 @@ func main() {
 	memory := flag.Int("memory", 4096, "MiB for the timed starts")
 	runs := flag.Int("runs", 3, "timed starts of each")
 	limit := flag.Duration("limit", 5*time.Minute, "longest start")
-	forms := flag.String("form", "", "one form alone")
+	forms := flag.String("forms", "cpio,erofs", "what to compare, with commas between")
 	flag.Parse()
 	if *blobs == "" || flag.NArg() == 0 {
 		log.Fatal("-blobs and a tree are needed")
@@ -50,10 +59,7 @@ func main() {
 	fmt.Println("| tree | form | EIF | packed in | start | smallest memory |")
 	fmt.Println("|---|---|---|---|---|---|")
 	for _, tree := range flag.Args() {
-		for _, form := range []string{"cpio", "erofs"} {
-			if *forms != "" && form != *forms {
-				continue
-			}
+		for form := range strings.SplitSeq(*forms, ",") {
 			if err := b.row(tree, form, *memory, *runs); err != nil {
 				log.Printf("%s, %s: %v", tree, form, err)
 			}
@@ -66,11 +72,52 @@ type bench struct {
 	limit                 time.Duration
 }
 
+// tools are mkfs.erofs and its like in the sandbox of `neb build`, with another compression than neb's.
+type tools struct {
+	*component.Builder
+	compression string // "" for neb's
+}
+
+func (t tools) Work(ctx context.Context) (string, error) { return t.Store.Work(ctx) }
+
+func (t tools) Run(ctx context.Context, work string, args ...string) error {
+	for i, arg := range args {
+		if strings.HasPrefix(arg, "-z") && t.compression != "" {
+			args = slices.Clone(args)
+			args[i] = "-z" + strings.ReplaceAll(t.compression, "+", ",")
+		}
+	}
+	return t.Tool(ctx, []string{lock.EROFS}, work, args...)
+}
+
+// pack makes the EIF.
+func (b *bench) pack(tree, form string) error {
+	ctx := context.Background()
+	locked, err := lock.Read(bytes.NewReader(neb.LockFile))
+	if err != nil {
+		return err
+	}
+	s, err := store.Open("")
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	format, compression, _ := strings.Cut(form, ":")
+	build := &pack.Build{
+		Arch: eif.X86_64, Blobs: pack.BlobsIn(b.blobs, eif.X86_64), RootFS: tree, RootFormat: pack.RootFormat(format),
+		Overrides:  pack.Overrides{Cmd: []string{"/bin/true"}},
+		ErofsTools: tools{&component.Builder{Store: s, Lock: locked}, compression},
+	}
+	return pack.WriteAside(b.eif, func(f *os.File) error {
+		_, err := build.To(ctx, f)
+		return err
+	})
+}
+
 func (b *bench) row(tree, form string, memory, runs int) error {
 	start := time.Now()
-	build := exec.Command(b.neb, "eif", "build", "--rootfs", tree, "--arch", "x86_64", "--blobs", b.blobs, "--cmd", "/bin/true", "--rootfs-format", form, "--output", b.eif)
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+	if err := b.pack(tree, form); err != nil {
+		return err
 	}
 	packed := time.Since(start)
 	info, err := os.Stat(b.eif)
@@ -89,8 +136,8 @@ func (b *bench) row(tree, form string, memory, runs int) error {
 	if slices.Sort(times); len(times) > 0 {
 		took = fmt.Sprintf("%.1f s", times[len(times)/2])
 	}
-	// The smallest memory is between a size that is too small and one that is enough.
-	low, high := 0, (memory+31)/32
+	// The smallest memory is between a size that is too small, as that of the EIF, and one that is enough.
+	low, high := int(info.Size()>>20)/32, (memory+31)/32
 	for high-low > 1 {
 		middle := (low + high) / 2
 		if _, err := b.start(middle * 32); err == nil {

@@ -233,6 +233,41 @@ func TestDiagnose(t *testing.T) {
 	}
 }
 
+// TestUntilFilled is for kernels whose pool is not filled yet. No machine shows that for long here: the NSM fills the pool at once.
+func TestUntilFilled(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		answers []error // the last one for ever; nil is a byte
+		limit   time.Duration
+		want    string
+	}{
+		{"filled", []error{nil}, 0, ""},
+		{"filled soon", []error{unix.EAGAIN, unix.EINTR, unix.EAGAIN, nil}, time.Minute, ""},
+		{"never filled", []error{unix.EAGAIN}, 20 * time.Millisecond, "wait for random numbers: the kernel's pool was not filled within 20ms"},
+		{"no such call", []error{unix.ENOSYS}, time.Minute, "read random numbers: function not implemented"},
+	} {
+		calls := 0
+		err := untilFilled(func() (int, error) {
+			answer := test.answers[min(calls, len(test.answers)-1)]
+			calls++
+			if answer == nil {
+				return 1, nil
+			}
+			return -1, answer
+		}, test.limit)
+		got := ""
+		if err != nil {
+			got = err.Error()
+		}
+		if got != test.want {
+			t.Errorf("%s: error %q, want %q", test.name, got, test.want)
+		}
+		if calls < len(test.answers) {
+			t.Errorf("%s: %d calls, want %d or more", test.name, calls, len(test.answers))
+		}
+	}
+}
+
 func TestFailure(t *testing.T) {
 	for _, c := range []struct {
 		err  error

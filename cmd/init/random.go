@@ -30,19 +30,27 @@ func (e *enclave) waitForRandom() error {
 			warn(fail("write "+nsmRNG+" to", rngCurrent, err))
 		}
 	}
-	var one [1]byte
+	if err := untilFilled(func() (int, error) {
+		var one [1]byte
+		return unix.Getrandom(one[:], unix.GRND_NONBLOCK)
+	}, randomDeadline); err != nil {
+		warn(err)
+	}
+	return nil
+}
+
+// untilFilled waits until getrandom, which must not block, gives a byte: then the kernel's pool has been filled.
+func untilFilled(getrandom func() (int, error), limit time.Duration) error {
 	for began := time.Now(); ; time.Sleep(2 * time.Millisecond) {
-		n, err := unix.Getrandom(one[:], unix.GRND_NONBLOCK)
+		n, err := getrandom()
 		if n == 1 {
 			return nil
 		}
 		if err != unix.EAGAIN && err != unix.EINTR {
-			warn(fail("read random numbers", "", err))
-			return nil
+			return fail("read random numbers", "", err)
 		}
-		if time.Since(began) > randomDeadline {
-			warn(&failure{doing: "wait for random numbers", err: errors.New("the kernel's pool was not filled within " + randomDeadline.String())})
-			return nil
+		if time.Since(began) > limit {
+			return &failure{doing: "wait for random numbers", err: errors.New("the kernel's pool was not filled within " + limit.String())}
 		}
 	}
 }
