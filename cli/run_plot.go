@@ -182,9 +182,9 @@ svg { font: 13px system-ui, sans-serif; }
 // plotStep is the distance of the lines of time: at most ten of them.
 func plotStep(end time.Duration) time.Duration {
 	for step := 10 * time.Millisecond; ; step *= 10 {
-		for _, n := range []time.Duration{1, 2, 5} {
-			if end/(n*step) < 10 {
-				return n * step
+		for _, n := range []int64{1, 2, 5} {
+			if d := time.Duration(n) * step; end/d < 10 {
+				return d
 			}
 		}
 	}

@@ -275,7 +275,7 @@ func (m *Machine) report(e vsock.Event) {
 	if f := m.cfg.Vsock.Report; f != nil {
 		f(e)
 	}
-	text := ""
+	var text string
 	switch e.Kind {
 	case vsock.Started:
 		go m.event(Event{Kind: Ready})

@@ -182,7 +182,7 @@ func TestLoadSigner(t *testing.T) {
 	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := pack.LoadSigner(path, certificateFile(t, s)); err != nil || got.Key.(*ecdsa.PrivateKey).D.Cmp(s.Key.(*ecdsa.PrivateKey).D) != 0 {
+	if got, err := pack.LoadSigner(path, certificateFile(t, s)); err != nil || !got.Key.(*ecdsa.PrivateKey).Equal(s.Key) {
 		t.Error(err)
 	}
 	for _, files := range [][2]string{{path, path}, {certificateFile(t, s), certificateFile(t, s)}, {"/nothing", path}, {path, "/nothing"}} {

@@ -53,7 +53,7 @@ files:
     source: %[1]s/nsm.ko
     mode: "0755"
 `, dir))
-	customer := fmt.Sprintf("---\nprefix: rootfs/\ninit:\n  - neb-test/server:1\nfiles:\n")
+	customer := "---\nprefix: rootfs/\ninit:\n  - neb-test/server:1\nfiles:\n"
 	for _, name := range []string{"dev", "run", "sys", "var", "proc", "tmp"} {
 		customer += fmt.Sprintf("  - path: rootfs/%s\n    directory: true\n    mode: \"0755\"\n", name)
 	}

@@ -596,7 +596,7 @@ func (c *Conn) receive(h *header, parts [][]byte) bool {
 	return true
 }
 
-// dialed says whether the connection was opened from our side.
+// dialled says whether the connection was opened from our side.
 func (c *Conn) dialed() bool { return c.key.port >= firstPort }
 
 // fill keeps n bytes of parts, behind what is there already.

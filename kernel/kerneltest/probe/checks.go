@@ -93,12 +93,10 @@ var paths = []struct {
 func checks() []check {
 	all := []check{{"nsm.ko", loadNSM}}
 	add := func(name string, try func() error) { all = append(all, check{name, try}) }
-	for _, c := range []check{
+	all = append(all, []check{
 		{"io_uring", ioUring}, {"bpf", bpf}, {"memfd", memfd}, {"keyctl", keyctl}, {"no kexec", noKexec},
 		{"landlock", landlock}, {"yama", yama}, {"loopback", loopback}, {"nftables", nftables}, {"links", links}, {"dm targets", targets},
-	} {
-		all = append(all, c)
-	}
+	}...)
 	known, _ := os.ReadFile("/proc/filesystems")
 	for _, name := range fileSystems {
 		add("filesystem "+name, func() error {

@@ -80,7 +80,7 @@ func links() error {
 func nftables() error {
 	header := func(family byte) []byte { return []byte{family, 0, 0, 0} }
 	const (
-		newTable, newChain, newRule = unix.NFNL_SUBSYS_NFTABLES<<8 | 0, unix.NFNL_SUBSYS_NFTABLES<<8 | 3, unix.NFNL_SUBSYS_NFTABLES<<8 | 6
+		newTable, newChain, newRule = unix.NFNL_SUBSYS_NFTABLES << 8, unix.NFNL_SUBSYS_NFTABLES<<8 | 3, unix.NFNL_SUBSYS_NFTABLES<<8 | 6
 		begin, end                  = 0x10, 0x11
 		create                      = unix.NLM_F_CREATE | unix.NLM_F_ACK
 		nested                      = 0x8000
