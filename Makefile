@@ -5,8 +5,10 @@ VERSION ?=
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN    := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 20s
-# Packages that start goroutines.
-RACE    := ./build/store/... ./build/component/... ./image/... ./linuxkit/... ./machine/... ./eif/... ./cli/...
+# Packages that several goroutines use, and others whose quick tests need no machine and no compiler. Those that want an engine, an emulator or
+# namespaces are given by name: make race RACE=./machine
+RACE    := ./app ./build/lock/... ./build/progress ./build/release ./build/result ./build/store/... ./eif ./image ./initramfs \
+           ./machine/vsock ./nsm ./pack
 
 .DEFAULT_GOAL := help
 
@@ -23,15 +25,14 @@ test: ## all tests that this machine can run, skips named
 	$(GO) test -timeout 80m ./...
 
 .PHONY: race
-race: ## packages with goroutines, under the race detector
-	$(GO) test -race -short -timeout 30m $(RACE)
+race: ## the quick packages under the race detector, with coverage
+	$(GO) test -race -short -timeout 30m -coverprofile coverage.out $(RACE)
+	$(GO) tool cover -func coverage.out | tail -n 1
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (20s)
-	@set -e; for pkg in $$($(GO) list ./...); do \
-	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
-	  done; \
+	@set -e; grep -r '^func Fuzz' --include='*_test.go' . | sed -E 's,^(.*)/[^/]*:func (Fuzz[A-Za-z0-9_]+).*,\1 \2,' | sort | while read -r pkg target; do \
+	  echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x "$$pkg" </dev/null; \
 	done
 
 .PHONY: cover
