@@ -121,6 +121,7 @@ func (s *Store) make(ctx context.Context, key string, make func(dir string) erro
 		return false, fmt.Errorf("store: %w", &localError{err})
 	}
 	if err := make(dir); err != nil {
+		_ = os.Remove(h.f.Name()) // there may never be an output of this key
 		return false, err
 	}
 	if err := s.finish(ctx, ready); err != nil {

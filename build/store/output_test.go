@@ -366,4 +366,7 @@ func TestWork(t *testing.T) {
 	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("after Open: %v, want it gone", err)
 	}
+	if left, _ := os.ReadDir(filepath.Join(at, locks)); len(left) > 0 {
+		t.Errorf("locks of nothing: %v", left)
+	}
 }

@@ -233,6 +233,7 @@ func (s *Store) sweep() {
 			continue
 		}
 		_ = remove(s.in(tmp, e.Name()))
+		_ = os.Remove(h.f.Name())
 		h.release()
 	}
 }
