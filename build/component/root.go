@@ -21,7 +21,7 @@ func (b *Builder) toolchain(sets ...string) (toolchain, error) {
 func (t toolchain) inputs() []Input { return lockedInputs("package", t.packages...) }
 
 // rootVersion changes when the same packages are unpacked to something else.
-const rootVersion = "1"
+const rootVersion = "2"
 
 var errNotThere = errors.New("not in the store")
 
