@@ -36,8 +36,8 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	done
 
 .PHONY: cover
-cover: ## the quick tests with coverage, the total at the end
-	$(GO) test -short -timeout 30m -coverprofile coverage.out -coverpkg ./... ./...
+cover: ## all tests but kernels compiled again, with coverage, the total at the end
+	$(GO) test -short -timeout 80m -coverprofile coverage.out -coverpkg ./... ./...
 	$(GO) tool cover -func coverage.out | tail -n 1
 
 .PHONY: lint

@@ -95,9 +95,6 @@ func TestWarnsAboutKexec(t *testing.T) {
 
 // What was built is verified, from the store; a byte changed, a file missing or one too many is found.
 func TestBuildAndVerify(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds init")
-	}
 	need.Sandbox(t)
 	dir := filepath.Join(t.TempDir(), "result")
 	neb := func(args ...string) (code int, stdout, stderr string) {

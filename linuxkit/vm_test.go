@@ -19,9 +19,6 @@ import (
 // TestPuzzlesInTheKernel lets a kernel unpack all puzzles, each in a directory of its own, and has a program in the machine
 // list what came of it.
 func TestPuzzlesInTheKernel(t *testing.T) {
-	if testing.Short() {
-		t.Skip("boots a virtual machine")
-	}
 	const arch = "x86_64"
 	lister := vm.Program(t, arch, "./testdata/lister")
 	vm.Emulator(t)

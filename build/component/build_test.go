@@ -255,9 +255,6 @@ const ordinary = 54321
 // The same source and lock make the same bytes as root, as an ordinary user and in a container without rights,
 // with another number of jobs, umask, time zone, directory and environment.
 func TestSameBytesEverywhere(t *testing.T) {
-	if testing.Short() {
-		t.Skip("unpacks three toolchains: about a minute")
-	}
 	need.Root(t)
 	kernelSource, source := readable(t, tinyKernel(t)), readable(t, sourceOf(t))
 	base := task{Arch: "x86_64", Names: []string{"kernel"}, KernelSource: kernelSource, Source: source}

@@ -131,9 +131,6 @@ func TestUnzipModule(t *testing.T) {
 // A machine whose Go lies about itself, whose go.env asks for everything that changes a binary, and whose GOROOT has
 // the locked version but another source: none of it gets into what is built.
 func TestHostileGo(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds init twice: half a minute")
-	}
 	need.Sandbox(t)
 	source := readable(t, sourceOf(t)) // as it is now, for both
 	plain := task{Store: ownStore(t, os.Geteuid(), "go-"), Arch: "x86_64", Names: []string{"init"}, Source: source}
@@ -180,9 +177,6 @@ func TestHostileGo(t *testing.T) {
 
 // init and linuxkit are static, stripped, without a build ID, and say which Go made them, for both architectures.
 func TestGoPrograms(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds init and linuxkit for both architectures: a minute")
-	}
 	b := sharedBuilder(t)
 	for arch, machine := range map[string]elf.Machine{"x86_64": elf.EM_X86_64, "aarch64": elf.EM_AARCH64} {
 		outputs, err := b.Build(t.Context(), arch, "init", "linuxkit")
@@ -228,9 +222,6 @@ func TestGoPrograms(t *testing.T) {
 
 // A neb that was installed at a version takes its own source at that version, with the hash that it was made from.
 func TestReleasedSource(t *testing.T) {
-	if testing.Short() {
-		t.Skip("unpacks a Go toolchain")
-	}
 	b := sharedBuilder(t)
 	proxy := t.TempDir()
 	const version = "v1.2.3"

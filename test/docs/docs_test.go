@@ -167,9 +167,6 @@ func TestMarks(t *testing.T) {
 
 // Every command in the docs runs: in a copy of the source, with neb in PATH, from the cache, one shell a page.
 func TestCommands(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds what the docs build")
-	}
 	need.Sandbox(t)
 	bin := t.TempDir()
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "neb"), "./cmd/neb")

@@ -263,9 +263,6 @@ func TestErofs(t *testing.T) {
 
 // TestLargeImage boots a 1 GB image, in the memory that nitro-cli would ask for.
 func TestLargeImage(t *testing.T) {
-	if testing.Short() {
-		t.Skip("1 GB takes its time")
-	}
 	body := noise(1 << 29)
 	image := ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "sum", "/a", "/b"}},
 		entry{"a", 0o644, body}, entry{"b", 0o644, body}))

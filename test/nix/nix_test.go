@@ -232,9 +232,6 @@ func TestModules(t *testing.T) {
 // neb builds init inside Nix's sandbox, in its own, from files that are in the Nix store by the hashes of the lock: the bytes are those of a
 // build without Nix.
 func TestRealise(t *testing.T) {
-	if testing.Short() {
-		t.Skip("compiles neb and init in Nix's sandbox")
-	}
 	dir, s := source(t), newStore(t)
 	cache, err := store.Open("")
 	if err != nil {

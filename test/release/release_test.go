@@ -28,9 +28,6 @@ func neb(t *testing.T, dir, program string, args ...string) (string, error) {
 }
 
 func TestRelease(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds both kernels, where they are not in the store")
-	}
 	need.Namespaces(t)
 	work := t.TempDir()
 	program := filepath.Join(work, "neb")
