@@ -7,7 +7,7 @@ VULN    := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 20s
 # Packages that several goroutines use, and others whose quick tests need no machine and no compiler. Those that want an engine, an emulator or
 # namespaces are given by name: make race RACE=./machine
-RACE    := ./app ./build/lock/... ./build/progress ./build/release ./build/result ./build/store/... ./eif ./image ./initramfs \
+RACE    := ./app ./build/lock/... ./build/result ./build/store/... ./eif ./image ./initramfs \
            ./machine/vsock ./nsm ./pack
 
 .DEFAULT_GOAL := help
