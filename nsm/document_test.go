@@ -9,9 +9,11 @@ import (
 	"crypto/sha512"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"math/big"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -466,6 +468,42 @@ func TestAWSRoot(t *testing.T) {
 	}
 	if name := root.Subject.CommonName; name != "aws.nitro-enclaves" {
 		t.Errorf("its name is %q", name)
+	}
+}
+
+// A document of a real enclave, as it was published in the tests of github.com/blocky/nitrite (MIT licence): the chain that is built in leads to
+// it for as long as its certificate was valid, and to nothing else.
+func TestPublishedDocument(t *testing.T) {
+	text, err := os.ReadFile("testdata/published.b64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := base64.StdEncoding.DecodeString(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := nsm.Parse(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "i-0a22e5c5f24d22174-enc0191cceb4289903f"; d.ModuleID != want || len(d.PCRs) != 16 || d.Emulated {
+		t.Errorf("expected module %s with 16 PCRs, found %s with %d (emulated: %v)", want, d.ModuleID, len(d.PCRs), d.Emulated)
+	}
+	if err := d.Verify(nsm.AWSRoot(), d.Time); err != nil {
+		t.Error(err)
+	}
+	if err := d.Verify(nsm.AWSRoot(), now); err == nil {
+		t.Error("verified after its certificate had expired")
+	}
+	if err := d.Verify(newAuthority(t).chain[0], d.Time); err == nil {
+		t.Error("verified by another root")
+	}
+	document[len(document)-1] ^= 1
+	if d, err = nsm.Parse(document); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Verify(nsm.AWSRoot(), d.Time); err == nil {
+		t.Error("verified with another signature")
 	}
 }
 
