@@ -547,14 +547,14 @@ func (c *Conn) receive(h *header, parts [][]byte) bool {
 	switch h.op {
 	case opRequest:
 		// An application whose connect was interrupted by a signal calls once more, from the same port.
-		if c.dialed() || c.received > 0 {
+		if c.dialled() || c.received > 0 {
 			return false
 		}
 		if c.state == open {
 			c.tell(sayResponse)
 		}
 	case opResponse:
-		if c.state != waiting || !c.dialed() {
+		if c.state != waiting || !c.dialled() {
 			return false
 		}
 		c.state = open
@@ -597,7 +597,7 @@ func (c *Conn) receive(h *header, parts [][]byte) bool {
 }
 
 // dialled says whether the connection was opened from our side.
-func (c *Conn) dialed() bool { return c.key.port >= firstPort }
+func (c *Conn) dialled() bool { return c.key.port >= firstPort }
 
 // fill keeps n bytes of parts, behind what is there already.
 func (c *Conn) fill(n int, parts [][]byte) {
