@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 )
 
@@ -199,36 +200,20 @@ func Relations(value string) ([][]Relation, error) {
 	return all, nil
 }
 
+// relationForm is one relation as Debian Policy has it: a package (§5.6.1), perhaps an architecture after a colon, perhaps a version
+// (§5.6.12) in brackets (§7.1; "<" and ">" are the old way of writing "<=" and ">="). Lists of architectures and build profiles
+// stand in source packages alone.
+var relationForm = regexp.MustCompile(`^([a-z0-9][a-z0-9+.-]*)(?::([a-z0-9][a-z0-9-]*))?\s*` +
+	`(?:\(\s*(<<|<=|<|=|>=|>>|>)\s*([A-Za-z0-9.+~:-]+)\s*\))?$`)
+
 func relation(s string) (Relation, error) {
-	wrong := fmt.Errorf("expected a package as 'name', 'name:arch' or 'name (>= version)', found %q", s)
-	name, rest, versioned := strings.Cut(s, "(")
-	name = strings.TrimSpace(name)
-	r := Relation{Name: name}
-	if n, arch, ok := strings.Cut(name, ":"); ok {
-		r.Name, r.Arch = n, arch
+	m := relationForm.FindStringSubmatch(s)
+	if m == nil {
+		return Relation{}, fmt.Errorf("expected a package as 'name', 'name:arch' or 'name (>= version)', found %q", s)
 	}
-	if r.Name == "" || strings.ContainsAny(name, " \t\n[]<>()") {
-		return Relation{}, wrong
-	}
-	if !versioned {
-		return r, nil
-	}
-	rest, ok := strings.CutSuffix(strings.TrimSpace(rest), ")")
-	if !ok {
-		return Relation{}, wrong
-	}
-	rest = strings.TrimSpace(rest)
-	op := rest[:len(rest)-len(strings.TrimLeft(rest, "<>="))]
-	r.Op, r.Version = op, strings.TrimSpace(rest[len(op):])
-	switch op {
-	case "<<", "<=", "=", ">=", ">>":
-	case "<", ">":
-		r.Op += "=" // Policy §7.1: the old way of writing them
-	default:
-		return Relation{}, wrong
-	}
-	if r.Version == "" || strings.ContainsAny(r.Version, " \t\n()") {
-		return Relation{}, wrong
+	r := Relation{Name: m[1], Arch: m[2], Op: m[3], Version: m[4]}
+	if r.Op == "<" || r.Op == ">" {
+		r.Op += "="
 	}
 	return r, nil
 }

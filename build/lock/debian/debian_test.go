@@ -136,6 +136,7 @@ func FuzzCompare(f *testing.F) {
 func FuzzRelations(f *testing.F) {
 	f.Add("libc6 (>= 2.38), a | b:any (<< 1)")
 	f.Add("a (= 1")
+	f.Add("0\v:") // white space inside of a name, and a colon that no architecture follows
 	f.Fuzz(func(t *testing.T, value string) {
 		groups, err := Relations(value)
 		if err != nil {
