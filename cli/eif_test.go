@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha512"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"debug/elf"
@@ -14,6 +15,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -26,6 +28,8 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/app"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/nsm"
+	"github.com/nitro-enclaves-bootstrap/neb/test/need"
 )
 
 // command runs neb and returns its status and what it printed.
@@ -138,6 +142,13 @@ func TestEIFCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	if err := os.WriteFile(f.path("empty"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	inner := sha512.Sum384(nil)
+	outer := sha512.Sum384(append(make([]byte, 48), inner[:]...))
+	emptyPCR := hex.EncodeToString(outer[:])
+
 	const role = "arn:aws:iam::123456789012:role/Webserver"
 	for _, test := range []struct {
 		args   string
@@ -159,6 +170,8 @@ func TestEIFCommands(t *testing.T) {
 		{"eif verify " + a + " --pcr0 " + pcrs["PCR0"], 0, ": verified", ""},
 		{"eif verify " + a + " --pcr0 " + strings.ToUpper(pcrs["PCR0"]), 0, ": verified", ""},
 		{"eif verify " + a + " --pcr0 " + pcrs["PCR1"], 1, "PCR0 should be", ""},
+		{"eif verify " + a + " --pcr1 " + pcrs["PCR1"] + " --pcr2 " + pcrs["PCR2"], 0, ": consistent, a part is as expected", ""},
+		{"eif verify " + a + " --pcr0 " + pcrs["PCR0"] + " --pcr2 " + pcrs["PCR1"], 1, "PCR2 should be", ""},
 		{"eif verify " + a + " --pcr8 " + signedPCRs["PCR8"], 1, "no signature", ""},
 		{"eif verify " + signed + " --at 2001-01-01T00:00:00Z", 1, "valid from", ""},
 		{"eif verify " + broken + " --json", 1, `"Result":"wrong"`, ""},
@@ -176,6 +189,8 @@ func TestEIFCommands(t *testing.T) {
 
 		{"eif pcr --role-arn " + role, 0, `"PCR3": "78fce75db17cd4e0a3fb8dad3ad128ca5e77edbb2b2c7f75329dccd99aa5f6ef4fc1f1a452e315b9e98f9e312e6921e6"`, ""},
 		{"eif pcr --signing-certificate " + f.path("cert.pem"), 0, signedPCRs["PCR8"], ""},
+		{"eif pcr --instance-id i-0123456789abcdef0", 0, `"PCR4": "d6432900ac1c343cb40286898792c55e962aef0cc35c4910c0c286145b51af19e782cb21cc31a042671d7dfbd398251c"`, ""},
+		{"eif pcr --input " + f.path("empty"), 0, `"PCR": "` + emptyPCR + `"`, ""},
 		{"eif pcr --role-arn x", 2, "", "ARN"},
 		{"eif pcr", 2, "", "what to measure"},
 
@@ -346,6 +361,92 @@ func TestAttestVerify(t *testing.T) {
 		status, out, errs := command(args...)
 		if status != test.status || !strings.Contains(out, test.out) || !strings.Contains(errs, test.err) {
 			t.Errorf("neb attest verify %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s\nwant %q", test.args, status, test.status, out, test.out, errs, test.err)
+		}
+	}
+}
+
+// TestEIFErofs packs a compressed root with the locked tools, in the sandbox: the same bytes twice, its tree listed and compared.
+func TestEIFErofs(t *testing.T) {
+	need.Sandbox(t)
+	f := newEIFFiles(t)
+	for _, tree := range []struct{ name, hello string }{{"one", "hello"}, {"two", "hallo"}} {
+		if err := os.MkdirAll(f.path(tree.name+"/srv"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range map[string]string{"hello": tree.hello, "srv/data": strings.Repeat("data ", 50000)} {
+			if err := os.WriteFile(f.path(tree.name+"/"+name), []byte(text), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var sums []string
+	for _, build := range []struct{ tree, zone string }{{"one", "UTC"}, {"one", "Asia/Tokyo"}, {"two", "UTC"}} {
+		t.Setenv("TZ", build.zone)
+		output := f.path(fmt.Sprintf("%d.eif", len(sums)))
+		status, _, errs := command("eif", "build", "--rootfs", f.path(build.tree), "--rootfs-format", "erofs", "--arch", "x86_64",
+			"--blobs", f.path("blobs"), "--nsm=", "--cmd", "/hello", "--output", output)
+		if status != 0 {
+			t.Fatalf("status %d: %s", status, errs)
+		}
+		sums = append(sums, string(readFile(t, output)))
+	}
+	if sums[0] != sums[1] {
+		t.Error("the same tree was packed to other bytes the second time")
+	}
+	if status, out, errs := command("eif", "extract", f.path("0.eif"), "--list"); status != 0 || !strings.Contains(out, "srv/data") || !strings.Contains(out, "hello") {
+		t.Errorf("extract --list: status %d: %s%s", status, out, errs)
+	}
+	if status, out, errs := command("eif", "diff", f.path("0.eif"), f.path("1.eif")); status != 0 {
+		t.Errorf("diff of equal files: status %d: %s%s", status, out, errs)
+	}
+	if status, out, errs := command("eif", "diff", f.path("0.eif"), f.path("2.eif")); status != 1 || !strings.Contains(out, "hello") || strings.Contains(out, "srv/data") {
+		t.Errorf("diff of two trees: status %d: %s%s", status, out, errs)
+	}
+}
+
+// TestAttestVerifySigned gives the command a document that a real enclave's hypervisor signed (nsm/testdata has where it is from).
+func TestAttestVerifySigned(t *testing.T) {
+	document, err := base64.StdEncoding.DecodeString(string(readFile(t, "../nsm/testdata/published.b64")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := nsm.Parse(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newEIFFiles(t)
+	tampered := bytes.Clone(document)
+	tampered[len(tampered)-1] ^= 1
+	for name, content := range map[string][]byte{
+		"signed": document, "tampered": tampered,
+		"root.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: nsm.AWSRoot().Raw}),
+	} {
+		if err := os.WriteFile(f.path(name), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := " --at " + d.Time.UTC().Format(time.RFC3339)
+	const any = " --any-pcr --any-nonce"
+	for _, test := range []struct {
+		args   string
+		status int
+		out    string
+	}{
+		{"signed --pcr0 " + hex.EncodeToString(d.PCRs[0]) + " --nonce " + hex.EncodeToString(d.Nonce) + at, 0, ": verified"},
+		{"signed" + any + at + " --root " + f.path("root.pem"), 0, ": verified"},
+		{"signed" + any + at + " --root " + f.path("cert.pem"), 1, "another certificate than the root"},
+		{"signed" + any, 1, "is valid from"},
+		{"signed --any-nonce" + at + " --pcr0 " + strings.Repeat("ab", 48), 1, "PCR0 is expected"},
+		{"signed --any-pcr" + at + " --nonce 0102", 1, "the nonce is expected"},
+		{"signed" + any + at + " --public-key " + hex.EncodeToString(d.PublicKey), 0, ": verified"},
+		{"signed" + any + at + " --public-key 00", 1, "the public key is expected"},
+		{"tampered" + any + at, 1, "signature is not by the key"},
+	} {
+		args := strings.Fields("attest verify " + test.args)
+		args[2] = f.path(args[2])
+		status, out, errs := command(args...)
+		if status != test.status || !strings.Contains(out, test.out) {
+			t.Errorf("neb attest verify %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s", test.args, status, test.status, out, test.out, errs)
 		}
 	}
 }
