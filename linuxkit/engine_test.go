@@ -46,7 +46,7 @@ func engine26(t *testing.T, variable, root, driver string) string {
 		return host
 	}
 	if os.Getenv("NEB_REQUIRE") == "" {
-		t.Skipf("this machine lacks a second Docker engine (start test/engine/engine26.sh ROOT %s, set %s=unix://ROOT/run/docker.sock)", driver, variable)
+		t.Skipf("this machine lacks a second Docker engine (start test/engine/engine26.sh ROOT %s, set %s=unix://ROOT/run/docker.sock)", driver, variable) // NEB_REQUIRE starts it
 	}
 	need.Root(t)
 	need.Command(t, "docker")
@@ -230,6 +230,13 @@ func TestFindEngine(t *testing.T) {
 			fmt.Fprint(w, `{"RepoTags":["x:1"],"Os":"linux","Architecture":"amd64"}`)
 		case "/images/x:1/get":
 			w.Write(saved)
+		case "/images/huge/json":
+			w.Write(bytes.Repeat([]byte(" "), 9<<20))
+		case "/images/deep/json":
+			w.Write(bytes.Repeat([]byte(`{"RepoTags":`), 100_000))
+		case "/images/angry/json":
+			w.WriteHeader(http.StatusInternalServerError)
+			w.Write(bytes.Repeat([]byte("no "), 1<<20))
 		case "/images/cut/json":
 			fmt.Fprint(w, `{}`)
 		case "/images/cut/get":
@@ -293,6 +300,9 @@ func TestFindEngine(t *testing.T) {
 		{"nobody listens", map[string]string{"DOCKER_HOST": "unix://" + socket + ".no"}, "x:1", "no Docker engine answers at unix://"},
 		{"no such image", nil, "y:1", "no such image"},
 		{"a stream that ends early", nil, "cut", "unexpected EOF"},
+		{"a huge answer", nil, "huge", "more than 8388608 bytes"},
+		{"a deep answer", nil, "deep", "exceeded max depth"},
+		{"a long complaint", nil, "angry", "answers 500 Internal Server Error: no no"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, name := range []string{"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"} {
@@ -308,6 +318,8 @@ func TestFindEngine(t *testing.T) {
 				t.Error(err)
 			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
 				t.Errorf("%v, want %q", err, c.want)
+			case err != nil && len(err.Error()) > 8<<10:
+				t.Errorf("an error of %d bytes", len(err.Error()))
 			}
 		})
 	}

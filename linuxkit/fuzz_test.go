@@ -19,7 +19,7 @@ func FuzzLayer(f *testing.F) {
 	}
 	f.Add(Gzip.Pack(f, Layer(f, File("a", "b"))))
 	f.Add(Zstd.Pack(f, Layer(f, File("a", "b"))))
-	f.Add(sparseLayer(f, 5000))
+	f.Add(Layer(f, Sparse("sparse", "data", 5000)))
 	f.Fuzz(func(t *testing.T, layer []byte) {
 		tree := image.NewTree(t.TempDir(), image.Limits{Entries: 1000, Bytes: 1 << 20})
 		defer tree.Close()

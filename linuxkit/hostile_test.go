@@ -137,55 +137,16 @@ func TestBomb(t *testing.T) {
 		refused(t, "oci:"+l.Dir(), image.Limits{Bytes: 8 << 20}, "more than 8388608 bytes, inflated")
 	}
 	// A sparse file of a terabyte is a few hundred bytes of tar.
-	sparse := sparseLayer(t, 1<<40)
+	sparse := Layer(t, Sparse("sparse", "data", 1<<40))
 	l := NewLayout(t)
 	l.Name(l.Image("amd64", [][]byte{sparse}, Plain), "")
 	refused(t, "oci:"+l.Dir(), image.Limits{}, "more than 68719476736 bytes")
 }
 
-// sparseLayer is a file in GNU's sparse form 1.0: "data" at the start, a hole, and nothing at the end.
-func sparseLayer(t testing.TB, size int64) []byte {
-	t.Helper()
-	m := fmt.Sprintf("2\n0\n4\n%d\n0\n", size)
-	m += strings.Repeat("\x00", 512-len(m))
-	var b bytes.Buffer
-	// archive/tar writes no sparse files, so the records are put together here.
-	record := func(k, v string) string {
-		n := len(k) + len(v) + 3
-		for len(fmt.Sprint(n))+len(k)+len(v)+3 != n {
-			n = len(fmt.Sprint(n)) + len(k) + len(v) + 3
-		}
-		return fmt.Sprintf("%d %s=%s\n", n, k, v)
-	}
-	records := record("GNU.sparse.major", "1") + record("GNU.sparse.minor", "0") + record("GNU.sparse.name", "sparse") + record("GNU.sparse.realsize", fmt.Sprint(size))
-	block := func(name string, typeflag byte, body string) {
-		h := make([]byte, 512)
-		copy(h, name)
-		copy(h[100:], "0000644\x00")
-		copy(h[108:], "0000000\x000000000\x00")
-		copy(h[124:], fmt.Sprintf("%011o\x0000000000000\x00", len(body)))
-		h[156] = typeflag
-		copy(h[257:], "ustar\x0000")
-		copy(h[148:], "        ")
-		sum := 0
-		for _, c := range h {
-			sum += int(c)
-		}
-		copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
-		b.Write(h)
-		b.WriteString(body)
-		b.Write(make([]byte, -len(body)&511))
-	}
-	block("PaxHeaders/sparse", 'x', records)
-	block("GNUSparseFile.0/sparse", '0', m+"data")
-	b.Write(make([]byte, 1024))
-	return b.Bytes()
-}
-
 func TestSparse(t *testing.T) {
 	for _, way := range []Compression{Plain, Gzip} {
 		l := NewLayout(t)
-		l.Name(l.Image("amd64", [][]byte{Layer(t, File("before", "1")), sparseLayer(t, 100_000)}, way), "")
+		l.Name(l.Image("amd64", [][]byte{Layer(t, File("before", "1")), Layer(t, Sparse("sparse", "data", 100_000))}, way), "")
 		tree, err := linuxkit.Build(t.Context(), &linuxkit.Config{Init: []string{"oci:" + l.Dir()}}, linuxkit.Options{Open: opener(t), Dir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)

@@ -60,6 +60,9 @@ var puzzles = []struct {
 	{"what aufs kept for itself", [][]Entry{
 		{File(".wh..wh.aufs", ""), Dir(".wh..wh.plnk/", 0o700), File("f", "1")},
 	}, []string{`f f 644 0:0 "1"`}},
+	{"sparse files, the second in the place of a plain one", [][]Entry{
+		{File("a/b", "1"), Sparse("hole", "", 7)}, {Sparse("a/b", "data", 9), File("after", "2")},
+	}, []string{`a d 755 0:0`, `a/b f 644 0:0 "data\x00\x00\x00\x00\x00"`, `after f 644 0:0 "2"`, `hole f 644 0:0 "\x00\x00\x00\x00\x00\x00\x00"`}},
 	{"parents in a lower layer", [][]Entry{
 		{Dir("opt/", 0o755), Dir("opt/d/", 0o711)}, {File("opt/d/b", "1")},
 	}, []string{`opt d 755 0:0`, `opt/d d 711 0:0`, `opt/d/b f 644 0:0 "1"`}},

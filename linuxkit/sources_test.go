@@ -182,6 +182,10 @@ func TestOpenRefuses(t *testing.T) {
 	fewer.Name(fewer.Manifest(fewer.JSON("c", Config("amd64", all)), nil), "")
 	huge := NewLayout(t)
 	huge.Name(huge.Blob(index, bytes.Repeat([]byte(" "), 5<<20)), "")
+	hugeConfig := NewLayout(t)
+	hugeConfig.Name(hugeConfig.Manifest(hugeConfig.Blob("c", bytes.Repeat([]byte(" "), 9<<20)), nil), "")
+	deepConfig := NewLayout(t)
+	deepConfig.Name(deepConfig.Manifest(deepConfig.Blob("c", bytes.Repeat([]byte(`{"config":`), 100_000)), nil), "")
 	changed := NewLayout(t)
 	d = changed.Image("amd64", all, Gzip)
 	changed.Pieces["blobs/sha256/"+d.Digest[len("sha256:"):]] = []byte("{}")
@@ -208,6 +212,8 @@ func TestOpenRefuses(t *testing.T) {
 		{"oci:" + loop.Dir(), "four deep"},
 		{"oci:" + fewer.Dir(), "has 0 layers, its configuration has 3"},
 		{"oci:" + huge.Dir(), "more than 4194304 bytes"},
+		{"oci:" + hugeConfig.Dir(), "more than 8388608 bytes"},
+		{"oci:" + deepConfig.Dir(), "exceeded max depth"},
 		{"oci:" + changed.Dir(), "damaged or changed"},
 		{"oci:" + gone.Dir(), "no such file"},
 		{"oci:" + evil.Dir(), "non-hex character"},

@@ -741,7 +741,7 @@ func TestWriteAside(t *testing.T) {
 func TestFullDisk(t *testing.T) {
 	out, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
-		t.Skip("this machine lacks /dev/full")
+		need.Lacks(t, "/dev/full")
 	}
 	defer out.Close()
 	b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: someTree(t), Overrides: start}

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+	"github.com/nitro-enclaves-bootstrap/neb/test/show"
 )
 
 func TestProgram(t *testing.T) {
@@ -178,6 +179,7 @@ func TestHostileGo(t *testing.T) {
 // init and linuxkit are static, stripped, without a build ID, and say which Go made them, for both architectures.
 func TestGoPrograms(t *testing.T) {
 	b := sharedBuilder(t)
+	sizes := map[string]int{"init": 2_000_000, "linuxkit": 16_000_000} // bytes, at most
 	for arch, machine := range map[string]elf.Machine{"x86_64": elf.EM_X86_64, "aarch64": elf.EM_AARCH64} {
 		outputs, err := b.Build(t.Context(), arch, "init", "linuxkit")
 		if err != nil {
@@ -211,6 +213,10 @@ func TestGoPrograms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if most := sizes[o.Component]; len(content) > most {
+				t.Errorf("%s for %s has %d bytes, may have %d", o.Component, arch, len(content), most)
+			}
+			show.Linef(t, "%s for %s: %d bytes", o.Component, arch, len(content))
 			content = bytes.ReplaceAll(content, []byte("/neb/modules"), nil) // init reads it in the enclave
 			for _, s := range []string{"/build/gopath", "/modules/", "/src/cmd", b.Store.Dir()} {
 				if bytes.Contains(content, []byte(s)) {

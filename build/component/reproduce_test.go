@@ -60,9 +60,7 @@ func TestKernels(t *testing.T) {
 
 // As an ordinary user, with another number of jobs, umask, time zone and directory, the kernel is the same.
 func TestKernelAsUser(t *testing.T) {
-	if testing.Short() {
-		t.Skip("compiles a kernel again")
-	}
+	need.Time(t)
 	b := realBuilder(t)
 	need.Root(t)
 	outputs, err := b.Build(t.Context(), "x86_64", "kernel")

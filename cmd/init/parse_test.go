@@ -3,6 +3,7 @@
 package main
 
 import (
+	"os/exec"
 	"reflect"
 	"slices"
 	"strings"
@@ -38,6 +39,7 @@ func TestSwitches(t *testing.T) {
 		want switches
 		err  string
 	}{
+		"":                        {want: switches{grace: 10 * time.Second, heartbeat: 20 * time.Second, linger: 30 * time.Second}},
 		"console=ttyS0 foo.bar=1": {want: defaults},
 		"neb.cgroup=v1":           {want: with(func(s *switches) { s.cgroupV1 = true })},
 		"neb.cgroup=v2":           {want: defaults},
@@ -281,6 +283,21 @@ func TestFailure(t *testing.T) {
 	} {
 		if got := c.err.Error(); got != c.want {
 			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}
+
+// TestImports holds what keeps init small: of other modules golang.org/x/sys alone, and of the standard library neither of the packages that
+// would put it over its size.
+func TestImports(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "-f", "{{.ImportPath}} {{with .Module}}{{.Path}}{{end}}", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		path, module, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if path == "fmt" || path == "encoding/json" || module != "" && module != "golang.org/x/sys" && module != "github.com/nitro-enclaves-bootstrap/neb" {
+			t.Errorf("init imports %s", line)
 		}
 	}
 }

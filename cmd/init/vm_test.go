@@ -20,6 +20,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/machine"
 	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
+	"github.com/nitro-enclaves-bootstrap/neb/test/show"
 	"github.com/nitro-enclaves-bootstrap/neb/test/vm"
 )
 
@@ -146,7 +147,7 @@ type scene struct {
 	console string                             // another console than the image's, measured
 	linger  bool                               // two seconds of neb.linger
 	runs    bool                               // the machine goes on after the last wanted line, and is stopped
-	quick   time.Duration                      // the end must come sooner after the line before it than this; 0: no matter
+	beats   bool                               // the heartbeat was sent and answered
 }
 
 // run boots a scene and returns the console's lines.
@@ -204,6 +205,14 @@ func (s *scene) run(t testing.TB) []string {
 	err = m.Wait()
 	mu.Lock()
 	defer mu.Unlock()
+	noteStart(t, lines, times)
+	select {
+	case <-m.Beat():
+	default:
+		if s.beats {
+			t.Error("no heartbeat")
+		}
+	}
 	if ctx.Err() != nil {
 		t.Errorf("not over after %v", vm.Patience)
 	} else if err != nil && !s.runs {
@@ -225,6 +234,25 @@ func (s *scene) run(t testing.TB) []string {
 		}
 	}
 	return lines
+}
+
+// starts are the times from power-on to the first line that is not the kernel's: the application's, or init's own of why there is none.
+var starts struct {
+	count   int
+	slowest time.Duration
+	name    string
+}
+
+func noteStart(t testing.TB, lines []string, times []time.Duration) {
+	for i, l := range lines {
+		if l != "" && !strings.HasPrefix(l, "[") {
+			starts.count++
+			if times[i] > starts.slowest {
+				starts.slowest, starts.name = times[i], t.Name()
+			}
+			return
+		}
+	}
 }
 
 // kernelName is the kernel among the blobs.
@@ -310,4 +338,11 @@ func plain(cmd, env string, tree ...entry) []entry {
 		all = append(all, e)
 	}
 	return append(all, text("cmd", cmd), text("env", env))
+}
+
+// TestStarts says how long the machines of the tests before it took to start.
+func TestStarts(t *testing.T) {
+	if starts.count > 0 {
+		show.Linef(t, "%d machines, from power-on to the first line of application or init: at most %.1f s (%s)", starts.count, starts.slowest.Seconds(), starts.name)
+	}
 }

@@ -241,11 +241,9 @@ func TestDocker(t *testing.T) {
 	})
 
 	// docker build -t blobs_all . compiles the one kernel of this test.
-	if testing.Short() {
-		t.Skip("compiles a kernel again, in Docker")
-	}
+	need.Time(t)
 	if runtime.GOARCH != "amd64" {
-		t.Skip("the kernel's toolchain was tried on x86_64 only")
+		need.Lacks(t, "a processor of x86_64, where alone the kernel's toolchain was tried")
 	}
 	if !t.Run("all", func(t *testing.T) {
 		name := tag("all")

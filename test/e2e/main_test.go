@@ -12,14 +12,28 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/test/jail"
 )
 
 // nebPath is the program under test, guestPath the one in x86_64 enclaves, armPath the same for aarch64, compiled once for all tests.
 var nebPath, guestPath, armPath string
 
+// jailed makes the test binary execute a command where neither mounts nor namespaces are allowed.
+const jailed = "jailed"
+
 func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == jailed {
+		err := jail.NoNamespaces()
+		if err == nil {
+			err = syscall.Exec(os.Args[2], os.Args[2:], os.Environ())
+		}
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "neb-e2e")
 		if err != nil {

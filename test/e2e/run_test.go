@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,19 +12,23 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"html"
 	"maps"
 	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+	"github.com/nitro-enclaves-bootstrap/neb/test/vm"
 )
 
 // measured is what `neb eif build` prints.
@@ -174,6 +179,138 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
+// TestOptions gives the machine's options under nitro-cli's names and under ours, and wants the enclave to see them.
+func TestOptions(t *testing.T) {
+	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, Cmd: []string{"machine"}}))
+	eif, _ := pack(t, image)
+	qemu := strings.Fields("--eif-path " + eif + " --cpu-count 2 --enclave-cid 4711 --memory 640 --attach-console --timeout 120s")
+	if dir := os.Getenv("NEB_QEMU"); dir != "" {
+		qemu = append(qemu, "--qemu", dir)
+	}
+	r := tryNeb(t, 15*time.Minute, append([]string{"run"}, qemu...)...)
+	r.says(t, "machine: processors 2, CID 4711")
+	if r.code != 0 || r.stderr != "" {
+		t.Errorf("exit status %d, said %s", r.code, r.stderr)
+	}
+	boot(t, eif, "--cpus", "3", "--cid", "17").says(t, "machine: processors 3, CID 17")
+
+	// A program that calls CID 2 works nowhere else than here, and here only when asked for.
+	eif, _ = pack(t, image, "--cmd", "call", "--cmd", "2", "--cmd", "5000")
+	r = boot(t, eif, "--listen", "5000=exec:cat")
+	r.says(t, "call: connection reset by peer")
+	if !strings.Contains(r.stderr, "wants port 5000 of CID 2: refused; on EC2 the parent is CID 3") {
+		t.Errorf("neb said %s", r.stderr)
+	}
+	boot(t, eif, "--listen", "5000=exec:cat", "--cid2").says(t, "call: answered word")
+}
+
+// TestMachineFails: neither the EIF nor QEMU are there, or they are something else. That is 125, and no status of an application.
+func TestMachineFails(t *testing.T) {
+	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}})))
+	for _, c := range []struct {
+		eif, qemu, says string
+	}{
+		{"/nowhere.eif", "/bin/false", "/nowhere.eif: no such file"},
+		{nebPath, "/bin/false", nebPath},
+		{eif, "/nowhere/qemu", "/nowhere/qemu"},
+		{eif, "/bin/false", "false: exit status 1"},
+	} {
+		r := tryNeb(t, time.Minute, "run", c.eif, "--qemu", c.qemu)
+		if r.code != 125 || r.stdout != "" || !strings.Contains(r.stderr, c.says) {
+			t.Errorf("neb run %s --qemu %s: exit status %d, printed %q, said %s", c.eif, c.qemu, r.code, r.stdout, r.stderr)
+		}
+	}
+}
+
+// TestEvents follows a start by its events, which are in order and tell the same as the plot.
+func TestEvents(t *testing.T) {
+	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "exit", "3"}})))
+	plot := filepath.Join(t.TempDir(), "boot.svg")
+	r := boot(t, eif, "--json", "--plot", plot)
+	if r.code != 3 {
+		t.Fatalf("exit status %d\n%s", r.code, r.stderr)
+	}
+	var order []string
+	var last float64
+	phases := map[string]bool{}
+	for line := range strings.Lines(r.stdout) {
+		var e struct {
+			Event, Text string
+			Time        *float64
+			Duration    float64
+			Status      *int
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Time == nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		switch e.Event {
+		case "console", "parent":
+		case "phase":
+			if *e.Time < 0 || e.Duration < 0 || e.Text == "" {
+				t.Errorf("a phase: %s", line)
+			}
+			phases[e.Text] = true
+		case "end":
+			if e.Status == nil || *e.Status != 3 {
+				t.Errorf("the end: %s", line)
+			}
+			order = append(order, e.Event)
+		default:
+			if e.Event != "kernel" && *e.Time < last { // that of the kernel is reckoned back from its first line
+				t.Errorf("at %v: %s", last, line)
+			}
+			last = *e.Time
+			order = append(order, e.Event)
+		}
+	}
+	// The driver of vsock comes up beside the kernel's lines: where it stands among them is not fixed.
+	order = slices.DeleteFunc(order, func(e string) bool { return e == "vsock" })
+	if got, want := strings.Join(order, " "), "power-on kernel init heartbeat reboot power-off end"; got != want {
+		t.Errorf("events %s, want %s", got, want)
+	}
+	svg, err := os.ReadFile(plot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(phases) < 4 {
+		t.Errorf("phases %v", phases)
+	}
+	for name := range phases {
+		if !strings.Contains(string(svg), html.EscapeString(name)) {
+			t.Errorf("the plot lacks the phase %q", name)
+		}
+	}
+}
+
+// TestAsUser boots as an ordinary user, who has nothing but the files.
+func TestAsUser(t *testing.T) {
+	need.Root(t)
+	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}})))
+	const uid = 54321
+	dir, err := os.MkdirTemp("", "neb-user") // not t.TempDir, which is root's alone
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for from, to := range map[string]string{nebPath: "neb", eif: "app.eif", vm.Emulator(t): "qemu"} {
+		if out, err := exec.Command("cp", "-rL", from, filepath.Join(dir, to)).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	if out, err := exec.Command("chown", "-R", fmt.Sprint(uid), dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(dir, "neb"), "run", "app.eif", "--qemu", "qemu", "--timeout", "120s")
+	cmd.Dir, cmd.Env = dir, []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "hello: uid 0 in /") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // TestSources packs one image as a Docker engine, a docker archive and an OCI layout hold it: one file, which boots
 // as the image's configuration says. (The copy to the layout rewrites the configuration, whose digest is in the metadata;
 // what is measured is the same.)
@@ -220,6 +357,89 @@ func TestMeasurements(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestCompat gives nitro-cli's own flags and gets nitro-cli's two ramdisks: no description, CMD alone, root, and the registers that the
+// secure module reports.
+func TestCompat(t *testing.T) {
+	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/none"}, Cmd: []string{"/guest", "pcrs", "0", "1", "2"}, User: "1000", Env: []string{"A=b"}}))
+	dir, err := blobs["x86_64"]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "theirs.eif")
+	out := neb(t, "eif", "build", "--docker-uri", image, "--output-file", path, "--blobs", dir, "--arch", "x86_64", "--compat", "nitro-cli")
+	var m measured
+	if err := json.Unmarshal([]byte(out), &m); err != nil {
+		t.Fatalf("%q: %v", out, err)
+	}
+	_, ours := pack(t, image)
+	if m.Measurements["PCR1"] != ours.Measurements["PCR1"] || m.Measurements["PCR2"] == ours.Measurements["PCR2"] {
+		t.Errorf("with --compat %v, without %v", m.Measurements, ours.Measurements)
+	}
+	listed := neb(t, "eif", "extract", path, "--list")
+	for name, want := range map[string]bool{"cmd": true, "env": true, "rootfs/guest": true, "neb/app": false, "neb/complete": false} {
+		if found := regexp.MustCompile(`(?m)(^|\s)/?` + name + `(\s|$)`).MatchString(listed); found != want {
+			t.Errorf("%s is in the list: %v, want %v\n%s", name, found, want, listed)
+		}
+	}
+	r := boot(t, path)
+	for _, index := range []string{"PCR0", "PCR1", "PCR2"} {
+		if got := r.find(t, "^"+index+": ([0-9a-f]{96})\r?$"); got != m.Measurements[index] {
+			t.Errorf("%s: the module reports %s, neb eif build printed %s", index, got, m.Measurements[index])
+		}
+	}
+	if r.code != 0 {
+		t.Errorf("exit status %d", r.code)
+	}
+}
+
+// TestErofsNeedsSandbox: a compressed root is made by the locked tools, and where nothing can close them off the error says what is missing,
+// and no file is left.
+func TestErofsNeedsSandbox(t *testing.T) {
+	need.Root(t)
+	const uid = 54321
+	dir, err := os.MkdirTemp("", "neb-user")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	from, err := blobs["x86_64"]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{nebPath: "neb", self: "test", from: "blobs", guestPath: "tree/guest"} {
+		to = filepath.Join(dir, to)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("cp", "-rL", from, to).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	if out, err := exec.Command("chown", "-R", fmt.Sprint(uid), dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, c := range []struct {
+		format string
+		works  bool
+	}{{"cpio", true}, {"erofs", false}} {
+		cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "test"), jailed, filepath.Join(dir, "neb"), "eif", "build",
+			"--rootfs", "tree", "--cmd", "/guest", "--arch", "x86_64", "--blobs", "blobs", "--rootfs-format", c.format, "--output", c.format+".eif")
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "HOME="+dir, "NEB_CACHE="+filepath.Join(dir, "cache"))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		out, err := cmd.CombinedOutput()
+		if (err == nil) != c.works || !c.works && !strings.Contains(string(out), "no way to isolate") {
+			t.Errorf("%s: %v\n%s", c.format, err, out)
+		}
+		if _, err := os.Stat(filepath.Join(dir, c.format+".eif")); (err == nil) != c.works {
+			t.Errorf("%s.eif: %v", c.format, err)
+		}
 	}
 }
 

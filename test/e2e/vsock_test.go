@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -144,9 +143,14 @@ func startVsock(t *testing.T) *running {
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan struct{})
+	go func() {
+		r.cmd.Wait()
+		close(ended)
+	}()
 	t.Cleanup(func() {
 		cancel()
-		r.cmd.Wait()
+		<-ended
 		if code := r.cmd.ProcessState.ExitCode(); code != 130 && !t.Failed() {
 			t.Errorf("exit status %d after an interrupt, want 130", code)
 		}
@@ -155,7 +159,12 @@ func startVsock(t *testing.T) *running {
 		}
 	})
 	for end := time.Now().Add(15 * time.Minute); !strings.Contains(r.stdout.String(), "vsock: serving"); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) || syscall.Kill(r.cmd.Process.Pid, 0) != nil {
+		select {
+		case <-ended:
+			t.Fatal("neb ended")
+		default:
+		}
+		if time.Now().After(end) {
 			t.Fatal("the enclave does not serve")
 		}
 	}

@@ -12,8 +12,9 @@ import (
 	"testing"
 )
 
-// missing ends the test: as a skip, or as a failure when NEB_REQUIRE is set to anything but the empty string.
-func missing(t testing.TB, what string) {
+// Lacks ends a test that has found out by itself what is missing: as a skip, or as a failure when NEB_REQUIRE is set to anything but
+// the empty string.
+func Lacks(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("NEB_REQUIRE") != "" {
 		t.Fatalf("this machine lacks %s, and NEB_REQUIRE is set", what)
@@ -25,7 +26,7 @@ func missing(t testing.TB, what string) {
 func Root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		missing(t, "root")
+		Lacks(t, "root")
 	}
 }
 
@@ -34,7 +35,7 @@ func Command(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		missing(t, "the command "+name)
+		Lacks(t, "the command "+name)
 	}
 	return path
 }
@@ -50,7 +51,7 @@ func StaticCommand(t testing.TB, name string) string {
 	defer program.Close()
 	for _, p := range program.Progs {
 		if p.Type == elf.PT_INTERP {
-			missing(t, "a static "+name+" (Debian: "+name+"-static)")
+			Lacks(t, "a static "+name+" (Debian: "+name+"-static)")
 		}
 	}
 	return path
@@ -61,7 +62,7 @@ func Docker(t testing.TB) {
 	t.Helper()
 	Command(t, "docker")
 	if out, err := exec.Command("docker", "info", "--format", "{{.ServerVersion}}").CombinedOutput(); err != nil {
-		missing(t, "a running Docker engine ("+string(out)+")")
+		Lacks(t, "a running Docker engine ("+string(out)+")")
 	}
 }
 
@@ -84,7 +85,7 @@ func BuildKit(t testing.TB) string {
 			return client
 		}
 	}
-	missing(t, "a Docker client with BuildKit (Debian: docker-buildx)")
+	Lacks(t, "a Docker client with BuildKit (Debian: docker-buildx)")
 	return ""
 }
 
@@ -101,7 +102,7 @@ func Sandbox(t testing.TB) {
 		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
 	}
 	if err := cmd.Run(); err != nil {
-		missing(t, "user namespaces ("+err.Error()+")")
+		Lacks(t, "user namespaces ("+err.Error()+")")
 	}
 }
 
@@ -110,10 +111,18 @@ func Mount(t testing.TB) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4k"); err != nil {
-		missing(t, "the right to mount ("+err.Error()+")")
+		Lacks(t, "the right to mount ("+err.Error()+")")
 	}
 	if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Time needs a run without -short: the test takes as long as a kernel does to compile.
+func Time(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		Lacks(t, "the time to compile a kernel again (-short)")
 	}
 }
 
@@ -121,7 +130,7 @@ func Mount(t testing.TB) {
 func Fetch(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
-		missing(t, "the locked packages ("+err.Error()+")")
+		Lacks(t, "the locked packages ("+err.Error()+")")
 	}
 }
 
@@ -137,6 +146,6 @@ func Namespaces(t testing.TB) {
 	cmd := exec.Command("/proc/self/exe", "-test.run=^$")
 	cmd.SysProcAttr = attr
 	if err := cmd.Run(); err != nil {
-		missing(t, "namespaces ("+err.Error()+")")
+		Lacks(t, "namespaces ("+err.Error()+")")
 	}
 }

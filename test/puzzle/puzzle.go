@@ -52,6 +52,11 @@ func Node(kind byte, name string, major, minor int64) Entry {
 	return Entry{Header: tar.Header{Typeflag: kind, Name: name, Mode: 0o600, Devmajor: major, Devminor: minor}}
 }
 
+// Sparse is a file of size bytes that begins with body and is a hole from there on.
+func Sparse(name, body string, size int64) Entry {
+	return Entry{Header: tar.Header{Typeflag: tar.TypeGNUSparse, Name: name, Mode: 0o644, Size: size}, Body: body}
+}
+
 // With changes an entry's header.
 func (e Entry) With(change func(*tar.Header)) Entry {
 	change(&e.Header)
@@ -65,6 +70,13 @@ func Layer(t testing.TB, entries ...Entry) []byte {
 	w := tar.NewWriter(&b)
 	for _, e := range entries {
 		h := e.Header
+		if h.Typeflag == tar.TypeGNUSparse {
+			if err := w.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			writeSparse(&b, e)
+			continue
+		}
 		h.Size = int64(len(e.Body))
 		if h.ModTime.IsZero() && h.Typeflag != tar.TypeXGlobalHeader {
 			h.ModTime = Time
@@ -80,6 +92,42 @@ func Layer(t testing.TB, entries ...Entry) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// writeSparse writes a file in GNU's sparse form 1.0, whose map of what is data stands before the data. archive/tar
+// reads such files and writes none, so the blocks are put together here.
+func writeSparse(b *bytes.Buffer, e Entry) {
+	record := func(k, v string) string {
+		n := len(k) + len(v) + 3 // itself, a blank, "=" and a line feed
+		for len(fmt.Sprint(n))+len(k)+len(v)+3 != n {
+			n = len(fmt.Sprint(n)) + len(k) + len(v) + 3
+		}
+		return fmt.Sprintf("%d %s=%s\n", n, k, v)
+	}
+	block := func(name string, typeflag byte, body string) {
+		h := make([]byte, 512)
+		copy(h, name)
+		copy(h[100:], fmt.Sprintf("%07o\x00", e.Mode))
+		copy(h[108:], fmt.Sprintf("%07o\x00%07o\x00", e.Uid, e.Gid))
+		copy(h[124:], fmt.Sprintf("%011o\x00%011o\x00", len(body), Time.Unix()))
+		h[156] = typeflag
+		copy(h[257:], "ustar\x0000")
+		copy(h[148:], "        ") // the checksum is made with blanks in its own place
+		sum := 0
+		for _, c := range h {
+			sum += int(c)
+		}
+		copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+		b.Write(h)
+		b.WriteString(body)
+		b.Write(make([]byte, -len(body)&511))
+	}
+	// Two runs of data: the body at the start, and nothing at the end, which gives the size.
+	data := fmt.Sprintf("2\n0\n%d\n%d\n0\n", len(e.Body), e.Size)
+	data += string(make([]byte, -len(data)&511))
+	block("PaxHeaders/sparse", tar.TypeXHeader, record("GNU.sparse.major", "1")+record("GNU.sparse.minor", "0")+
+		record("GNU.sparse.name", e.Name)+record("GNU.sparse.realsize", fmt.Sprint(e.Size)))
+	block("GNUSparseFile.0/sparse", tar.TypeReg, data+e.Body)
 }
 
 // Compression is how layers are stored.

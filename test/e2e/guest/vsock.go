@@ -2,13 +2,64 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nitro-enclaves-bootstrap/neb/test/vm/peer"
 )
 
-func init() { acts["vsock"], acts["reboot"] = serve, reboot }
+func init() {
+	acts["vsock"], acts["reboot"], acts["machine"], acts["call"] = serve, reboot, machine, call
+}
+
+// machine says how many processors there are, and the enclave's vsock address.
+func machine([]string) error {
+	f, err := os.Open("/dev/vsock")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	cid, err := unix.IoctlGetInt(int(f.Fd()), unix.IOCTL_VM_SOCKETS_GET_LOCAL_CID)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("machine: processors %d, CID %d\n", runtime.NumCPU(), cid)
+	return nil
+}
+
+// call sends a word to a port of a CID, and prints what comes back.
+func call(args []string) error {
+	var to unix.SockaddrVM
+	for i, part := range []*uint32{&to.CID, &to.Port} {
+		n, err := strconv.ParseUint(args[i], 10, 32)
+		if err != nil {
+			return err
+		}
+		*part = uint32(n)
+	}
+	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, &to); err != nil {
+		fmt.Printf("call: %v\n", err)
+		return nil
+	}
+	if _, err := unix.Write(fd, []byte("word")); err != nil {
+		return err
+	}
+	b := make([]byte, 16)
+	n, err := unix.Read(fd, b)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("call: answered %s\n", b[:n])
+	return nil
+}
 
 // serve does what the test asks for through vsock (package peer), until the test ends the enclave.
 func serve([]string) error {
