@@ -227,6 +227,12 @@ func TestDocker(t *testing.T) {
 			t.Errorf("expected an error with %q, found %v\n%s", want, err, tail(out))
 		}
 	})
+	t.Run("no such base image", func(t *testing.T) {
+		out, err := classic.run(t, nil, "build", "--build-arg", "BASE_IMAGE=neb-test-nowhere:none", ".")
+		if err == nil || !strings.Contains(out, "neb-test-nowhere:none") {
+			t.Errorf("expected an error with the image's name, found %v\n%s", err, tail(out))
+		}
+	})
 	t.Run("no network", func(t *testing.T) {
 		out, err := classic.run(t, nil, slices.Concat([]string{"build", "--no-cache", "--network", "none"}, arguments(image), []string{"."})...)
 		if err == nil || !strings.Contains(out, "go mod download") || !strings.Contains(out, "dial ") {
@@ -240,6 +246,25 @@ func TestDocker(t *testing.T) {
 		compare(t, extract(t, name), component.Host(), "init")
 	})
 
+	targets := func(from string, target string, archs ...string) {
+		t.Run(target, func(t *testing.T) {
+			name := tag(target)
+			args := []string{"--build-arg", "TARGET=" + target}
+			if archs == nil {
+				classic.build(t, from, name, args...)
+				compare(t, extract(t, name), component.Host(), target)
+				return
+			}
+			classic.build(t, from, name, append(args, "--build-arg", "ARCH="+strings.Join(archs, ","))...)
+			dir := extract(t, name)
+			for _, arch := range archs {
+				compare(t, filepath.Join(dir, arch), arch, target)
+			}
+		})
+	}
+	targets(image, "linuxkit")
+	targets(image, "init", component.Archs...)
+
 	// docker build -t blobs_all . compiles the one kernel of this test.
 	need.Time(t)
 	if runtime.GOARCH != "amd64" {
@@ -252,32 +277,10 @@ func TestDocker(t *testing.T) {
 	}) {
 		return // the same again would fail again, and takes its time
 	}
-	// The other targets start from the image of that build's stage, which has all of it in its store, but not from its result.
+	// TARGET=kernel starts from the image of that build's stage, which has all of it in its store, but not from its result.
 	stage, stored := tag("stage"), tag("stored")
 	classic.build(t, image, stage, "--target", "build")
 	classic.must(t, strings.NewReader("FROM "+stage+"\nRUN rm -r /result /blobs\n"), "build", "-t", stored, "-")
 	t.Cleanup(func() { remove(t, stored) })
-	for _, test := range []struct {
-		target string
-		archs  []string // the builder's own when there is none
-	}{
-		{"kernel", nil},
-		{"linuxkit", nil},
-		{"init", component.Archs},
-	} {
-		t.Run(test.target, func(t *testing.T) {
-			name := tag(test.target)
-			args := []string{"--build-arg", "TARGET=" + test.target}
-			if test.archs == nil {
-				classic.build(t, stored, name, args...)
-				compare(t, extract(t, name), component.Host(), test.target)
-				return
-			}
-			classic.build(t, stored, name, append(args, "--build-arg", "ARCH="+strings.Join(test.archs, ","))...)
-			dir := extract(t, name)
-			for _, arch := range test.archs {
-				compare(t, filepath.Join(dir, arch), arch, test.target)
-			}
-		})
-	}
+	targets(stored, "kernel")
 }
