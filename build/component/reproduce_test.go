@@ -58,34 +58,46 @@ func TestKernels(t *testing.T) {
 	}
 }
 
-// As an ordinary user, with another number of jobs, umask, time zone and directory, the kernel is the same.
-func TestKernelAsUser(t *testing.T) {
+// As an ordinary user, with another number of jobs, umask, time zone and directory, and with a store that has the downloads alone, the
+// set is the same: all of x86_64's, and what is not compiled by the kernel's toolchain of aarch64's.
+func TestSetAsUser(t *testing.T) {
 	need.Time(t)
 	b := realBuilder(t)
 	need.Root(t)
-	outputs, err := b.Build(t.Context(), "x86_64", "kernel")
-	if err != nil {
-		t.Fatal(err)
-	}
-	k := task{Store: ownStore(t, ordinary), Arch: "x86_64", Names: []string{"kernel"}, Jobs: b.jobs() + 1}
-	copyTo(t, b.Store.Path(b.Lock.Kernel), filepath.Join(k.Store, "downloads", b.Lock.Kernel.SHA256))
+	source := readable(t, sourceOf(t))
+	storeDir := ownStore(t, ordinary)
+	copyTo(t, b.Store.Path(b.Lock.Kernel), filepath.Join(storeDir, "downloads", b.Lock.Kernel.SHA256))
 	old := syscall.Umask(0o077)
 	defer syscall.Umask(old)
-	o := k.child(t, func(cmd *exec.Cmd) {
-		cmd.Dir = "/"
-		cmd.Env = append(cmd.Env, "TZ=Pacific/Chatham", "HOME=/", "SOURCE_DATE_EPOCH=1000000000", "KBUILD_BUILD_USER=somebody")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinary, Gid: ordinary}}
-	})
-	if o.Error != "" {
-		t.Fatal(o.Error)
-	}
-	if o.Records[0].Isolation != sandbox.UserNamespaces {
-		t.Errorf("isolation: %s", o.Records[0].Isolation)
-	}
-	got := o.files()
-	for _, f := range outputs[0].Files {
-		if got[f.Name] != f.SHA256 {
-			t.Errorf("%s: %s as an ordinary user, %s as root", f.Name, got[f.Name], f.SHA256)
+	for _, set := range []struct {
+		arch  string
+		names []string
+	}{{"x86_64", Names}, {"aarch64", []string{"init", "linuxkit"}}} {
+		outputs, err := b.Build(t.Context(), set.arch, set.names...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := task{Store: storeDir, Source: source, Arch: set.arch, Names: set.names, Jobs: b.jobs() + 1}
+		o := k.child(t, func(cmd *exec.Cmd) {
+			cmd.Dir = "/"
+			cmd.Env = append(cmd.Env, "TZ=Pacific/Chatham", "HOME=/", "SOURCE_DATE_EPOCH=1000000000", "KBUILD_BUILD_USER=somebody")
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinary, Gid: ordinary}}
+		})
+		if o.Error != "" {
+			t.Fatal(o.Error)
+		}
+		for _, r := range o.Records {
+			if r.Isolation != sandbox.UserNamespaces {
+				t.Errorf("%s: isolation: %s", r.Component, r.Isolation)
+			}
+		}
+		got := o.files()
+		for _, out := range outputs {
+			for _, f := range out.Files {
+				if got[f.Name] != f.SHA256 {
+					t.Errorf("%s for %s: %s as an ordinary user, %s as root", f.Name, set.arch, got[f.Name], f.SHA256)
+				}
+			}
 		}
 	}
 }

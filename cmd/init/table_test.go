@@ -4,19 +4,23 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"debug/elf"
+	"encoding/binary"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	kzstd "github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 	"golang.org/x/sys/unix"
 
 	"github.com/nitro-enclaves-bootstrap/neb/app"
@@ -294,7 +298,58 @@ func TestShapes(t *testing.T) {
 			want:   []string{said("bytes=/proc/self/environ", strconv.Itoa(1400*1003)), peak, `^neb: exit status=0$`},
 		},
 	}
+	for name, compress := range compressions {
+		table["a ramdisk in "+name] = scene{
+			second: described(t, app.Description{Cmd: []string{"/probe", "say=unpacked"}, Complete: true}, probe),
+			raw:    func(b []byte) []byte { return compress(t, b) },
+			want:   []string{said("say=unpacked", `"unpacked"`), `^neb: exit status=0$`},
+		}
+	}
 	all(t, table)
+}
+
+// compressions are those of ramdisks that kernel/fragments/platform.config asks for.
+var compressions = map[string]func(testing.TB, []byte) []byte{
+	"gzip": func(t testing.TB, b []byte) []byte {
+		return written(t, b, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil })
+	},
+	"xz": func(t testing.TB, b []byte) []byte { // the kernel knows no other checksum
+		return written(t, b, func(w io.Writer) (io.WriteCloser, error) { return xz.WriterConfig{CheckSum: xz.CRC32}.NewWriter(w) })
+	},
+	"zstd": func(t testing.TB, b []byte) []byte {
+		return written(t, b, func(w io.Writer) (io.WriteCloser, error) { return kzstd.NewWriter(w) })
+	},
+	// The legacy frame, the only one that the kernel knows: blocks of up to 8 MiB, here of literals alone.
+	"lz4": func(_ testing.TB, b []byte) []byte {
+		out := []byte{0x02, 0x21, 0x4c, 0x18}
+		for part := range slices.Chunk(b, 8<<20) {
+			block := []byte{0xf0}
+			n := len(part) - 15
+			for ; n >= 255; n -= 255 {
+				block = append(block, 255)
+			}
+			block = append(append(block, byte(n)), part...)
+			out = append(binary.LittleEndian.AppendUint32(out, uint32(len(block))), block...)
+		}
+		return out
+	},
+}
+
+// written is what a compressor makes of b.
+func written(t testing.TB, b []byte, open func(io.Writer) (io.WriteCloser, error)) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, err := open(&out)
+	if err == nil {
+		_, err = w.Write(b)
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }
 
 // zstd compresses a file, as kernel/fragments/base.config says that modules may be.

@@ -1,0 +1,9 @@
+# hello.eif of docs/run.md, with a program of our own in the place of alpine's echo.
+mkdir hello tree
+cat > hello/main.go <<'END'
+package main
+
+func main() { println("hello from an enclave") }
+END
+CGO_ENABLED=0 go build -o tree/hello ./hello/main.go
+neb eif build --rootfs tree --entrypoint /hello --output hello.eif
