@@ -243,7 +243,7 @@ func (m *Machine) answer(_ context.Context, c *vsock.Conn) {
 	if c.Accept() != nil {
 		return
 	}
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute)) // init connects first and loads modules then, which a busy host may draw out
 	var b [1]byte
 	if _, err := c.Read(b[:]); err != nil {
 		return
