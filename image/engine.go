@@ -97,7 +97,7 @@ func (e *engine) get(ctx context.Context, path string, query url.Values) (io.Rea
 		return answer.Body, nil
 	}
 	defer answer.Body.Close()
-	raw, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10)) // no one reads more of an error
+	raw, _ := readAll(answer.Body, 4<<10) // no one reads more of an error
 	var said struct{ Message string }
 	if json.Unmarshal(raw, &said) != nil {
 		said.Message = strings.TrimSpace(string(raw))

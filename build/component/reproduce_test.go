@@ -67,8 +67,6 @@ func TestSetAsUser(t *testing.T) {
 	source := readable(t, sourceOf(t))
 	storeDir := ownStore(t, ordinary)
 	copyTo(t, b.Store.Path(b.Lock.Kernel), filepath.Join(storeDir, "downloads", b.Lock.Kernel.SHA256))
-	old := syscall.Umask(0o077)
-	defer syscall.Umask(old)
 	for _, set := range []struct {
 		arch  string
 		names []string
@@ -78,11 +76,14 @@ func TestSetAsUser(t *testing.T) {
 			t.Fatal(err)
 		}
 		k := task{Store: storeDir, Source: source, Arch: set.arch, Names: set.names, Jobs: b.jobs() + 1}
-		o := k.child(t, func(cmd *exec.Cmd) {
-			cmd.Dir = "/"
-			cmd.Env = append(cmd.Env, "TZ=Pacific/Chatham", "HOME=/", "SOURCE_DATE_EPOCH=1000000000", "KBUILD_BUILD_USER=somebody")
-			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinary, Gid: ordinary}}
-		})
+		o := func() outcome {
+			defer syscall.Umask(syscall.Umask(0o077)) // the child's alone
+			return k.child(t, func(cmd *exec.Cmd) {
+				cmd.Dir = "/"
+				cmd.Env = append(cmd.Env, "TZ=Pacific/Chatham", "HOME=/", "SOURCE_DATE_EPOCH=1000000000", "KBUILD_BUILD_USER=somebody")
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinary, Gid: ordinary}}
+			})
+		}()
 		if o.Error != "" {
 			t.Fatal(o.Error)
 		}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"debug/elf"
 	"encoding/binary"
@@ -19,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	kzstd "github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 	"golang.org/x/sys/unix"
 
@@ -29,6 +27,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/machine"
 	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+	"github.com/nitro-enclaves-bootstrap/neb/test/puzzle"
 	"github.com/nitro-enclaves-bootstrap/neb/test/vm"
 )
 
@@ -277,7 +276,7 @@ func TestShapes(t *testing.T) {
 			want:   []string{said("stat=/dev/nsm", "020600 0:0 0"), said("read=/proc/sys/kernel/modules_disabled", `"0"`)},
 		},
 		"a compressed module": {
-			first:   []entry{modules(t, app.Modules{Paths: []string{"/neb/lib/nsm.ko.zst"}}), program("neb/lib/nsm.ko.zst", zstd(t, filepath.Join(vm.Blobs(t, eif.X86_64), "nsm.ko")))},
+			first:   []entry{modules(t, app.Modules{Paths: []string{"/neb/lib/nsm.ko.zst"}}), program("neb/lib/nsm.ko.zst", puzzle.Zstd.Pack(t, file(t, "", filepath.Join(vm.Blobs(t, eif.X86_64), "nsm.ko")).body))},
 			without: []string{"nsm.ko"},
 			second:  described(t, app.Description{Cmd: []string{"/probe", "stat=/dev/nsm"}}, probe),
 			want:    []string{said("stat=/dev/nsm", "020600 0:0 0"), `^neb: exit status=0$`},
@@ -310,14 +309,22 @@ func TestShapes(t *testing.T) {
 
 // compressions are those of ramdisks that kernel/fragments/platform.config asks for.
 var compressions = map[string]func(testing.TB, []byte) []byte{
-	"gzip": func(t testing.TB, b []byte) []byte {
-		return written(t, b, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil })
-	},
-	"xz": func(t testing.TB, b []byte) []byte { // the kernel knows no other checksum
-		return written(t, b, func(w io.Writer) (io.WriteCloser, error) { return xz.WriterConfig{CheckSum: xz.CRC32}.NewWriter(w) })
-	},
-	"zstd": func(t testing.TB, b []byte) []byte {
-		return written(t, b, func(w io.Writer) (io.WriteCloser, error) { return kzstd.NewWriter(w) })
+	"gzip": puzzle.Gzip.Pack,
+	"zstd": puzzle.Zstd.Pack,
+	"xz": func(t testing.TB, b []byte) []byte {
+		t.Helper()
+		var out bytes.Buffer
+		w, err := xz.WriterConfig{CheckSum: xz.CRC32}.NewWriter(&out) // the kernel knows no other checksum
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
 	},
 	// The legacy frame, the only one that the kernel knows: blocks of up to 8 MiB, here of literals alone.
 	"lz4": func(_ testing.TB, b []byte) []byte {
@@ -333,37 +340,6 @@ var compressions = map[string]func(testing.TB, []byte) []byte{
 		}
 		return out
 	},
-}
-
-// written is what a compressor makes of b.
-func written(t testing.TB, b []byte, open func(io.Writer) (io.WriteCloser, error)) []byte {
-	t.Helper()
-	var out bytes.Buffer
-	w, err := open(&out)
-	if err == nil {
-		_, err = w.Write(b)
-	}
-	if err == nil {
-		err = w.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
-}
-
-// zstd compresses a file, as kernel/fragments/base.config says that modules may be.
-func zstd(t testing.TB, name string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := kzstd.NewWriter(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return w.EncodeAll(b, nil)
 }
 
 func modules(t testing.TB, m app.Modules) entry {

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -60,11 +61,17 @@ func packFor(t testing.TB, arch, image string, args ...string) (string, measured
 // boot runs an EIF and returns how the run ended.
 func boot(t testing.TB, eif string, args ...string) result {
 	t.Helper()
-	args = append([]string{"run", "--timeout", "120s"}, args...)
+	args = append([]string{"--timeout", "120s"}, args...)
+	return tryNeb(t, 15*time.Minute, runArgs(append(args, eif)...)...)
+}
+
+// runArgs are the arguments of a `neb run`, with the emulator that NEB_QEMU names.
+func runArgs(args ...string) []string {
+	all := []string{"run"}
 	if qemu := os.Getenv("NEB_QEMU"); qemu != "" {
-		args = append(args, "--qemu", qemu)
+		all = append(all, "--qemu", qemu)
 	}
-	return tryNeb(t, 15*time.Minute, append(args, eif)...)
+	return append(all, args...)
 }
 
 // says fails the test unless a line of the enclave's console is want.
@@ -86,6 +93,16 @@ func (r result) find(t testing.TB, pattern string) string {
 		t.Fatalf("nothing like %q on the console; exit status %d\nstdout:\n%s\nstderr:\n%s", pattern, r.code, r.stdout, r.stderr)
 	}
 	return m[1]
+}
+
+// registers fails the test unless the guest has found what `neb eif build` printed in each of the registers.
+func (r result) registers(t testing.TB, m measured, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if got := r.find(t, "^"+name+": ([0-9a-f]{96})\r?$"); got != m.Measurements[name] {
+			t.Errorf("%s: the module reports %s, neb eif build printed %s", name, got, m.Measurements[name])
+		}
+	}
 }
 
 func TestExitStatus(t *testing.T) {
@@ -183,11 +200,8 @@ func TestTimeout(t *testing.T) {
 func TestOptions(t *testing.T) {
 	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, Cmd: []string{"machine"}}))
 	eif, _ := pack(t, image)
-	qemu := strings.Fields("--eif-path " + eif + " --cpu-count 2 --enclave-cid 4711 --memory 640 --attach-console --timeout 120s")
-	if dir := os.Getenv("NEB_QEMU"); dir != "" {
-		qemu = append(qemu, "--qemu", dir)
-	}
-	r := tryNeb(t, 15*time.Minute, append([]string{"run"}, qemu...)...)
+	theirs := strings.Fields("--cpu-count 2 --enclave-cid 4711 --memory 640 --attach-console --timeout 120s --eif-path " + eif)
+	r := tryNeb(t, 15*time.Minute, runArgs(theirs...)...)
 	r.says(t, "machine: processors 2, CID 4711")
 	if r.code != 0 || r.stderr != "" {
 		t.Errorf("exit status %d, said %s", r.code, r.stderr)
@@ -286,28 +300,45 @@ func TestEvents(t *testing.T) {
 func TestAsUser(t *testing.T) {
 	need.Root(t)
 	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}})))
+	as := ordinaryUser(t, map[string]string{"neb": nebPath, "app.eif": eif, "qemu": vm.Emulator(t)})
+	out, err := as("neb", "run", "app.eif", "--qemu", "qemu", "--timeout", "120s")
+	if err != nil || !strings.Contains(out, "hello: uid 0 in /") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// ordinaryUser makes a directory that belongs to a user who is nobody on the machine, with copies of files and directories under the given names. What it
+// returns executes one of them as that user, there.
+func ordinaryUser(t *testing.T, files map[string]string) func(name string, args ...string) (string, error) {
+	t.Helper()
 	const uid = 54321
 	dir, err := os.MkdirTemp("", "neb-user") // not t.TempDir, which is root's alone
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	for from, to := range map[string]string{nebPath: "neb", eif: "app.eif", vm.Emulator(t): "qemu"} {
-		if out, err := exec.Command("cp", "-rL", from, filepath.Join(dir, to)).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
+	tool := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v\n%s", args, err, out)
 		}
 	}
-	if out, err := exec.Command("chown", "-R", fmt.Sprint(uid), dir).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	for name, from := range files {
+		to := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		tool("cp", "-rL", from, to)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(dir, "neb"), "run", "app.eif", "--qemu", "qemu", "--timeout", "120s")
-	cmd.Dir, cmd.Env = dir, []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
-	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "hello: uid 0 in /") {
-		t.Errorf("%v\n%s", err, out)
+	tool("chown", "-R", strconv.Itoa(uid), dir)
+	return func(name string, args ...string) (string, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, filepath.Join(dir, name), args...)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "HOME="+dir, "NEB_CACHE="+filepath.Join(dir, "cache"))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		out, err := cmd.CombinedOutput()
+		return string(out), err
 	}
 }
 
@@ -351,11 +382,7 @@ func TestMeasurements(t *testing.T) {
 			image := ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "pcrs", "0", "1", "2", "8"}}))
 			eif, m := pack(t, image, "--rootfs-format", format, "--signing-certificate", certificate, "--private-key", key)
 			r := boot(t, eif)
-			for _, index := range []string{"PCR0", "PCR1", "PCR2", "PCR8"} {
-				if got := r.find(t, "^"+index+": ([0-9a-f]{96})\r?$"); got != m.Measurements[index] {
-					t.Errorf("%s: the module reports %s, neb eif build printed %s", index, got, m.Measurements[index])
-				}
-			}
+			r.registers(t, m, "PCR0", "PCR1", "PCR2", "PCR8")
 		})
 	}
 }
@@ -381,11 +408,7 @@ func TestCompat(t *testing.T) {
 		}
 	}
 	r := boot(t, path)
-	for _, index := range []string{"PCR0", "PCR1", "PCR2"} {
-		if got := r.find(t, "^"+index+": ([0-9a-f]{96})\r?$"); got != m.Measurements[index] {
-			t.Errorf("%s: the module reports %s, neb eif build printed %s", index, got, m.Measurements[index])
-		}
-	}
+	r.registers(t, m, "PCR0", "PCR1", "PCR2")
 	if r.code != 0 {
 		t.Errorf("exit status %d", r.code)
 	}
@@ -395,12 +418,6 @@ func TestCompat(t *testing.T) {
 // and no file is left.
 func TestErofsNeedsSandbox(t *testing.T) {
 	need.Root(t)
-	const uid = 54321
-	dir, err := os.MkdirTemp("", "neb-user")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
 	from, err := blobs["x86_64"]()
 	if err != nil {
 		t.Fatal(err)
@@ -409,32 +426,18 @@ func TestErofsNeedsSandbox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for from, to := range map[string]string{nebPath: "neb", self: "test", from: "blobs", guestPath: "tree/guest"} {
-		to = filepath.Join(dir, to)
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command("cp", "-rL", from, to).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-	}
-	if out, err := exec.Command("chown", "-R", fmt.Sprint(uid), dir).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	as := ordinaryUser(t, map[string]string{"neb": nebPath, "test": self, "blobs": from, "tree/guest": guestPath})
 	for _, c := range []struct {
 		format string
 		works  bool
 	}{{"cpio", true}, {"erofs", false}} {
-		cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "test"), jailed, filepath.Join(dir, "neb"), "eif", "build",
-			"--rootfs", "tree", "--cmd", "/guest", "--arch", "x86_64", "--blobs", "blobs", "--rootfs-format", c.format, "--output", c.format+".eif")
-		cmd.Dir, cmd.Env = dir, append(os.Environ(), "HOME="+dir, "NEB_CACHE="+filepath.Join(dir, "cache"))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
-		out, err := cmd.CombinedOutput()
-		if (err == nil) != c.works || !c.works && !strings.Contains(string(out), "no way to isolate") {
+		out, err := as("test", jailed, "./neb", "eif", "build", "--rootfs", "tree", "--cmd", "/guest", "--arch", "x86_64", "--blobs", "blobs",
+			"--rootfs-format", c.format, "--output", c.format+".eif")
+		if (err == nil) != c.works || !c.works && !strings.Contains(out, "no way to isolate") {
 			t.Errorf("%s: %v\n%s", c.format, err, out)
 		}
-		if _, err := os.Stat(filepath.Join(dir, c.format+".eif")); (err == nil) != c.works {
-			t.Errorf("%s.eif: %v", c.format, err)
+		if listed, _ := as("test", jailed, "/bin/ls"); strings.Contains(listed, c.format+".eif") != c.works {
+			t.Errorf("%s: there are now\n%s", c.format, listed)
 		}
 	}
 }

@@ -105,10 +105,7 @@ func startVsock(t *testing.T) *running {
 	giveBack := func(c socket) { io.Copy(c, c); c.CloseWrite() }
 
 	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "vsock"}})))
-	args := []string{"run", "--timeout", "20m", "--memory", "1024"}
-	if qemu := os.Getenv("NEB_QEMU"); qemu != "" {
-		args = append(args, "--qemu", qemu)
-	}
+	args := runArgs("--timeout", "20m", "--memory", "1024")
 	for name, port := range map[string]int{"echo": peer.Echo, "sink": peer.Sink, "source": peer.Source, "deaf": peer.Deaf, "commands": peer.Commands, "nobody": 4711} {
 		args = append(args, "--connect", fmt.Sprintf("unix:%s=%d", filepath.Join(dir, name), port))
 	}
