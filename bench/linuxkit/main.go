@@ -293,7 +293,7 @@ func newFiller(seed uint64) *filler {
 func (f *filler) Read(p []byte) (int, error) {
 	if len(f.b) == 0 {
 		f.b = make([]byte, 0, 4096+16)
-		if f.r.IntN(100) < 26 { // noise: 1 GiB then is a layer of 543 MB
+		if f.r.IntN(1000) < 273 { // noise, as much as makes 1 GiB a gzip layer of 543 MB
 			for len(f.b) < 4096 {
 				x := f.r.Uint64()
 				f.b = append(f.b, byte(x), byte(x>>8), byte(x>>16), byte(x>>24), byte(x>>32), byte(x>>40), byte(x>>48), byte(x>>56))
