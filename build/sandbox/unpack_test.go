@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -196,8 +197,11 @@ func TestUnpackReportsAndStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	packages := []Package{{"a", path}, {"b", path}, {"c", path}}
+	var lock sync.Mutex // packages are unpacked side by side
 	var last progress.Event
 	if err := Unpack(t.Context(), t.TempDir(), packages, func(e progress.Event) {
+		lock.Lock()
+		defer lock.Unlock()
 		if e.Done > last.Done {
 			last = e
 		}
