@@ -51,3 +51,28 @@ func TestThirdParty(t *testing.T) {
 		t.Errorf("an unknown licence: %v", err)
 	}
 }
+
+// A package within a module that comes from somebody else has a licence of its own.
+func TestLicenceOfAPackage(t *testing.T) {
+	dir := t.TempDir()
+	inner := filepath.Join(dir, "internal", "copied")
+	if err := os.MkdirAll(inner, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{
+		filepath.Join(dir, "LICENSE"):       "Apache License, Version 2.0",
+		filepath.Join(inner, "LICENSE.txt"): "Permission is hereby granted, free of charge, to any person obtaining a copy",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := module{Path: "a.example/a", Version: "v1.0.0", Dir: dir}
+	if id, _, err := m.terms(); err != nil || id != "Apache-2.0" {
+		t.Errorf("a package that is not linked: %q, %v", id, err)
+	}
+	m.packages = []string{dir, inner}
+	if id, text, err := m.terms(); err != nil || id != "Apache-2.0 AND MIT" || !strings.Contains(text, "internal/copied/LICENSE.txt:") {
+		t.Errorf("found %q, %v\n%s", id, err, text)
+	}
+}
