@@ -35,40 +35,49 @@ func newReleaseCommand(s streams) *cobra.Command {
 and SHA-384 sums, a bill of materials (CycloneDX) and a statement of provenance (SLSA v1).
 
 The blobs are built, or taken from the store, in namespaces and without a network; what was built in a chroot alone is
-refused. The changelog must say whether PCR1 changed. The same source makes the same release, byte for byte.`,
+refused. The changelog must say whether PCR1 changed. The same source makes the same archive everywhere, byte for byte; the
+other files also name the kind of host and the isolation.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			version := strings.TrimPrefix(args[0], "v")
 			if err := release.CheckVersion(version); err != nil {
 				return usagef("%v", err)
 			}
-			r := release.Release{Version: version, Lock: neb.LockFile, Host: runtime.GOARCH}
-			if err := describeSource(cmd.Context(), flags.source, &r); err != nil {
-				return err
-			}
+			var signer crypto.Signer
 			if key != "" {
 				var err error
-				if r.Key, err = readSigner(key); err != nil {
+				if signer, err = readSigner(key); err != nil {
 					return fmt.Errorf("--signing-key: %w", err)
 				}
 			}
 			if _, err := os.Lstat(output); err == nil {
 				return fmt.Errorf("%s: is there already; remove it or give another --output", output)
 			}
-			built, err := buildAll(cmd.Context(), s, &flags, false)
+			b, done, err := flags.builder(s)
 			if err != nil {
 				return err
 			}
-			work, err := os.MkdirTemp("", "neb-release-")
+			defer done()
+			source, err := b.SourceDir(cmd.Context())
 			if err != nil {
 				return err
 			}
-			defer os.RemoveAll(work)
-			r.Blobs = filepath.Join(work, "result")
-			if err := result.Write(r.Blobs, built); err != nil {
+			if err := checkChangelog(source, version); err != nil {
 				return err
 			}
-			r.Records = records(built)
+			if err := release.CheckSource(source, neb.LockFile); err != nil {
+				return err
+			}
+			commit, err := commitOf(cmd.Context(), source, true)
+			if err != nil {
+				return err
+			}
+			r, remove, err := buildAll(cmd.Context(), b)
+			if err != nil {
+				return err
+			}
+			defer remove()
+			r.Version, r.Host, r.Commit, r.Key = version, runtime.GOARCH, commit, signer
 			names, err := r.Make(output)
 			if err != nil {
 				return err
@@ -94,48 +103,51 @@ func (f *buildFlags) addPlain(cmd *cobra.Command) {
 	}
 }
 
-// buildAll builds the whole set for both architectures.
-func buildAll(ctx context.Context, s streams, flags *buildFlags, fresh bool) ([]result.Set, error) {
-	b, done, err := flags.builder(s)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	b.Fresh = fresh
+// buildAll builds the whole set for both architectures and places it in a directory, which the returned function removes.
+func buildAll(ctx context.Context, b *component.Builder) (r release.Release, remove func(), err error) {
 	wanted := map[string][]string{}
 	for _, arch := range component.Archs {
 		wanted[arch] = component.Names
 	}
-	return sets(ctx, b, wanted)
-}
-
-func records(built []result.Set) []component.Record {
-	var records []component.Record
+	built, err := sets(ctx, b, wanted)
+	if err != nil {
+		return r, nil, err
+	}
+	work, err := os.MkdirTemp("", "neb-release-")
+	if err != nil {
+		return r, nil, err
+	}
+	remove = func() { _ = os.RemoveAll(work) }
+	r = release.Release{Lock: neb.LockFile, Blobs: filepath.Join(work, "result")}
+	if err := result.Write(r.Blobs, built); err != nil {
+		remove()
+		return r, nil, err
+	}
 	for _, set := range built {
 		for _, o := range set.Outputs {
-			records = append(records, o.Record)
+			r.Records = append(r.Records, o.Record)
 		}
 	}
-	return records
+	return r, remove, nil
 }
 
-// describeSource says in r which commit the source is at, and checks its changelog. Source is a checkout; "" means here.
-func describeSource(ctx context.Context, source string, r *release.Release) error {
-	if source == "" {
-		source = "."
-	}
+// checkChangelog checks the changelog of the source.
+func checkChangelog(source, version string) error {
 	text, err := os.ReadFile(filepath.Join(source, "CHANGELOG.md"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: has no CHANGELOG.md: a release is made in neb's checkout, or with --source", source)
+		return fmt.Errorf("%s: has no CHANGELOG.md: a release is made of neb's checkout", source)
 	}
 	if err != nil {
 		return err
 	}
-	if err := release.CheckChangelog(string(text), r.Version); err != nil {
-		return err
-	}
+	return release.CheckChangelog(string(text), version)
+}
+
+// commitOf is the commit that the source is at, "" where it is no checkout but an unpacked archive. Where it has to be clean, a change that is in no commit is
+// an error; so is a file that git does not know: it could be compiled in.
+func commitOf(ctx context.Context, source string, clean bool) (string, error) {
 	if _, err := os.Stat(filepath.Join(source, ".git")); errors.Is(err, fs.ErrNotExist) {
-		return nil // an unpacked archive of the source: no commit to name
+		return "", nil
 	}
 	git := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", source}, args...)...)
@@ -147,15 +159,16 @@ func describeSource(ctx context.Context, source string, r *release.Release) erro
 		}
 		return strings.TrimSpace(string(out)), nil
 	}
-	changed, err := git("status", "--porcelain", "--untracked-files=no")
-	if err != nil {
-		return err
+	if clean {
+		changed, err := git("status", "--porcelain", "--untracked-files=all")
+		if err != nil {
+			return "", err
+		}
+		if changed != "" {
+			return "", fmt.Errorf("%s: has changes or files that are in no commit:\n%s\na release names the commit it is made of: commit or remove them first", source, changed)
+		}
 	}
-	if changed != "" {
-		return fmt.Errorf("%s: has changes that are in no commit:\n%s\na release names the commit it is made of: commit them first", source, changed)
-	}
-	r.Commit, err = git("rev-parse", "HEAD")
-	return err
+	return git("rev-parse", "HEAD")
 }
 
 // verifyRelease is neb verify --release.
@@ -173,11 +186,28 @@ func verifyRelease(ctx context.Context, s streams, archive, keyFile string, flag
 			return err
 		}
 	}
-	built, err := buildAll(ctx, s, flags, !cached)
+	b, done, err := flags.builder(s)
 	if err != nil {
 		return err
 	}
-	findings, err := v.Compare(records(built))
+	defer done()
+	b.Fresh = !cached
+	source, err := b.SourceDir(ctx)
+	if err != nil {
+		return err
+	}
+	if err := release.CheckSource(source, neb.LockFile); err != nil {
+		return err
+	}
+	r, remove, err := buildAll(ctx, b)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	if r.Commit, err = commitOf(ctx, source, false); err != nil {
+		return err
+	}
+	findings, err := v.Compare(r)
 	if err != nil {
 		return fmt.Errorf("%s: %w", archive, err)
 	}
@@ -202,7 +232,7 @@ func verifyRelease(ctx context.Context, s streams, archive, keyFile string, flag
 		}
 	}
 	if wrong > 0 {
-		return fmt.Errorf("%s: %d of %d blobs are not what this source and lock make; is this the source of release %s?", archive, wrong, len(findings), v.Version)
+		return fmt.Errorf("%s: %d of %d files are not what this source and lock make; is this the source of release %s?", archive, wrong, len(findings), v.Version)
 	}
 	return nil
 }

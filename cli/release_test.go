@@ -13,7 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nitro-enclaves-bootstrap/neb/build/release"
 )
 
 // runNeb runs neb in this process and returns its status and both streams.
@@ -26,6 +25,7 @@ func runNeb(args ...string) (int, string) {
 func TestReleaseMistakes(t *testing.T) {
 	t.Setenv("NEB_CACHE", filepath.Join(t.TempDir(), "cache"))
 	t.Chdir(t.TempDir())
+	writeFile(t, "go.mod", "module github.com/nitro-enclaves-bootstrap/neb\n")
 	changelog := func(text string) func(*testing.T) {
 		return func(t *testing.T) { writeFile(t, "CHANGELOG.md", text) }
 	}
@@ -74,13 +74,24 @@ func TestReleaseOfChangedSource(t *testing.T) {
 	git("init", "-q")
 	git("add", ".")
 	git("commit", "-qm", "one")
-	r := release.Release{Version: "1.0.0"}
-	if err := describeSource(t.Context(), dir, &r); err != nil || len(r.Commit) < 40 {
-		t.Errorf("a clean checkout: commit %q, %v", r.Commit, err)
+	if commit, err := commitOf(t.Context(), dir, true); err != nil || len(commit) < 40 {
+		t.Errorf("a clean checkout: commit %q, %v", commit, err)
 	}
+	writeFile(t, filepath.Join(dir, "more.go"), "package main\n")
+	if _, err := commitOf(t.Context(), dir, true); err == nil || !strings.Contains(err.Error(), "more.go") || !strings.Contains(err.Error(), "in no commit") {
+		t.Errorf("a file that git does not know: %v", err)
+	}
+	git("add", ".")
+	git("commit", "-qm", "two")
 	writeFile(t, filepath.Join(dir, "CHANGELOG.md"), "## 1.0.0\n\nPCR1 changed, of course.\n")
-	if err := describeSource(t.Context(), dir, &r); err == nil || !strings.Contains(err.Error(), "CHANGELOG.md") || !strings.Contains(err.Error(), "in no commit") {
+	if _, err := commitOf(t.Context(), dir, true); err == nil || !strings.Contains(err.Error(), "CHANGELOG.md") || !strings.Contains(err.Error(), "in no commit") {
 		t.Errorf("a changed checkout: %v", err)
+	}
+	if commit, err := commitOf(t.Context(), dir, false); err != nil || len(commit) < 40 {
+		t.Errorf("a changed checkout, which need not be clean: %q, %v", commit, err)
+	}
+	if commit, err := commitOf(t.Context(), t.TempDir(), true); err != nil || commit != "" {
+		t.Errorf("no checkout: %q, %v", commit, err)
 	}
 }
 

@@ -30,6 +30,15 @@ func (b *Builder) sourceTree(ctx context.Context) (*sourceTree, error) {
 	return b.source.tree, b.source.err
 }
 
+// SourceDir is the directory of neb's source that the Go parts are built from.
+func (b *Builder) SourceDir(ctx context.Context) (string, error) {
+	t, err := b.sourceTree(ctx)
+	if err != nil {
+		return "", err
+	}
+	return t.dir, nil
+}
+
 func (b *Builder) findSource(ctx context.Context) (*sourceTree, error) {
 	for _, given := range []struct{ name, dir string }{{"--source", b.Source}, {"NEB_SOURCE", os.Getenv("NEB_SOURCE")}} {
 		if given.dir == "" {

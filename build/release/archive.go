@@ -7,43 +7,75 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ulikunitz/xz"
+
+	"github.com/nitro-enclaves-bootstrap/neb"
 )
 
 // top is the directory that everything in the archive stands in.
 const top = "enclaves-blobs/"
 
-// pack makes the archive of blobs, which are in the order of [Blobs]. No clock, user or machine is in it.
+// entry is one file of the archive.
+type entry struct {
+	file // named from top on
+	mode fs.FileMode
+}
+
+// licences are the texts that whoever passes the blobs on has to pass on with them.
+func licences() ([]entry, error) {
+	var all []entry
+	err := fs.WalkDir(neb.Licences, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := neb.Licences.ReadFile(name)
+		all = append(all, entry{file{name, data}, 0o644})
+		return err
+	})
+	return all, err
+}
+
+// pack makes the archive of blobs, which are in the order of [Blobs], and of the licences, sorted by name. No clock, user or machine is in it.
 func pack(blobs []file) ([]byte, error) {
+	entries, err := licences()
+	if err != nil {
+		return nil, err
+	}
+	for i, b := range Blobs() {
+		entries = append(entries, entry{file{b.Path(), blobs[i].data}, b.Mode})
+	}
+	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.name, b.name) })
+
 	var out bytes.Buffer
 	compressed, err := xz.WriterConfig{DictCap: 8 << 20, CheckSum: xz.SHA256}.NewWriter(&out)
 	if err != nil {
 		return nil, err
 	}
 	w := tar.NewWriter(compressed)
-	dir := func(name string) error {
-		return w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR})
+	header := func(kind byte, name string, mode fs.FileMode, size int) error {
+		return w.WriteHeader(&tar.Header{Typeflag: kind, Name: name, Mode: int64(mode), Size: int64(size), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR})
 	}
-	if err := dir(top); err != nil {
-		return nil, err
-	}
-	last := ""
-	for i, b := range Blobs() {
-		if b.Arch != last {
-			if err := dir(top + b.Arch + "/"); err != nil {
-				return nil, err
+	made := map[string]bool{}
+	for _, e := range entries {
+		name := top + e.name
+		for i := range name {
+			if dir := name[:i+1]; name[i] == '/' && !made[dir] {
+				if err := header(tar.TypeDir, dir, 0o755, 0); err != nil {
+					return nil, err
+				}
+				made[dir] = true
 			}
-			last = b.Arch
 		}
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: top + b.Path(), Mode: int64(b.Mode), Size: int64(len(blobs[i].data)),
-			ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
-		if err := w.WriteHeader(h); err != nil {
+		if err := header(tar.TypeReg, name, e.mode, len(e.data)); err != nil {
 			return nil, err
 		}
-		if _, err := w.Write(blobs[i].data); err != nil {
+		if _, err := w.Write(e.data); err != nil {
 			return nil, err
 		}
 	}
@@ -56,24 +88,32 @@ func pack(blobs []file) ([]byte, error) {
 // maxBlob bounds what is read of one entry, in bytes: an archive is somebody else's until it is verified.
 const maxBlob = 256 << 20
 
-// unpack reads an archive and checks that it holds exactly the blobs of a release, in their order and with their modes.
-// Every difference is in the error.
+// unpack reads an archive and checks that it is what [pack] makes of the blobs in it: exactly those of a release and its licences, with
+// their modes and nothing else. Every difference is in the error.
 func unpack(archive []byte) ([]file, error) {
 	plain, err := xz.NewReader(bytes.NewReader(archive))
 	if err != nil {
 		return nil, fmt.Errorf("not an xz file: %w", err)
 	}
-	r := tar.NewReader(plain)
-	want := map[string]Blob{}
-	for _, b := range Blobs() {
-		want[top+b.Path()] = b
+	texts, err := licences()
+	if err != nil {
+		return nil, err
 	}
-	dirs := []string{top}
-	for _, arch := range Architectures() {
-		dirs = append(dirs, top+arch+"/")
+	want := map[string]entry{}
+	for _, l := range texts {
+		want[top+l.name] = l
+	}
+	for _, b := range Blobs() {
+		want[top+b.Path()] = entry{file{b.Path(), nil}, b.Mode}
+	}
+	dirs := map[string]bool{}
+	for name := range want {
+		dir, _ := path.Split(name)
+		dirs[dir] = true
 	}
 	var wrong []error
 	found := map[string][]byte{}
+	r := tar.NewReader(plain)
 	for {
 		h, err := r.Next()
 		if err == io.EOF {
@@ -82,10 +122,10 @@ func unpack(archive []byte) ([]file, error) {
 		if err != nil {
 			return nil, fmt.Errorf("damaged: %w", err)
 		}
-		if h.Typeflag == tar.TypeDir && slices.Contains(dirs, h.Name) {
+		if h.Typeflag == tar.TypeDir && dirs[h.Name] {
 			continue
 		}
-		b, known := want[h.Name]
+		e, known := want[h.Name]
 		switch _, twice := found[h.Name]; {
 		case !known:
 			wrong = append(wrong, fmt.Errorf("%s: is no part of a release", h.Name))
@@ -96,8 +136,8 @@ func unpack(archive []byte) ([]file, error) {
 		case h.Typeflag != tar.TypeReg:
 			wrong = append(wrong, fmt.Errorf("%s: expected a regular file, found type %q", h.Name, h.Typeflag))
 			continue
-		case fs.FileMode(h.Mode) != b.Mode:
-			wrong = append(wrong, fmt.Errorf("%s: expected mode %#o, found %#o", h.Name, b.Mode, h.Mode))
+		case fs.FileMode(h.Mode) != e.mode:
+			wrong = append(wrong, fmt.Errorf("%s: expected mode %#o, found %#o", h.Name, e.mode, h.Mode))
 		case h.Size > maxBlob:
 			return nil, fmt.Errorf("%s: %d bytes, at most %d are expected", h.Name, h.Size, maxBlob)
 		}
@@ -105,20 +145,33 @@ func unpack(archive []byte) ([]file, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: damaged: %w", h.Name, err)
 		}
+		if e.data != nil && !bytes.Equal(data, e.data) {
+			wrong = append(wrong, fmt.Errorf("%s: is not the text that this neb has", h.Name))
+		}
 		found[h.Name] = data
 	}
 	// The checksum of the xz stream is checked at its end only.
 	if _, err := io.Copy(io.Discard, plain); err != nil {
 		return nil, fmt.Errorf("damaged: %w", err)
 	}
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if _, there := found[name]; !there {
+			wrong = append(wrong, fmt.Errorf("%s: is missing", name))
+		}
+	}
+	if wrong != nil {
+		return nil, errors.Join(wrong...)
+	}
 	var files []file
 	for _, b := range Blobs() {
-		data, there := found[top+b.Path()]
-		if !there {
-			wrong = append(wrong, fmt.Errorf("%s: is missing", top+b.Path()))
-			continue
-		}
-		files = append(files, file{b.Path(), data})
+		files = append(files, file{b.Path(), found[top+b.Path()]})
 	}
-	return files, errors.Join(wrong...)
+	again, err := pack(files)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(again, archive) {
+		return nil, errors.New("holds what a release holds, but not as neb release writes it: directories, owners, times, or bytes after the end differ")
+	}
+	return files, nil
 }

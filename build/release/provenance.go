@@ -40,13 +40,19 @@ type provenance struct {
 	BuildDefinition struct {
 		BuildType            string         `json:"buildType"`
 		ExternalParameters   map[string]any `json:"externalParameters"`
-		InternalParameters   map[string]any `json:"internalParameters"`
+		InternalParameters   internal       `json:"internalParameters"`
 		ResolvedDependencies []resource     `json:"resolvedDependencies"`
 	} `json:"buildDefinition"`
 	RunDetails struct {
 		Builder    builder    `json:"builder"`
 		Byproducts []resource `json:"byproducts"`
 	} `json:"runDetails"`
+}
+
+// internal is what the machine that built put in: see docs/releases.md.
+type internal struct {
+	Host      string                  `json:"host"`      // Debian's name of its architecture
+	Isolation map[string]sandbox.Mode `json:"isolation"` // by "component architecture"
 }
 
 type builder struct {
@@ -68,7 +74,7 @@ func (r Release) statement(l *lock.Lock, blobs []file, modules []module, archive
 	def := &s.Predicate.BuildDefinition
 	def.BuildType = buildType
 	def.ExternalParameters = map[string]any{"version": r.Version, "architectures": Architectures(), "source": home}
-	def.InternalParameters = map[string]any{"host": r.Host, "isolation": r.isolation()}
+	def.InternalParameters = internal{r.Host, r.isolation()}
 	if r.Commit != "" {
 		def.ResolvedDependencies = append(def.ResolvedDependencies, resource{URI: "git+" + home, Digest: map[string]string{"gitCommit": r.Commit}})
 	}

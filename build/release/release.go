@@ -2,11 +2,12 @@
 // checksums, a bill of materials (CycloneDX) and a statement of where all of it comes from (SLSA provenance); and it
 // checks such a release again.
 //
-// Everything it writes depends on the blobs, the lock and the source alone: a release made twice is the same, byte for byte.
+// Everything it writes depends on the blobs, the lock, the source, the kind of host and the isolation alone: a release made twice is the same, byte for byte.
 // It builds nothing itself.
 package release
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -116,7 +117,26 @@ func (r Release) Make(dir string) ([]string, error) {
 	if err := CheckVersion(r.Version); err != nil {
 		return nil, err
 	}
-	l, err := lock.Read(strings.NewReader(string(r.Lock)))
+	files, err := r.files()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range sums {
+		files = append(files, file{s.name, sumsOf(files[:3], s.digest)})
+	}
+	if r.Key != nil {
+		envelope, err := Sign(files[2].data, r.Key)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file{envelopeName(r.Version), envelope})
+	}
+	return writeAll(dir, files)
+}
+
+// files are the archive, the bill of materials and the provenance.
+func (r Release) files() ([]file, error) {
+	l, err := lock.Read(bytes.NewReader(r.Lock))
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +151,6 @@ func (r Release) Make(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-
 	archive, err := pack(blobs)
 	if err != nil {
 		return nil, err
@@ -141,25 +160,24 @@ func (r Release) Make(dir string) ([]string, error) {
 		return nil, err
 	}
 	statement, err := r.statement(l, blobs, modules, archive, bill)
-	if err != nil {
-		return nil, err
-	}
-	files := []file{
-		{archiveName(r.Version), archive},
-		{billName(r.Version), bill},
-		{provenanceName(r.Version), statement},
-	}
-	for _, s := range sums {
-		files = append(files, file{s.name, sumsOf(files[:3], s.digest)})
-	}
-	if r.Key != nil {
-		envelope, err := Sign(statement, r.Key)
-		if err != nil {
-			return nil, err
+	return []file{{archiveName(r.Version), archive}, {billName(r.Version), bill}, {provenanceName(r.Version), statement}}, err
+}
+
+// CheckSource checks that the source in dir is the one that this neb was built from, as far as neb itself brings parts of it: lock, fragments and
+// patches. A release names the source's commit.
+func CheckSource(dir string, lockData []byte) error {
+	var wrong []error
+	for _, f := range append([]file{{lockName, lockData}}, ownInputs()...) {
+		path := filepath.Join(dir, filepath.FromSlash(f.name))
+		data, err := os.ReadFile(path)
+		switch {
+		case err != nil:
+			wrong = append(wrong, err)
+		case !bytes.Equal(data, f.data):
+			wrong = append(wrong, fmt.Errorf("%s: is another than the one that is built into this neb: run the neb of this source (go run ./cmd/neb)", path))
 		}
-		files = append(files, file{envelopeName(r.Version), envelope})
 	}
-	return writeAll(dir, files)
+	return errors.Join(wrong...)
 }
 
 // checkRecords checks that there is a record of every component, and that it may be released.

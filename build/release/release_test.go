@@ -154,6 +154,12 @@ func TestArchive(t *testing.T) {
 	}
 	want := []string{
 		"enclaves-blobs/ 0755",
+		"enclaves-blobs/LICENSE 0644",
+		"enclaves-blobs/LICENSES/ 0755",
+		"enclaves-blobs/LICENSES/GPL-2.0-only.txt 0644",
+		"enclaves-blobs/LICENSES/Linux-syscall-note.txt 0644",
+		"enclaves-blobs/NOTICE 0644",
+		"enclaves-blobs/THIRD_PARTY_LICENSES 0644",
 		"enclaves-blobs/aarch64/ 0755",
 		"enclaves-blobs/aarch64/Image 0644",
 		"enclaves-blobs/aarch64/Image.config 0644",
@@ -399,26 +405,120 @@ func TestVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	findings, err := v.Compare(r.Records)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(findings) != 12 {
-		t.Errorf("expected 12 findings, found %d", len(findings))
-	}
-	for _, f := range findings {
-		if !f.Same() {
-			t.Errorf("%+v", f)
+	wrong := func(change func(*Release)) (paths []string, err error) {
+		other := r
+		// A host of another kind and another isolation build the same blobs; what the release says of its own stays.
+		other.Host, other.Records = "arm64", slices.Clone(r.Records)
+		for i := range other.Records {
+			other.Records[i].Isolation = sandbox.Namespaces
 		}
+		change(&other)
+		findings, err := v.Compare(other)
+		if err == nil && len(findings) != 15 {
+			t.Errorf("expected 12 blobs and 3 files, found %d findings", len(findings))
+		}
+		for _, f := range findings {
+			if !f.Same() {
+				paths = append(paths, f.Path)
+			}
+		}
+		return paths, err
+	}
+	if paths, err := wrong(func(*Release) {}); err != nil || paths != nil {
+		t.Errorf("the same: %v, %v", paths, err)
+	}
+	if paths, err := wrong(func(r *Release) { r.Commit = "" }); err != nil || paths != nil {
+		t.Errorf("source without a commit: %v, %v", paths, err)
+	}
+	if _, err := wrong(func(r *Release) { r.Commit = strings.Repeat("2", 40) }); err == nil || !strings.Contains(err.Error(), "the source here is at 2222") {
+		t.Errorf("source at another commit: %v", err)
 	}
 	// A release that agrees with itself, of a kernel that the source does not make.
-	r.Records[0].Files[0].SHA256 = strings.Repeat("0", 64)
-	findings, err = v.Compare(r.Records)
+	paths, err := wrong(func(other *Release) {
+		other.Blobs = t.TempDir()
+		if err := os.CopyFS(other.Blobs, os.DirFS(r.Blobs)); err != nil {
+			t.Fatal(err)
+		}
+		edit(t, filepath.Join(other.Blobs, "x86_64", "bzImage"), func(b []byte) []byte { return append(b, 0) })
+	})
+	if want := []string{"x86_64/bzImage", archiveName("1.2.0"), billName("1.2.0"), provenanceName("1.2.0")}; err != nil || !slices.Equal(paths, want) {
+		t.Errorf("another kernel: expected %v to differ, found %v, %v", want, paths, err)
+	}
+}
+
+// Papers that agree with each other and with the blobs, and are not what the source makes.
+func TestForgedPapers(t *testing.T) {
+	r := newRelease(t)
+	dir := made(t, r)
+	bill, provenance := filepath.Join(dir, billName("1.2.0")), filepath.Join(dir, provenanceName("1.2.0"))
+	before, err := os.ReadFile(bill)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(slices.DeleteFunc(findings, Finding.Same)); n != 1 {
-		t.Errorf("expected one blob to differ, found %d", n)
+	edit(t, bill, func(b []byte) []byte { return bytes.Replace(b, []byte("GPL-2.0-only"), []byte("Apache-2.0"), 1) })
+	after, err := os.ReadFile(bill)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit(t, provenance, func(b []byte) []byte {
+		for name, sum := range digestOf(before) {
+			b = bytes.ReplaceAll(b, []byte(sum), []byte(digestOf(after)[name]))
+		}
+		return b
+	})
+	resum(t, dir)
+	v, err := Verify(filepath.Join(dir, archiveName("1.2.0")), neb.LockFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	findings, err := v.Compare(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for _, f := range findings {
+		if !f.Same() {
+			paths = append(paths, f.Path)
+		}
+	}
+	if want := []string{billName("1.2.0"), provenanceName("1.2.0")}; !slices.Equal(paths, want) {
+		t.Errorf("expected %v to differ, found %v", want, paths)
+	}
+
+	edit(t, provenance, func(b []byte) []byte {
+		return bytes.ReplaceAll(b, []byte(sandbox.UserNamespaces), []byte(sandbox.Chroot))
+	})
+	resum(t, dir)
+	if v, err = Verify(filepath.Join(dir, archiveName("1.2.0")), neb.LockFile); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Compare(r); err == nil || !strings.Contains(err.Error(), `isolation "chroot"`) {
+		t.Errorf("built in a chroot alone: %v", err)
+	}
+}
+
+// What neb brings itself must be what the source has that it names.
+func TestCheckSource(t *testing.T) {
+	dir := t.TempDir()
+	put := func(name string, data []byte) {
+		t.Helper()
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, path, data)
+	}
+	put(lockName, neb.LockFile)
+	for _, f := range ownInputs() {
+		put(f.name, f.data)
+	}
+	if err := CheckSource(dir, neb.LockFile); err != nil {
+		t.Error(err)
+	}
+	name := ownInputs()[0].name
+	put(name, []byte("# another\n"))
+	if err := CheckSource(dir, neb.LockFile); err == nil || !strings.Contains(err.Error(), filepath.FromSlash(name)) {
+		t.Errorf("expected an error with %s, found %v", name, err)
 	}
 }
 
@@ -442,7 +542,7 @@ func TestTampering(t *testing.T) {
 		{"archive cut off", archive + ":", nil, true, func(t *testing.T, dir string) {
 			edit(t, filepath.Join(dir, archive), func(b []byte) []byte { return b[:len(b)/2] })
 		}},
-		{"one byte of a blob", "enclaves-blobs/x86_64/cmdline: SHA-256 is", nil, true, func(t *testing.T, dir string) {
+		{"one byte of a blob", "not as neb release writes it", nil, true, func(t *testing.T, dir string) {
 			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
 				c["enclaves-blobs/x86_64/cmdline"][0] ^= 1
 				return h
@@ -478,6 +578,21 @@ func TestTampering(t *testing.T) {
 				h[i].Mode = 0o644
 				return h
 			}))
+		}},
+		{"a licence changed", "enclaves-blobs/LICENSE: is not the text", nil, true, func(t *testing.T, dir string) {
+			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
+				c["enclaves-blobs/LICENSE"] = []byte("do as you like\n")
+				return h
+			}))
+		}},
+		{"an owner", "not as neb release writes it", nil, true, func(t *testing.T, dir string) {
+			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, _ map[string][]byte) []*tar.Header {
+				h[0].Uid = 1000
+				return h
+			}))
+		}},
+		{"bytes after the end", archive + ":", nil, true, func(t *testing.T, dir string) {
+			edit(t, filepath.Join(dir, archive), func(b []byte) []byte { return append(b, 0, 0, 0, 0) })
 		}},
 		{"not an archive", "not an xz file", nil, true, func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, archive), []byte("hello"))

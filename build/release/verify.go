@@ -10,23 +10,23 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-
-	"github.com/nitro-enclaves-bootstrap/neb/build/component"
 )
 
 // Verified is a release whose files agree with each other, with its provenance and with a lock.
 type Verified struct {
-	Version   string
-	statement []byte // the provenance, as it stands in its file
-	dir       string
-	blobs     []file
+	Version string
+	dir     string
+	files   []file // archive, bill of materials, provenance
+	blobs   []file
+	said    statement // the provenance
 }
 
 // Verify checks the release whose archive is at path and whose other files stand beside it: both checksum files, exactly the
 // blobs of a release in the archive, the provenance about exactly these blobs and made with this lock.
 //
-// It proves no more than that; whether these blobs are what source and lock make, [Verified.Compare] says, and whose they are [Verified.Signed].
+// It proves no more than that; whether blobs and papers are what source and lock make, [Verified.Compare] says, and whose they are [Verified.Signed].
 func Verify(path string, lockData []byte) (*Verified, error) {
 	dir, name := filepath.Split(path)
 	version, isArchive := strings.CutPrefix(strings.TrimSuffix(name, ".tar.xz"), "enclaves-blobs-")
@@ -57,11 +57,14 @@ func Verify(path string, lockData []byte) (*Verified, error) {
 	if err != nil {
 		return nil, prefixed(name, err)
 	}
-	statement := data[names[2]]
-	if err := checkStatement(statement, version, lockData, data[names[0]], data[names[1]], blobs); err != nil {
+	v := &Verified{Version: version, dir: dir, blobs: blobs}
+	for _, n := range names {
+		v.files = append(v.files, file{n, data[n]})
+	}
+	if err := v.checkStatement(lockData); err != nil {
 		return nil, prefixed(names[2], err)
 	}
-	return &Verified{Version: version, statement: statement, dir: dir, blobs: blobs}, nil
+	return v, nil
 }
 
 // Signed checks that the provenance beside the archive is signed by the key: that its envelope is, and holds the same statement.
@@ -75,36 +78,50 @@ func (v *Verified) Signed(key crypto.PublicKey) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if !bytes.Equal(statement, v.statement) {
+	if !bytes.Equal(statement, v.files[2].data) {
 		return fmt.Errorf("%s: signs another statement than the one in %s", path, provenanceName(v.Version))
 	}
 	return nil
 }
 
-// Finding is what a build says about one blob of a release.
+// Finding is what a build says about one blob or paper of a release.
 type Finding struct {
-	Path     string `json:"path"`     // "x86_64/bzImage"
+	Path     string `json:"path"`     // "x86_64/bzImage", or the name of a file of the release
 	Expected string `json:"expected"` // SHA-256 of what source and lock make
 	Found    string `json:"found"`    // SHA-256 of what is in the release
 }
 
-// Same reports whether the blob is what source and lock make.
+// Same reports whether the file is what source and lock make.
 func (f Finding) Same() bool { return f.Expected == f.Found }
 
-// Compare compares the blobs of the release with those of a build, one by one.
-func (v *Verified) Compare(built []component.Record) ([]Finding, error) {
-	sums := map[string]string{}
-	for _, r := range built {
-		for _, f := range r.Files {
-			sums[r.Arch+"/"+f.Name] = f.SHA256
+// Compare compares the release with the one that a build would become, in r: blob by blob, then archive, bill of materials and provenance. What a build
+// elsewhere cannot know is taken from the provenance: the kind of host, the isolation, and the commit where r has none.
+func (v *Verified) Compare(r Release) ([]Finding, error) {
+	r.Version = v.Version
+	said := v.said.Predicate.BuildDefinition.InternalParameters
+	r.Host = said.Host
+	r.Records = slices.Clone(r.Records)
+	for i, rec := range r.Records {
+		r.Records[i].Isolation = said.Isolation[rec.Component+" "+rec.Arch]
+	}
+	for _, d := range v.said.Predicate.BuildDefinition.ResolvedDependencies {
+		if commit := d.Digest["gitCommit"]; commit != "" && r.Commit == "" {
+			r.Commit = commit
+		} else if commit != "" && commit != r.Commit {
+			return nil, fmt.Errorf("%s: names the commit %s, the source here is at %s", v.files[2].name, commit, r.Commit)
 		}
 	}
+	expected, err := readBlobs(r.Blobs)
+	if err != nil {
+		return nil, err
+	}
+	files, err := r.files()
+	if err != nil {
+		return nil, err
+	}
 	var findings []Finding
-	for _, b := range v.blobs {
-		if sums[b.name] == "" {
-			return nil, fmt.Errorf("%s: is in the release, and was not built", b.name)
-		}
-		findings = append(findings, Finding{b.name, sums[b.name], digestOf(b.data)["sha256"]})
+	for i, f := range slices.Concat(v.blobs, v.files) {
+		findings = append(findings, Finding{f.name, digestOf(slices.Concat(expected, files)[i].data)["sha256"], digestOf(f.data)["sha256"]})
 	}
 	return findings, nil
 }
@@ -138,12 +155,13 @@ func checkSums(name string, sumsFile []byte, names []string, data map[string][]b
 	return errors.Join(wrong...)
 }
 
-// checkStatement checks what the provenance says against what there is.
-func checkStatement(data []byte, version string, lockData, archive, bill []byte, blobs []file) error {
-	var s statement
-	d := json.NewDecoder(bytes.NewReader(data))
+// checkStatement reads the provenance and checks what it says against what there is.
+func (v *Verified) checkStatement(lockData []byte) error {
+	version, s := v.Version, &v.said
+	archive, bill := v.files[0].data, v.files[1].data
+	d := json.NewDecoder(bytes.NewReader(v.files[2].data))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&s); err != nil {
+	if err := d.Decode(s); err != nil {
 		return fmt.Errorf("not a provenance statement of neb: %w", err)
 	}
 	for _, c := range []struct{ what, found, expected string }{
@@ -166,7 +184,7 @@ func checkStatement(data []byte, version string, lockData, archive, bill []byte,
 	for _, r := range s.Subject {
 		subjects[r.Name] = r.Digest
 	}
-	about := append([]file{{archiveName(version), archive}}, blobs...)
+	about := append([]file{{archiveName(version), archive}}, v.blobs...)
 	for i, f := range about {
 		if i > 0 {
 			f.name = top + f.name

@@ -4,7 +4,12 @@ package release
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"os/exec"
@@ -52,9 +57,23 @@ func TestRelease(t *testing.T) {
 	}
 	write(t, filepath.Join(source, "CHANGELOG.md"), []byte("# Changelog\n\n## 0.0.1\n\nPCR1 did not change.\n"))
 
+	key := filepath.Join(work, "key.pem")
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalECPrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, key, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
+	if der, err = x509.MarshalPKIXPublicKey(private.Public()); err != nil {
+		t.Fatal(err)
+	}
+	write(t, key+".pub", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 	releases := []string{filepath.Join(work, "first"), filepath.Join(work, "second")}
 	for _, dir := range releases {
-		if out, err := neb(t, source, program, "release", "0.0.1", "--output", dir); err != nil {
+		if out, err := neb(t, source, program, "release", "0.0.1", "--output", dir, "--signing-key", key); err != nil {
 			t.Fatalf("neb release: %v\n%s", err, out)
 		}
 	}
@@ -72,11 +91,11 @@ func TestRelease(t *testing.T) {
 
 	const archive = "enclaves-blobs-0.0.1.tar.xz"
 	path := filepath.Join(releases[0], archive)
-	out, err := neb(t, source, program, "verify", "--cached", "--release", path)
-	if err != nil || strings.Count(out, "same") < 12 {
+	out, err := neb(t, source, program, "verify", "--cached", "--release", path, "--release-key", key+".pub")
+	if err != nil || strings.Count(out, "same") < 15 {
 		t.Errorf("neb verify: %v\n%s", err, out)
 	}
-	show.Linef(t, "neb verify --release: %d blobs are the same", strings.Count(out, "same"))
+	show.Linef(t, "neb verify --release: %d files are the same", strings.Count(out, "same"))
 	sums := exec.Command("sha256sum", "-c", "--strict", "SHA256SUMS")
 	sums.Dir = releases[0]
 	if out, err := sums.CombinedOutput(); err != nil {
