@@ -6,7 +6,7 @@ LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN    := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 20s
 # Packages that several goroutines use, and others whose quick tests need no machine. Not ./build/component: what it unpacks and hashes takes a quarter of
-# an hour under the detector.
+# an hour under the detector; its test with several builders at once runs by itself.
 RACE    := ./app ./build/lock/... ./build/result ./build/sandbox ./build/store/... ./cli ./eif ./image ./initramfs \
            ./linuxkit ./machine/... ./nsm ./pack
 
@@ -27,6 +27,7 @@ test: ## all tests that this machine can run, skips named
 .PHONY: race
 race: ## the packages of RACE under the race detector, with coverage; kernels are not compiled again for it
 	$(GO) test -race -short -timeout 30m -coverprofile coverage.out $(RACE)
+	$(GO) test -race -run '^TestTwoAtOnce$$' ./build/component
 	$(GO) tool cover -func coverage.out | tail -n 1
 
 .PHONY: fuzz

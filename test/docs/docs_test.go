@@ -31,7 +31,7 @@ type block struct {
 
 var (
 	fence   = regexp.MustCompile("^( *)```([^`]*)$")
-	command = regexp.MustCompile(`^ {4,}(\$ |neb |go |make |docker |nix)`)
+	command = regexp.MustCompile(`^ {4,}(\$ |neb |go |make |docker |nix|linuxkit |git |gh |mount |sha256sum )`)
 	reason  = regexp.MustCompile(`^ *<!-- not run: *(.*?) *-->$`)
 )
 
