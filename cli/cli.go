@@ -51,6 +51,11 @@ func (e *ExitError) Error() string {
 
 func (e *ExitError) Unwrap() error { return e.Err }
 
+// signalError is why a command's context ended: a signal to neb.
+type signalError struct{ syscall.Signal }
+
+func (s signalError) Error() string { return s.String() }
+
 // usagef is the error of a command that was called wrongly; neb then exits with status 2.
 func usagef(format string, args ...any) error {
 	return &ExitError{Code: 2, Err: fmt.Errorf(format, args...)}
@@ -58,11 +63,21 @@ func usagef(format string, args ...any) error {
 
 // Main runs neb with the given arguments and returns its exit status.
 //
-// SIGINT and SIGTERM cancel the command's context once, so that it can clean up; a second one ends it at once.
+// SIGINT, SIGTERM and SIGHUP cancel the command's context once, so that it can clean up; a second one ends it at once.
 func Main(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	go func() {
+		select {
+		case s := <-signals:
+			signal.Stop(signals)
+			cancel(signalError{s.(syscall.Signal)})
+		case <-ctx.Done():
+		}
+	}()
 
 	root := newRoot(streams{out: stdout, err: stderr})
 	root.SetArgs(args)

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
 )
 
 // runNeb runs neb in this process and returns its status and both streams.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,11 +22,10 @@ import (
 
 // Exit statuses of neb run that are not the application's.
 const (
-	exitTimeout   = 124
-	exitMachine   = 125 // neb or QEMU failed
-	exitNoStatus  = 126 // the enclave ended without saying how its application did
-	exitSignal    = 128 // and the signal's number
-	exitInterrupt = exitSignal + 2
+	exitTimeout  = 124
+	exitMachine  = 125 // neb or QEMU failed
+	exitNoStatus = 126 // the enclave ended without saying how its application did
+	exitSignal   = 128 // and the signal's number
 )
 
 // runOptions are the options of neb run.
@@ -56,7 +57,7 @@ func newRunCommand(s streams) *cobra.Command {
 
 The enclave's console is standard output; neb's own words go to standard error. neb exits with the application's status:
 128 and the signal's number where a signal killed it, 124 at a timeout, 125 when neb or QEMU failed, 126 when the enclave ended
-without a status, 130 after Ctrl-C.
+without a status, 130 after Ctrl-C, 143 after SIGTERM.
 
 The first start builds the emulator, which takes some minutes; 'neb build emulator' does it ahead. Attestation documents
 have the image's real measurements and are not signed.`,
@@ -144,7 +145,7 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		o.qemu, err = o.emulator(ctx, s)
 		switch {
 		case ctx.Err() != nil:
-			return &ExitError{Code: exitInterrupt, Err: err}
+			return &ExitError{Code: interrupted(ctx), Err: err}
 		case err != nil:
 			return failed(err)
 		}
@@ -177,7 +178,7 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	select {
 	case <-m.Done():
 	case <-ctx.Done():
-		status = exitInterrupt
+		status = interrupted(ctx)
 	case <-timeout.Done():
 		status = exitTimeout
 		note("the enclave did not end within %v", o.timeout)
@@ -226,6 +227,15 @@ func (o *runOptions) endpoint(flag, text string) (machine.Endpoint, error) {
 		return e, usagef("%s %v: not a loopback address; --remote allows it", flag, e)
 	}
 	return e, nil
+}
+
+// interrupted is the status after the signal that ended ctx.
+func interrupted(ctx context.Context) int {
+	var s signalError
+	if errors.As(context.Cause(ctx), &s) {
+		return exitSignal + int(s.Signal)
+	}
+	return exitSignal + int(syscall.SIGINT)
 }
 
 func vsockPort(flag, text string) (uint32, error) {
@@ -277,6 +287,9 @@ func (o *runOptions) listeners() ([]listener, error) {
 			return all, err
 		}
 		l, err := e.Listen()
+		if errors.Is(err, machine.ErrCommand) {
+			return all, usagef("--connect: %v", err)
+		}
 		if err != nil {
 			return all, &ExitError{Code: exitMachine, Err: fmt.Errorf("--connect: %w", err)}
 		}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -149,6 +151,16 @@ func TestPlot(t *testing.T) {
 	}
 }
 
+func TestInterrupted(t *testing.T) {
+	for s, want := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143, syscall.SIGHUP: 129} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(signalError{s})
+		if got := interrupted(ctx); got != want {
+			t.Errorf("%v: status %d, want %d", s, got, want)
+		}
+	}
+}
+
 func TestRunUsage(t *testing.T) {
 	for name, c := range map[string]struct {
 		args []string
@@ -163,6 +175,7 @@ func TestRunUsage(t *testing.T) {
 		"remote":           {[]string{"a", "--listen", "5=tcp:192.0.2.1:80"}, "--remote"},
 		"connect a name":   {[]string{"a", "--connect", "tcp:example.com:80=5"}, "--remote"},
 		"connect, no port": {[]string{"a", "--connect", "tcp:127.0.0.1:80"}, "ENDPOINT=PORT"},
+		"connect exec":     {[]string{"a", "--connect", "exec:cat=5"}, "can start a command"},
 		"parent's CID":     {[]string{"a", "--enclave-cid", "3"}, "3 the parent"},
 		"no processor":     {[]string{"a", "--cpu-count", "0"}, "at least 1"},
 		"memory":           {[]string{"a", "--memory", "-1"}, "MiB"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -56,12 +57,28 @@ func (e Endpoint) Local() bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// Listen waits for connections of the host. There is no listening for exec.
+// ErrCommand is the error of listening at a command.
+var ErrCommand = errors.New("only connections of the enclave can start a command")
+
+// Listen waits for connections of the host. There is no listening for exec, see [ErrCommand]. A socket's file that a process left behind which did
+// not live to remove it is replaced.
 func (e Endpoint) Listen() (net.Listener, error) {
 	if e.network == "exec" {
-		return nil, fmt.Errorf("%v: only connections of the enclave can start a command", e)
+		return nil, fmt.Errorf("%v: %w", e, ErrCommand)
 	}
-	return net.Listen(e.network, e.address)
+	l, err := net.Listen(e.network, e.address)
+	if e.network == "unix" && errors.Is(err, syscall.EADDRINUSE) {
+		// Only a socket that nobody listens at any more refuses; a file of another kind is no socket.
+		if _, busy := net.Dial("unix", e.address); errors.Is(busy, syscall.ECONNREFUSED) && isSocket(e.address) && os.Remove(e.address) == nil {
+			return net.Listen(e.network, e.address)
+		}
+	}
+	return l, err
+}
+
+func isSocket(path string) bool {
+	st, err := os.Lstat(path)
+	return err == nil && st.Mode().Type() == fs.ModeSocket
 }
 
 // Handler joins each connection of the enclave with one to the endpoint. The enclave's is refused when the endpoint's cannot be had;

@@ -114,6 +114,10 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 			m.release()
 		}
 	}()
+	// A socket's path has 108 bytes with the zero at its end (unix(7)), and a comma ends a value of QEMU's options.
+	if longest := m.path("monitor"); len(longest) > 107 || strings.Contains(longest, ",") {
+		return nil, fmt.Errorf("%s: expected a path of at most 107 bytes without a comma, for sockets: choose another TMPDIR", longest)
+	}
 
 	vc := cfg.Vsock
 	vc.Handlers = map[uint32]vsock.Handler{HeartbeatPort: m.answer}

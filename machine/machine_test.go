@@ -1,11 +1,13 @@
 package machine
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -36,6 +38,34 @@ func TestEndpoint(t *testing.T) {
 	}
 	if _, err := (Endpoint{"exec", "cat"}).Listen(); err == nil {
 		t.Error("exec listens")
+	}
+}
+
+// The file of a socket that nobody listens at any more is in nobody's way; one that somebody listens at is, and so is any other file.
+func TestListenAgain(t *testing.T) {
+	e := Endpoint{"unix", filepath.Join(t.TempDir(), "s")}
+	first, err := e.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Listen(); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("in use: %v", err)
+	}
+	first.(*net.UnixListener).SetUnlinkOnClose(false)
+	first.Close()
+	second, err := e.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
+	if err := os.WriteFile(e.address, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Listen(); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("a file of another kind: %v", err)
+	}
+	if text, err := os.ReadFile(e.address); string(text) != "mine" {
+		t.Errorf("the file holds %q now, %v", text, err)
 	}
 }
 

@@ -87,8 +87,8 @@ func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]
 		words = append(words, b.tcg)
 	}
 	// A kernel that panicked has nothing more to say than what it said.
-	// init then need not give anybody time to read either.
-	words = append(words, "panic=-1 neb.linger=0s", m.cfg.Cmdline)
+	// init then need not give anybody time to read either. A processor that halts would leave QEMU running for ever; the last of these words counts.
+	words = append(words, "panic=-1 neb.linger=0s neb.end=reboot", m.cfg.Cmdline)
 	cmdline := strings.Join(strings.Fields(strings.Join(words, " ")), " ")
 	if img.arch != eif.X86_64 {
 		own, err := img.file.Cmdline()

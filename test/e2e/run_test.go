@@ -208,6 +208,12 @@ func TestOptions(t *testing.T) {
 	}
 	boot(t, eif, "--cpus", "3", "--cid", "17").says(t, "machine: processors 3, CID 17")
 
+	// An image that halts the machine ends here all the same.
+	eif, _ = pack(t, image, "--cmdline", "reboot=k panic=30 pci=off console=ttyS0 random.trust_cpu=on neb.end=halt")
+	if r = boot(t, eif); r.code != 0 {
+		t.Errorf("neb.end=halt: exit status %d\n%s", r.code, r.stderr)
+	}
+
 	// A program that calls CID 2 works nowhere else than here, and here only when asked for.
 	eif, _ = pack(t, image, "--cmd", "call", "--cmd", "2", "--cmd", "5000")
 	r = boot(t, eif, "--listen", "5000=exec:cat")
