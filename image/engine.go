@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/image/document"
 )
 
 // engine talks to a Docker engine over its HTTP interface, of which two calls are needed. No version is put into the paths: an
@@ -44,10 +46,10 @@ func openEngine(ctx context.Context, rest string, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := readAll(body, maxConfig)
+	raw, err := document.ReadAll(body)
 	body.Close()
 	if err == nil {
-		err = json.Unmarshal(raw, &info)
+		err = document.Decode(raw, &info)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("what the Docker engine at %s says about it: %w", e.host, err)
@@ -97,7 +99,7 @@ func (e *engine) get(ctx context.Context, path string, query url.Values) (io.Rea
 		return answer.Body, nil
 	}
 	defer answer.Body.Close()
-	raw, _ := readAll(answer.Body, 4<<10) // no one reads more of an error
+	raw, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10)) // no one reads more of an error
 	var said struct{ Message string }
 	if json.Unmarshal(raw, &said) != nil {
 		said.Message = strings.TrimSpace(string(raw))

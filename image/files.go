@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/nitro-enclaves-bootstrap/neb/image/document"
 )
 
 // files is an OCI layout or what docker save writes: named pieces, in a directory or in one tar file.
@@ -81,7 +81,7 @@ func openPlace(ctx context.Context, name string, dir bool, want string, o Option
 
 // fromFiles finds the image called want, or the only one.
 func fromFiles(ctx context.Context, in files, want string, o Options) (*Image, error) {
-	index, err := readPiece(in, "index.json", maxIndex)
+	index, err := readPiece(in, "index.json")
 	if errors.Is(err, os.ErrNotExist) {
 		return fromDockerSave(in, want, o)
 	}
@@ -89,7 +89,7 @@ func fromFiles(ctx context.Context, in files, want string, o Options) (*Image, e
 		return nil, fmt.Errorf("index.json: %w", err)
 	}
 	var m v1.IndexManifest
-	if err := json.Unmarshal(index, &m); err != nil {
+	if err := document.Decode(index, &m); err != nil {
 		return nil, fmt.Errorf("index.json: %w", err)
 	}
 	var fit []v1.Descriptor
@@ -119,9 +119,6 @@ func fromFiles(ctx context.Context, in files, want string, o Options) (*Image, e
 	}
 	return fromManifest(ctx, layoutBlobs{in}, d, o)
 }
-
-// maxIndex is the size of an index.json: a cache of many images has a long one.
-const maxIndex = 32 << 20
 
 const (
 	annotationName      = "org.opencontainers.image.ref.name"
@@ -157,12 +154,12 @@ func blobName(d v1.Descriptor) (string, error) {
 	return "blobs/sha256/" + d.Digest.Hex, nil
 }
 
-func (l layoutBlobs) read(_ context.Context, d v1.Descriptor, limit int64) ([]byte, error) {
+func (l layoutBlobs) read(_ context.Context, d v1.Descriptor) ([]byte, error) {
 	name, err := blobName(d)
 	if err != nil {
 		return nil, err
 	}
-	b, err := readPiece(l.files, name, limit)
+	b, err := readPiece(l.files, name)
 	if err != nil {
 		return nil, err
 	}
@@ -177,12 +174,12 @@ func (l layoutBlobs) layer(d v1.Descriptor) (layer, error) {
 	return pieceLayer(l.files, name)
 }
 
-func readPiece(fs files, name string, limit int64) ([]byte, error) {
+func readPiece(fs files, name string) ([]byte, error) {
 	f, at, size, err := fs.find(name)
 	if err != nil {
 		return nil, err
 	}
-	return readAll(io.NewSectionReader(f, at, size), limit)
+	return document.ReadAll(io.NewSectionReader(f, at, size))
 }
 
 func pieceLayer(fs files, name string) (layer, error) {
@@ -201,7 +198,7 @@ func section(f *os.File, at, size int64) func(context.Context) (io.ReadCloser, e
 
 // fromDockerSave reads what docker save wrote before it wrote OCI layouts.
 func fromDockerSave(in files, want string, o Options) (*Image, error) {
-	raw, err := readPiece(in, "manifest.json", maxIndex)
+	raw, err := readPiece(in, "manifest.json")
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("it is neither an OCI layout nor an archive of docker save: there is no index.json and no manifest.json in it (%w)", fs.ErrNotExist)
 	}
@@ -213,7 +210,7 @@ func fromDockerSave(in files, want string, o Options) (*Image, error) {
 		RepoTags []string
 		Layers   []string
 	}
-	if err := json.Unmarshal(raw, &all); err != nil {
+	if err := document.Decode(raw, &all); err != nil {
 		return nil, fmt.Errorf("manifest.json: %w", err)
 	}
 	var names []string
@@ -236,7 +233,7 @@ func fromDockerSave(in files, want string, o Options) (*Image, error) {
 		return nil, fmt.Errorf("it holds %d images and none is %q (it has: %s)", len(all), want, strings.Join(names, ", "))
 	}
 	m := all[at]
-	if raw, err = readPiece(in, m.Config, maxConfig); err != nil {
+	if raw, err = readPiece(in, m.Config); err != nil {
 		return nil, fmt.Errorf("configuration %s: %w", m.Config, err)
 	}
 	img := &Image{}

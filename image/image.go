@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/nitro-enclaves-bootstrap/neb/image/document"
 )
 
 // Image is a container image: what its configuration says, and layers that have not been read yet.
@@ -101,8 +101,8 @@ func digestOf(b []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(b
 
 // blobs is a place with content under its digest: a registry's repository or an OCI layout.
 type blobs interface {
-	// read returns all of a small blob, which must have exactly d's digest and at most limit bytes.
-	read(ctx context.Context, d v1.Descriptor, limit int64) ([]byte, error)
+	// read returns all of a document, which must have exactly d's digest.
+	read(ctx context.Context, d v1.Descriptor) ([]byte, error)
 	// layer makes a layer whose blob has d's digest.
 	layer(d v1.Descriptor) (layer, error)
 }
@@ -110,7 +110,7 @@ type blobs interface {
 // fromManifest makes an image from the manifest or index that d describes.
 func fromManifest(ctx context.Context, b blobs, d v1.Descriptor, o Options) (*Image, error) {
 	for depth := 0; ; depth++ {
-		raw, err := b.read(ctx, d, maxManifest)
+		raw, err := b.read(ctx, d)
 		if err != nil {
 			return nil, fmt.Errorf("manifest %s: %w", d.Digest, err)
 		}
@@ -120,7 +120,7 @@ func fromManifest(ctx context.Context, b blobs, d v1.Descriptor, o Options) (*Im
 			Config        v1.Descriptor   `json:"config"`
 			Layers        []v1.Descriptor `json:"layers"`
 		}
-		if err := json.Unmarshal(raw, &m); err != nil {
+		if err := document.Decode(raw, &m); err != nil {
 			return nil, fmt.Errorf("manifest %s: %w", d.Digest, err)
 		}
 		switch {
@@ -135,7 +135,7 @@ func fromManifest(ctx context.Context, b blobs, d v1.Descriptor, o Options) (*Im
 			}
 			continue
 		}
-		raw, err = b.read(ctx, m.Config, maxConfig)
+		raw, err = b.read(ctx, m.Config)
 		if err != nil {
 			return nil, fmt.Errorf("configuration %s: %w", m.Config.Digest, err)
 		}
@@ -164,7 +164,7 @@ func fromManifest(ctx context.Context, b blobs, d v1.Descriptor, o Options) (*Im
 // setConfig reads a configuration and refuses one for another machine.
 func (i *Image) setConfig(raw []byte, arch string) error {
 	var c v1.ConfigFile
-	if err := json.Unmarshal(raw, &c); err != nil {
+	if err := document.Decode(raw, &c); err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
 	if c.OS != "" && c.OS != "linux" || c.Architecture != "" && c.Architecture != arches[arch] {
@@ -219,15 +219,6 @@ func compact(all []v1.Descriptor) []v1.Descriptor {
 		seen[d.Digest] = true
 		return again
 	})
-}
-
-// readAll reads a small thing and says by its name when it is larger than any honest one.
-func readAll(r io.Reader, limit int64) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("more than %d bytes, which no such document has", limit)
-	}
-	return b, err
 }
 
 // check compares a small blob with its descriptor.

@@ -18,11 +18,7 @@ type Limits struct {
 // disk.
 var DefaultLimits = Limits{Entries: 2_000_000, Bytes: 64 << 30}
 
-const (
-	maxLayers   = 1<<16 - 2 // a layer's number has 16 bits
-	maxManifest = 4 << 20   // bytes of a manifest or index; registries take no larger ones
-	maxConfig   = 8 << 20   // bytes of an image configuration
-)
+const maxLayers = 1<<16 - 2 // a layer's number has 16 bits
 
 // names is how many bytes of memory the strings of a tree may take.
 func (l Limits) names() int64 { return 32<<20 + 256*min(l.Entries, 1<<23) }

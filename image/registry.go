@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"strings"
 
@@ -10,6 +9,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/nitro-enclaves-bootstrap/neb/image/document"
 )
 
 // Expand gives a reference its default host, directory and tag, as Docker reads it: "alpine" is
@@ -42,13 +42,11 @@ func openRegistry(ctx context.Context, rest string, o Options) (*Image, error) {
 	}
 	r := repository{name: ref.Context(), ctx: ctx, opts: []remote.Option{
 		remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithContext(ctx), remote.WithUserAgent("neb-linuxkit"),
+		remote.WithTransport(document.Transport{Base: remote.DefaultTransport}),
 	}}
 	d, err := remote.Get(ref, r.opts...)
 	if err != nil {
 		return nil, err
-	}
-	if int64(len(d.Manifest)) > maxManifest {
-		return nil, fmt.Errorf("a manifest of %d bytes, at most %d are read", len(d.Manifest), maxManifest)
 	}
 	return fromManifest(ctx, &firstBlob{r, d}, d.Descriptor, o)
 }
@@ -59,14 +57,14 @@ type firstBlob struct {
 	first *remote.Descriptor
 }
 
-func (f *firstBlob) read(ctx context.Context, d v1.Descriptor, limit int64) ([]byte, error) {
+func (f *firstBlob) read(ctx context.Context, d v1.Descriptor) ([]byte, error) {
 	if d.Digest == f.first.Digest {
 		return f.first.Manifest, check(f.first.Manifest, d)
 	}
-	return f.repository.read(ctx, d, limit)
+	return f.repository.read(ctx, d)
 }
 
-func (r repository) read(_ context.Context, d v1.Descriptor, limit int64) ([]byte, error) {
+func (r repository) read(_ context.Context, d v1.Descriptor) ([]byte, error) {
 	if _, err := blobName(d); err != nil {
 		return nil, err
 	}
@@ -87,7 +85,7 @@ func (r repository) read(_ context.Context, d v1.Descriptor, limit int64) ([]byt
 		return nil, err
 	}
 	defer body.Close()
-	b, err := readAll(body, limit)
+	b, err := document.ReadAll(body)
 	if err != nil {
 		return nil, err
 	}

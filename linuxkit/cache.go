@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/image/document"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -36,8 +37,6 @@ const (
 	annotationName      = "org.opencontainers.image.ref.name"
 	annotationImageName = "io.containerd.image.name"
 	layoutFile          = `{"imageLayoutVersion": "1.0.0"}` + "\n"
-	maxIndex            = 32 << 20 // bytes of index.json
-	maxManifest         = 4 << 20
 )
 
 // Open opens an image of the cache. One that is not there, or not whole, is an error that wraps [fs.ErrNotExist].
@@ -62,12 +61,12 @@ func (c Cache) Images() (map[string]v1.Descriptor, error) {
 
 func (c Cache) index() (*v1.IndexManifest, error) {
 	index := &v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}
-	raw, err := readFile(filepath.Join(c.Dir, "index.json"), maxIndex)
+	raw, err := readDocument(filepath.Join(c.Dir, "index.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return index, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(raw, index)
+		err = document.Decode(raw, index)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cache %s: index.json: %w", c.Dir, err)
@@ -75,21 +74,13 @@ func (c Cache) index() (*v1.IndexManifest, error) {
 	return index, nil
 }
 
-func readFile(name string, limit int64) ([]byte, error) {
+func readDocument(name string) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return readAll(f, limit)
-}
-
-func readAll(r io.Reader, limit int64) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("more than %d bytes, which no such document has", limit)
-	}
-	return b, err
+	return document.ReadAll(f)
 }
 
 // change makes the cache if it is not there, locks it, lets f change the index and writes that back.
@@ -118,6 +109,9 @@ func (c Cache) change(f func(*v1.IndexManifest) error) error {
 	raw, err := json.MarshalIndent(index, "", "  ")
 	if err != nil {
 		return err
+	}
+	if len(raw) > document.Max {
+		return fmt.Errorf("cache %s: index.json would have %d bytes, at most %d are read: remove images first", c.Dir, len(raw), document.Max)
 	}
 	if _, err := os.Stat(filepath.Join(c.Dir, "oci-layout")); errors.Is(err, fs.ErrNotExist) {
 		if err := writeFile(filepath.Join(c.Dir, "oci-layout"), []byte(layoutFile)); err != nil {
@@ -233,7 +227,8 @@ func (c Cache) pull(ctx context.Context, full, arch string) error {
 	if err != nil {
 		return err
 	}
-	opts := []remote.Option{remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithContext(ctx), remote.WithUserAgent("neb-linuxkit")}
+	opts := []remote.Option{remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithContext(ctx), remote.WithUserAgent("neb-linuxkit"),
+		remote.WithTransport(document.Transport{Base: remote.DefaultTransport})}
 	root, err := remote.Get(r, opts...)
 	if err != nil {
 		return err
@@ -280,15 +275,12 @@ func (c Cache) fetch(ctx context.Context, from source, d v1.Descriptor, raw []by
 	if depth > 3 {
 		return nil, errors.New("indexes inside indexes, four deep")
 	}
-	if len(raw) > maxManifest {
-		return nil, fmt.Errorf("manifest %s has %d bytes, at most %d are read", d.Digest, len(raw), maxManifest)
-	}
 	var m struct {
 		Manifests []v1.Descriptor `json:"manifests"`
 		Config    v1.Descriptor   `json:"config"`
 		Layers    []v1.Descriptor `json:"layers"`
 	}
-	if err := json.Unmarshal(raw, &m); err != nil {
+	if err := document.Decode(raw, &m); err != nil {
 		return nil, fmt.Errorf("manifest %s: %w", d.Digest, err)
 	}
 	if m.Manifests != nil {
@@ -345,9 +337,9 @@ func (c Cache) Import(ctx context.Context, r io.Reader) ([]string, error) {
 		switch {
 		case h.Typeflag != tar.TypeReg:
 		case clean == "index.json":
-			raw, err := readAll(in, maxIndex)
+			raw, err := document.ReadAll(in)
 			if err == nil {
-				err = json.Unmarshal(raw, &index)
+				err = document.Decode(raw, &index)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("index.json: %w", err)
@@ -409,13 +401,13 @@ func (c Cache) sweep(index *v1.IndexManifest) error {
 			return
 		}
 		keep[d.Digest.Hex] = true
-		raw, err := readFile(c.blob(d.Digest), maxManifest)
+		raw, err := readDocument(c.blob(d.Digest))
 		var m struct {
 			Manifests []v1.Descriptor `json:"manifests"`
 			Config    v1.Descriptor   `json:"config"`
 			Layers    []v1.Descriptor `json:"layers"`
 		}
-		if err != nil || json.Unmarshal(raw, &m) != nil {
+		if err != nil || document.Decode(raw, &m) != nil {
 			return // not fetched, or no manifest
 		}
 		for _, child := range m.Manifests {
@@ -490,12 +482,12 @@ func (c Cache) Export(ctx context.Context, w io.Writer, ref, format, tag string,
 	if err != nil {
 		return err
 	}
-	raw, err := readFile(c.blob(hash), maxManifest)
+	raw, err := readDocument(c.blob(hash))
 	if err != nil {
 		return err
 	}
 	var m v1.Manifest
-	if err := json.Unmarshal(raw, &m); err != nil {
+	if err := document.Decode(raw, &m); err != nil {
 		return err
 	}
 	out := tar.NewWriter(w)

@@ -233,7 +233,7 @@ func TestFindEngine(t *testing.T) {
 		case "/images/huge/json":
 			w.Write(bytes.Repeat([]byte(" "), 9<<20))
 		case "/images/deep/json":
-			w.Write(bytes.Repeat([]byte(`{"RepoTags":`), 100_000))
+			w.Write(bytes.Repeat([]byte(`{"RepoTags":`), 20_000))
 		case "/images/angry/json":
 			w.WriteHeader(http.StatusInternalServerError)
 			w.Write(bytes.Repeat([]byte("no "), 1<<20))
@@ -300,7 +300,7 @@ func TestFindEngine(t *testing.T) {
 		{"nobody listens", map[string]string{"DOCKER_HOST": "unix://" + socket + ".no"}, "x:1", "no Docker engine answers at unix://"},
 		{"no such image", nil, "y:1", "no such image"},
 		{"a stream that ends early", nil, "cut", "unexpected EOF"},
-		{"a huge answer", nil, "huge", "more than 8388608 bytes"},
+		{"a huge answer", nil, "huge", "more than 4194304 bytes"},
 		{"a deep answer", nil, "deep", "exceeded max depth"},
 		{"a long complaint", nil, "angry", "answers 500 Internal Server Error: no no"},
 	} {

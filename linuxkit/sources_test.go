@@ -185,7 +185,7 @@ func TestOpenRefuses(t *testing.T) {
 	hugeConfig := NewLayout(t)
 	hugeConfig.Name(hugeConfig.Manifest(hugeConfig.Blob("c", bytes.Repeat([]byte(" "), 9<<20)), nil), "")
 	deepConfig := NewLayout(t)
-	deepConfig.Name(deepConfig.Manifest(deepConfig.Blob("c", bytes.Repeat([]byte(`{"config":`), 100_000)), nil), "")
+	deepConfig.Name(deepConfig.Manifest(deepConfig.Blob("c", bytes.Repeat([]byte(`{"config":`), 20_000)), nil), "")
 	changed := NewLayout(t)
 	d = changed.Image("amd64", all, Gzip)
 	changed.Pieces["blobs/sha256/"+d.Digest[len("sha256:"):]] = []byte("{}")
@@ -212,7 +212,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"oci:" + loop.Dir(), "four deep"},
 		{"oci:" + fewer.Dir(), "has 0 layers, its configuration has 3"},
 		{"oci:" + huge.Dir(), "more than 4194304 bytes"},
-		{"oci:" + hugeConfig.Dir(), "more than 8388608 bytes"},
+		{"oci:" + hugeConfig.Dir(), "more than 4194304 bytes"},
 		{"oci:" + deepConfig.Dir(), "exceeded max depth"},
 		{"oci:" + changed.Dir(), "damaged or changed"},
 		{"oci:" + gone.Dir(), "no such file"},
