@@ -93,6 +93,9 @@ func (e *engine) get(ctx context.Context, path string, query url.Values) (io.Rea
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
+		if errors.Is(err, os.ErrPermission) { // there is one, and it may well have the image
+			return nil, fmt.Errorf("the Docker engine at %s lets this user not in: %w", e.host, err)
+		}
 		return nil, fmt.Errorf("%w at %s: %w", ErrNoEngine, e.host, err)
 	}
 	if answer.StatusCode == http.StatusOK {

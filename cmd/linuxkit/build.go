@@ -233,6 +233,9 @@ func (f *finder) open(ctx context.Context, ref string) (*image.Image, error) {
 	cache := linuxkit.Cache{Dir: f.cache}
 	if !f.pull {
 		img, err := cache.Open(ctx, ref, f.options)
+		if err == nil {
+			f.instead(missed, "the cache "+f.cache)
+		}
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return img, err
 		}
@@ -240,8 +243,16 @@ func (f *finder) open(ctx context.Context, ref string) (*image.Image, error) {
 	if err := cache.Pull(ctx, ref, goArch[f.options.Arch]); err != nil {
 		return nil, errors.Join(missed, err)
 	}
+	f.instead(missed, "its registry")
 	f.say("%s: pulled to %s", ref, f.cache)
 	return cache.Open(ctx, ref, f.options)
+}
+
+// instead says that an image is not the one that the engine may have: what is measured must not change without a word.
+func (f *finder) instead(missed error, source string) {
+	if missed != nil {
+		fmt.Fprintf(f.err, "linuxkit: %v: taken from %s instead\n", missed, source)
+	}
 }
 
 // losses says what the ramdisk cannot hold.

@@ -486,9 +486,14 @@ func TestWhereImagesAreLookedFor(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("DOCKER_HOST", "unix://"+dir+"/none.sock")
 	yaml := write(t, dir, "x.yml", "init: ["+ref+"]")
+	var said string
 	who := func(flags ...string) string {
 		t.Helper()
-		done(t, append([]string{"build", "--arch", "amd64", "--cache", dir + "/cache", "--dir", dir, "--format", "kernel+initrd-nogz", yaml}, flags...)...)
+		var status int
+		status, _, said = call(t, append([]string{"build", "--arch", "amd64", "--cache", dir + "/cache", "--dir", dir, "--format", "kernel+initrd-nogz", yaml}, flags...)...)
+		if status != 0 {
+			t.Fatalf("status %d: %s", status, said)
+		}
 		for _, line := range entries(t, open(t, dir+"/x-initrd.img")) {
 			if body, ok := strings.CutPrefix(line, "100644 who "); ok {
 				return body
@@ -497,12 +502,16 @@ func TestWhereImagesAreLookedFor(t *testing.T) {
 		return ""
 	}
 	push("first")
-	if got := who("--docker"); got != "first" {
-		t.Errorf("no engine, an empty cache: %q", got)
+	noEngine := "no Docker engine answers at unix://" + dir + "/none.sock: "
+	if got := who("--docker", "--quiet"); got != "first" || !strings.Contains(said, noEngine) || !strings.Contains(said, "taken from its registry instead") {
+		t.Errorf("no engine, an empty cache: %q, %s", got, said)
 	}
 	push("second")
 	if got := who(); got != "first" {
 		t.Errorf("from the cache: %q", got)
+	}
+	if got := who("--docker", "--quiet"); got != "first" || !strings.Contains(said, noEngine) || !strings.Contains(said, "taken from the cache "+dir+"/cache instead") {
+		t.Errorf("no engine, from the cache: %q, %s", got, said)
 	}
 	if got := who("--pull"); got != "second" {
 		t.Errorf("pulled anew: %q", got)
@@ -527,7 +536,14 @@ func TestWhereImagesAreLookedFor(t *testing.T) {
 	}))
 	defer engine.Close()
 	t.Setenv("DOCKER_HOST", strings.Replace(engine.URL, "http", "tcp", 1))
-	if got := who("--docker"); got != "engine" {
+	none := httptest.NewServer(http.NotFoundHandler())
+	defer none.Close()
+	t.Setenv("DOCKER_HOST", strings.Replace(none.URL, "http", "tcp", 1))
+	if got := who("--docker"); got != "second" || !strings.Contains(said, "the Docker engine has no such image") || !strings.Contains(said, "instead") {
+		t.Errorf("an engine without it: %q, %s", got, said)
+	}
+	t.Setenv("DOCKER_HOST", strings.Replace(engine.URL, "http", "tcp", 1))
+	if got := who("--docker"); got != "engine" || strings.Contains(said, "instead") {
 		t.Errorf("with an engine: %q", got)
 	}
 	if got := who(); got != "second" {

@@ -1,0 +1,29 @@
+package image
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// failing answers every request with an error of the system.
+type failing syscall.Errno
+
+func (f failing) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.Errno(f))}
+}
+
+// TestNoEngine tells an engine that is not there from one that this user may not ask. (A test that runs as root may open any socket.)
+func TestNoEngine(t *testing.T) {
+	for number, want := range map[syscall.Errno]bool{syscall.ENOENT: true, syscall.ECONNREFUSED: true, syscall.EACCES: false} {
+		e := &engine{host: "unix:///x.sock", base: "http://docker", client: &http.Client{Transport: failing(number)}}
+		_, err := e.get(t.Context(), "/images/x/json", nil)
+		if errors.Is(err, ErrNoEngine) != want || !errors.Is(err, number) || !strings.Contains(err.Error(), "unix:///x.sock") {
+			t.Errorf("%v: %v is that there is no engine, want %t", number, err, want)
+		}
+	}
+}
