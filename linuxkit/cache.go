@@ -457,7 +457,13 @@ var ExportFormats = []string{"oci", "docker", "filesystem"}
 
 // Export writes one image of the cache as an OCI layout, an archive that docker load takes, or the tar archive of its
 // merged tree. tag is the name that it gets in there, "" for its own.
+//
+// When the context is done Export returns soon, even if w blocks.
 func (c Cache) Export(ctx context.Context, w io.Writer, ref, format, tag string, o image.Options) error {
+	return stream(ctx, w, func(w io.Writer) error { return c.export(ctx, w, ref, format, tag, o) })
+}
+
+func (c Cache) export(ctx context.Context, w io.Writer, ref, format, tag string, o image.Options) error {
 	if !slices.Contains(ExportFormats, format) {
 		return fmt.Errorf("format %q: expected %s", format, strings.Join(ExportFormats, ", "))
 	}
@@ -580,8 +586,11 @@ func (c Cache) ExportFile(ctx context.Context, file, ref, format, tag string, o 
 		return err
 	}
 	defer f.discard()
-	if err := c.Export(ctx, f.File, ref, format, tag, o); err != nil {
+	if err := c.export(ctx, stoppable{ctx, f.File}, ref, format, tag, o); err != nil {
 		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	return f.commit()
 }

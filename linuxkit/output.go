@@ -2,6 +2,7 @@ package linuxkit
 
 import (
 	"archive/tar"
+	"context"
 	"fmt"
 	"io"
 	"math"
@@ -72,8 +73,10 @@ type Output struct {
 // Write writes the tree in all formats. Files are made aside and all get their names at the end: another program sees
 // them complete or not at all. They are not forced to the disk, which takes longer than all the rest and guards against
 // nothing but a power failure before the enclave is made of them.
-func Write(t *image.Tree, o Output) error {
-	w := &writing{t: t, o: o}
+//
+// When the context is done Write returns soon, with its cause, and no file is left; what Stdout has taken it has.
+func Write(ctx context.Context, t *image.Tree, o Output) error {
+	w := &writing{ctx: ctx, t: t, o: o}
 	defer w.discard()
 	for _, f := range o.Formats {
 		if err := f.write(w); err != nil {
@@ -85,11 +88,15 @@ func Write(t *image.Tree, o Output) error {
 			return err
 		}
 	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	return w.commit()
 }
 
 // writing is the writing of one tree.
 type writing struct {
+	ctx   context.Context
 	t     *image.Tree
 	o     Output
 	files []*aside
@@ -132,7 +139,8 @@ func (w *writing) parts() (kernel, cmdline, ucode *image.Entry) {
 }
 
 // ramdisk writes microcode and tree.
-func (w *writing) ramdisk(to *os.File, compressed bool) error {
+func (w *writing) ramdisk(file *os.File, compressed bool) error {
+	to := stoppable{w.ctx, file}
 	kernel, _, ucode := w.parts()
 	if ucode != nil {
 		// The kernel looks for microcode in a plain archive at the very start.
@@ -163,7 +171,7 @@ func (w *writing) kernelInitrd(compressed bool) error {
 		}
 		f, err := w.file(w.o.Base + p.ending)
 		if err == nil {
-			_, err = w.t.CopyBody(f.File, p.e)
+			_, err = w.t.CopyBody(stoppable{w.ctx, f.File}, p.e)
 		}
 		if err != nil {
 			return err
@@ -178,7 +186,7 @@ func (w *writing) kernelInitrd(compressed bool) error {
 
 func (w *writing) tar() error {
 	if w.o.Stdout != nil {
-		return writeTar(w.o.Stdout, w.t, w.o.Ramdisk.Epoch)
+		return stream(w.ctx, w.o.Stdout, func(to io.Writer) error { return writeTar(to, w.t, w.o.Ramdisk.Epoch) })
 	}
 	name := w.o.File
 	if name == "" {
@@ -188,7 +196,7 @@ func (w *writing) tar() error {
 	if err != nil {
 		return err
 	}
-	return writeTar(f.File, w.t, w.o.Ramdisk.Epoch)
+	return writeTar(stoppable{w.ctx, f.File}, w.t, w.o.Ramdisk.Epoch)
 }
 
 func writeTar(w io.Writer, t *image.Tree, epoch *int64) error {
@@ -221,7 +229,7 @@ func (w *writing) tarKernelInitrd() error {
 		return err
 	}
 	kernel, cmdline, _ := w.parts()
-	out := tar.NewWriter(f.File)
+	out := tar.NewWriter(stoppable{w.ctx, f.File})
 	time := time.Unix(int64(seconds(made, w.o.Ramdisk.Epoch)), 0)
 	for _, p := range []struct {
 		name string

@@ -1,6 +1,8 @@
 package linuxkit_test
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,7 +42,7 @@ func TestNothingBeforeTheEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer tree.Close()
-		err = linuxkit.Write(tree, linuxkit.Output{
+		err = linuxkit.Write(t.Context(), tree, linuxkit.Output{
 			Base: filepath.Join(dir, "x"), Formats: must(linuxkit.FindFormats([]string{"kernel+initrd-nogz", "tar-kernel-initrd"})),
 			Approve: func() error {
 				if now := names(); now != before {
@@ -83,14 +85,52 @@ func TestOutputThroughLinks(t *testing.T) {
 	tree := image.NewTree(dir, image.Limits{})
 	defer tree.Close()
 	out := linuxkit.Output{Base: filepath.Join(dir, "x"), Formats: must(linuxkit.FindFormats([]string{"tar"}))}
-	if err := linuxkit.Write(tree, out); err != nil {
+	if err := linuxkit.Write(t.Context(), tree, out); err != nil {
 		t.Fatal(err)
 	}
 	if link, err := os.Readlink(filepath.Join(dir, "x.tar")); link != "real" || len(must(os.ReadFile(target))) != 1024 {
 		t.Errorf("x.tar leads to %q (%v), and %s has not the archive", link, err, target)
 	}
 	out.Base = filepath.Join(dir, "d")
-	if err := linuxkit.Write(tree, out); err == nil || !strings.Contains(err.Error(), "d.tar is there already and is no regular file") {
+	if err := linuxkit.Write(t.Context(), tree, out); err == nil || !strings.Contains(err.Error(), "d.tar is there already and is no regular file") {
 		t.Errorf("over a directory: %v", err)
+	}
+}
+
+// TestStopped ends the writing of each format in its middle: where the tree loses an attribute, or between large bodies.
+func TestStopped(t *testing.T) {
+	big := filepath.Join(t.TempDir(), "big")
+	if err := os.WriteFile(big, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(big, 1<<30); err != nil { // a hole: it would be copied for a while
+		t.Fatal(err)
+	}
+	tree := image.NewTree(t.TempDir(), image.Limits{})
+	defer tree.Close()
+	if err := tree.Put(&image.Entry{Path: "a", Mode: 0o100644, Xattrs: []image.Xattr{{Name: "user.x", Value: "1"}}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.PutFile(&image.Entry{Path: "b", Mode: 0o100644}, big); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range linuxkit.Formats {
+		t.Run(f.Name, func(t *testing.T) {
+			dir := t.TempDir()
+			why := errors.New("the test wants no more")
+			ctx, stop := context.WithCancelCause(t.Context())
+			if f.Stream {
+				stop(why) // it loses nothing
+			}
+			err := linuxkit.Write(ctx, tree, linuxkit.Output{Base: filepath.Join(dir, "x"), Formats: []linuxkit.Format{f}, Ramdisk: linuxkit.Ramdisk{
+				Lost: func(string, string) error { stop(why); return nil },
+			}})
+			if !errors.Is(err, why) {
+				t.Errorf("%v, want %v", err, why)
+			}
+			if left := must(os.ReadDir(dir)); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
 	}
 }

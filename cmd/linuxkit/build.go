@@ -107,7 +107,7 @@ func build(ctx context.Context, g *global, f *buildFlags, args []string) error {
 	out.Ramdisk.Lost = lost.note
 	out.Ramdisk.Complete = len(config.Init) > 0
 	out.Approve = lost.end
-	return linuxkit.Write(tree, *out)
+	return linuxkit.Write(ctx, tree, *out)
 }
 
 // output is what the flags say about files.
