@@ -92,7 +92,8 @@ func (t *Tree) addLayers(ctx context.Context, layers []layer, prefix string) err
 	if err != nil {
 		return err
 	}
-	return t.overlay(at, root, uint16(t.layers))
+	t.overlay(at, root)
+	return nil
 }
 
 func (l *layer) fail(i, n int, err error) error {
@@ -246,7 +247,8 @@ func (t *Tree) AddDir(ctx context.Context, name, prefix string) error {
 	if err != nil {
 		return err
 	}
-	return t.overlay(at, top, uint16(t.layers))
+	t.overlay(at, top)
+	return nil
 }
 
 func xattrs(path string) ([]Xattr, error) {

@@ -23,6 +23,9 @@ const maxLayers = 1<<16 - 2 // a layer's number has 16 bits
 // names is how many bytes of memory the strings of a tree may take.
 func (l Limits) names() int64 { return 32<<20 + 256*min(l.Entries, 1<<23) }
 
+// links is how many bytes of symbolic links may be followed. Honest layers name files where they are, and follow hardly any.
+func (l Limits) links() int64 { return 32<<20 + 64*min(l.Entries, 1<<23) }
+
 // budget is what may still be read of the layers of a tree, in all of them together.
 type budget struct {
 	limits         Limits

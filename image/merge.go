@@ -159,12 +159,10 @@ func (m *merge) put(e *Entry) error {
 // set makes a name for an inode, in place of the node old if that is not 0.
 func (m *merge) set(parent uint32, base string, old, ino uint32) error {
 	if old != 0 {
+		m.t.empty(old)
 		n := m.t.nodes.at(old)
-		if n.child == 0 {
-			n.inode, n.layer, n.cleared = ino, m.layer, 0
-			return nil
-		}
-		n.dead = true // and with it all that is below
+		n.inode, n.layer, n.cleared = ino, m.layer, 0
+		return nil
 	}
 	_, err := m.t.add(parent, base, ino, m.layer)
 	return err
@@ -223,18 +221,14 @@ func (m *merge) clear(dir uint32) (left bool) {
 	if n := t.nodes.at(dir); n.cleared == m.layer {
 		return n.child != 0
 	}
-	var kept uint32
 	for id := t.nodes.at(dir).child; id != 0; {
-		n := t.nodes.at(id)
-		next := n.next
-		if !n.dead && m.drop(id) {
-			n.next, kept = kept, id
-		}
+		next := t.nodes.at(id).next
+		m.drop(id)
 		id = next
 	}
 	n := t.nodes.at(dir)
-	n.child, n.cleared = kept, m.layer
-	return kept != 0
+	n.cleared = m.layer
+	return n.child != 0
 }
 
 // drop hides a node unless this layer brought it or something below it, and says whether it is still there.
@@ -249,7 +243,7 @@ func (m *merge) drop(id uint32) (left bool) {
 		n.inode, n.layer = t.impliedDir(), m.layer
 		return true
 	}
-	n.dead = true
+	t.remove(id)
 	return false
 }
 
@@ -311,6 +305,10 @@ func (t *Tree) resolve(root uint32, path string, make bool, m *merge) (uint32, e
 				return 0, fmt.Errorf("%s leads through more than %d symbolic links", path, maxHops)
 			}
 			target := string(t.names.get(uint32(ino.body.at)))
+			// A short name can lead through long targets, time and again.
+			if t.links += int64(len(target) + len(rest)); t.links > t.limits.links() {
+				return 0, &LimitError{What: "bytes of symbolic links followed on the way of names (a limit that grows with that of the entries)", Limit: t.limits.links()}
+			}
 			if strings.HasPrefix(target, "/") {
 				at = root
 			}
@@ -335,35 +333,22 @@ func (t *Tree) resolve(root uint32, path string, make bool, m *merge) (uint32, e
 
 // overlay moves what is below from to the directory to, over what is there: as a second archive does that the kernel
 // unpacks over the first.
-func (t *Tree) overlay(to, from uint32, layer uint16) error {
-	m := merge{t: t, root: t.root, layer: layer}
+func (t *Tree) overlay(to, from uint32) {
 	for id := t.nodes.at(from).child; id != 0; {
 		n := t.nodes.at(id)
 		next := n.next
-		if !n.dead {
-			base := string(t.names.get(n.name))
-			old := t.lookup(to, base)
-			switch {
-			case old != 0 && t.isDir(old) && t.isDir(id):
-				t.nodes.at(old).inode = n.inode
-				if err := t.overlay(old, id, layer); err != nil {
-					return err
-				}
-			case n.child == 0:
-				if err := m.set(to, base, old, n.inode); err != nil {
-					return err
-				}
-			default: // a directory with all below it changes hands
-				if old != 0 {
-					t.nodes.at(old).dead = true
-				}
-				d := t.nodes.at(to)
-				n.parent, n.next, d.child = to, d.child, id
-				t.index(id)
+		old := t.lookup(to, string(t.names.get(n.name)))
+		if old != 0 && t.isDir(old) && t.isDir(id) {
+			t.nodes.at(old).inode = n.inode
+			t.overlay(old, id)
+			t.remove(id)
+		} else { // it changes hands, with all below it
+			if old != 0 {
+				t.remove(old)
 			}
+			t.detach(id)
+			t.attach(id, to)
 		}
 		id = next
 	}
-	t.nodes.at(from).child = 0
-	return nil
 }

@@ -60,13 +60,13 @@ func (e *Entry) IsRegular() bool { return e.Mode&typeMask == typeFile }
 // node is a name in a directory.
 type node struct {
 	parent  uint32
-	next    uint32 // the next name in the same directory
+	next    uint32 // the next name in the same directory, 0 at the end
+	prev    uint32 // the one before, 0 for the first
 	child   uint32 // the first name in this directory
 	inode   uint32
 	name    uint32 // in the arena
 	layer   uint16 // that brought it
 	cleared uint16 // the last layer that hid what lower ones have below it
-	dead    bool
 }
 
 // inode is what hard links share.
@@ -91,15 +91,17 @@ type Tree struct {
 	nodes  slab[node]
 	inodes slab[inode]
 	names  arena
-	table  []uint32 // open addressing: 0 empty, else a node; nodes that died are skipped
-	used   int
+	table  []uint32 // open addressing: 0 empty, gone, or a node
+	used   int      // slots that are not empty
+	live   int      // slots that hold a node
 	seed   maphash.Seed
 	files  []bodies
 	limits Limits
 	dir    string
 	root   uint32
 	budget *budget
-	layers int // counted over all images
+	layers int   // counted over all images
+	links  int64 // bytes of targets and what stood behind them, for all symbolic links that were followed
 	closer []io.Closer
 	window window
 }
@@ -109,6 +111,9 @@ type bodies struct {
 	file *os.File
 	root *os.Root // bodies are files in it; their path is in the arena
 }
+
+// gone is in a slot of the table that had a node: what stood behind it must still be found.
+const gone = 1<<32 - 1
 
 const (
 	inArena = 0 // the first of Tree.files stands for the arena
@@ -124,7 +129,7 @@ func NewTree(dir string, limits Limits) *Tree {
 	limits = limits.orDefault()
 	t := &Tree{seed: maphash.MakeSeed(), limits: limits, budget: newBudget(limits), dir: dir, table: make([]uint32, 1024), files: make([]bodies, 1)}
 	t.names.limit = limits.names()
-	t.nodes.add(node{dead: true}) // index 0 means none
+	t.nodes.add(node{}) // index 0 means none
 	t.inodes.add(inode{})
 	t.root = t.newRoot()
 	return t
@@ -155,8 +160,11 @@ func (t *Tree) slot(parent uint32, name uint64) uint64 {
 func (t *Tree) lookup(parent uint32, name string) uint32 {
 	mask := uint64(len(t.table) - 1)
 	for i := t.slot(parent, maphash.String(t.seed, name)); t.table[i] != 0; i = (i + 1) & mask {
+		if t.table[i] == gone {
+			continue
+		}
 		n := t.nodes.at(t.table[i])
-		if n.parent == parent && !n.dead && string(t.names.get(n.name)) == name {
+		if n.parent == parent && string(t.names.get(n.name)) == name {
 			return t.table[i]
 		}
 	}
@@ -172,19 +180,69 @@ func (t *Tree) add(parent uint32, name string, ino uint32, layer uint16) (uint32
 	if err != nil {
 		return 0, err
 	}
-	dir := t.nodes.at(parent)
-	id := t.nodes.add(node{parent: parent, next: dir.child, inode: ino, name: at, layer: layer})
-	dir.child = id
-	t.index(id)
+	id := t.nodes.add(node{inode: ino, name: at, layer: layer})
+	t.attach(id, parent)
 	return id, nil
 }
 
+// attach puts a node that is in no directory into one.
+func (t *Tree) attach(id, parent uint32) {
+	n, dir := t.nodes.at(id), t.nodes.at(parent)
+	n.parent, n.prev, n.next = parent, 0, dir.child
+	if n.next != 0 {
+		t.nodes.at(n.next).prev = id
+	}
+	dir.child = id
+	t.index(id)
+}
+
+// detach takes a node out of its directory, with all that is below it.
+func (t *Tree) detach(id uint32) {
+	t.unindex(id)
+	n := t.nodes.at(id)
+	if n.prev != 0 {
+		t.nodes.at(n.prev).next = n.next
+	} else {
+		t.nodes.at(n.parent).child = n.next
+	}
+	if n.next != 0 {
+		t.nodes.at(n.next).prev = n.prev
+	}
+}
+
+// remove takes a node and all that is below it out of the tree.
+func (t *Tree) remove(id uint32) {
+	t.empty(id)
+	t.detach(id)
+}
+
+// empty takes all that is below a node out of the tree. Every node is taken out once at most, so that this costs no more than
+// they did when they came.
+func (t *Tree) empty(id uint32) {
+	for todo := []uint32{id}; len(todo) > 0; {
+		n := t.nodes.at(todo[len(todo)-1])
+		todo = todo[:len(todo)-1]
+		for id := n.child; id != 0; id = t.nodes.at(id).next {
+			t.unindex(id)
+			if t.nodes.at(id).child != 0 {
+				todo = append(todo, id)
+			}
+		}
+		n.child = 0
+	}
+}
+
+// index makes a node known by its directory and name.
 func (t *Tree) index(id uint32) {
 	if t.used*4 >= len(t.table)*3 {
 		old := t.table
-		t.table, t.used = make([]uint32, 2*len(old)), 0
+		size := len(old)
+		if t.live*2 >= size { // otherwise most slots hold what is gone, and the same size does
+			size *= 2
+		}
+		t.table, t.used, t.live = make([]uint32, size), 0, 0
 		for _, o := range old {
-			if o != 0 && !t.nodes.at(o).dead {
+			if o != 0 && o != gone {
 				t.index(o)
 			}
 		}
@@ -192,11 +250,36 @@ func (t *Tree) index(id uint32) {
 	n := t.nodes.at(id)
 	mask := uint64(len(t.table) - 1)
 	i := t.slot(n.parent, maphash.Bytes(t.seed, t.names.get(n.name)))
-	for t.table[i] != 0 {
+	for t.table[i] != 0 && t.table[i] != gone {
 		i = (i + 1) & mask
 	}
+	if t.table[i] == 0 {
+		t.used++
+	}
 	t.table[i] = id
-	t.used++
+	t.live++
+}
+
+// unindex undoes index.
+func (t *Tree) unindex(id uint32) {
+	n := t.nodes.at(id)
+	mask := uint64(len(t.table) - 1)
+	i := t.slot(n.parent, maphash.Bytes(t.seed, t.names.get(n.name)))
+	for t.table[i] != id {
+		i = (i + 1) & mask
+	}
+	t.live--
+	if t.table[(i+1)&mask] != 0 {
+		t.table[i] = gone
+		return
+	}
+	// Nothing stands behind it, nor then behind those before it that are gone.
+	for t.table[i] = 0; ; t.table[i] = 0 {
+		t.used--
+		if i = (i - 1) & mask; t.table[i] != gone {
+			return
+		}
+	}
 }
 
 func (t *Tree) isDir(id uint32) bool {
@@ -298,9 +381,6 @@ func (t *Tree) shared() map[uint32]uint32 {
 	visit = func(dir uint32) {
 		for id := t.nodes.at(dir).child; id != 0; id = t.nodes.at(id).next {
 			n := t.nodes.at(id)
-			if n.dead {
-				continue
-			}
 			if seen[n.inode/64]>>(n.inode%64)&1 != 0 {
 				shared[n.inode] = max(shared[n.inode], 1) + 1
 			}
@@ -325,9 +405,7 @@ func (w *walker) walk(dir uint32, prefix []byte) error {
 	t := w.t
 	var ids []uint32
 	for id := t.nodes.at(dir).child; id != 0; id = t.nodes.at(id).next {
-		if !t.nodes.at(id).dead {
-			ids = append(ids, id)
-		}
+		ids = append(ids, id)
 	}
 	slices.SortFunc(ids, func(a, b uint32) int {
 		if a, b := t.isDir(a), t.isDir(b); a != b {
@@ -476,7 +554,7 @@ func (t *Tree) removeIn(root uint32, path string) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if id != 0 && id != root {
-		t.nodes.at(id).dead = true
+		t.remove(id)
 	}
 	return nil
 }

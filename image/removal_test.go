@@ -1,0 +1,111 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestAlternating replaces a directory by a file and back, and hides and brings names, again and again. What goes must cost
+// nothing afterwards: with the dead left in the table, they took a minute.
+func TestAlternating(t *testing.T) {
+	const n = 200_000
+	for _, c := range []struct {
+		name  string
+		layer func(i int) (uint16, string)
+	}{
+		{"directory and file", func(i int) (uint16, string) { return 1, []string{"d/x", "d"}[i%2] }},
+		{"deep directory and file", func(i int) (uint16, string) { return 1, []string{"d/x/y/z", "d", "d/x", "d/x/y", "d"}[i%5] }},
+		{"whiteout", func(i int) (uint16, string) { return uint16(1 + i/2%60_000), []string{"d/x", "d/.wh.x"}[(i+i/2)%2] }},
+		{"opaque", func(i int) (uint16, string) {
+			return uint16(1 + i/3%60_000), []string{"d/.wh..wh..opq", "d/x", "d/y"}[i%3]
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tree := NewTree(t.TempDir(), Limits{})
+			defer tree.Close()
+			begin := time.Now()
+			for i := range n {
+				layer, path := c.layer(i)
+				m := merge{t: tree, root: tree.root, layer: layer}
+				if err := m.apply(&Entry{Path: path, Mode: typeFile | 0o644}, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			took := time.Since(begin)
+			t.Logf("%v", took)
+			if took > 10*time.Second {
+				t.Errorf("%d entries took %v", n, took)
+			}
+			if slots := len(tree.table); slots > 4096 {
+				t.Errorf("the table has grown to %d slots for a handful of names", slots)
+			}
+		})
+	}
+}
+
+// TestManyGone hides all of a large directory name by name, which must not look through its others each time.
+func TestManyGone(t *testing.T) {
+	const n = 100_000
+	tree := NewTree(t.TempDir(), Limits{})
+	defer tree.Close()
+	begin := time.Now()
+	for i := range 2 * n {
+		path := fmt.Sprintf("d/%d", i)
+		if i >= n {
+			path = fmt.Sprintf("d/.wh.%d", i-n)
+		}
+		m := merge{t: tree, root: tree.root, layer: uint16(1 + i/n)}
+		if err := m.apply(&Entry{Path: path, Mode: typeFile | 0o644}, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("%d entries took %v", 2*n, took)
+	}
+	names := 0
+	if err := tree.Walk(func(*Entry) error { names++; return nil }); err != nil || names != 1 {
+		t.Errorf("%d names are left (%v), want d alone", names, err)
+	}
+}
+
+// TestLongLinks leads each entry through symbolic links whose targets are as long as they may be.
+func TestLongLinks(t *testing.T) {
+	const n = 100_000
+	for name, filler := range map[string]string{"dots": "./", "up and down": "a/../"} {
+		t.Run(name, func(t *testing.T) {
+			tree := NewTree(t.TempDir(), Limits{})
+			defer tree.Close()
+			m := merge{t: tree, root: tree.root, layer: 1}
+			put := func(path, target string) error {
+				e := &Entry{Path: path, Mode: typeFile | 0o644}
+				if target != "" {
+					e.Mode, e.Target = typeSymlink|0o777, target
+				}
+				return m.apply(e, "")
+			}
+			err := put("a/x", "")
+			for i := range 39 {
+				err = errors.Join(err, put(fmt.Sprint(i), strings.Repeat(filler, 4000/len(filler))+fmt.Sprint(i+1)))
+			}
+			err = errors.Join(err, put("39/x", ""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			begin := time.Now()
+			for i := 0; i < n && err == nil; i++ {
+				err = put(fmt.Sprint("0/", i), "")
+			}
+			if limit, ok := errors.AsType[*LimitError](err); !ok || !strings.Contains(limit.What, "symbolic links") {
+				t.Errorf("%v, want that it leads through too long links", err)
+			}
+			took := time.Since(begin)
+			t.Logf("%v", took)
+			if took > 30*time.Second {
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
+}
