@@ -21,13 +21,17 @@ import (
 // AddImage merges the layers of an image and puts the result at prefix ("" is the root), over what is there: files replace
 // files, directories join. Whiteouts reach no further than the image's own lower layers.
 //
-// Layers are inflated once each, as many at a time as there are processors.
+// Layers are inflated once each, some at a time.
 func (t *Tree) AddImage(ctx context.Context, img *Image, prefix string) error {
 	if err := t.addLayers(ctx, img.layers, prefix); err != nil {
 		return fmt.Errorf("image %s: %w", img.ref, err)
 	}
 	return nil
 }
+
+// mostAtOnce is how many layers are read at one time: each takes two megabytes and a half for what is read ahead, and a zstd one its
+// window, so that more processors must not mean more memory for ever.
+const mostAtOnce = 4
 
 func (t *Tree) addLayers(ctx context.Context, layers []layer, prefix string) error {
 	if t.layers+len(layers)+1 > maxLayers {
@@ -37,8 +41,7 @@ func (t *Tree) addLayers(ctx context.Context, layers []layer, prefix string) err
 
 	// Layers are read in any order but merged in theirs. Only a few readings wait at a time, for their files are open.
 	group, ctx := errgroup.WithContext(ctx)
-	workers := max(1, runtime.GOMAXPROCS(0))
-	turn := make(chan struct{}, workers+2)
+	turn := make(chan struct{}, min(runtime.GOMAXPROCS(0)+2, mostAtOnce))
 	done := make([]chan *reading, len(layers))
 	for i := range done {
 		done[i] = make(chan *reading, 1)
