@@ -26,7 +26,7 @@ func (a *arena) put(s string) (uint32, error) {
 	last := len(a.blocks) - 1
 	if last < 0 || cap(a.blocks[last])-len(a.blocks[last]) < need {
 		if int64(len(a.blocks)) >= a.limit>>arenaBits {
-			return 0, &LimitError{What: "bytes of names, links and attributes (a limit that grows with that of the entries)", Limit: a.limit}
+			return 0, &LimitError{What: "bytes of names, links and attributes (a limit that grows with that of the entries)", Limit: a.limit, Field: "Entries"}
 		}
 		size := arenaBlock
 		if last < 0 {

@@ -328,7 +328,7 @@ func openArchive(ctx context.Context, name string, o Options) (*tarFiles, error)
 			}
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
-			r, done, err := c.open(newPump(ctx, f, sha256.New()))
+			r, done, err := c.open(ctx, newPump(ctx, f, sha256.New()), newWindows(o.Limits.orDefault()))
 			if err != nil {
 				return nil, err
 			}
@@ -352,7 +352,7 @@ func spoolArchive(r io.Reader, o Options) (*tarFiles, error) {
 	limit := o.Limits.orDefault().Bytes
 	n, err := io.CopyBuffer(struct{ io.Writer }{f}, io.LimitReader(r, limit+1), make([]byte, chunkSize))
 	if err == nil && n > limit {
-		err = &LimitError{What: "bytes in the archive", Limit: limit}
+		err = &LimitError{What: "bytes in the archive", Limit: limit, Field: "Bytes"}
 	}
 	var t *tarFiles
 	if err == nil {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"runtime"
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
@@ -47,9 +48,9 @@ func (r *reading) Close() error {
 var compressions = []struct {
 	name  string
 	magic string
-	open  func(*pump) (io.Reader, func(), error)
+	open  func(context.Context, *pump, *windows) (io.Reader, func(), error)
 }{
-	{"gzip", "\x1f\x8b", func(p *pump) (io.Reader, func(), error) {
+	{"gzip", "\x1f\x8b", func(_ context.Context, p *pump, _ *windows) (io.Reader, func(), error) {
 		r, err := gzip.NewReader(bufio.NewReaderSize(p, 64<<10)) // the inflater has a fast path for bufio.Reader alone
 		return r, func() {}, err
 	}},
@@ -60,16 +61,71 @@ var compressions = []struct {
 	{"lz4", "\x04\x22\x4d\x18", nil},
 }
 
-func openZstd(p *pump) (io.Reader, func(), error) {
-	r, err := zstd.NewReader(p, zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+// smallWindow is the memory that every zstd layer gets: RFC 8878 advises to write no larger windows, and container tools keep
+// to it.
+const smallWindow = 8 << 20
+
+// openZstd waits until there is room for the window that the first frame asks for. Later ones get no more.
+func openZstd(ctx context.Context, p *pump, w *windows) (io.Reader, func(), error) {
+	head, err := p.Peek(4096)
 	if err != nil {
 		return nil, nil, err
 	}
-	return r, r.Close, nil
+	window := max(firstWindow(head), min(smallWindow, w.limit))
+	if window > w.limit {
+		return nil, nil, &LimitError{What: "bytes of window for a zstd layer", Limit: w.limit, Found: window, Field: "Window"}
+	}
+	if err := w.room.Acquire(ctx, window); err != nil {
+		return nil, nil, err
+	}
+	r, err := zstd.NewReader(p, zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))
+	if err != nil {
+		w.room.Release(window)
+		return nil, nil, err
+	}
+	done := func() {
+		r.Close()
+		r = nil
+		runtime.GC() // the room is free when the memory is: the collector would let several windows lie about
+		w.room.Release(window)
+	}
+	return zstdReader{r, window}, done, nil
 }
 
-// maxWindow is the memory that a zstd layer may ask for: what `zstd --ultra -22` uses, and RFC 8878's advice is 8 MiB.
-const maxWindow = 128 << 20
+// firstWindow is the window of the first zstd frame that has one, in bytes; 0 where the beginning does not show it.
+func firstWindow(head []byte) int64 {
+	for {
+		var h zstd.Header
+		if h.Decode(head) != nil {
+			return 0
+		}
+		switch {
+		case h.Skippable:
+			if uint64(h.HeaderSize)+uint64(h.SkippableSize) > uint64(len(head)) {
+				return 0
+			}
+			head = head[h.HeaderSize+int(h.SkippableSize):]
+			continue
+		case h.SingleSegment: // the whole content is its window
+			return int64(min(h.FrameContentSize, math.MaxInt64))
+		}
+		return int64(h.WindowSize)
+	}
+}
+
+// zstdReader says which window was too large.
+type zstdReader struct {
+	*zstd.Decoder
+	window int64
+}
+
+func (z zstdReader) Read(b []byte) (int, error) {
+	n, err := z.Decoder.Read(b)
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		err = fmt.Errorf("a later zstd frame asks for a window of more than %d bytes, and the first did not: %w", z.window, err)
+	}
+	return n, err
+}
 
 // read inflates a layer once, checks both digests, keeps its bodies on disk and its entries in a journal.
 func (l *layer) read(ctx context.Context, dir string, budget *budget) (_ *reading, err error) {
@@ -95,7 +151,7 @@ func (l *layer) read(ctx context.Context, dir string, budget *budget) (_ *readin
 		if c.open == nil {
 			return nil, fmt.Errorf("it is compressed with %s; layers are in gzip, zstd or neither", c.name)
 		}
-		r, done, err := c.open(packed)
+		r, done, err := c.open(ctx, packed, budget.windows)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", c.name, err)
 		}

@@ -307,7 +307,7 @@ func (t *Tree) resolve(root uint32, path string, make bool, m *merge) (uint32, e
 			target := string(t.names.get(uint32(ino.body.at)))
 			// A short name can lead through long targets, time and again.
 			if t.links += int64(len(target) + len(rest)); t.links > t.limits.links() {
-				return 0, &LimitError{What: "bytes of symbolic links followed on the way of names (a limit that grows with that of the entries)", Limit: t.limits.links()}
+				return 0, &LimitError{What: "bytes of symbolic links followed on the way of names (a limit that grows with that of the entries)", Limit: t.limits.links(), Field: "Entries"}
 			}
 			if strings.HasPrefix(target, "/") {
 				at = root

@@ -174,7 +174,7 @@ func (t *Tree) lookup(parent uint32, name string) uint32 {
 // add makes a name in a directory, which must not be there.
 func (t *Tree) add(parent uint32, name string, ino uint32, layer uint16) (uint32, error) {
 	if int64(t.nodes.n) > t.limits.Entries {
-		return 0, &LimitError{What: "entries", Limit: t.limits.Entries}
+		return 0, &LimitError{What: "entries", Limit: t.limits.Entries, Field: "Entries"}
 	}
 	at, err := t.names.put(name)
 	if err != nil {

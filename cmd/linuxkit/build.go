@@ -30,7 +30,7 @@ type buildFlags struct {
 	name, dir, file, prefix, arch string
 	formats                       []string
 	docker, pull, noSBOM, strict  bool
-	entries, bytes                int64
+	limitFlags
 }
 
 func newBuild(g *global) *cobra.Command {
@@ -55,8 +55,7 @@ func newBuild(g *global) *cobra.Command {
 	flags.BoolVar(&f.pull, "pull", false, "fetch images from their registry even if they are in the engine or the cache")
 	flags.BoolVar(&f.noSBOM, "no-sbom", false, "has no effect: none is ever written")
 	flags.BoolVar(&f.strict, "strict", os.Getenv("LINUXKIT_STRICT") == "1", "fail where the ramdisk cannot hold all of an image (LINUXKIT_STRICT=1)")
-	flags.Int64Var(&f.entries, "max-entries", 0, fmt.Sprintf("most files and directories of an image's layers (LINUXKIT_MAX_ENTRIES; default %d)", image.DefaultLimits.Entries))
-	flags.Int64Var(&f.bytes, "max-bytes", 0, fmt.Sprintf("most bytes that an image's layers inflate to (LINUXKIT_MAX_BYTES; default %d)", image.DefaultLimits.Bytes))
+	f.limitFlags.add(cmd, "Entries", "Bytes", "Window")
 	refuse(cmd, true, "size", "input-tar", "sbom-output")
 	refuse(cmd, false, "decompress-kernel", "sbom-current-time", "dry-run")
 	return cmd
@@ -145,26 +144,6 @@ func (f *buildFlags) output(args []string) (*linuxkit.Output, error) {
 	}
 	out.Base = filepath.Join(f.dir, name)
 	return out, nil
-}
-
-// limits are from flags, or from the environment, since nitro-cli gives no flags of ours.
-func (f *buildFlags) limits() (image.Limits, error) {
-	l := image.Limits{Entries: f.entries, Bytes: f.bytes}
-	for _, v := range []struct {
-		to   *int64
-		name string
-	}{{&l.Entries, "LINUXKIT_MAX_ENTRIES"}, {&l.Bytes, "LINUXKIT_MAX_BYTES"}} {
-		text := os.Getenv(v.name)
-		if *v.to != 0 || text == "" {
-			continue
-		}
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || n <= 0 {
-			return l, fmt.Errorf("%s=%s: expected a number above 0", v.name, text)
-		}
-		*v.to = n
-	}
-	return l, nil
 }
 
 func sourceDateEpoch() (*int64, error) {

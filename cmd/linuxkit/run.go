@@ -40,7 +40,7 @@ func run(args []string, s streams) int {
 	root := newRoot(&global{streams: s})
 	root.SetArgs(doubleDashes(root, args))
 	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintf(s.err, "linuxkit: %v\n", err)
+		fmt.Fprintf(s.err, "linuxkit: %v%s\n", err, hint(err))
 		return 1
 	}
 	return 0
