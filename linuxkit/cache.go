@@ -316,9 +316,21 @@ func (c Cache) fetch(ctx context.Context, from source, d v1.Descriptor, raw []by
 	return m.Manifests, c.put(d, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(string(raw))), nil })
 }
 
-// Import takes over the images of an OCI layout in a tar stream, and returns their names.
-func (c Cache) Import(ctx context.Context, r io.Reader) ([]string, error) {
+// Import takes over the images of an OCI layout in a tar stream, and returns their names, and the digests of those that
+// have none, of which nothing is kept.
+func (c Cache) Import(ctx context.Context, r io.Reader) (names, unnamed []string, err error) {
 	// Blobs are kept as they come; the index, which names what is to stay, may be anywhere.
+	var brought []string
+	defer func() {
+		if index, failed := c.index(); failed == nil {
+			keep := c.led(index)
+			for _, hex := range brought {
+				if !keep[hex] {
+					os.Remove(c.blob(v1.Hash{Algorithm: "sha256", Hex: hex}))
+				}
+			}
+		}
+	}()
 	var index v1.IndexManifest
 	found := false
 	for in := tar.NewReader(r); ; {
@@ -327,10 +339,10 @@ func (c Cache) Import(ctx context.Context, r io.Reader) ([]string, error) {
 			break
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		clean := path.Clean(h.Name)
 		dir, base := path.Split(clean)
@@ -342,27 +354,30 @@ func (c Cache) Import(ctx context.Context, r io.Reader) ([]string, error) {
 				err = document.Decode(raw, &index)
 			}
 			if err != nil {
-				return nil, fmt.Errorf("index.json: %w", err)
+				return nil, nil, fmt.Errorf("index.json: %w", err)
 			}
 			found = true
 		case dir == "blobs/sha256/":
 			d := v1.Descriptor{Digest: v1.Hash{Algorithm: "sha256", Hex: base}, Size: h.Size}
+			if _, err := os.Stat(c.blob(d.Digest)); errors.Is(err, fs.ErrNotExist) {
+				brought = append(brought, base)
+			}
 			if err := c.put(d, func() (io.ReadCloser, error) { return io.NopCloser(in), nil }); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 	}
 	if !found {
-		return nil, errors.New("it is no OCI layout: there is no index.json in it (an archive that docker save wrote before engine 25 can be named in the YAML as docker-archive:FILE)")
+		return nil, nil, errors.New("it is no OCI layout: there is no index.json in it (an archive that docker save wrote before engine 25 can be named in the YAML as docker-archive:FILE)")
 	}
-	var names []string
-	err := c.change(func(mine *v1.IndexManifest) error {
+	err = c.change(func(mine *v1.IndexManifest) error {
 		for _, d := range index.Manifests {
 			name := d.Annotations[annotationImageName]
 			if name == "" {
 				name = d.Annotations[annotationName]
 			}
 			if name == "" {
+				unnamed = append(unnamed, d.Digest.String())
 				continue
 			}
 			if _, err := os.Stat(c.blob(d.Digest)); err != nil {
@@ -377,23 +392,72 @@ func (c Cache) Import(ctx context.Context, r io.Reader) ([]string, error) {
 	if err == nil && len(names) == 0 {
 		err = fmt.Errorf("its index.json gives no image a name (annotation %s or %s)", annotationImageName, annotationName)
 	}
-	return names, err
+	return names, unnamed, err
 }
 
-// Remove takes images out of the cache, and the blobs that no other image has.
+// Remove takes images out of the cache, the names of their architectures that [Cache.Pull] made, and the blobs that no other
+// image has.
 func (c Cache) Remove(names ...string) error {
 	return c.change(func(index *v1.IndexManifest) error {
 		for _, name := range names {
+			all := append(c.architectures(index, name), c.architectures(index, image.Expand(name))...)
 			if !unset(index, name) && !unset(index, image.Expand(name)) {
 				return fmt.Errorf("%s is not in the cache", name)
+			}
+			for _, name := range all {
+				unset(index, name)
 			}
 		}
 		return c.sweep(index)
 	})
 }
 
+// architectures are the names that an image for several has for each: they end in it, and stand for what its index lists.
+func (c Cache) architectures(index *v1.IndexManifest, name string) (names []string) {
+	for _, d := range index.Manifests {
+		if d.Annotations[annotationName] != name {
+			continue
+		}
+		raw, err := readDocument(c.blob(d.Digest))
+		var m v1.IndexManifest
+		if err != nil || document.Decode(raw, &m) != nil {
+			continue // not whole: nothing says what it had
+		}
+		for _, child := range m.Manifests {
+			if child.Platform == nil {
+				continue
+			}
+			of := name + "-" + child.Platform.Architecture
+			if slices.ContainsFunc(index.Manifests, func(d v1.Descriptor) bool {
+				return d.Annotations[annotationName] == of && d.Digest == child.Digest
+			}) {
+				names = append(names, of)
+			}
+		}
+	}
+	return names
+}
+
 // sweep removes the blobs that the index does not lead to.
 func (c Cache) sweep(index *v1.IndexManifest) error {
+	keep := c.led(index)
+	dir := filepath.Join(c.Dir, "blobs", "sha256")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !keep[e.Name()] {
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// led are the digests, in hexadecimal, of the blobs that the index leads to.
+func (c Cache) led(index *v1.IndexManifest) map[string]bool {
 	keep := map[string]bool{}
 	var mark func(d v1.Descriptor, depth int)
 	mark = func(d v1.Descriptor, depth int) {
@@ -420,19 +484,7 @@ func (c Cache) sweep(index *v1.IndexManifest) error {
 	for _, d := range index.Manifests {
 		mark(d, 0)
 	}
-	dir := filepath.Join(c.Dir, "blobs", "sha256")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if !keep[e.Name()] {
-			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return keep
 }
 
 // Clean removes the cache. A directory that is none is left alone.

@@ -68,7 +68,7 @@ func TestAbsurdDocuments(t *testing.T) {
 	imported := func(index []byte) func() error {
 		archive := Layer(t, File("index.json", string(index)))
 		cache := linuxkit.Cache{Dir: t.TempDir()}
-		return func() error { _, err := cache.Import(t.Context(), bytes.NewReader(archive)); return err }
+		return func() error { _, _, err := cache.Import(t.Context(), bytes.NewReader(archive)); return err }
 	}
 	manifests, layers := `{"schemaVersion":2,"manifests":[`, `{"schemaVersion":2,"layers":[`
 	full := absurd(manifests, `{}`, `]}`, 32<<20)

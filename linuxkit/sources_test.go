@@ -309,7 +309,7 @@ func TestCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if names, err := again.Import(t.Context(), f); err != nil || len(names) != 1 || names[0] != "docker.io/library/new:2" {
+	if names, _, err := again.Import(t.Context(), f); err != nil || len(names) != 1 || names[0] != "docker.io/library/new:2" {
 		t.Errorf("imported %v, %v", names, err)
 	}
 	if img, err := again.Open(t.Context(), "new:2", o); err != nil {
@@ -322,7 +322,7 @@ func TestCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer saved.Close()
-	if _, err := again.Import(t.Context(), saved); err == nil || !strings.Contains(err.Error(), "docker-archive:") {
+	if _, _, err := again.Import(t.Context(), saved); err == nil || !strings.Contains(err.Error(), "docker-archive:") {
 		t.Errorf("importing an archive of docker save: %v", err)
 	}
 
@@ -476,5 +476,82 @@ func TestCredentials(t *testing.T) {
 		if err := cache.Pull(t.Context(), host+"/private:1", "amd64"); err == nil || !strings.Contains(err.Error(), "401") {
 			t.Errorf("%s: %v, want 401", name, err)
 		}
+	}
+}
+
+// blobsIn counts the blobs of a cache.
+func blobsIn(t testing.TB, c linuxkit.Cache) int {
+	t.Helper()
+	all, err := os.ReadDir(filepath.Join(c.Dir, "blobs", "sha256"))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
+// several is an image for two architectures, the only one of its layout.
+func several(t testing.TB) *Layout {
+	t.Helper()
+	l := NewLayout(t)
+	var all []Descriptor
+	for _, arch := range []string{"amd64", "arm64"} {
+		d := l.Image(arch, [][]byte{Layer(t, File("for", arch))}, Gzip)
+		d.Platform = map[string]string{"os": "linux", "architecture": arch}
+		all = append(all, d)
+	}
+	const index = "application/vnd.oci.image.index.v1+json"
+	l.Name(l.JSON(index, map[string]any{"schemaVersion": 2, "mediaType": index, "manifests": all}), "")
+	return l
+}
+
+// TestRemoveSeveral pulls an image for several architectures and removes it, which leaves nothing of it, but what another name has.
+func TestRemoveSeveral(t *testing.T) {
+	host := serve(t)
+	push(t, several(t).Dir(), host+"/s:1")
+	l := NewLayout(t)
+	l.Name(l.Image("amd64", layers(t, some), Gzip), "")
+	push(t, l.Dir(), host+"/s:1-extra")
+	c := linuxkit.Cache{Dir: t.TempDir()}
+	for _, name := range []string{"/s:1-extra", "/s:1"} {
+		if err := c.Pull(t.Context(), host+name, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if names := must(c.Images()); len(names) != 4 {
+		t.Errorf("after the pull: %v", names)
+	}
+	if err := c.Remove(host + "/s:1"); err != nil {
+		t.Fatal(err)
+	}
+	if names := must(c.Images()); len(names) != 1 || blobsIn(t, c) != len(some)+2 {
+		t.Errorf("%d blobs are left, and %v", blobsIn(t, c), names)
+	}
+}
+
+// TestImportUnnamed imports an archive of which one image has no name: it is said, and no blob of it stays.
+func TestImportUnnamed(t *testing.T) {
+	l := NewLayout(t)
+	l.Name(l.Image("amd64", layers(t, some[:1]), Gzip), "a:1")
+	without := l.Image("amd64", layers(t, some[1:2]), Gzip)
+	l.Name(without, "")
+	file, err := os.Open(l.Archive())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	c := linuxkit.Cache{Dir: t.TempDir()}
+	names, unnamed, err := c.Import(t.Context(), file)
+	if err != nil || fmt.Sprint(names, unnamed) != fmt.Sprintf("[docker.io/library/a:1] [%s]", without.Digest) {
+		t.Errorf("%v, without a name %v, %v", names, unnamed, err)
+	}
+	if n := blobsIn(t, c); n != 3 {
+		t.Errorf("%d blobs, want 3: manifest, configuration, layer", n)
+	}
+	bare := Archive(t, map[string][]byte{"blobs/sha256/" + Digest([]byte("x"))[len("sha256:"):]: []byte("x")})
+	if _, _, err := c.Import(t.Context(), bytes.NewReader(must(os.ReadFile(bare)))); err == nil {
+		t.Error("an archive without an index was taken")
+	}
+	if n := blobsIn(t, c); n != 3 {
+		t.Errorf("%d blobs after a failed import, want 3", n)
 	}
 }

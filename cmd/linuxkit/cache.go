@@ -59,9 +59,12 @@ func newCache(g *global) *cobra.Command {
 				defer f.Close()
 				r = f
 			}
-			names, err := cache().Import(cmd.Context(), r)
+			names, unnamed, err := cache().Import(cmd.Context(), r)
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			for _, digest := range unnamed {
+				fmt.Fprintf(g.err, "linuxkit: %s: %s has no name and is left out\n", args[0], digest)
 			}
 			for _, name := range names {
 				g.say("%s: imported", name)
