@@ -2,6 +2,7 @@ package linuxkit
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -31,6 +33,8 @@ import (
 // a file .lock that is locked with fcntl while the index changes.
 type Cache struct {
 	Dir string
+	// Limits bound what one pull or import may bring: Bytes is for all blobs together. The zero value means the default.
+	Limits image.Limits
 }
 
 const (
@@ -176,13 +180,39 @@ func (c Cache) holds(d v1.Descriptor) bool {
 	return err == nil && hex.EncodeToString(h.Sum(nil)) == d.Digest.Hex
 }
 
-// put keeps a blob under its digest, unless it is there. One that was damaged is replaced.
-func (c Cache) put(d v1.Descriptor, open func() (io.ReadCloser, error)) error {
+// room is how many bytes a pull or an import may still bring.
+type room struct {
+	limit int64
+	left  atomic.Int64
+}
+
+func (c Cache) room() *room {
+	r := &room{limit: cmp.Or(c.Limits.Bytes, image.DefaultLimits.Bytes)}
+	r.left.Store(r.limit)
+	return r
+}
+
+func (r *room) take(n int64) error {
+	if n < 0 {
+		return fmt.Errorf("a size of %d bytes", n)
+	}
+	if r.left.Add(-n) < 0 {
+		return &image.LimitError{What: "bytes for the cache", Limit: r.limit, Field: "Bytes"}
+	}
+	return nil
+}
+
+// put keeps a blob under its digest, unless it is there. One that was damaged is replaced. Nothing is written of one that there is
+// no room for.
+func (c Cache) put(d v1.Descriptor, room *room, open func() (io.ReadCloser, error)) error {
 	if d.Digest.Algorithm != "sha256" || len(d.Digest.Hex) != 2*sha256.Size {
 		return fmt.Errorf("the digest %q is not a SHA-256", d.Digest)
 	}
 	if c.holds(d) {
 		return nil
+	}
+	if err := room.take(d.Size); err != nil {
+		return fmt.Errorf("blob %s: %w", d.Digest, err)
 	}
 	if err := os.MkdirAll(filepath.Dir(c.blob(d.Digest)), 0o755); err != nil {
 		return err
@@ -249,7 +279,7 @@ func (c Cache) pull(ctx context.Context, full, arch string) error {
 			return l.Compressed()
 		},
 	}
-	children, err := c.fetch(ctx, from, root.Descriptor, root.Manifest, arch, 0)
+	children, err := c.fetch(ctx, from, c.room(), root.Descriptor, root.Manifest, arch, 0)
 	if err != nil {
 		return err
 	}
@@ -271,7 +301,7 @@ type source struct {
 }
 
 // fetch keeps a manifest and all that it leads to, and returns what an index lists.
-func (c Cache) fetch(ctx context.Context, from source, d v1.Descriptor, raw []byte, arch string, depth int) ([]v1.Descriptor, error) {
+func (c Cache) fetch(ctx context.Context, from source, room *room, d v1.Descriptor, raw []byte, arch string, depth int) ([]v1.Descriptor, error) {
 	if depth > 3 {
 		return nil, errors.New("indexes inside indexes, four deep")
 	}
@@ -290,7 +320,7 @@ func (c Cache) fetch(ctx context.Context, from source, d v1.Descriptor, raw []by
 			}
 			raw, err := from.manifest(child)
 			if err == nil {
-				_, err = c.fetch(ctx, from, child, raw, arch, depth+1)
+				_, err = c.fetch(ctx, from, room, child, raw, arch, depth+1)
 			}
 			if err != nil {
 				return nil, err
@@ -304,7 +334,7 @@ func (c Cache) fetch(ctx context.Context, from source, d v1.Descriptor, raw []by
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				return c.put(blob, func() (io.ReadCloser, error) { return from.blob(blob) })
+				return c.put(blob, room, func() (io.ReadCloser, error) { return from.blob(blob) })
 			})
 		}
 		if err := group.Wait(); err != nil {
@@ -313,7 +343,7 @@ func (c Cache) fetch(ctx context.Context, from source, d v1.Descriptor, raw []by
 	}
 	// The manifest comes last: what it lists is there when it is.
 	d.Size = int64(len(raw))
-	return m.Manifests, c.put(d, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(string(raw))), nil })
+	return m.Manifests, c.put(d, room, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(string(raw))), nil })
 }
 
 // Import takes over the images of an OCI layout in a tar stream, and returns their names, and the digests of those that
@@ -332,7 +362,7 @@ func (c Cache) Import(ctx context.Context, r io.Reader) (names, unnamed []string
 		}
 	}()
 	var index v1.IndexManifest
-	found := false
+	found, room := false, c.room()
 	for in := tar.NewReader(r); ; {
 		h, err := in.Next()
 		if err == io.EOF {
@@ -362,7 +392,7 @@ func (c Cache) Import(ctx context.Context, r io.Reader) (names, unnamed []string
 			if _, err := os.Stat(c.blob(d.Digest)); errors.Is(err, fs.ErrNotExist) {
 				brought = append(brought, base)
 			}
-			if err := c.put(d, func() (io.ReadCloser, error) { return io.NopCloser(in), nil }); err != nil {
+			if err := c.put(d, room, func() (io.ReadCloser, error) { return io.NopCloser(in), nil }); err != nil {
 				return nil, nil, err
 			}
 		}

@@ -555,3 +555,43 @@ func TestImportUnnamed(t *testing.T) {
 		t.Errorf("%d blobs after a failed import, want 3", n)
 	}
 }
+
+// TestCacheLimit pulls and imports more than the limit, of which nothing may be written.
+func TestCacheLimit(t *testing.T) {
+	l := several(t)
+	big := l.Image("amd64", [][]byte{Layer(t, File("big", strings.Repeat("x", 1<<20)))}, Plain)
+	l.Index = nil
+	l.Name(big, "big:1")
+	host := serve(t)
+	push(t, l.Dir(), host+"/big:1")
+	largest := func(c linuxkit.Cache) (size int64) {
+		for _, e := range must(os.ReadDir(c.Dir + "/blobs/sha256")) {
+			size = max(size, must(e.Info()).Size())
+		}
+		return size
+	}
+	for name, bring := range map[string]func(c linuxkit.Cache) error{
+		"pull": func(c linuxkit.Cache) error { return c.Pull(t.Context(), host+"/big:1", "") },
+		"import": func(c linuxkit.Cache) error {
+			_, _, err := c.Import(t.Context(), bytes.NewReader(must(os.ReadFile(l.Archive()))))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := linuxkit.Cache{Dir: t.TempDir(), Limits: image.Limits{Bytes: 1 << 19}}
+			if err := os.MkdirAll(c.Dir+"/blobs/sha256", 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := bring(c); err == nil || !strings.Contains(err.Error(), "more than 524288 bytes for the cache") {
+				t.Errorf("%v, want that it is more than the limit", err)
+			}
+			if n := largest(c); n > 1<<19 {
+				t.Errorf("a blob of %d bytes was written", n)
+			}
+			c.Limits.Bytes = 2 << 20
+			if err := bring(c); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

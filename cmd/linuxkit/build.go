@@ -209,7 +209,7 @@ func (f *finder) open(ctx context.Context, ref string) (*image.Image, error) {
 		}
 		missed = err
 	}
-	cache := linuxkit.Cache{Dir: f.cache}
+	cache := linuxkit.Cache{Dir: f.cache, Limits: f.options.Limits}
 	if !f.pull {
 		img, err := cache.Open(ctx, ref, f.options)
 		if err == nil {

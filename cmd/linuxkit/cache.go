@@ -23,6 +23,7 @@ func newCache(g *global) *cobra.Command {
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cache := func() linuxkit.Cache { return linuxkit.Cache{Dir: g.cache} }
+	var limits limitFlags
 	ls := &cobra.Command{
 		Use: "ls", Short: "List the images in the cache", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -39,8 +40,14 @@ func newCache(g *global) *cobra.Command {
 	pull := &cobra.Command{
 		Use: "pull NAME...", Short: "Fetch images from their registries, for all architectures", Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := limits.limits()
+			if err != nil {
+				return err
+			}
 			for _, name := range args {
-				if err := cache().Pull(cmd.Context(), name, ""); err != nil {
+				c := cache()
+				c.Limits = l
+				if err := c.Pull(cmd.Context(), name, ""); err != nil {
 					return err
 				}
 			}
@@ -59,7 +66,12 @@ func newCache(g *global) *cobra.Command {
 				defer f.Close()
 				r = f
 			}
-			names, unnamed, err := cache().Import(cmd.Context(), r)
+			c := cache()
+			var err error
+			if c.Limits, err = limits.limits(); err != nil {
+				return err
+			}
+			names, unnamed, err := c.Import(cmd.Context(), r)
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
@@ -71,6 +83,9 @@ func newCache(g *global) *cobra.Command {
 			}
 			return nil
 		},
+	}
+	for _, c := range []*cobra.Command{pull, imp} {
+		limits.add(c, "Bytes")
 	}
 	rm := &cobra.Command{
 		Use: "rm NAME...", Short: "Remove images, and the blobs that no other image has", Args: cobra.MinimumNArgs(1),

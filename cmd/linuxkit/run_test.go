@@ -299,6 +299,9 @@ func TestRefused(t *testing.T) {
 		h.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "x"}
 	})))
 	lost := write(t, dir, "lost.yml", fmt.Sprintf("init: [%q]", ping))
+	l := NewLayout(t)
+	l.Name(l.Image("amd64", [][]byte{Layer(t, File("a", "1"))}, Gzip), "a:1")
+	archive := l.Archive()
 	name := filepath.Join(dir, "out")
 	for _, c := range []struct {
 		args []string
@@ -322,6 +325,7 @@ func TestRefused(t *testing.T) {
 		{[]string{"build", "--arch", "riscv64", good}, "riscv64"},
 		{[]string{"build", "--max-bytes", "x", good}, "max-bytes"},
 		{[]string{"build", filepath.Join(dir, "none.yml")}, "none.yml"},
+		{[]string{"cache", "import", "--cache", filepath.Join(dir, "small"), "--max-bytes", "3", archive}, "more than 3 bytes for the cache: if this image is to be trusted, raise the limit (--max-bytes, LINUXKIT_MAX_BYTES)"},
 		{[]string{"build", "https://host.example/x.yml"}, "download it"},
 		{[]string{"build", "--name", name, bad}, "bad.yml: line 2: onboot"},
 		{[]string{"build", "--name", name, gone}, "a: stat /no/such/file"},
