@@ -3,6 +3,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	gopath "path"
 	"strings"
 )
 
@@ -10,6 +11,8 @@ const (
 	whiteout       = ".wh."
 	whiteoutMeta   = ".wh..wh." // what aufs kept for itself
 	whiteoutOpaque = ".wh..wh..opq"
+	// whiteoutLinks is the directory with what aufs had hard links to: its files are targets of links, and in no tree.
+	whiteoutLinks = ".wh..wh.plnk"
 )
 
 // merge lays one layer over what is below root. Names resolve as if root were "/": symbolic links never lead out of it.
@@ -17,6 +20,7 @@ type merge struct {
 	t     *Tree
 	root  uint32
 	layer uint16
+	plnk  uint32     // the root of what stands in the layer's whiteoutLinks, 0 where it has none
 	later []hardLink // whose target had not come yet
 }
 
@@ -53,6 +57,11 @@ func (m *merge) apply(e *Entry, hardLinkTo string) error {
 	}
 	dir, base := split(e.Path)
 	switch {
+	case strings.Contains(dir, whiteoutMeta) && below(dir):
+		if name, ok := linked(e.Path); ok && e.IsRegular() && hardLinkTo == "" {
+			return m.keepLinked(e, name)
+		}
+		return nil
 	case base == whiteoutOpaque:
 		return m.hide(dir, "")
 	case strings.HasPrefix(base, whiteoutMeta):
@@ -74,6 +83,35 @@ func (m *merge) apply(e *Entry, hardLinkTo string) error {
 		return m.postpone(e.Path, hardLinkTo)
 	}
 	return m.put(e)
+}
+
+// below says whether a directory is one that aufs kept for itself, or stands in one.
+func below(dir string) bool {
+	for part := range strings.SplitSeq(dir, "/") {
+		if strings.HasPrefix(part, whiteoutMeta) {
+			return true
+		}
+	}
+	return false
+}
+
+// linked takes the directory whiteoutLinks off a path.
+func linked(path string) (name string, ok bool) {
+	if !strings.Contains(path, whiteoutLinks) {
+		return "", false
+	}
+	return strings.CutPrefix(strings.TrimPrefix(gopath.Clean(path), "/"), whiteoutLinks+"/")
+}
+
+// keepLinked keeps a file for hard links alone.
+func (m *merge) keepLinked(e *Entry, name string) error {
+	if m.plnk == 0 {
+		m.plnk = m.t.newRoot()
+	}
+	c := *e
+	c.Path = name
+	aside := merge{t: m.t, root: m.plnk, layer: m.layer}
+	return aside.put(&c)
 }
 
 func (m *merge) postpone(path, target string) error {
@@ -171,7 +209,13 @@ func (m *merge) set(parent uint32, base string, old, ino uint32) error {
 // link makes path a name of the file at target, and says whether there is one.
 func (m *merge) link(path, target string) (bool, error) {
 	t := m.t
-	to, err := t.find(m.root, target)
+	root := m.root
+	if name, ok := linked(target); ok {
+		if root, target = m.plnk, name; root == 0 {
+			return false, nil
+		}
+	}
+	to, err := t.find(root, target)
 	if err != nil || to == 0 {
 		return false, err
 	}

@@ -51,6 +51,7 @@ func TestHostileLayers(t *testing.T) {
 		{"hard links in a long row", [][]byte{plain(append(chain, File("50", "1"))...)}, image.Limits{}, []string{"more than 40"}},
 		{"a hard link to a directory", [][]byte{plain(Dir("d/", 0o755), Link("a", "d"))}, image.Limits{}, []string{"is a directory"}},
 		{"a hard link to what is hidden", [][]byte{plain(File("t", "1")), plain(File(".wh.t", "")), plain(Link("a", "t"))}, image.Limits{}, []string{"layer 3 of 3", "neither in this layer nor"}},
+		{"a hard link to what aufs linked in another layer", [][]byte{plain(File(".wh..wh.plnk/1", "1")), plain(Link("a", ".wh..wh.plnk/1"))}, image.Limits{}, []string{"layer 2 of 2", `a hard link to ".wh..wh.plnk/1"`, "neither in this layer nor"}},
 		{"a root that is a file", [][]byte{plain(File(".", "1"))}, image.Limits{}, []string{"root"}},
 		{"a symbolic link to nothing", [][]byte{plain(Symlink("a", ""))}, image.Limits{}, []string{`"a"`, "points to"}},
 		{"a long symbolic link", [][]byte{plain(Symlink("a", deep))}, image.Limits{}, []string{`"a"`, "4095"}},

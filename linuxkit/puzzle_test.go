@@ -60,6 +60,13 @@ var puzzles = []struct {
 	{"what aufs kept for itself", [][]Entry{
 		{File(".wh..wh.aufs", ""), Dir(".wh..wh.plnk/", 0o700), File("f", "1")},
 	}, []string{`f f 644 0:0 "1"`}},
+	{"what aufs linked", [][]Entry{
+		{Dir(".wh..wh.plnk/", 0o700), File(".wh..wh.plnk/1.2", "body"), Link("a", ".wh..wh.plnk/1.2"), Link("d/b", "./.wh..wh.plnk/1.2"), File("./.wh..wh.orph/x", "1")},
+		{File(".wh..wh.plnk/3.4", "not linked"), File("d/.wh..wh.any/deep/y", "2"), File("c", "3")},
+	}, []string{`a f 644 0:0 "body"`, `c f 644 0:0 "3"`, `d d 755 0:0`, `d/b f 644 0:0 "body" = a`}},
+	{"what aufs linked, links first", [][]Entry{
+		{Link("a", "/.wh..wh.plnk/1.2"), File("/.wh..wh.plnk/1.2", "body")},
+	}, []string{`a f 644 0:0 "body"`}},
 	{"sparse files, the second in the place of a plain one", [][]Entry{
 		{File("a/b", "1"), Sparse("hole", "", 7)}, {Sparse("a/b", "data", 9), File("after", "2")},
 	}, []string{`a d 755 0:0`, `a/b f 644 0:0 "data\x00\x00\x00\x00\x00"`, `after f 644 0:0 "2"`, `hole f 644 0:0 "\x00\x00\x00\x00\x00\x00\x00"`}},
