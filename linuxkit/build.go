@@ -279,7 +279,7 @@ type Ramdisk struct {
 	// Epoch, when it is not nil, is the latest time that an entry may have, in seconds since 1970 (SOURCE_DATE_EPOCH).
 	Epoch *int64
 	// Complete adds /neb/complete as the last entry, which proves to init that all before it was unpacked
-	// (docs/init-contract.md).
+	// (docs/init-contract.md). One that the tree has is lost; a /neb that is no directory is an error.
 	Complete bool
 	// NoBoot leaves out what is below boot/: it came with the kernel, which is written beside the ramdisk.
 	NoBoot bool
@@ -307,10 +307,15 @@ func WriteRamdisk(w io.Writer, t *image.Tree, o Ramdisk) error {
 		if o.NoBoot && strings.HasPrefix(e.Path, "boot/") {
 			return nil
 		}
-		if o.Complete && e.Path == completeName {
-			return nil // it is written anew, at the end
+		if o.Complete && (e.Path == completeName || strings.HasPrefix(e.Path, completeName+"/")) {
+			return lost(e.Path, "it is the tree's own and is left out: the last entry has this name, by which init knows that all was unpacked")
 		}
-		neb = neb || e.Path == path.Dir(completeName)
+		if o.Complete && e.Path == path.Dir(completeName) {
+			if neb = e.IsDir(); !neb {
+				return fmt.Errorf("%s: expected a directory or nothing, found the mode %o: %s goes below it, by which init knows that all was unpacked (give the images a prefix)",
+					e.Path, e.Mode, completeName)
+			}
+		}
 		for _, x := range e.Xattrs {
 			if err := lost(e.Path, fmt.Sprintf("the extended attribute %s is lost: an initramfs holds none", x.Name)); err != nil {
 				return err

@@ -11,6 +11,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/linuxkit"
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+	"github.com/nitro-enclaves-bootstrap/neb/test/puzzle"
 	"golang.org/x/sys/unix"
 )
 
@@ -130,6 +131,35 @@ func TestStopped(t *testing.T) {
 			}
 			if left := must(os.ReadDir(dir)); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+// TestOwnComplete has images with names of ours in their root, where they have no prefix.
+func TestOwnComplete(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		entry      puzzle.Entry
+	}{
+		{"a file", "neb: expected a directory or nothing, found the mode 100644", puzzle.File("neb", "1")},
+		{"a symbolic link", "neb: expected a directory or nothing, found the mode 120777", puzzle.Symlink("neb", "etc")},
+		{"complete itself", "neb/complete: it is the tree's own and is left out", puzzle.File("neb/complete", "not at all")},
+		{"complete as a directory", "neb/complete: it is the tree's own and is left out", puzzle.File("neb/complete/x", "1")},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := puzzle.NewLayout(t)
+			l.Name(l.Image("amd64", [][]byte{puzzle.Layer(t, c.entry)}, puzzle.Gzip), "")
+			config := linuxkit.Config{Init: []string{"oci:" + l.Dir()}}
+			if _, err := ramdisk(t, &config, linuxkit.Ramdisk{Complete: true}); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+			if _, err := ramdisk(t, &config, linuxkit.Ramdisk{}); err != nil {
+				t.Errorf("where it is not asked for: %v", err)
+			}
+			config.Prefix = "rootfs/"
+			if _, err := ramdisk(t, &config, linuxkit.Ramdisk{Complete: true}); err != nil {
+				t.Errorf("with a prefix: %v", err)
 			}
 		})
 	}
