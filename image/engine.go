@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -124,7 +125,7 @@ type endpoint struct {
 // then the socket of this machine.
 func findEngine() (*engine, error) {
 	at := endpoint{host: "unix:///var/run/docker.sock"}
-	config := os.Getenv("DOCKER_CONFIG")
+	config := os.Getenv("DOCKER_CONFIG") // "" without HOME too, and then nothing of it is read: it would be the current directory's
 	if home, err := os.UserHomeDir(); config == "" && err == nil {
 		config = filepath.Join(home, ".docker")
 	}
@@ -132,8 +133,8 @@ func findEngine() (*engine, error) {
 		at.host = host
 		if os.Getenv("DOCKER_TLS") != "" || os.Getenv("DOCKER_TLS_VERIFY") != "" {
 			at.verify = os.Getenv("DOCKER_TLS_VERIFY") != ""
-			if at.tlsDir = os.Getenv("DOCKER_CERT_PATH"); at.tlsDir == "" {
-				at.tlsDir = config
+			if at.tlsDir = cmp.Or(os.Getenv("DOCKER_CERT_PATH"), config); at.tlsDir == "" {
+				return nil, errors.New("DOCKER_TLS: neither DOCKER_CERT_PATH, DOCKER_CONFIG nor HOME says where the certificates are")
 			}
 		}
 	} else if name, err := currentContext(config); err != nil {
@@ -149,6 +150,9 @@ func findEngine() (*engine, error) {
 func currentContext(config string) (string, error) {
 	if name := os.Getenv("DOCKER_CONTEXT"); name != "" {
 		return name, nil
+	}
+	if config == "" {
+		return "", nil
 	}
 	file := filepath.Join(config, "config.json")
 	raw, err := os.ReadFile(file)
@@ -167,6 +171,9 @@ func currentContext(config string) (string, error) {
 
 // readContext reads a context as docker context create leaves it.
 func readContext(config, name string) (endpoint, error) {
+	if config == "" {
+		return endpoint{}, errors.New("neither DOCKER_CONFIG nor HOME says where contexts are")
+	}
 	sum := sha256.Sum256([]byte(name))
 	id := hex.EncodeToString(sum[:])
 	raw, err := os.ReadFile(filepath.Join(config, "contexts", "meta", id, "meta.json"))

@@ -27,3 +27,15 @@ func TestNoEngine(t *testing.T) {
 		}
 	}
 }
+
+// TestNoConfiguration has no directory of the docker command's: the current directory is none.
+func TestNoConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/config.json", []byte(`{"currentContext":"evil"}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	if name, err := currentContext(""); name != "" && os.Getenv("DOCKER_CONTEXT") == "" || err != nil {
+		t.Errorf("the context %q, %v", name, err)
+	}
+}

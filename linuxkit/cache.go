@@ -45,8 +45,14 @@ const (
 
 // Open opens an image of the cache. One that is not there, or not whole, is an error that wraps [fs.ErrNotExist].
 func (c Cache) Open(ctx context.Context, ref string, o image.Options) (*image.Image, error) {
+	if c.Dir == "" {
+		return nil, errNoDir
+	}
 	return image.OpenLayout(ctx, c.Dir, image.Expand(ref), o)
 }
+
+// errNoDir keeps an empty name from being the current directory's.
+var errNoDir = errors.New("no cache: neither --cache, LINUXKIT_CACHE nor HOME says where")
 
 // Images are the names in the cache, with what they stand for.
 func (c Cache) Images() (map[string]v1.Descriptor, error) {
@@ -64,6 +70,9 @@ func (c Cache) Images() (map[string]v1.Descriptor, error) {
 }
 
 func (c Cache) index() (*v1.IndexManifest, error) {
+	if c.Dir == "" {
+		return nil, errNoDir
+	}
 	index := &v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}
 	raw, err := readDocument(filepath.Join(c.Dir, "index.json"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -90,7 +99,7 @@ func readDocument(name string) ([]byte, error) {
 // change makes the cache if it is not there, locks it, lets f change the index and writes that back.
 func (c Cache) change(f func(*v1.IndexManifest) error) error {
 	if c.Dir == "" {
-		return errors.New("no cache: neither --cache, LINUXKIT_CACHE nor HOME says where")
+		return errNoDir
 	}
 	if err := os.MkdirAll(filepath.Join(c.Dir, "blobs", "sha256"), 0o755); err != nil {
 		return err
@@ -205,6 +214,9 @@ func (r *room) take(n int64) error {
 // put keeps a blob under its digest, unless it is there. One that was damaged is replaced. Nothing is written of one that there is
 // no room for.
 func (c Cache) put(d v1.Descriptor, room *room, open func() (io.ReadCloser, error)) error {
+	if c.Dir == "" {
+		return errNoDir
+	}
 	if d.Digest.Algorithm != "sha256" || len(d.Digest.Hex) != 2*sha256.Size {
 		return fmt.Errorf("the digest %q is not a SHA-256", d.Digest)
 	}
@@ -519,6 +531,9 @@ func (c Cache) led(index *v1.IndexManifest) map[string]bool {
 
 // Clean removes the cache. A directory that is none is left alone.
 func (c Cache) Clean() error {
+	if c.Dir == "" {
+		return errNoDir
+	}
 	if _, err := os.Stat(c.Dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
