@@ -8,6 +8,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
 )
 
 // failing answers every request with an error of the system.
@@ -34,7 +37,23 @@ func TestNoConfiguration(t *testing.T) {
 	if err := os.WriteFile(dir+"/config.json", []byte(`{"currentContext":"evil"}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Mkdir(dir+"/containers", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/containers/auth.json", []byte(`{"auths":{"r.example":{"username":"evil","password":"evil"}}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	t.Chdir(dir)
+	for _, variable := range []string{"HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE"} {
+		t.Setenv(variable, "")
+	}
+	r, err := name.NewRegistry("r.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who, err := Keychain().Resolve(r); who != authn.Anonymous || err != nil {
+		t.Errorf("the credentials %v, %v", who, err)
+	}
 	if name, err := currentContext(""); name != "" && os.Getenv("DOCKER_CONTEXT") == "" || err != nil {
 		t.Errorf("the context %q, %v", name, err)
 	}

@@ -3,6 +3,8 @@ package image
 import (
 	"context"
 	"io"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -28,6 +30,16 @@ func Expand(ref string) string {
 	return ref
 }
 
+// Keychain has the credentials of the docker command for registries, and Podman's where that has none.
+func Keychain() authn.Keychain {
+	places := []string{"XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "HOME"}
+	if !slices.ContainsFunc(places, func(name string) bool { return os.Getenv(name) != "" }) {
+		// The library would then read containers/auth.json of the current directory, which may be anybody's.
+		return authn.NewMultiKeychain()
+	}
+	return authn.DefaultKeychain
+}
+
 // repository is one of a registry.
 type repository struct {
 	name name.Repository
@@ -41,7 +53,7 @@ func openRegistry(ctx context.Context, rest string, o Options) (*Image, error) {
 		return nil, err
 	}
 	r := repository{name: ref.Context(), ctx: ctx, opts: []remote.Option{
-		remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithContext(ctx), remote.WithUserAgent("neb-linuxkit"),
+		remote.WithAuthFromKeychain(Keychain()), remote.WithContext(ctx), remote.WithUserAgent("neb-linuxkit"),
 		remote.WithTransport(document.Transport{Base: remote.DefaultTransport}),
 	}}
 	d, err := remote.Get(ref, r.opts...)

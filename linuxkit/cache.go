@@ -18,7 +18,6 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -269,7 +268,7 @@ func (c Cache) pull(ctx context.Context, full, arch string) error {
 	if err != nil {
 		return err
 	}
-	opts := []remote.Option{remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithContext(ctx), remote.WithUserAgent("neb-linuxkit"),
+	opts := []remote.Option{remote.WithAuthFromKeychain(image.Keychain()), remote.WithContext(ctx), remote.WithUserAgent("neb-linuxkit"),
 		remote.WithTransport(document.Transport{Base: remote.DefaultTransport})}
 	root, err := remote.Get(r, opts...)
 	if err != nil {
