@@ -281,7 +281,8 @@ type Ramdisk struct {
 	// Complete adds /neb/complete as the last entry, which proves to init that all before it was unpacked
 	// (docs/init-contract.md). One that the tree has is lost; a /neb that is no directory is an error.
 	Complete bool
-	// NoBoot leaves out what is below boot/: it came with the kernel, which is written beside the ramdisk.
+	// NoBoot leaves out what is below boot/, as LinuxKit does: kernel, command line and microcode are written beside the ramdisk. The
+	// rest is lost.
 	NoBoot bool
 	// Lost is told what the archive cannot hold, by path: extended attributes, a file of 4 GiB or more, which is left out.
 	// An error that it returns ends the writing. Nil makes any loss an error.
@@ -305,7 +306,10 @@ func WriteRamdisk(w io.Writer, t *image.Tree, o Ramdisk) error {
 	names := map[uint32]bool{} // inodes with several names of which one has been written, with the bytes
 	err := t.Walk(func(e *image.Entry) error {
 		if o.NoBoot && strings.HasPrefix(e.Path, "boot/") {
-			return nil
+			if e.IsDir() || e.Path == kernelName || e.Path == cmdlineName || e.Path == ucodeName {
+				return nil
+			}
+			return lost(e.Path, "it is left out, as all of boot/ is beside a "+kernelName)
 		}
 		if o.Complete && (e.Path == completeName || strings.HasPrefix(e.Path, completeName+"/")) {
 			return lost(e.Path, "it is the tree's own and is left out: the last entry has this name, by which init knows that all was unpacked")

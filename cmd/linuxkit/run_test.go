@@ -237,7 +237,12 @@ func TestFormats(t *testing.T) {
 	}
 	const ucode = "UCODE---"
 
-	done(t, "build", "--arch", "x86_64", "--dir", dir, yaml)
+	if status, _, said := call(t, "build", "--arch", "x86_64", "--dir", dir, yaml); status != 0 || strings.Count(said, "left out") != 1 || !strings.Contains(said, "boot/System.map: it is left out") {
+		t.Errorf("status %d, %s", status, said)
+	}
+	if status, _, said := call(t, "build", "--strict", "--arch", "x86_64", "--name", filepath.Join(dir, "strict"), yaml); status != 1 || !strings.Contains(said, "boot/System.map: it is left out") {
+		t.Errorf("--strict: status %d, %s", status, said)
+	}
 	is("x-kernel", "KERNEL")
 	is("x-cmdline", "console=ttyS0")
 	b := read("x-initrd.img")
@@ -359,6 +364,28 @@ func TestRefused(t *testing.T) {
 	}
 	if _, err := os.Stat(name + "-initrd.img"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestBootOfAnImage has a boot directory in an image, and no kernel: all of it is the image's, unless it has a boot/kernel.
+func TestBootOfAnImage(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct{ name, prefix, file, said, want string }{
+		{"no kernel", "", "boot/vmlinuz", "", "boot/vmlinuz"},
+		{"a kernel at a prefix", "rootfs/", "boot/kernel", "", "rootfs/boot/kernel"},
+		{"a kernel", "", "boot/kernel", "linuxkit: boot/more: it is left out", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			yaml := write(t, dir, "x.yml", fmt.Sprintf("prefix: %q\ninit: [%q]", c.prefix, layoutOf(t, Layer(t, File(c.file, "K"), File("boot/more", "M")))))
+			status, _, said := call(t, "build", "--arch", "amd64", "--dir", dir, "--format", "kernel+initrd-nogz", yaml)
+			all := strings.Join(entries(t, open(t, dir+"/x-initrd.img")), "\n")
+			if status != 0 || !strings.Contains(said, c.said) || c.said == "" && strings.Contains(said, "left out") {
+				t.Errorf("status %d, %q, want %q", status, said, c.said)
+			}
+			if kept := strings.Contains(all, "boot/more M"); kept != (c.said == "") || c.want != "" && !strings.Contains(all, c.want+" K") {
+				t.Errorf("there is\n%s", all)
+			}
+		})
 	}
 }
 
