@@ -307,10 +307,27 @@ func TestReaderRefuses(t *testing.T) {
 		"name without NUL":  edit(113, "x"),
 		"more after it":     whole + "x",
 		"not aligned":       whole + "\x00" + whole,
+		"NUL in the name":   record("a\x00b", TypeFile, 0) + record(trailer, 0, 0),
+		"trailer with body": record(trailer, 0, 4) + "more" + whole,
+		"trailer as a link": record(trailer, TypeSymlink, 0),
 	} {
 		if _, err := read(strings.NewReader(data)); err == nil {
 			t.Errorf("%s: taken", name)
 		}
+	}
+}
+
+// record is the header of an entry and its name, as another writer makes it.
+func record(name string, mode uint32, size int) string {
+	r := fmt.Sprintf("070701%08X%08X%032X%08X%032X%08X%08X%s\x00", 1, mode, 0, size, 0, len(name)+1, 0, name)
+	return r + strings.Repeat("\x00", -len(r)&3)
+}
+
+// TestReaderPaddedNames reads names with more than one NUL at the end, as gen_init_cpio writes them.
+func TestReaderPaddedNames(t *testing.T) {
+	got, err := read(strings.NewReader(record("a\x00\x00\x00", TypeFile|0o644, 4) + "body" + record(trailer+"\x00", 0, 0)))
+	if err != nil || len(got) != 1 || got[0].Name != "a" || got[0].body != "body" {
+		t.Errorf("%+v (%v)", got, err)
 	}
 }
 

@@ -2,6 +2,7 @@ package initramfs
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -50,6 +51,10 @@ func (r *Reader) Next() (*Header, error) {
 			r.end = false
 			r.left = h.Size
 			return h, nil
+		}
+		if h.Size != 0 || h.Mode&TypeMask == TypeSymlink {
+			// The kernel passes over the bytes of such a trailer, or makes a link of it: it would read on elsewhere than here.
+			return nil, fmt.Errorf("newc archive, entry at byte %d: a trailer with mode %o and %d bytes, expected no symbolic link and none", start, h.Mode, h.Size)
 		}
 		r.end = true
 	}
@@ -104,11 +109,17 @@ func (r *Reader) header() (*Header, error) {
 	if name[nameSize-1] != 0 {
 		return nil, fmt.Errorf("the name %q does not end in a NUL", name)
 	}
+	// gen_init_cpio aligns what follows with more NULs. The kernel reads a name up to the first, so anything after that would show a
+	// name that is not the one it unpacks.
+	text := bytes.TrimRight(name, "\x00")
+	if bytes.IndexByte(text, 0) >= 0 {
+		return nil, fmt.Errorf("the name %q has a NUL inside, where the kernel takes it to end", text)
+	}
 	if err := r.skipPad(); err != nil {
 		return nil, err
 	}
 	return &Header{
-		Name: string(name[:nameSize-1]), Inode: f[0], Mode: f[1], UID: f[2], GID: f[3], Links: f[4],
+		Name: string(text), Inode: f[0], Mode: f[1], UID: f[2], GID: f[3], Links: f[4],
 		ModTime: f[5], Size: int64(f[6]), Major: f[9], Minor: f[10],
 	}, nil
 }

@@ -89,6 +89,7 @@ type newcEntry struct {
 	mode    uint64
 	links   uint64
 	content []byte
+	inode   int // for what is written; 0 is the next
 }
 
 func readNewc(t testing.TB, b []byte) []newcEntry {
@@ -113,7 +114,7 @@ func readNewc(t testing.TB, b []byte) []newcEntry {
 			}
 			return all
 		}
-		all = append(all, newcEntry{entryName, field[1], field[4], b[at : at+size]})
+		all = append(all, newcEntry{name: entryName, mode: field[1], links: field[4], content: b[at : at+size]})
 		at = (at + size + 3) &^ 3
 	}
 	t.Fatal("an archive without a trailer")

@@ -31,8 +31,11 @@ import (
 func cpio(entries ...newcEntry) []byte {
 	var b bytes.Buffer
 	for i, e := range append(entries, newcEntry{name: "TRAILER!!!", links: 1}) {
-		links := max(e.links, 1)
-		fmt.Fprintf(&b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", i+1, e.mode, 0, 0, links, 0, len(e.content), 0, 0, 0, 0, len(e.name)+1, 0)
+		links, inode := max(e.links, 1), i+1
+		if e.inode != 0 {
+			inode = e.inode
+		}
+		fmt.Fprintf(&b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", inode, e.mode, 0, 0, links, 0, len(e.content), 0, 0, 0, 0, len(e.name)+1, 0)
 		b.WriteString(e.name + "\x00")
 		b.Write(make([]byte, -b.Len()&3))
 		b.Write(e.content)
@@ -44,6 +47,13 @@ func cpio(entries ...newcEntry) []byte {
 func dir(name string) newcEntry { return newcEntry{name: name, mode: 0o40755} }
 func reg(name, content string) newcEntry {
 	return newcEntry{name: name, mode: 0o100644, content: []byte(content)}
+}
+
+// linked is one of two names of a file, all of them of the same.
+func linked(name, content string) newcEntry {
+	e := reg(name, content)
+	e.links, e.inode = 2, 1000
+	return e
 }
 func symlink(name, target string) newcEntry {
 	return newcEntry{name: name, mode: 0o120777, content: []byte(target)}
@@ -152,6 +162,9 @@ func TestGoodFiles(t *testing.T) {
 		"gzip":              parts(part{eif.Ramdisk, compressed(t, "gzip", goodApp)}),
 		"zstd":              parts(part{eif.Ramdisk, compressed(t, "zstd", goodApp)}),
 		"links in the tree": parts(part{eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/lib", "usr/lib"), dir("rootfs/usr"), dir("rootfs/usr/lib"))}),
+		"hard links":        parts(part{eif.Ramdisk, cpio(dir("rootfs"), linked("rootfs/a", ""), linked("rootfs/b", "x"), dir("rootfs"))}),
+		"as find and cpio":  parts(part{eif.Ramdisk, cpio(dir("."), dir("./rootfs"), reg("./rootfs/hello", "x"))}),
+		"padded names":      parts(part{eif.Ramdisk, cpio(dir("rootfs\x00\x00"), reg("rootfs/hello\x00\x00\x00", "x"))}),
 		"as nitro-cli's":    parts(part{eif.Ramdisk, cpio(dir("rootfs"), dir("rootfs"), reg("cmd", "x"), reg("env", ""))}),
 	} {
 		r := inspect(t, all)
@@ -179,6 +192,12 @@ func TestVerifyFinds(t *testing.T) {
 		{"another init, with dots", part{eif.Ramdisk, cpio(dir("rootfs"), reg("rootfs/../init", "evil"))}, `"rootfs/../init" does not belong`},
 		{"another init, through a link", part{eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/a", "/"), reg("rootfs/a/init", "evil"))}, `leads through the symbolic link "rootfs/a"`},
 		{"a root that is a link", part{eif.Ramdisk, cpio(symlink("rootfs", "/"), reg("rootfs/init", "evil"))}, `leads through the symbolic link "rootfs"`},
+		{"another init, after a link and dots", part{eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/a", "/dev"), reg("rootfs/a/../init", "evil"))}, `"rootfs/a/../init": a path in an archive has no empty`},
+		{"another init, before a NUL", part{eif.Ramdisk, cpio(reg("init\x00/../rootfs/x", "evil"))}, "NUL inside"},
+		{"an empty part", part{eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/a", "/"), reg("rootfs/a//", "evil"))}, `"rootfs/a//": a path`},
+		{"another init, through a hard link to a link", part{eif.Ramdisk, cpio(dir("rootfs"), linked("rootfs/x", ""), symlink("rootfs/x", "/init"), linked("rootfs/z", "evil"))}, `"rootfs/x" replaces what a hard link goes by`},
+		{"another init, through a hard link below a link", part{eif.Ramdisk, cpio(dir("rootfs"), linked("rootfs/a/init", ""), symlink("rootfs/a", "/"), linked("rootfs/z", "evil"))}, `"rootfs/a" replaces what a hard link goes by`},
+		{"a trailer that hides an archive", part{eif.Ramdisk, cpio(newcEntry{name: "TRAILER!!!", content: cpio(dir("rootfs"))})}, "a trailer with"},
 		{"another driver", part{eif.Ramdisk, cpio(reg("nsm.ko", "evil"))}, "nsm.ko"},
 		{"other modules", part{eif.Ramdisk, cpio(dir("neb"), reg("neb/modules", "evil"))}, "neb/modules"},
 		{"a name outside the contract", part{eif.Ramdisk, cpio(reg("etc", "x"))}, "etc"},

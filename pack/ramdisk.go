@@ -106,7 +106,9 @@ func intruders(f *eif.File) ([]string, error) {
 	const most = 20
 	var found []string
 	seed := maphash.MakeSeed()
+	hash := func(name string) uint64 { return maphash.String(seed, name) }
 	symlinks := map[uint64]struct{}{}
+	pinned := map[uint64]struct{}{} // names of files with hard links, and the directories above them
 	errEnough := errors.New("enough")
 
 	for i, s := range f.All(eif.Ramdisk) {
@@ -119,19 +121,34 @@ func intruders(f *eif.File) ([]string, error) {
 		}
 		err := walkRamdisk(f, s, func(h *initramfs.Header, _ *initramfs.Reader) error {
 			name := path.Clean("/" + h.Name)
+			kind := h.Mode & initramfs.TypeMask
 			if i > 0 {
 				if !app.Belongs(name, false) {
 					return report("%q does not belong into it: it would be unpacked over the bootstrap", h.Name)
 				}
+				// path.Clean takes rootfs/a/../init for rootfs/init, and the kernel goes by what rootfs/a is.
+				if err := checkPlain(h.Name); err != nil {
+					return report("%v: it could be unpacked somewhere else", err)
+				}
 				// The kernel follows symbolic links on its way to a name: rootfs/a -> / and rootfs/a/init is /init.
 				for parent := path.Dir(name); parent != "/"; parent = path.Dir(parent) {
-					if _, ok := symlinks[maphash.String(seed, parent)]; ok {
+					if _, ok := symlinks[hash(parent)]; ok {
 						return report("%q leads through the symbolic link %q: it would be unpacked somewhere else", h.Name, strings.TrimPrefix(parent, "/"))
 					}
 				}
+				// It writes the second name of a file by the first (init/initramfs.c, maybe_link): where that has become a
+				// symbolic link, or leads through one, it writes what the link points to.
+				if _, ok := pinned[hash(name)]; ok && kind != initramfs.TypeDir {
+					return report("%q replaces what a hard link goes by: the link could be unpacked somewhere else", h.Name)
+				}
+				if h.Links > 1 && kind != initramfs.TypeDir {
+					for at := name; at != "/"; at = path.Dir(at) {
+						pinned[hash(at)] = struct{}{}
+					}
+				}
 			}
-			if h.Mode&initramfs.TypeMask == initramfs.TypeSymlink {
-				symlinks[maphash.String(seed, name)] = struct{}{}
+			if kind == initramfs.TypeSymlink {
+				symlinks[hash(name)] = struct{}{}
 			}
 			return nil
 		})
@@ -143,4 +160,17 @@ func intruders(f *eif.File) ([]string, error) {
 		}
 	}
 	return found, nil
+}
+
+// checkPlain says why a name does not say by itself where it is. "./" before it is what `find . | cpio` makes, "/" what some
+// other writers do.
+func checkPlain(name string) error {
+	rest, ok := strings.CutPrefix(name, "./")
+	if !ok {
+		rest = strings.TrimPrefix(name, "/")
+	}
+	if name != "" && (rest == "" || rest == ".") {
+		return nil // the root
+	}
+	return initramfs.CheckName(rest)
 }
