@@ -30,6 +30,7 @@ func newAttestCommand(s streams) *cobra.Command {
 		},
 	}
 	cmd.AddCommand(newAttestVerifyCommand(s))
+	refuseEmpty(cmd)
 	return cmd
 }
 

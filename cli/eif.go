@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/pack"
@@ -30,7 +31,27 @@ func newEIFCommand(s streams) *cobra.Command {
 		newEIFPCRCommand(s),
 		newEIFPolicyCommand(s),
 	)
+	refuseEmpty(cmd)
 	return cmd
+}
+
+// emptySays marks a flag whose empty value says something.
+const emptySays = "neb: empty says something"
+
+// refuseEmpty makes it wrong usage to give cmd, or what stands below it, a flag with an empty value. --pcr0 "$PCR0" would
+// otherwise expect nothing when the variable is not set, and what was to be checked would pass.
+func refuseEmpty(cmd *cobra.Command) {
+	for _, child := range cmd.Commands() {
+		refuseEmpty(child)
+	}
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) (err error) {
+		cmd.Flags().Visit(func(f *pflag.Flag) {
+			if _, fine := f.Annotations[emptySays]; err == nil && !fine && f.Value.Type() == "string" && f.Value.String() == "" {
+				err = usagef("--%s is empty: give it a value, or leave it out", f.Name)
+			}
+		})
+		return err
+	}
 }
 
 // inspectEIF reads a whole EIF and says what is in it and what is wrong with it.

@@ -105,6 +105,9 @@ nitro-cli build-enclave prints them.`,
 	f.Bool("json", true, "no effect: the measurements are always printed as JSON")
 	f.MarkHidden("json")
 	o.key.add(cmd)
+	for _, name := range []string{"nsm", "workdir", "user", "stop-signal"} { // none, in the place of what there is
+		f.SetAnnotation(name, emptySays, nil)
+	}
 	// nitro-cli's names.
 	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		if ours, ok := nitroNames[name]; ok {

@@ -20,11 +20,14 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/nitro-enclaves-bootstrap/neb/app"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
@@ -227,6 +230,41 @@ func TestEIFCommands(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(f.path(".*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestEmptyFlags gives each flag an empty value, as a shell does whose variable is not set. None may pass for one that was not given.
+func TestEmptyFlags(t *testing.T) {
+	f := newEIFFiles(t)
+	a, _ := f.build(t, "a.eif", "--cmd", "/hello")
+	says := map[string]bool{"nsm": true, "workdir": true, "user": true, "stop-signal": true}
+	tried := 0
+	for _, c := range []struct {
+		cmd  *cobra.Command
+		args []string
+	}{
+		{newEIFBuildCommand(streams{}), []string{"eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "/hello", "--output", f.path("e.eif")}},
+		{newEIFVerifyCommand(streams{}), []string{"eif", "verify", a}},
+		{newEIFExtractCommand(streams{}), []string{"eif", "extract", a}},
+		{newEIFSignCommand(streams{}), []string{"eif", "sign", a}},
+		{newEIFPCRCommand(streams{}), []string{"eif", "pcr", "--input", a}},
+		{newEIFPolicyCommand(streams{}), []string{"eif", "policy", a}},
+		{newAttestVerifyCommand(streams{}), []string{"attest", "verify", a}},
+	} {
+		c.cmd.Flags().VisitAll(func(flag *pflag.Flag) {
+			if flag.Value.Type() != "string" {
+				return
+			}
+			tried++
+			args := append(slices.Clone(c.args), "--"+flag.Name, "")
+			status, _, errs := command(args...)
+			if want := "--" + flag.Name + " is empty"; !says[flag.Name] && (status != 2 || !strings.Contains(errs, want)) || says[flag.Name] && status != 0 {
+				t.Errorf("neb %q: status %d; said %s", args, status, errs)
+			}
+		})
+	}
+	if tried < 60 {
+		t.Errorf("%d flags were tried", tried)
 	}
 }
 
