@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/nsm"
 )
 
@@ -125,7 +126,15 @@ func (o *attestVerify) run(s streams, path string) error {
 	for _, err := range d.Compare(want) {
 		find(err)
 	}
-	if _, image := want.PCRs[0]; !image && want.PCRs[8] == nil && !o.anyPCR {
+	identified := false
+	for _, n := range slices.Sorted(maps.Keys(want.PCRs)) {
+		zero := eif.PCR(want.PCRs[n]).IsZero()
+		if zero && !o.allowDebug {
+			find(fmt.Errorf("PCR%d is expected to be zero, as it is in any enclave in debug mode (--allow-debug accepts that)", n))
+		}
+		identified = identified || !zero && (n == 0 || n == 8)
+	}
+	if !identified && !o.anyPCR {
 		find(errors.New("nothing says which enclave is expected: give --eif, --pcr0 or --pcr8, or --any-pcr"))
 	}
 	if want.Nonce == nil && !o.anyNonce {

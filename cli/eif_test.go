@@ -365,7 +365,7 @@ func TestAttestVerify(t *testing.T) {
 		}
 	}
 	const allow = " --allow-emulated"
-	other := strings.Repeat("ab", 48)
+	other, zeros := strings.Repeat("ab", 48), strings.Repeat("0", 96)
 	for _, test := range []struct {
 		args   string
 		status int
@@ -388,6 +388,11 @@ func TestAttestVerify(t *testing.T) {
 		{"bin --eif " + image + " --pcr0 " + other, 2, "", "contradict"},
 		{"debug --any-pcr --any-nonce" + allow, 1, "debug mode", ""},
 		{"debug --any-pcr --any-nonce --allow-debug" + allow, 0, "as expected", ""},
+		{"debug --pcr0 " + zeros + " --any-nonce --allow-debug" + allow, 1, "which enclave is expected", ""},
+		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce" + allow, 1, "PCR0 is expected to be zero", ""},
+		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce --allow-debug" + allow, 0, "as expected", ""},
+		{"bin --pcr8 " + zeros + " --any-nonce --allow-debug" + allow, 1, "which enclave is expected", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + " --pcr3 " + zeros + " --any-nonce" + allow, 1, "PCR3 is expected to be zero", ""},
 		{"rubbish --any-pcr --any-nonce", 1, "", "COSE_Sign1"},
 		{"huge", 1, "", "more than"},
 		{"nothing", 1, "", "no such file"},
