@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -444,6 +445,69 @@ func TestEIFErofs(t *testing.T) {
 	}
 	if status, out, errs := command("eif", "diff", f.path("0.eif"), f.path("2.eif")); status != 1 || !strings.Contains(out, "hello") || strings.Contains(out, "srv/data") {
 		t.Errorf("diff of two trees: status %d: %s%s", status, out, errs)
+	}
+}
+
+// TestEIFErofsTimes packs an archive with a time of its own on each file, and reads the times back with the locked fsck.erofs.
+func TestEIFErofsTimes(t *testing.T) {
+	need.Sandbox(t)
+	f := newEIFFiles(t)
+	var tree bytes.Buffer
+	w := tar.NewWriter(&tree)
+	for _, h := range []*tar.Header{
+		{Typeflag: tar.TypeDir, Name: "srv/", Mode: 0o755, ModTime: time.Unix(1_500_000_000, 0)},
+		{Typeflag: tar.TypeReg, Name: "srv/old", Mode: 0o644, ModTime: time.Unix(1_400_000_000, 0)},
+		{Typeflag: tar.TypeReg, Name: "srv/new", Mode: 0o644, ModTime: time.Unix(1_700_000_000, 0)},
+	} {
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Close()
+	if err := os.WriteFile(f.path("times.tar"), tree.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for epoch, want := range map[string]map[string]int64{
+		"":           {"srv": 1_500_000_000, "srv/old": 1_400_000_000, "srv/new": 1_700_000_000},
+		"1600000000": {"srv": 1_500_000_000, "srv/old": 1_400_000_000, "srv/new": 1_600_000_000},
+	} {
+		t.Setenv("SOURCE_DATE_EPOCH", epoch)
+		name, parts := f.path("t"+epoch+".eif"), f.path("parts"+epoch)
+		for _, args := range [][]string{
+			{"eif", "build", "--rootfs", f.path("times.tar"), "--rootfs-format", "erofs", "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "/x", "--output", name},
+			{"eif", "extract", name, "--output", parts, "--unpack"},
+		} {
+			if status, _, errs := command(args...); status != 0 {
+				t.Fatalf("neb %q: status %d: %s", args, status, errs)
+			}
+		}
+		tools := &erofsTools{flags: &buildFlags{}, s: streams{out: io.Discard, err: io.Discard}}
+		defer tools.close()
+		work, err := tools.Work(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(work)
+		for _, sub := range []string{"src", "out"} {
+			if err := os.MkdirAll(filepath.Join(work, sub), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(work, "src/image"), readFile(t, filepath.Join(parts, "1/neb/root.0")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := tools.Run(t.Context(), work, "/usr/bin/fsck.erofs", "--extract=/out/root", "/src/image"); err != nil {
+			t.Fatal(err)
+		}
+		for name, seconds := range want {
+			info, err := os.Stat(filepath.Join(work, "out/root", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := info.ModTime().Unix(); got != seconds {
+				t.Errorf("SOURCE_DATE_EPOCH=%s: %s: time %d, want %d", epoch, name, got, seconds)
+			}
+		}
 	}
 }
 

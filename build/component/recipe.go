@@ -97,6 +97,8 @@ func moveAll(from, to string) error {
 
 // Tool runs a program of the locked packages in a sandbox. It sees work's sub-directories src (its input) and out
 // (its result), whose files it finds in /src and /out. work should be on the file system of the store.
+//
+// It does not see SOURCE_DATE_EPOCH, which is 0 in builds: mkfs.erofs takes that for the latest time that a file may have.
 func (b *Builder) Tool(ctx context.Context, sets []string, work string, args ...string) error {
 	tools, err := b.toolchain(sets...)
 	if err != nil {
@@ -114,7 +116,7 @@ func (b *Builder) Tool(ctx context.Context, sets []string, work string, args ...
 	if err != nil {
 		return err
 	}
-	err = mode.Run(ctx, sandbox.Command{Root: root, Work: work, Args: args, Output: log})
+	err = mode.Run(ctx, sandbox.Command{Root: root, Work: work, Args: args, Env: []string{"SOURCE_DATE_EPOCH"}, Output: log})
 	if err != nil {
 		err = errLogged{err}
 	}

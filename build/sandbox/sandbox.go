@@ -58,7 +58,7 @@ type Command struct {
 	Work string
 	// Args is the command, its path inside first.
 	Args []string
-	// Env is added to what every command gets; it wins.
+	// Env is added to what every command gets; it wins. A name without = is taken away.
 	Env []string
 	// Output receives both what the command prints and what it complains about. Nil drops it.
 	Output io.Writer
@@ -125,13 +125,15 @@ func prepare(work string) error {
 	return nil
 }
 
-// environment is the base with what a command adds; of two with one name the later one stays.
+// environment is the base with what a command adds and without what it takes away; of two with one name the later one stays.
 func environment(add []string) []string {
 	var env []string
 	for _, kv := range append(slices.Clone(baseEnv), add...) {
-		name, _, _ := strings.Cut(kv, "=")
+		name, _, set := strings.Cut(kv, "=")
 		env = slices.DeleteFunc(env, func(have string) bool { return strings.HasPrefix(have, name+"=") })
-		env = append(env, kv)
+		if set {
+			env = append(env, kv)
+		}
 	}
 	return env
 }
