@@ -174,7 +174,8 @@ func (t *Tree) AddTarReader(ctx context.Context, r io.Reader, prefix string) err
 }
 
 // AddDir puts the tree below a directory of the machine at prefix, with owners, modes, times, hard links and extended
-// attributes as they are there. Files are read when the tree is written; one that has changed by then is an error.
+// attributes as they are there. What the calling user or his group owns is root's in the tree, so that it does not
+// depend on who made the directory. Files are read when the tree is written; one that has changed by then is an error.
 func (t *Tree) AddDir(ctx context.Context, name, prefix string) error {
 	root, err := os.OpenRoot(name)
 	if err != nil {
@@ -209,6 +210,12 @@ func (t *Tree) AddDir(ctx context.Context, name, prefix string) error {
 		e := &Entry{
 			Path: rel, Mode: st.Mode, UID: st.Uid, GID: st.Gid, ModTime: st.Mtim.Sec, Size: info.Size(),
 			Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev),
+		}
+		if int64(e.UID) == int64(os.Geteuid()) {
+			e.UID = 0
+		}
+		if int64(e.GID) == int64(os.Getegid()) {
+			e.GID = 0
 		}
 		if !e.IsRegular() {
 			e.Size = 0

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -50,7 +51,7 @@ type Build struct {
 	Name     string          // of the image, in the metadata; "" for the image's title label
 	Version  string          // of the image, in the metadata; "" for the digest of its configuration
 	Metadata json.RawMessage // the user's own: an object, or nil
-	Epoch    *int64          // SOURCE_DATE_EPOCH: time of the build, and the latest that a file has; nil for 1970 and as they are
+	Epoch    *int64          // SOURCE_DATE_EPOCH: time of the build, and the latest that a file has; nil for 1970 and as they are, or 1970 in a directory
 	Tool     string          // version of neb, in the metadata
 
 	Signer *Signer // nil for an image without a signature
@@ -253,6 +254,15 @@ func (b *Build) time() time.Time {
 		return time.Unix(*b.Epoch, 0).UTC()
 	}
 	return time.Unix(0, 0).UTC()
+}
+
+// latest is the latest time that a file can have, in seconds since 1970; nil for any. Images and archives bring times of their
+// own, those of a directory say when this machine's copy was made.
+func (b *Build) latest() *int64 {
+	if info, err := os.Stat(b.RootFS); b.Epoch == nil && b.RootFS != "" && err == nil && info.IsDir() {
+		return new(int64)
+	}
+	return b.Epoch
 }
 
 func (b *Build) warn(format string, args ...any) {

@@ -64,8 +64,8 @@ func (b *Build) tar(ctx context.Context, name string) error {
 		return err
 	}
 	latest := int64(math.MaxInt64)
-	if b.Epoch != nil {
-		latest = *b.Epoch
+	if l := b.latest(); l != nil {
+		latest = *l
 	}
 	f, err := os.Create(name)
 	if err != nil {

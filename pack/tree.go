@@ -50,7 +50,7 @@ func (d *disk) write(ctx context.Context, w io.Writer, b *Build) error {
 	}
 	defer out.end()
 	return linuxkit.WriteRamdisk(out, d.tree, linuxkit.Ramdisk{
-		Epoch:    b.Epoch,
+		Epoch:    b.latest(),
 		Complete: d.complete,
 		Lost: func(path, what string) error {
 			if e, ok := d.tree.Lookup(path); ok && e.Size > initramfs.MaxSize {
