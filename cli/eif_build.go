@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,6 +24,7 @@ import (
 // eifBuild are the options of `neb eif build`.
 type eifBuild struct {
 	image, rootfs   string
+	dockerURI       string
 	arch            string
 	blobs           string
 	kernel, config  string
@@ -72,6 +74,7 @@ nitro-cli build-enclave prints them.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.image, "image", "", "the container image")
+	f.StringVar(&o.dockerURI, "docker-uri", "", "the container image, looked for in the Docker engine before its registry, as nitro-cli does")
 	f.StringVar(&o.rootfs, "rootfs", "", "a directory or tar archive with the application's root, instead of an image")
 	f.StringVar(&o.arch, "arch", component.Host(), "architecture of the enclave: x86_64 or aarch64")
 	f.StringVar(&o.blobs, "blobs", "", "directory with the blobs (default: made by 'neb build', or from its cache)")
@@ -120,7 +123,6 @@ nitro-cli build-enclave prints them.`,
 
 // nitroNames are nitro-cli build-enclave's flags, and ours for the same.
 var nitroNames = map[string]string{
-	"docker-uri":    "image",
 	"output-file":   "output",
 	"image_name":    "name",
 	"image_version": "version",
@@ -132,8 +134,14 @@ const toolVersion = "1"
 
 func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 	ctx := cmd.Context()
-	if (o.image == "") == (o.rootfs == "") {
-		return usagef("one of --image and --rootfs says what goes into the enclave")
+	sources := 0
+	for _, source := range []string{o.image, o.dockerURI, o.rootfs} {
+		if source != "" {
+			sources++
+		}
+	}
+	if sources != 1 {
+		return usagef("one of --image and --rootfs (or --docker-uri) says what goes into the enclave")
 	}
 	if o.output == "" {
 		return usagef("--output says which file to make")
@@ -179,8 +187,8 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 	tools := &erofsTools{flags: &o.make, s: s}
 	defer tools.close()
 	build.ErofsTools = tools
-	if o.image != "" {
-		if build.Image, err = image.Open(ctx, o.image, image.Options{Arch: o.arch}); err != nil {
+	if o.rootfs == "" {
+		if build.Image, err = o.openImage(ctx, s); err != nil {
 			return err
 		}
 		defer build.Image.Close()
@@ -201,6 +209,37 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 	}
 	complain(s, "%s: %d bytes; an enclave needs at least %d MiB of memory for it", o.output, result.Size, (4*result.Size+1<<20-1)>>20)
 	return printMeasurements(s, result.Measurements)
+}
+
+// transports are how references begin that say themselves where the image is (see [image.Open]).
+var transports = []string{"docker-daemon:", "docker-archive:", "oci-archive:", "oci:", "docker://"}
+
+// openImage opens the image that --image or --docker-uri names. nitro-cli takes what the Docker engine has, and pulls the rest:
+// a registry may have another image by the name of one that was just built.
+func (o *eifBuild) openImage(ctx context.Context, s streams) (*image.Image, error) {
+	options := image.Options{Arch: o.arch}
+	if o.image != "" {
+		return image.Open(ctx, o.image, options)
+	}
+	for _, t := range transports {
+		if strings.HasPrefix(o.dockerURI, t) {
+			return image.Open(ctx, o.dockerURI, options)
+		}
+	}
+	img, missed := image.Open(ctx, "docker-daemon:"+o.dockerURI, options)
+	if missed == nil {
+		complain(s, "%s: from the Docker engine", o.dockerURI)
+		return img, nil
+	}
+	if !errors.Is(missed, image.ErrNoSuchImage) && !errors.Is(missed, image.ErrNoEngine) {
+		return nil, missed
+	}
+	complain(s, "%v", missed)
+	img, err := image.Open(ctx, o.dockerURI, options)
+	if err == nil {
+		complain(s, "%s: from its registry", o.dockerURI)
+	}
+	return img, err
 }
 
 func printMeasurements(s streams, m eif.Measurements) error {

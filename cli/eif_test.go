@@ -17,7 +17,10 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -27,6 +30,13 @@ import (
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -267,6 +277,66 @@ func TestEmptyFlags(t *testing.T) {
 	if tried < 60 {
 		t.Errorf("%d flags were tried", tried)
 	}
+}
+
+// TestDockerURI takes an image by one name from an engine and from a registry that have different ones.
+func TestDockerURI(t *testing.T) {
+	f := newEIFFiles(t)
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	uri := strings.TrimPrefix(server.URL, "http://") + "/app:1"
+	newImage := func(command string) v1.Image {
+		img, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{Architecture: "amd64", OS: "linux", Config: v1.Config{Cmd: []string{command}}, RootFS: v1.RootFS{Type: "layers"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return img
+	}
+	tag, err := name.NewTag(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(tag, newImage("/registry")); err != nil {
+		t.Fatal(err)
+	}
+	var saved bytes.Buffer
+	if err := tarball.Write(tag, newImage("/engine"), &saved); err != nil {
+		t.Fatal(err)
+	}
+	has := true
+	engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !has:
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprint(w, `{"message":"No such image"}`)
+		case r.URL.Path == "/images/"+uri+"/json":
+			fmt.Fprintf(w, `{"RepoTags":[%q]}`, uri)
+		default:
+			w.Write(saved.Bytes())
+		}
+	}))
+	for _, name := range []string{"DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("DOCKER_HOST", strings.Replace(engine.URL, "http", "tcp", 1))
+	try := func(from, said, start string, flags ...string) {
+		t.Helper()
+		args := append([]string{"eif", "build", "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--output", f.path("d.eif")}, flags...)
+		status, _, errs := command(args...)
+		if status != 0 || !strings.Contains(errs, said) {
+			t.Errorf("%s: status %d: %s", from, status, errs)
+		}
+		if !bytes.Contains(readFile(t, f.path("d.eif")), []byte(start)) {
+			t.Errorf("%s: the file does not start %s", from, start)
+		}
+	}
+	try("an engine that has it", uri+": from the Docker engine", "/engine", "--docker-uri", uri)
+	try("--image", "", "/registry", "--image", uri)
+	has = false
+	try("an engine that has it not", "the Docker engine has no such image", "/registry", "--docker-uri", uri)
+	engine.Close()
+	try("no engine", "no Docker engine answers at tcp://", "/registry", "--docker-uri", uri)
+	try("no engine", uri+": from its registry", "/registry", "--docker-uri", uri)
 }
 
 // TestEIFDescription sets every field of the description by its flag, and reads what was written.
