@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -68,6 +69,10 @@ func Diff(ctx context.Context, a, b *eif.File, tools ErofsTools, report func(Dif
 		if field.a != field.b {
 			report(Difference{Section: "header", What: fmt.Sprintf("%s is %v and %v", field.name, field.a, field.b)})
 		}
+	}
+	// Files that differ in nothing else have the same sum, and one of them the wrong one.
+	if a.CRC != b.CRC && (a.CRC != pa.CRC || b.CRC != pb.CRC) {
+		report(Difference{Section: "header", What: fmt.Sprintf("the checksum is %08x and %08x, and should be %08x and %08x", a.CRC, b.CRC, pa.CRC, pb.CRC)})
 	}
 	if oa, ob := order(a), order(b); oa != ob {
 		report(Difference{Section: "header", What: fmt.Sprintf("the sections are in the order %s and %s", oa, ob)})
@@ -134,6 +139,7 @@ func diffSection(ctx context.Context, tools ErofsTools, a, b *eif.File, sa, sb e
 		ma, errA := a.Metadata()
 		mb, errB := b.Metadata()
 		if errA == nil && errB == nil {
+			found := false
 			for _, field := range []struct{ name, a, b string }{
 				{"ImageName", ma.ImageName, mb.ImageName},
 				{"ImageVersion", ma.ImageVersion, mb.ImageVersion},
@@ -146,10 +152,22 @@ func diffSection(ctx context.Context, tools ErofsTools, a, b *eif.File, sa, sb e
 				{"CustomMetadata", string(ma.CustomMetadata), string(mb.CustomMetadata)},
 			} {
 				if field.a != field.b {
-					d.Path, d.What = field.name, fmt.Sprintf("it is %.100q and %.100q", field.a, field.b)
+					found = true
+					d.Path, d.What = field.name, "it is "+differing(field.a, field.b)
 					report(d)
 				}
 			}
+			if found {
+				return nil
+			}
+			// What the fields do not show: other keys, their order, spaces.
+			ta, errA := io.ReadAll(a.Content(sa))
+			tb, errB := io.ReadAll(b.Content(sb))
+			if err := errors.Join(errA, errB); err != nil {
+				return err
+			}
+			d.What = "the same fields in another form: " + differing(string(ta), string(tb))
+			report(d)
 			return nil
 		}
 	}
@@ -160,6 +178,30 @@ func diffSection(ctx context.Context, tools ErofsTools, a, b *eif.File, sa, sb e
 	d.What = fmt.Sprintf("%d and %d bytes, which differ from byte %d on", sa.Size, sb.Size, at)
 	report(d)
 	return nil
+}
+
+// differing is two texts that differ, or the parts of long ones where they begin to.
+func differing(a, b string) string {
+	const most, before = 100, 20 // bytes that are shown, and of those the ones that both have
+	if len(a) <= most && len(b) <= most {
+		return fmt.Sprintf("%q and %q", a, b)
+	}
+	at := 0
+	for at < min(len(a), len(b)) && a[at] == b[at] {
+		at++
+	}
+	from := max(0, at-before)
+	part := func(s string) string {
+		text := fmt.Sprintf("%q", s[from:min(len(s), from+most)])
+		if from > 0 {
+			text = "…" + text
+		}
+		if from+most < len(s) {
+			text += "…"
+		}
+		return text
+	}
+	return fmt.Sprintf("%s and %s (from byte %d on)", part(a), part(b), at)
 }
 
 // firstDifference is the number of bytes that two streams have in common at their start.

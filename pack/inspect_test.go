@@ -481,6 +481,8 @@ func TestDiff(t *testing.T) {
 		{"the command line", parts(part{eif.Cmdline, []byte("quiet")}), []string{`cmdline: it is "console=ttyS0" and "quiet" (PCR0, PCR1)`}},
 		{"the kernel", parts(part{eif.Kernel, bzImage("6.12.118")}), []string{"kernel: 120000 and 120000 bytes, which differ from byte 1287 on (PCR0, PCR1)"}},
 		{"metadata", parts(part{eif.Meta, bytes.Replace(goodMeta, []byte("1970"), []byte("2026"), 1)}), []string{`metadata: BuildTime: it is "1970-01-01T00:00:00+00:00" and "2026-01-01T00:00:00+00:00" (not measured)`}},
+		{"metadata of which a key is not known", parts(part{eif.Meta, bytes.Replace(goodMeta, []byte(`"DockerInfo"`), []byte(`"Extra":1,"DockerInfo"`), 1)}), []string{`metadata: the same fields in another form: …"elVersion\":\"6.12\"},\"DockerInfo\":{\"a\":[]},\"CustomMetadata\":null}" and …"elVersion\":\"6.12\"},\"Extra\":1,`}},
+		{"metadata far behind", parts(part{eif.Meta, bytes.Replace(goodMeta, []byte(`{"a":[]}`), []byte(`{"a":["`+strings.Repeat("x", 300)+`"]}`), 1)}), []string{`metadata: DockerInfo: it is "{\"a\":[]}" and "{\"a\":[\"xxx`}},
 		{"files", parts(part{eif.Ramdisk, cpio(dir("neb"), reg("neb/app", "x"), dir("rootfs"), dir("rootfs/bin"), exec, reg("rootfs/new", ""), reg("cmd", "/bin/h3llo\n"))}), []string{
 			"ramdisk 1: rootfs/bin/hello: mode -rw-r--r-- and -rwxr-xr-x (PCR0, PCR2)",
 			"ramdisk 1: rootfs/new: only the second file has it (PCR0, PCR2)",
@@ -519,6 +521,44 @@ func TestDiff(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(test.want, "\n"))
 			}
 		})
+	}
+}
+
+// TestDiffBytes compares files that differ in bytes that are in no section, and far behind in a long field.
+func TestDiffBytes(t *testing.T) {
+	diff := func(a, b []byte) string {
+		t.Helper()
+		fa, errA := eif.Open(bytes.NewReader(a), int64(len(a)))
+		fb, errB := eif.Open(bytes.NewReader(b), int64(len(b)))
+		if err := errors.Join(errA, errB); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		if err := pack.Diff(t.Context(), fa, fb, nil, func(d pack.Difference) { got = append(got, d.String()) }); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(got, "\n")
+	}
+	file := func(meta []byte) []byte {
+		out, _ := writeEIF(t, parts(part{eif.Meta, meta}))
+		b, err := os.ReadFile(out.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	a := file(goodMeta)
+	b := bytes.Clone(a)
+	b[eif.HeaderSize-1] ^= 1 // the checksum is the last field of the header
+	if got := diff(a, b); !strings.HasPrefix(got, "header: the checksum is ") || strings.Contains(got, "\n") {
+		t.Errorf("another checksum: %q", got)
+	}
+	long := func(end string) []byte {
+		return bytes.Replace(goodMeta, []byte(`{"a":[]}`), []byte(`{"a":"`+strings.Repeat("x", 300)+end+`"}`), 1)
+	}
+	want := `metadata: DockerInfo: it is …"xxxxxxxxxxxxxxxxxxxxone\"}" and …"xxxxxxxxxxxxxxxxxxxxtwo\"}" (from byte 306 on) (not measured)`
+	if got := diff(file(long("one")), file(long("two"))); got != want {
+		t.Errorf("a long field: %s\nwant %s", got, want)
 	}
 }
 
