@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"crypto/x509"
 	"fmt"
 	"os"
 	"time"
@@ -154,11 +155,15 @@ func (f pcrFlags) values() (map[int]eif.PCR, error) {
 }
 
 // keyFlags are how a signing key is given.
-type keyFlags struct{ certificate, key string }
+type keyFlags struct {
+	certificate, key string
+	allowExpired     bool
+}
 
 func (k *keyFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&k.certificate, "signing-certificate", "", "PEM file with the certificate of the key; PCR8 measures it")
 	cmd.Flags().StringVar(&k.key, "private-key", "", "PEM file with the private key (P-256, P-384 or P-521), or the ARN of a key in AWS KMS")
+	cmd.Flags().BoolVar(&k.allowExpired, "allow-expired", false, "sign with a certificate that is not valid now, from which no enclave starts")
 }
 
 // signer is nil when no key was given.
@@ -169,10 +174,24 @@ func (k *keyFlags) signer(cmd *cobra.Command) (*pack.Signer, error) {
 	case k.certificate == "" || k.key == "":
 		return nil, usagef("--signing-certificate and --private-key go together")
 	}
+	var signer *pack.Signer
+	var err error
 	if pack.IsKeyARN(k.key) {
-		return pack.LoadKMSSigner(cmd.Context(), k.key, k.certificate)
+		signer, err = pack.LoadKMSSigner(cmd.Context(), k.key, k.certificate)
+	} else {
+		signer, err = pack.LoadSigner(k.key, k.certificate)
 	}
-	return pack.LoadSigner(k.key, k.certificate)
+	if err == nil && !k.allowExpired {
+		signer.At = time.Now()
+	}
+	return signer, err
+}
+
+// warnExpired says it when a signing certificate is not valid now: the register is right, and no enclave will have it.
+func warnExpired(s streams, path string, certificate *x509.Certificate) {
+	if err := eif.CheckValidity(certificate, time.Now()); err != nil {
+		complain(s, "warning: %s: %v", path, err)
+	}
 }
 
 // lines prints each line to standard error after the command's name.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -43,6 +44,7 @@ signing certificate (PCR8), of the role of the parent instance (PCR3), or of its
 				if err != nil {
 					return err
 				}
+				warnExpired(s, certificate, parsed)
 				pcrs["PCR8"] = eif.PCR8(parsed)
 			}
 			if err := parentPCRs(role, instance, func(n int, pcr eif.PCR) { pcrs[fmt.Sprintf("PCR%d", n)] = pcr }); err != nil {
@@ -82,6 +84,13 @@ other half of the enclave, and are refused without PCR0 or PCR8.`,
 			if err := policy.Add(m, only...); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
+			if _, signer := policy[8]; signer {
+				certificate, err := signingCertificate(args[0])
+				if err != nil {
+					return fmt.Errorf("%s: %w", args[0], err)
+				}
+				warnExpired(s, args[0], certificate)
+			}
 			if err := parentPCRs(role, instance, func(n int, pcr eif.PCR) { policy[n] = pcr }); err != nil {
 				return err
 			}
@@ -95,6 +104,20 @@ other half of the enclave, and are refused without PCR0 or PCR8.`,
 	cmd.Flags().IntSliceVar(&only, "pcr", nil, "use this register of the file (0, 1, 2 or 8); repeatable (default: all it has)")
 	addParentFlags(cmd, &role, &instance)
 	return cmd
+}
+
+// signingCertificate is the one in the signature of an EIF.
+func signingCertificate(path string) (*x509.Certificate, error) {
+	file, in, err := openEIF(path)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	entries, err := file.Signatures()
+	if err != nil {
+		return nil, err
+	}
+	return eif.ParseCertificate(entries[0].Certificate)
 }
 
 func addParentFlags(cmd *cobra.Command, role, instance *string) {

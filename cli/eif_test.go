@@ -83,6 +83,11 @@ func newEIFFiles(t *testing.T) eifFiles {
 	if err != nil {
 		t.Fatal(err)
 	}
+	template.NotAfter = time.Now().Add(-time.Minute)
+	expired, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
 	private, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
@@ -101,6 +106,7 @@ func newEIFFiles(t *testing.T) eifFiles {
 		"blobs/init":           program.Bytes(),
 		"tree.tar":             tree.Bytes(),
 		"cert.pem":             pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		"expired.pem":          pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: expired}),
 		"key.pem":              pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
 		"custom.json":          []byte(`{"Team":"x"}`),
 		"large.json":           []byte(`{"x":"` + strings.Repeat("x", 4096) + `"}`),
@@ -220,6 +226,11 @@ func TestEIFCommands(t *testing.T) {
 		{"eif sign " + broken + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem"), 1, "", "checksum"},
 		{"eif sign " + b + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem"), 0, signedPCRs["PCR8"], ""},
 		{"eif verify " + b + " --pcr8 " + signedPCRs["PCR8"], 0, ": verified", ""},
+		{"eif sign " + b + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("expired.pem"), 1, "", "is valid from"},
+		{"eif policy " + b + " --pcr 8", 0, signedPCRs["PCR8"], ""},
+		{"eif sign " + b + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("expired.pem") + " --allow-expired", 0, "PCR8", ""},
+		{"eif policy " + b + " --pcr 8", 0, "PCR8", "warning: " + b + ": the signing certificate is valid from"},
+		{"eif pcr --signing-certificate " + f.path("expired.pem"), 0, "PCR8", "expired.pem: the signing certificate is valid from"},
 
 		{"eif build --output x", 2, "", "--image and --rootfs"},
 		{"eif build --rootfs x --image y --output x", 2, "", "--image and --rootfs"},

@@ -79,6 +79,15 @@ func ParseCertificate(text []byte) (*x509.Certificate, error) {
 	}
 }
 
+// CheckValidity says why a signing certificate is not valid at a time, or nil.
+func CheckValidity(certificate *x509.Certificate, at time.Time) error {
+	if at.Before(certificate.NotBefore) || at.After(certificate.NotAfter) {
+		return fmt.Errorf("the signing certificate is valid from %s to %s, and the time is %s",
+			certificate.NotBefore.UTC().Format(time.RFC3339), certificate.NotAfter.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
 // PCR8 is the register of the signing certificate.
 func PCR8(certificate *x509.Certificate) PCR {
 	pcr, err := MeasureContent(bytes.NewReader(certificate.Raw))
@@ -98,14 +107,20 @@ func (s Signed) PCR8() (PCR, error) {
 }
 
 // Sign makes the content of a signature section: the value of PCR0, signed by key. The certificate is PEM text and
-// must be that of the key, which is on P-256, P-384 or P-521.
+// must be that of the key, which is on P-256, P-384 or P-521, and valid at a time: no enclave starts from an image whose
+// certificate has expired. The zero time leaves that unchecked.
 //
 // The same key, certificate and register give the same bytes when key is an [*ecdsa.PrivateKey]: the signature then
 // follows RFC 6979. Other implementations of [crypto.Signer], such as a key management service, sign as they do.
-func Sign(key crypto.Signer, certificate []byte, pcr0 PCR) ([]byte, error) {
+func Sign(key crypto.Signer, certificate []byte, pcr0 PCR, at time.Time) ([]byte, error) {
 	parsed, err := ParseCertificate(certificate)
 	if err != nil {
 		return nil, fmt.Errorf("the signing certificate: %w", err)
+	}
+	if !at.IsZero() {
+		if err := CheckValidity(parsed, at); err != nil {
+			return nil, err
+		}
 	}
 	public, ok := key.Public().(*ecdsa.PublicKey)
 	if !ok {
@@ -272,11 +287,7 @@ func (s Signed) Verify(pcr0 PCR, at time.Time) (*x509.Certificate, error) {
 	if !bytes.Equal(value, pcr0[:]) {
 		return certificate, fmt.Errorf("the signature is for another image: it signs PCR0 %x, and the PCR0 of this one is %v", value, pcr0)
 	}
-	if at.Before(certificate.NotBefore) || at.After(certificate.NotAfter) {
-		return certificate, fmt.Errorf("the signing certificate is valid from %s to %s, and the time is %s",
-			certificate.NotBefore.UTC().Format(time.RFC3339), certificate.NotAfter.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
-	}
-	return certificate, nil
+	return certificate, CheckValidity(certificate, at)
 }
 
 // integers are bytes as the format has them in CBOR.

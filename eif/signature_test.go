@@ -137,7 +137,7 @@ func TestSignGolden(t *testing.T) {
 		t.Run(curve.Params().Name, func(t *testing.T) {
 			key := newKey(t, curve)
 			certificate := selfSigned(t, key, yesterday, tomorrow)
-			section, err := eif.Sign(key, certificate, somePCR)
+			section, err := eif.Sign(key, certificate, somePCR, now)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -171,7 +171,7 @@ func TestSignGolden(t *testing.T) {
 				t.Error("the signature is wrong")
 			}
 
-			again, err := eif.Sign(key, certificate, somePCR)
+			again, err := eif.Sign(key, certificate, somePCR, now)
 			if err != nil || !bytes.Equal(section, again) {
 				t.Errorf("signing again gives other bytes (%v)", err)
 			}
@@ -314,13 +314,18 @@ func TestSignRefuses(t *testing.T) {
 		{"an RSA key", rsaKey, selfSigned(t, rsaKey, yesterday, tomorrow), "ECDSA"},
 		{"P-224", small, selfSigned(t, small, yesterday, tomorrow), "P-224"},
 		{"no certificate", key, []byte("x"), "no PEM block"},
+		{"an expired certificate", key, selfSigned(t, key, yesterday, now.Add(-time.Second)), "is valid from"},
+		{"a certificate of tomorrow", key, selfSigned(t, key, now.Add(time.Second), tomorrow), "is valid from"},
 		{"a certificate file that is too large", key, append(bytes.Clone(good), bytes.Repeat([]byte("\xff"), 16000)...), "32768"},
 		{"a signer that returns rubbish", stranger{key, []byte("rubbish")}, good, "ASN.1"},
 		{"a signer of another curve", stranger{key, foreign}, good, "another curve"},
 	} {
-		if _, err := eif.Sign(test.key, test.certificate, somePCR); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := eif.Sign(test.key, test.certificate, somePCR, now); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want one with %q", test.name, err, test.want)
 		}
+	}
+	if _, err := eif.Sign(key, selfSigned(t, key, yesterday, yesterday), somePCR, time.Time{}); err != nil {
+		t.Errorf("an expired certificate, unchecked: %v", err)
 	}
 }
 

@@ -105,6 +105,9 @@ func (b *Build) check() error {
 	if b.NitroCLI && (len(b.Modules) > 0 || b.ModulesOpen) {
 		return errors.New("nitro-cli packs no modules but nsm.ko, and leaves loading open: leave out what says otherwise")
 	}
+	if b.Signer != nil {
+		return b.Signer.check()
+	}
 	return nil
 }
 
@@ -189,7 +192,7 @@ func sign(out *eif.Writer, s *Signer, pcr0 eif.PCR) (*eif.PCR, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the signing certificate: %w", err)
 	}
-	section, err := eif.Sign(s.Key, s.Certificate, pcr0)
+	section, err := eif.Sign(s.Key, s.Certificate, pcr0, s.At)
 	if err != nil {
 		return nil, err
 	}

@@ -374,6 +374,32 @@ func TestSignRefusesDamaged(t *testing.T) {
 	}
 }
 
+// TestSignExpired signs and builds with a certificate outside its time, which shows before anything is written.
+func TestSignExpired(t *testing.T) {
+	in, size := writeEIF(t, parts())
+	f, err := eif.Open(in, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSigner(t, "alice") // valid for an hour around noon
+	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64)
+	for at, fine := range map[time.Time]bool{noon: true, noon.Add(2 * time.Hour): false, noon.Add(-2 * time.Hour): false, {}: true} {
+		s.At = at
+		signed, built := tempFile(t), tempFile(t)
+		_, errS := pack.Sign(t.Context(), signed, f, s)
+		_, errB := (&pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), Overrides: start, Signer: s}).To(t.Context(), built)
+		for out, err := range map[*os.File]error{signed: errS, built: errB} {
+			info, statErr := out.Stat()
+			if statErr != nil {
+				t.Fatal(statErr)
+			}
+			if (err == nil) != fine || !fine && (!strings.Contains(err.Error(), "is valid from") || info.Size() > 0) {
+				t.Errorf("at %v: %v, %d bytes written", at, err, info.Size())
+			}
+		}
+	}
+}
+
 // TestMeasurementsJSON compares with what nitro-cli build-enclave prints.
 func TestMeasurementsJSON(t *testing.T) {
 	m := eif.Measurements{PCR0: eif.PCR{0xa0}, PCR1: eif.PCR{0xa1}, PCR2: eif.PCR{0xa2}}

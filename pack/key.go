@@ -8,6 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
 )
 
 // ParseKey reads a private key from PEM text: PKCS #8 or the older form of EC keys. Other text and blocks such as
@@ -45,6 +48,19 @@ func ParseKey(text []byte) (*ecdsa.PrivateKey, error) {
 type Signer struct {
 	Key         crypto.Signer
 	Certificate []byte
+	At          time.Time // when the certificate must be valid; the zero time leaves that unchecked
+}
+
+// check refuses a certificate that is not valid: signing would do so too, but after the whole file was written.
+func (s *Signer) check() error {
+	certificate, err := eif.ParseCertificate(s.Certificate)
+	if err != nil {
+		return fmt.Errorf("the signing certificate: %w", err)
+	}
+	if s.At.IsZero() {
+		return nil
+	}
+	return eif.CheckValidity(certificate, s.At)
 }
 
 // LoadSigner reads a private key and a certificate from PEM files.

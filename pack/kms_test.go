@@ -144,7 +144,7 @@ func TestKMSRefuses(t *testing.T) {
 			startKMS(t, &test.kms)
 			signer, err := pack.LoadKMSSigner(t.Context(), someARN, certificateFile(t, local))
 			if err == nil {
-				_, err = eif.Sign(signer.Key, signer.Certificate, eif.PCR{})
+				_, err = eif.Sign(signer.Key, signer.Certificate, eif.PCR{}, noon)
 			}
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error %v, want one with %q", err, test.want)

@@ -11,6 +11,9 @@ import (
 // Sign writes a copy of a file with a signature by s, in the place of one that it had, to w, which must be empty. A file
 // whose checksum is wrong is not signed.
 func Sign(ctx context.Context, w io.WriteSeeker, f *eif.File, s *Signer) (eif.Measurements, error) {
+	if err := s.check(); err != nil {
+		return eif.Measurements{}, err
+	}
 	pass, err := f.Measure()
 	if pass == nil {
 		return eif.Measurements{}, err // a signature that cannot be read is no hindrance: it goes
