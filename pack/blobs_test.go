@@ -3,6 +3,7 @@ package pack_test
 import (
 	"bytes"
 	"debug/elf"
+	"debug/pe"
 	"encoding/binary"
 	"os"
 	"path/filepath"
@@ -22,6 +23,8 @@ func bzImage(release string) []byte {
 	copy(b[0x1fe:], "\x55\xaa")
 	copy(b[0x202:], "HdrS")
 	b[0x211] = 1
+	b[0x1f1] = 31
+	binary.LittleEndian.PutUint32(b[0x1f4:], uint32(len(b)-32*512)/16)
 	binary.LittleEndian.PutUint16(b[0x20e:], 0x300)
 	copy(b[0x500:], release+" (build@neb) #1 SMP\x00")
 	return b
@@ -29,7 +32,17 @@ func bzImage(release string) []byte {
 
 func arm64Image(release string) []byte {
 	b := bytes.Repeat([]byte("kernel"), 200_000)
+	copy(b, "MZ")
 	copy(b[0x38:], "ARM\x64")
+	binary.LittleEndian.PutUint32(b[0x3c:], 0x40)
+	var header bytes.Buffer
+	header.WriteString("PE\x00\x00")
+	binary.Write(&header, binary.LittleEndian, pe.FileHeader{Machine: pe.IMAGE_FILE_MACHINE_ARM64, NumberOfSections: 2})
+	binary.Write(&header, binary.LittleEndian, []pe.SectionHeader32{
+		{Name: [8]uint8{'.', 't', 'e', 'x', 't'}, SizeOfRawData: 600_000, PointerToRawData: 4096},
+		{Name: [8]uint8{'.', 'd', 'a', 't', 'a'}, VirtualSize: 9_000_000, SizeOfRawData: uint32(len(b) - 604_096), PointerToRawData: 604_096},
+	})
+	copy(b[0x40:], header.Bytes())
 	copy(b[1<<20-100:], "\x00Linux version "+release+" (build@neb) (gcc) #1 SMP\n\x00") // over the edge of a buffer
 	return b
 }
@@ -134,6 +147,10 @@ func TestBadBlobs(t *testing.T) {
 		{"a kernel that is none", eif.X86_64, map[string][]byte{"bzImage": gzip}, "the kernel is neither a bzImage nor an Image, and x86_64 needs a bzImage"},
 		{"an empty kernel", eif.X86_64, map[string][]byte{"bzImage": {}}, "neither"},
 		{"a zImage", eif.X86_64, map[string][]byte{"bzImage": func() []byte { b := bzImage(release); b[0x211] = 0; return b }()}, "neither"},
+		{"a bzImage without its end", eif.X86_64, map[string][]byte{"bzImage": bzImage(release)[:119_999]}, "the kernel has 119999 bytes, and its header says at least 120000"},
+		{"an Image without its end", eif.AArch64, map[string][]byte{"Image": arm64Image(release)[:1_199_999]}, "the kernel has 1199999 bytes, and its header says at least 1200000"},
+		{"an Image without its header's end", eif.AArch64, map[string][]byte{"Image": arm64Image(release)[:100]}, "the kernel's header: for EFI"},
+		{"a bzImage that is a header", eif.X86_64, map[string][]byte{"bzImage": bzImage(release)[:0x212]}, "it was cut"},
 		{"an Image for x86_64", eif.X86_64, map[string][]byte{"bzImage": arm64Image(release)}, "the kernel is an uncompressed Image, and x86_64 needs a bzImage"},
 		{"a bzImage for aarch64", eif.AArch64, map[string][]byte{"Image": bzImage(release)}, "the kernel is a bzImage, and aarch64 needs an uncompressed Image"},
 		{"a compressed Image", eif.AArch64, map[string][]byte{"Image": gzip}, "neither"},

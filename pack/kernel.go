@@ -3,6 +3,7 @@ package pack
 import (
 	"bytes"
 	"debug/elf"
+	"debug/pe"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -25,6 +26,13 @@ func checkKernel(r io.ReaderAt, size int64, arch string) error {
 			continue
 		}
 		if form.arch == arch {
+			end, err := form.end(r, size)
+			if err != nil {
+				return fmt.Errorf("the kernel's header: %w", err)
+			}
+			if size < end {
+				return fmt.Errorf("the kernel has %d bytes, and its header says at least %d: it was cut", size, end)
+			}
 			return nil
 		}
 		found = form.name
@@ -42,13 +50,14 @@ func checkKernel(r io.ReaderAt, size int64, arch string) error {
 var kernelForms = []struct {
 	arch, name string
 	is         func(r io.ReaderAt, size int64) bool
+	end        func(r io.ReaderAt, size int64) (int64, error) // the fewest bytes that the whole kernel has; 0 where it does not say
 }{
 	{eif.X86_64, "a bzImage", func(r io.ReaderAt, size int64) bool {
 		return has(r, 0x1fe, "\x55\xaa") && has(r, 0x202, "HdrS") && loadsHigh(r)
-	}},
+	}, bzImageEnd},
 	{eif.AArch64, "an uncompressed Image", func(r io.ReaderAt, size int64) bool {
 		return has(r, 0x38, "ARM\x64")
-	}},
+	}, imageEnd},
 }
 
 func has(r io.ReaderAt, at int64, want string) bool {
@@ -62,6 +71,38 @@ func loadsHigh(r io.ReaderAt) bool {
 	var b [1]byte
 	n, _ := r.ReadAt(b[:], 0x211)
 	return n == 1 && b[0]&1 != 0
+}
+
+// bzImageEnd is where a bzImage ends: after the boot sector, setup_sects further ones (0 means 4) and syssize units of 16 bytes. A
+// signature may follow.
+func bzImageEnd(r io.ReaderAt, _ int64) (int64, error) {
+	var b [7]byte
+	if _, err := r.ReadAt(b[:], 0x1f1); err != nil {
+		return 0, err
+	}
+	sectors := int64(b[0])
+	if sectors == 0 {
+		sectors = 4
+	}
+	return (1+sectors)*512 + 16*int64(binary.LittleEndian.Uint32(b[3:])), nil
+}
+
+// imageEnd is where an Image ends, if it can be started by EFI as well: its PE header then has a table of what is in the file.
+// The field image_size of its own header does not say it. It is the memory that the kernel takes, with what is zero at the start
+// (.bss) and so not in the file, and nothing says how much that is.
+func imageEnd(r io.ReaderAt, size int64) (int64, error) {
+	if !has(r, 0, "MZ") {
+		return 0, nil
+	}
+	f, err := pe.NewFile(io.NewSectionReader(r, 0, size))
+	if err != nil {
+		return 0, fmt.Errorf("for EFI: %w", err)
+	}
+	end := int64(0)
+	for _, s := range f.Sections {
+		end = max(end, int64(s.Offset)+int64(s.Size))
+	}
+	return end, nil
 }
 
 // kernelRelease is the release that a kernel says it is, as uname -r prints it: "6.12.117". Empty where it does not say.
