@@ -18,6 +18,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/build/progress"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 	"github.com/nitro-enclaves-bootstrap/neb/pack"
 )
 
@@ -80,13 +81,13 @@ nitro-cli build-enclave prints them.`,
 	f.StringVar(&o.blobs, "blobs", "", "directory with the blobs (default: made by 'neb build', or from its cache)")
 	f.StringVar(&o.kernel, "kernel", "", "bzImage or Image, instead of the one of --blobs")
 	f.StringVar(&o.config, "kernel-config", "", "the kernel's configuration, instead of the one of --blobs")
-	f.StringVar(&o.cmdline, "cmdline", "", "the kernel's command line, instead of the one of --blobs")
+	f.StringVar(&o.cmdline, "cmdline", "", "the kernel's command line, instead of the one of --blobs or neb's own")
 	f.StringVar(&o.init, "init", "", "PID 1, instead of the one of --blobs")
 	f.StringVar(&o.nsm, "nsm", "", "nsm.ko, instead of the one of --blobs; \"\" for none")
 	f.StringVar(&o.name, "name", "", "name of the image in the metadata (default: its label org.opencontainers.image.title)")
 	f.StringVar(&o.version, "version", "", "version of the image in the metadata (default: the digest of its configuration)")
 	f.StringVar(&o.metadata, "metadata", "", "file with a JSON object to put into the metadata, of at most 4096 bytes")
-	f.StringArrayVar(&o.entrypoint, "entrypoint", nil, "one argument of the command instead of the image's ENTRYPOINT; repeatable")
+	f.StringArrayVar(&o.entrypoint, "entrypoint", nil, "one argument of the command instead of the image's ENTRYPOINT; repeatable; \"\" for none")
 	f.StringArrayVar(&o.cmd, "cmd", nil, "one argument of the command instead of the image's CMD; repeatable")
 	f.StringArrayVar(&o.env, "env", nil, "set an environment variable, K=V; repeatable")
 	f.StringVar(&o.workdir, "workdir", "", "working directory instead of the image's")
@@ -184,6 +185,9 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 	if build.Blobs, err = o.findBlobs(ctx, s); err != nil {
 		return err
 	}
+	if build.Blobs.Cmdline == "" && build.Cmdline == "" {
+		build.Cmdline = kernel.Cmdline(o.arch)
+	}
 	tools := &erofsTools{flags: &o.make, s: s}
 	defer tools.close()
 	build.ErofsTools = tools
@@ -263,6 +267,9 @@ func (o *eifBuild) overrides() (pack.Overrides, error) {
 		WorkingDir: given("workdir", &o.workdir), User: given("user", &o.user), StopSignal: given("stop-signal", &o.stopSignal),
 		Hostname: o.hostname, LoopbackDown: !o.loopback, NSMOwner: o.nsmOwner, ExitReport: o.exitReport,
 	}
+	if len(o.entrypoint) == 1 && o.entrypoint[0] == "" {
+		v.Entrypoint = []string{} // none, as with docker run
+	}
 	if o.nsmMode != "" {
 		mode, err := strconv.ParseUint(o.nsmMode, 8, 32)
 		if err != nil || mode == 0 || mode > 0o777 {
@@ -278,9 +285,9 @@ func (o *eifBuild) findBlobs(ctx context.Context, s streams) (pack.Blobs, error)
 	blobs := pack.Blobs{}
 	if o.blobs != "" {
 		blobs = pack.BlobsIn(o.blobs, o.arch)
-	} else if o.kernel == "" || o.init == "" {
+	} else if names := o.missing(); len(names) > 0 {
 		var err error
-		if blobs, err = o.builtBlobs(ctx, s); err != nil {
+		if blobs, err = o.builtBlobs(ctx, s, names); err != nil {
 			return blobs, err
 		}
 	}
@@ -303,23 +310,37 @@ func (o *eifBuild) findBlobs(ctx context.Context, s streams) (pack.Blobs, error)
 	return blobs, nil
 }
 
-// builtBlobs are those of `neb build`, from its cache or made now.
-func (o *eifBuild) builtBlobs(ctx context.Context, s streams) (pack.Blobs, error) {
+// missing are the parts of `neb build` that no flag replaces: nobody waits for a kernel that is then not used.
+func (o *eifBuild) missing() []string {
+	var names []string
+	if o.kernel == "" {
+		names = append(names, "kernel")
+	}
+	if o.init == "" {
+		names = append(names, "init")
+	}
+	return names
+}
+
+// builtBlobs are the blobs of some parts of `neb build`, from its cache or made now.
+func (o *eifBuild) builtBlobs(ctx context.Context, s streams, names []string) (pack.Blobs, error) {
 	b, done, err := o.make.builder(s)
 	if err != nil {
 		return pack.Blobs{}, err
 	}
 	defer done()
-	dirs := map[string]string{}
-	for _, name := range []string{"kernel", "init"} {
+	var blobs pack.Blobs
+	for _, name := range names {
 		out, err := b.Build(ctx, o.arch, name)
 		if err != nil {
 			return pack.Blobs{}, err
 		}
-		dirs[name] = out[0].Dir
+		if name == "init" {
+			blobs.Init = filepath.Join(out[0].Dir, "init")
+		} else {
+			blobs = pack.BlobsIn(out[0].Dir, o.arch)
+		}
 	}
-	blobs := pack.BlobsIn(dirs["kernel"], o.arch)
-	blobs.Init = filepath.Join(dirs["init"], "init")
 	return blobs, nil
 }
 

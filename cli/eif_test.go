@@ -42,6 +42,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/app"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 	"github.com/nitro-enclaves-bootstrap/neb/nsm"
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
 )
@@ -287,6 +288,41 @@ func TestEmptyFlags(t *testing.T) {
 	}
 	if tried < 60 {
 		t.Errorf("%d flags were tried", tried)
+	}
+}
+
+// TestMissingBlobs names the kernel, init or both, and has the others made, and no more.
+func TestMissingBlobs(t *testing.T) {
+	for _, test := range []struct {
+		o    eifBuild
+		want string
+	}{
+		{eifBuild{}, "kernel init"},
+		{eifBuild{kernel: "k"}, "init"},
+		{eifBuild{init: "i"}, "kernel"},
+		{eifBuild{kernel: "k", init: "i"}, ""},
+	} {
+		if got := strings.Join(test.o.missing(), " "); got != test.want {
+			t.Errorf("kernel %q, init %q: %q is made, want %q", test.o.kernel, test.o.init, got, test.want)
+		}
+	}
+	f := newEIFFiles(t)
+	status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--kernel", f.path("blobs/bzImage"), "--init", f.path("blobs/init"),
+		"--cmd", "/hello", "--output", f.path("own.eif"))
+	if status != 0 || !bytes.Contains(readFile(t, f.path("own.eif")), []byte(kernel.Cmdline("x86_64"))) {
+		t.Errorf("with a kernel and an init of its own: status %d: %s", status, errs)
+	}
+}
+
+// TestNoEntrypoint clears an image's ENTRYPOINT.
+func TestNoEntrypoint(t *testing.T) {
+	f := newEIFFiles(t)
+	path, _ := f.build(t, "cmd.eif", "--entrypoint", "", "--cmd", "/hello", "--cmd", "")
+	if status, _, errs := command("eif", "extract", path, "--output", f.path("parts"), "--unpack"); status != 0 {
+		t.Fatal(errs)
+	}
+	if d, err := app.Decode(readFile(t, f.path("parts/1/neb/app"))); err != nil || !slices.Equal(d.Command(), []string{"/hello", ""}) {
+		t.Errorf("it starts %q (%v)", d.Command(), err)
 	}
 }
 

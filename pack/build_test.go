@@ -734,6 +734,8 @@ func TestBuildRefuses(t *testing.T) {
 	}{
 		{"no command", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: silent}, "neither an ENTRYPOINT nor a CMD"},
 		{"no command for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: silent, NitroCLI: true}, "neither an ENTRYPOINT nor a CMD"},
+		{"an empty command", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{Entrypoint: []string{""}}}, "the first word of the command is empty"},
+		{"no entrypoint", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{Entrypoint: []string{}}}, "neither an ENTRYPOINT nor a CMD"},
 		{"another architecture", pack.Build{Arch: eif.AArch64, Blobs: arm, Image: good}, "linux/amd64"},
 		{"an architecture that is none", pack.Build{Arch: "riscv64", Blobs: blobs, RootFS: "."}, "riscv64"},
 		{"no such tree", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: filepath.Join(t.TempDir(), "nothing"), Overrides: start}, "no such file"},

@@ -227,6 +227,9 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 		if len(description.Command()) == 0 {
 			return errNoCommand
 		}
+		if description.Command()[0] == "" {
+			return errors.New("the first word of the command is empty, and no program has that name: say what to start (--entrypoint, --cmd)")
+		}
 		if _, err := app.Encode(description); err != nil {
 			return err
 		}
