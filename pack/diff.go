@@ -24,7 +24,7 @@ type Difference struct {
 func (d Difference) String() string {
 	where := d.Section
 	if d.Path != "" {
-		where += ": " + d.Path
+		where += ": " + visible(d.Path)
 	}
 	measured := "not measured"
 	if len(d.PCRs) > 0 {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
@@ -66,16 +67,13 @@ func ExtractSections(ctx context.Context, f *eif.File, dir string) ([]string, er
 func ListRamdisks(ctx context.Context, f *eif.File, tools ErofsTools, w io.Writer) error {
 	for i, s := range f.All(eif.Ramdisk) {
 		err := walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
-			name := fmt.Sprintf("%q", h.Name)
-			if plain := strings.Trim(name, `"`); plain == h.Name {
-				name = plain
-			}
+			name := visible(h.Name)
 			if h.Mode&initramfs.TypeMask == initramfs.TypeSymlink {
 				target, err := io.ReadAll(body)
 				if err != nil {
 					return err
 				}
-				name += " -> " + string(target)
+				name += " -> " + visible(string(target))
 			}
 			if _, err := fmt.Fprintf(w, "%d %s %d:%d %d %s\n", i, modeText(h.Mode), h.UID, h.GID, h.Size, name); err != nil {
 				return err
@@ -84,9 +82,9 @@ func ListRamdisks(ctx context.Context, f *eif.File, tools ErofsTools, w io.Write
 		})
 		if err == nil {
 			err = walkErofs(ctx, tools, f, s, func(e erofsEntry) error {
-				name := "rootfs/" + e.path
+				name := visible("rootfs/" + e.path)
 				if e.detail != "" {
-					name += " -> " + e.detail
+					name += " -> " + visible(e.detail)
 				}
 				_, err := fmt.Fprintf(w, "%d %v erofs %d %s\n", i, e.mode, e.size, name)
 				return err
@@ -97,6 +95,15 @@ func ListRamdisks(ctx context.Context, f *eif.File, tools ErofsTools, w io.Write
 		}
 	}
 	return nil
+}
+
+// visible is a name on a line of its own: quoted as Go has it when a line break or another character that does not show would make
+// it look like something else.
+func visible(name string) string {
+	if quoted := strconv.Quote(name); quoted != `"`+name+`"` || strings.Contains(name, " -> ") {
+		return quoted
+	}
+	return name
 }
 
 // modeText is a mode as ls -l has it.
@@ -207,7 +214,7 @@ func (u *unpacker) entry(h *initramfs.Header, body io.Reader) error {
 		}
 		return u.root.Chmod(name, fileMode(h.Mode))
 	}
-	u.warn(fmt.Sprintf("%s is a device, fifo or socket, and is not made", h.Name))
+	u.warn(fmt.Sprintf("%s is a device, fifo or socket, and is not made", visible(h.Name)))
 	return nil
 }
 

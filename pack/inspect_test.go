@@ -626,6 +626,30 @@ func TestExtract(t *testing.T) {
 	}
 }
 
+// TestListIsNotForged lists names and targets that look like lines of their own.
+func TestListIsNotForged(t *testing.T) {
+	const forged = "\n1 -rw-r--r-- 0:0 5 rootfs/innocent"
+	in, size := writeEIF(t, parts(part{eif.Ramdisk, cpio(dir("rootfs"), reg("rootfs/x"+forged, ""), symlink("rootfs/l", "y"+forged), symlink("rootfs/a -> b", "c"), reg("rootfs/\x1b[2K", ""), reg("rootfs/größe \"1\"", ""))}))
+	f, err := eif.Open(in, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list bytes.Buffer
+	if err := pack.ListRamdisks(t.Context(), f, nil, &list); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(list.String()), "\n")
+	want := []string{
+		`rootfs`, `"rootfs/x\n1 -rw-r--r-- 0:0 5 rootfs/innocent"`, `rootfs/l -> "y\n1 -rw-r--r-- 0:0 5 rootfs/innocent"`, `"rootfs/a -> b" -> c`, `"rootfs/\x1b[2K"`, `"rootfs/größe \"1\""`,
+	}
+	lines = lines[max(0, len(lines)-len(want)):]
+	for i, line := range lines {
+		if !strings.HasSuffix(line, " "+want[i]) || !strings.HasPrefix(line, "1 ") {
+			t.Errorf("line %d is %s, want it to end in %s", i, line, want[i])
+		}
+	}
+}
+
 // TestUnpackStaysInside unpacks archives that want out.
 func TestUnpackStaysInside(t *testing.T) {
 	for name, archive := range map[string][]byte{
