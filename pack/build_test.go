@@ -673,6 +673,13 @@ func TestErofsInside(t *testing.T) {
 	if left, _ := os.ReadDir(mkfs.dir); len(left) > 0 {
 		t.Errorf("%s is left behind", left[0].Name())
 	}
+	var warnings []string
+	if err := pack.UnpackRamdisks(t.Context(), a, filepath.Join(t.TempDir(), "parts"), func(line string) { warnings = append(warnings, line) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "is an erofs image, and stays one (neb/root.0)") {
+		t.Errorf("unpacking an erofs root says %q", warnings)
+	}
 	// Without the tools it is said that nobody looked.
 	if err := pack.ListRamdisks(t.Context(), a, nil, io.Discard); err == nil || !strings.Contains(err.Error(), "fsck.erofs") {
 		t.Errorf("a list without tools: %v", err)

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/nitro-enclaves-bootstrap/neb/app"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 )
@@ -131,8 +132,8 @@ func modeText(mode uint32) string {
 }
 
 // UnpackRamdisks unpacks the ramdisks of a file into a directory for each, dir/0, dir/1 …. Nothing is written outside of
-// them, whatever the names say. Owners are set where the user may do that; what cannot be made (device nodes) is passed
-// to warn.
+// them, whatever the names say. Owners are set where the user may do that; what cannot be made (device nodes), and an erofs root,
+// which stays the image it is, is passed to warn.
 func UnpackRamdisks(ctx context.Context, f *eif.File, dir string, warn func(string)) error {
 	for i, s := range f.All(eif.Ramdisk) {
 		top := filepath.Join(dir, fmt.Sprint(i))
@@ -153,6 +154,9 @@ func UnpackRamdisks(ctx context.Context, f *eif.File, dir string, warn func(stri
 			}
 			if err := u.entry(h, body); err != nil {
 				return fmt.Errorf("%q: %w", h.Name, err)
+			}
+			if i > 0 && "/"+h.Name == app.RootPart(0) {
+				warn(fmt.Sprintf("ramdisk %d: the application's tree is an erofs image, and stays one (%s); a list of the ramdisks shows its names", i, h.Name))
 			}
 			return nil
 		})
