@@ -33,9 +33,7 @@ into a directory with its number. With --list print the entries of the ramdisks 
 			}
 			defer in.Close()
 			if list {
-				tools := &erofsTools{flags: &buildFlags{}, s: s}
-				defer tools.close()
-				err = pack.ListRamdisks(cmd.Context(), file, tools, s.out)
+				err = pack.ListRamdisks(cmd.Context(), file, s.out)
 			} else {
 				var names []string
 				names, err = pack.ExtractSections(cmd.Context(), file, output)

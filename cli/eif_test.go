@@ -626,6 +626,13 @@ func TestEIFErofsTimes(t *testing.T) {
 			}
 		}
 	}
+	status, out, errs := command("eif", "diff", f.path("t.eif"), f.path("t1600000000.eif"))
+	if want := "erofs root: srv/new: time 1700000000 and 1600000000"; status != 1 || !strings.Contains(out, want) || strings.Contains(out, "srv/old") {
+		t.Errorf("diff: status %d: %s%s\nwant %s alone", status, out, errs, want)
+	}
+	if status, out, errs := command("eif", "extract", f.path("t.eif"), "--list"); status != 0 || !strings.Contains(out, "1 -rw-r--r-- 0:0 0 rootfs/srv/new\n") {
+		t.Errorf("extract --list: status %d: %s%s", status, out, errs)
+	}
 }
 
 // TestAttestVerifySigned gives the command a document that a real enclave's hypervisor signed; TestPublishedDocument of package nsm says where it is from.

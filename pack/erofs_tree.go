@@ -1,6 +1,7 @@
 package pack
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -16,69 +17,108 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 )
 
-// erofsEntry is a name in an erofs root. Owners are not known: the tree is unpacked by whoever looks at it.
-type erofsEntry struct {
-	path string // from the root of the image
-	mode fs.FileMode
-	size int64
-	// detail is what a symbolic link points to.
-	detail string
-	file   string // where the content is; "" for what is no file
+// erofsRoot is an erofs root that a ramdisk holds in parts, joined in a directory that goes away with it.
+type erofsRoot struct {
+	*erofsImage
+	work string
+	file *os.File
 }
 
-// walkErofs calls use for each name in the erofs image that a ramdisk holds in parts. It does nothing when there is none.
-func walkErofs(ctx context.Context, tools ErofsTools, f *eif.File, s eif.Section, use func(erofsEntry) error) (err error) {
+// openErofsRoot joins the parts of an erofs root; nil where a ramdisk has none. The directory is made by work.
+func openErofsRoot(f *eif.File, s eif.Section, work func() (string, error)) (_ *erofsRoot, err error) {
 	if found, err := hasErofs(f, s); err != nil || !found {
+		return nil, err
+	}
+	r := &erofsRoot{}
+	if r.work, err = work(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.close())
+		}
+	}()
+	for _, sub := range []string{"src", "out"} {
+		if err := os.MkdirAll(filepath.Join(r.work, sub), 0o777); err != nil {
+			return nil, err
+		}
+	}
+	name := filepath.Join(r.work, "src", "root.erofs")
+	if err := joinParts(f, s, name); err != nil {
+		return nil, err
+	}
+	if r.file, err = os.Open(name); err != nil {
+		return nil, err
+	}
+	info, err := r.file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	r.erofsImage, err = openErofs(r.file, info.Size())
+	return r, err
+}
+
+func (r *erofsRoot) close() error {
+	if r.file != nil {
+		r.file.Close()
+	}
+	return removeTree(r.work)
+}
+
+// listErofs calls use for each name in the erofs root of a ramdisk. It does nothing when there is none.
+func listErofs(ctx context.Context, f *eif.File, s eif.Section, use func(*erofsEntry) error) error {
+	r, err := openErofsRoot(f, s, func() (string, error) { return os.MkdirTemp("", "neb-erofs-*") })
+	if err != nil || r == nil {
 		return err
 	}
+	err = r.walk(func(e *erofsEntry) error { return errOr(context.Cause(ctx), use(e)) })
+	return errors.Join(err, r.close())
+}
+
+// readErofs calls use for each name in the erofs root of a ramdisk, with the digest of what a file holds. The tools inflate the files.
+func readErofs(ctx context.Context, tools ErofsTools, f *eif.File, s eif.Section, use func(*erofsEntry, [sha256.Size]byte) error) error {
 	if tools == nil {
 		return errors.New("its erofs root is read with fsck.erofs in the sandbox of 'neb build', which this machine does not have")
 	}
-	work, err := tools.Work(ctx)
-	if err != nil {
+	r, err := openErofsRoot(f, s, func() (string, error) { return tools.Work(ctx) })
+	if err != nil || r == nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, removeTree(work)) }()
-	for _, sub := range []string{"src", "out"} {
-		if err := os.MkdirAll(filepath.Join(work, sub), 0o777); err != nil {
-			return err
+	err = func() error {
+		if err := tools.Run(ctx, r.work, "/usr/bin/fsck.erofs", "--extract=/out/root", "--no-preserve", "/src/root.erofs"); err != nil {
+			return fmt.Errorf("fsck.erofs: %w", err)
 		}
-	}
-	if err := joinParts(f, s, filepath.Join(work, "src", "root.erofs")); err != nil {
-		return err
-	}
-	if err := tools.Run(ctx, work, "/usr/bin/fsck.erofs", "--extract=/out/root", "--preserve-perms", "--no-preserve-owner", "/src/root.erofs"); err != nil {
-		return fmt.Errorf("fsck.erofs: %w", err)
-	}
-	top := filepath.Join(work, "out", "root")
-	return filepath.WalkDir(top, func(name string, d fs.DirEntry, err error) error {
-		if err == nil {
-			err = context.Cause(ctx)
-		}
-		if err != nil || name == top {
-			return err
-		}
-		info, err := d.Info()
+		files, err := os.OpenRoot(filepath.Join(r.work, "out", "root"))
 		if err != nil {
 			return err
 		}
-		e := erofsEntry{mode: info.Mode(), size: info.Size()}
-		if e.path, err = filepath.Rel(top, name); err != nil {
-			return err
-		}
-		switch {
-		case info.Mode().IsRegular():
-			e.file = name
-		case info.Mode()&fs.ModeSymlink != 0:
-			e.size = 0
-			if e.detail, err = os.Readlink(name); err != nil {
-				return err
+		defer files.Close()
+		return r.walk(func(e *erofsEntry) error {
+			var sum [sha256.Size]byte
+			switch e.mode & initramfs.TypeMask {
+			case initramfs.TypeDir: // modes may forbid to look
+				if err := files.Chmod(e.path, 0o700); err != nil {
+					return err
+				}
+			case initramfs.TypeFile:
+				if err := files.Chmod(e.path, 0o600); err != nil {
+					return err
+				}
+				in, err := files.Open(e.path)
+				if err != nil {
+					return err
+				}
+				defer in.Close()
+				h := sha256.New()
+				if _, err := io.Copy(h, in); err != nil {
+					return err
+				}
+				h.Sum(sum[:0])
 			}
-		default:
-			e.size = 0
-		}
-		return use(e)
-	})
+			return errOr(context.Cause(ctx), use(e, sum))
+		})
+	}()
+	return errors.Join(err, r.close())
 }
 
 func isPart(name string) bool {
@@ -128,24 +168,9 @@ func removeTree(dir string) error {
 // diffErofs compares the erofs roots of two ramdisks file by file.
 func diffErofs(ctx context.Context, tools ErofsTools, a, b *eif.File, sa, sb eif.Section, d Difference, report func(Difference)) error {
 	type seen struct {
-		erofsEntry
+		*erofsEntry
 		sum   [sha256.Size]byte
 		again bool
-	}
-	read := func(e erofsEntry) (*seen, error) {
-		s := &seen{erofsEntry: e}
-		if e.file == "" {
-			return s, nil
-		}
-		in, err := os.Open(e.file)
-		if err != nil {
-			return nil, err
-		}
-		defer in.Close()
-		h := sha256.New()
-		_, err = io.Copy(h, in)
-		h.Sum(s.sum[:0])
-		return s, err
 	}
 	d.Section += ", erofs root"
 	say := func(path, format string, args ...any) {
@@ -154,33 +179,21 @@ func diffErofs(ctx context.Context, tools ErofsTools, a, b *eif.File, sa, sb eif
 	}
 	entries := map[string]*seen{}
 	var names []string
-	err := walkErofs(ctx, tools, a, sa, func(e erofsEntry) error {
-		s, err := read(e)
-		entries[e.path] = s
+	err := readErofs(ctx, tools, a, sa, func(e *erofsEntry, sum [sha256.Size]byte) error {
+		entries[e.path] = &seen{erofsEntry: e, sum: sum}
 		names = append(names, e.path)
-		return err
+		return nil
 	})
 	if err == nil {
-		err = walkErofs(ctx, tools, b, sb, func(e erofsEntry) error {
-			s, err := read(e)
-			if err != nil {
-				return err
-			}
+		err = readErofs(ctx, tools, b, sb, func(e *erofsEntry, sum [sha256.Size]byte) error {
 			old, ok := entries[e.path]
 			if !ok {
 				say(e.path, "only the second file has it")
 				return nil
 			}
 			old.again = true
-			switch {
-			case old.mode != s.mode:
-				say(e.path, "mode %v and %v", old.mode, s.mode)
-			case old.size != s.size:
-				say(e.path, "size %d and %d", old.size, s.size)
-			case old.detail != s.detail:
-				say(e.path, "it points to %q and %q", old.detail, s.detail)
-			case old.sum != s.sum:
-				say(e.path, "content")
+			if what := compareErofs(old.erofsEntry, e, old.sum == sum); what != "" {
+				say(e.path, "%s", what)
 			}
 			return nil
 		})
@@ -195,4 +208,29 @@ func diffErofs(ctx context.Context, tools ErofsTools, a, b *eif.File, sa, sb eif
 		}
 	}
 	return nil
+}
+
+// compareErofs says how two entries of the same name differ, or nothing.
+func compareErofs(x, y *erofsEntry, same bool) string {
+	header := func(e *erofsEntry) initramfs.Header {
+		return initramfs.Header{Mode: e.mode, UID: e.uid, GID: e.gid, Links: e.links, Major: e.major, Minor: e.minor, Size: e.size}
+	}
+	a, b := &entry{header: header(x)}, &entry{header: header(y)}
+	if !same {
+		b.sum[0] = 1
+	}
+	var what []string
+	if text := compareEntries(a, b); text != "" {
+		what = append(what, text)
+	}
+	if x.time != y.time {
+		what = append(what, fmt.Sprintf("time %d and %d", x.time, y.time))
+	}
+	if x.target != y.target {
+		what = append(what, fmt.Sprintf("it points to %q and %q", x.target, y.target))
+	}
+	if x.xattrs != y.xattrs {
+		what = append(what, fmt.Sprintf("extended attributes %s and %s", cmp.Or(x.xattrs, "none"), cmp.Or(y.xattrs, "none")))
+	}
+	return strings.Join(what, ", ")
 }

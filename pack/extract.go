@@ -63,9 +63,8 @@ func ExtractSections(ctx context.Context, f *eif.File, dir string) ([]string, er
 }
 
 // ListRamdisks prints the entries of all ramdisks, one a line: the number of the ramdisk, mode, owner, size, and name. After
-// those of a ramdisk with an erofs root come the names in that, with "erofs" in the place of the owner. The tools
-// look into such roots; they may be nil.
-func ListRamdisks(ctx context.Context, f *eif.File, tools ErofsTools, w io.Writer) error {
+// those of a ramdisk with an erofs root come the names in that, as they will be below /rootfs.
+func ListRamdisks(ctx context.Context, f *eif.File, w io.Writer) error {
 	for i, s := range f.All(eif.Ramdisk) {
 		err := walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
 			name := visible(h.Name)
@@ -82,12 +81,12 @@ func ListRamdisks(ctx context.Context, f *eif.File, tools ErofsTools, w io.Write
 			return context.Cause(ctx)
 		})
 		if err == nil {
-			err = walkErofs(ctx, tools, f, s, func(e erofsEntry) error {
+			err = listErofs(ctx, f, s, func(e *erofsEntry) error {
 				name := visible("rootfs/" + e.path)
-				if e.detail != "" {
-					name += " -> " + visible(e.detail)
+				if e.target != "" {
+					name += " -> " + visible(e.target)
 				}
-				_, err := fmt.Fprintf(w, "%d %v erofs %d %s\n", i, e.mode, e.size, name)
+				_, err := fmt.Fprintf(w, "%d %s %d:%d %d %s\n", i, modeText(e.mode), e.uid, e.gid, e.size, name)
 				return err
 			})
 		}

@@ -612,7 +612,7 @@ func TestExtract(t *testing.T) {
 		t.Error("files are replaced")
 	}
 	var list bytes.Buffer
-	if err := pack.ListRamdisks(t.Context(), f, nil, &list); err != nil {
+	if err := pack.ListRamdisks(t.Context(), f, &list); err != nil {
 		t.Fatal(err)
 	}
 	if want := "1 -rw-r--r-- 0:0 5 rootfs/bin/hello\n"; !strings.Contains(list.String(), want) {
@@ -635,7 +635,7 @@ func TestListIsNotForged(t *testing.T) {
 		t.Fatal(err)
 	}
 	var list bytes.Buffer
-	if err := pack.ListRamdisks(t.Context(), f, nil, &list); err != nil {
+	if err := pack.ListRamdisks(t.Context(), f, &list); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(list.String()), "\n")

@@ -1,0 +1,298 @@
+package pack
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+)
+
+// erofsImage reads names, attributes and the targets of links from an erofs image (Linux, fs/erofs/erofs_fs.h and
+// Documentation/filesystems/erofs.rst): unpacking it loses owners and attributes that the user may not set. It does not read
+// the content of files, which is compressed.
+type erofsImage struct {
+	r           io.ReaderAt
+	size        int64 // of the image, in bytes
+	block       int64 // bytes of a block
+	meta, xattr int64 // where inodes and shared attributes are, in bytes
+	root        uint64
+	time        int64 // of compact inodes
+}
+
+// erofsEntry is a name in an erofs root.
+type erofsEntry struct {
+	path           string // from the root of the image
+	mode           uint32 // as stat(2) has it
+	uid, gid       uint32
+	links          uint32 // 0 for directories, whose number is that of what is in them
+	major, minor   uint32
+	size           int64 // of a file
+	time           int64 // seconds since 1970
+	target         string
+	xattrs         string // name="value" …, in the order of the image
+	layout         uint16
+	start, metaEnd int64 // where the data are, and where the inode with its attributes ends and inline data begin
+}
+
+const (
+	erofsMagic   = 0xe0f5e1e2
+	erofsSuper   = 1024 // where the superblock is
+	erofsKnown   = 0x7f // of feature_incompat: none of them is about directories
+	erofsPlain   = 0    // layouts of data
+	erofsInline  = 2
+	erofsMaxLink = 4095
+	erofsMaxDir  = 1 << 30
+)
+
+// erofsPrefixes are what names of extended attributes begin with, by their index.
+var erofsPrefixes = map[byte]string{1: "user.", 2: "system.posix_acl_access", 3: "system.posix_acl_default", 4: "trusted.", 6: "security."}
+
+func openErofs(r io.ReaderAt, size int64) (*erofsImage, error) {
+	var b [128]byte
+	if _, err := r.ReadAt(b[:], erofsSuper); err != nil {
+		return nil, fmt.Errorf("erofs image of %d bytes: its superblock: %w", size, err)
+	}
+	le := binary.LittleEndian
+	if magic := le.Uint32(b[0:]); magic != erofsMagic {
+		return nil, fmt.Errorf("erofs image: expected the magic %#x, found %#x", erofsMagic, magic)
+	}
+	if unknown := le.Uint32(b[80:]) &^ erofsKnown; unknown != 0 {
+		return nil, fmt.Errorf("erofs image: it has features %#x, which are not read here", unknown)
+	}
+	bits := b[12]
+	if bits < 9 || bits > 16 {
+		return nil, fmt.Errorf("erofs image: blocks of 2^%d bytes, expected 2^9 to 2^16", bits)
+	}
+	block := int64(1) << bits
+	return &erofsImage{
+		r: r, size: size, block: block, root: uint64(le.Uint16(b[14:])), time: int64(le.Uint64(b[24:])),
+		meta: int64(le.Uint32(b[40:])) * block, xattr: int64(le.Uint32(b[44:])) * block,
+	}, nil
+}
+
+func (i *erofsImage) read(at, n int64) ([]byte, error) {
+	if at < 0 || n < 0 || at > i.size || n > i.size-at {
+		return nil, fmt.Errorf("%d bytes at byte %d are not in the image of %d bytes", n, at, i.size)
+	}
+	b := make([]byte, n)
+	_, err := i.r.ReadAt(b, at)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return b, err
+}
+
+// inode reads all of an entry but its name and what it points to.
+func (i *erofsImage) inode(nid uint64) (*erofsEntry, error) {
+	if nid > uint64(i.size)/32 {
+		return nil, fmt.Errorf("inode %d is not in the image", nid)
+	}
+	at := i.meta + int64(nid)*32
+	b, err := i.read(at, 32)
+	if err != nil {
+		return nil, err
+	}
+	le := binary.LittleEndian
+	format := le.Uint16(b)
+	e := &erofsEntry{layout: format >> 1 & 7, mode: uint32(le.Uint16(b[4:]))}
+	device := le.Uint32(b[16:])
+	end := at + 32
+	if format&1 == 0 {
+		e.links, e.size, e.time = uint32(le.Uint16(b[6:])), int64(le.Uint32(b[8:])), i.time
+		e.uid, e.gid = uint32(le.Uint16(b[24:])), uint32(le.Uint16(b[26:]))
+	} else {
+		more, err := i.read(at+32, 32)
+		if err != nil {
+			return nil, err
+		}
+		end += 32
+		e.size, e.uid, e.gid = int64(le.Uint64(b[8:])), le.Uint32(b[24:]), le.Uint32(b[28:])
+		e.time, e.links = int64(le.Uint64(more)), le.Uint32(more[12:])
+	}
+	e.start = int64(device) * i.block
+	if n := int64(le.Uint16(b[2:])); n > 0 {
+		if e.xattrs, err = i.attributes(end, 12+4*(n-1)); err != nil {
+			return nil, fmt.Errorf("extended attributes: %w", err)
+		}
+		end += 12 + 4*(n-1)
+	}
+	e.metaEnd = end
+	switch e.mode & initramfs.TypeMask {
+	case initramfs.TypeDir:
+		e.links = 0
+	case initramfs.TypeChar, initramfs.TypeBlock: // include/linux/kdev_t.h, new_encode_dev
+		e.major, e.minor, e.size = (device&0xfff00)>>8, device&0xff|(device>>12)&0xfff00, 0
+	}
+	return e, nil
+}
+
+// attributes reads the extended attributes of an inode: a header, the places of those that several inodes share, and its own.
+func (i *erofsImage) attributes(at, n int64) (string, error) {
+	b, err := i.read(at, n)
+	if err != nil {
+		return "", err
+	}
+	shared := int(b[4])
+	if 12+4*shared > len(b) {
+		return "", fmt.Errorf("%d shared ones in %d bytes", shared, len(b))
+	}
+	var all []string
+	for k := range shared {
+		place := i.xattr + 4*int64(binary.LittleEndian.Uint32(b[12+4*k:]))
+		head, err := i.read(place, 4)
+		if err != nil {
+			return "", err
+		}
+		own, err := i.read(place, 4+int64(head[0])+int64(binary.LittleEndian.Uint16(head[2:])))
+		if err != nil {
+			return "", err
+		}
+		text, _ := attribute(own)
+		all = append(all, text)
+	}
+	for rest := b[12+4*shared:]; len(rest) >= 4; {
+		text, used := attribute(rest)
+		if used == 0 {
+			return "", errors.New("one is cut")
+		}
+		all = append(all, text)
+		rest = rest[min(len(rest), (used+3)&^3):]
+	}
+	return strings.Join(all, " "), nil
+}
+
+// attribute is one extended attribute and the bytes that it takes; 0 when it is cut.
+func attribute(b []byte) (string, int) {
+	name, value := int(b[0]), int(binary.LittleEndian.Uint16(b[2:]))
+	if 4+name+value > len(b) {
+		return "", 0
+	}
+	prefix, ok := erofsPrefixes[b[1]]
+	if !ok {
+		prefix = fmt.Sprintf("%d:", b[1])
+	}
+	return fmt.Sprintf("%s=%q", visible(prefix+string(b[4:4+name])), b[4+name:4+name+value]), 4 + name + value
+}
+
+// data are the content of a directory or a link, of at most so many bytes.
+func (i *erofsImage) data(e *erofsEntry, most int64) ([]byte, error) {
+	if e.size < 0 || e.size > most {
+		return nil, fmt.Errorf("it has %d bytes, and at most %d are read", e.size, most)
+	}
+	switch e.layout {
+	case erofsPlain:
+		return i.read(e.start, e.size)
+	case erofsInline: // whole blocks, and the rest after the inode
+		tail := e.size % i.block
+		head := []byte{}
+		if e.size > tail {
+			var err error
+			if head, err = i.read(e.start, e.size-tail); err != nil {
+				return nil, err
+			}
+		}
+		rest, err := i.read(e.metaEnd, tail)
+		return append(head, rest...), err
+	}
+	return nil, fmt.Errorf("its data have the layout %d, which is not read here", e.layout)
+}
+
+// walk calls use for each name, directories before what is in them.
+func (i *erofsImage) walk(use func(*erofsEntry) error) error {
+	seen := map[uint64]bool{} // directories: one inside of itself would have no end
+	var list func(nid uint64, path string) error
+	list = func(nid uint64, path string) error {
+		if seen[nid] {
+			return fmt.Errorf("erofs image: the directory %q is in several places", path)
+		}
+		seen[nid] = true
+		dir, err := i.inode(nid)
+		if err == nil && dir.mode&initramfs.TypeMask != initramfs.TypeDir {
+			err = errors.New("it is no directory")
+		}
+		var content []byte
+		if err == nil {
+			content, err = i.data(dir, erofsMaxDir)
+		}
+		if err != nil {
+			return fmt.Errorf("erofs image: %q: %w", path, err)
+		}
+		for len(content) > 0 {
+			block := content[:min(int64(len(content)), i.block)]
+			content = content[len(block):]
+			names, err := dirents(block)
+			if err != nil {
+				return fmt.Errorf("erofs image: the directory %q: %w", path, err)
+			}
+			for _, d := range names {
+				if d.name == "." || d.name == ".." {
+					continue
+				}
+				e, err := i.inode(d.nid)
+				if err == nil && e.mode&initramfs.TypeMask == initramfs.TypeSymlink {
+					var target []byte
+					target, err = i.data(e, erofsMaxLink)
+					e.target, e.size = string(target), 0
+				}
+				if err != nil {
+					return fmt.Errorf("erofs image: %q: %w", path+d.name, err)
+				}
+				if e.path = path + d.name; len(e.path) > initramfs.MaxPath {
+					return fmt.Errorf("erofs image: %.60q…: the name has %d bytes, more than %d", e.path, len(e.path), initramfs.MaxPath)
+				}
+				isDir := e.mode&initramfs.TypeMask == initramfs.TypeDir
+				if isDir {
+					e.size = 0
+				}
+				if err := use(e); err != nil {
+					return err
+				}
+				if isDir {
+					if err := list(d.nid, e.path+"/"); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return nil
+	}
+	return list(i.root, "")
+}
+
+type dirent struct {
+	nid  uint64
+	name string
+}
+
+// dirents are the names in a block of a directory: records of 12 bytes, and after the last the names that they point to.
+func dirents(block []byte) ([]dirent, error) {
+	const record = 12
+	if len(block) < record {
+		return nil, fmt.Errorf("a block of %d bytes", len(block))
+	}
+	le := binary.LittleEndian
+	first := int(le.Uint16(block[8:]))
+	if first < record || first%record != 0 || first > len(block) {
+		return nil, fmt.Errorf("names begin at byte %d of a block", first)
+	}
+	all := make([]dirent, first/record)
+	for k := range all {
+		from, to := int(le.Uint16(block[record*k+8:])), len(block)
+		if k+1 < len(all) {
+			to = int(le.Uint16(block[record*(k+1)+8:]))
+		}
+		if from > to || to > len(block) {
+			return nil, fmt.Errorf("a name from byte %d to %d of a block", from, to)
+		}
+		name, _, _ := bytes.Cut(block[from:to], []byte{0})
+		if len(name) == 0 || bytes.IndexByte(name, '/') >= 0 {
+			return nil, fmt.Errorf("the name %q", name)
+		}
+		all[k] = dirent{le.Uint64(block[record*k:]), string(name)}
+	}
+	return all, nil
+}
