@@ -50,6 +50,9 @@ const (
 	MaxPath  = 4095        // a path (PATH_MAX of linux/limits.h, with its NUL)
 )
 
+// MaxID is the largest number of a user or group that [Description.User] and NSMOwner can say: Docker takes no larger one, though the kernel does.
+const MaxID = 1<<31 - 1
+
 // Description says how to start the application. The upper fields have the names and the meaning that the OCI image configuration gives
 // them; the zero value of each lower one is its default.
 type Description struct {
@@ -57,7 +60,7 @@ type Description struct {
 	Cmd        []string // second part of the command
 	Env        []string // each "K=V"; init adds PATH, HOME and HOSTNAME where they are missing
 	WorkingDir string   // absolute; "" is /; created where the image lacks it
-	User       string   // "user", "uid", "user:group", "uid:gid" and mixtures; "" is 0:0
+	User       string   // "user", "uid", "user:group", "uid:gid" and mixtures, see [ID]; an empty user is 0, an empty group is the user's
 	StopSignal string   // name or number, see [Signal]; "" is SIGTERM
 
 	Hostname     string // "" is "enclave"

@@ -55,7 +55,7 @@ func TestGolden(t *testing.T) {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, want := range []Description{full, {Cmd: []string{"x"}}, {Entrypoint: []string{"x"}, NSMMode: 0o7}} {
+	for _, want := range []Description{full, {Cmd: []string{"x"}}, {Entrypoint: []string{"x"}, NSMMode: 0o7}, {Cmd: []string{"x"}, User: "app:", NSMOwner: ":1000"}, {Cmd: []string{"x"}, User: ":"}} {
 		b, err := Encode(want)
 		if err != nil {
 			t.Fatal(err)
@@ -84,8 +84,9 @@ func TestEncodeRefuses(t *testing.T) {
 		"no name":         {Description{Cmd: cmd, Env: []string{"=A"}}, "NAME=value"},
 		"relative":        {Description{Cmd: cmd, WorkingDir: "srv"}, "absolute"},
 		"user":            {Description{Cmd: cmd, User: "a:b:c"}, "USER:GROUP"},
-		"empty group":     {Description{Cmd: cmd, User: "a:"}, "USER:GROUP"},
-		"nsm owner":       {Description{Cmd: cmd, NSMOwner: ":a"}, "NSMOwner"},
+		"large user":      {Description{Cmd: cmd, User: "2147483648"}, `User: "2147483648" is no number of a user or group: those are 0 to 2147483647`},
+		"negative group":  {Description{Cmd: cmd, User: "app:-1"}, `User: "-1" is no number`},
+		"nsm owner":       {Description{Cmd: cmd, NSMOwner: "a/b"}, "NSMOwner"},
 		"signal":          {Description{Cmd: cmd, StopSignal: "SIGNOT"}, "no signal"},
 		"host name":       {Description{Cmd: cmd, Hostname: "a b"}, "host names"},
 		"long host name":  {Description{Cmd: cmd, Hostname: strings.Repeat("a", 65)}, "limit is 64"},

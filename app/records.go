@@ -188,13 +188,32 @@ func absolute(s string) error {
 	return nil
 }
 
-// user checks the shape alone: whether the names exist is known only where the image's /etc/passwd is.
+// user checks the shape alone: whether the names exist is known only where the image's /etc/passwd is. Each side of the colon may be empty,
+// as in Docker.
 func user(s string) error {
-	name, group, colon := strings.Cut(s, ":")
-	if name == "" || colon && group == "" || strings.ContainsAny(s, "/\n") || strings.Contains(group, ":") {
+	name, group, _ := strings.Cut(s, ":")
+	if strings.ContainsAny(s, "/\n") || strings.Contains(group, ":") {
 		return errors.New(strconv.Quote(s) + " is not USER or USER:GROUP")
 	}
+	for _, part := range []string{name, group} {
+		if _, _, err := ID(part); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// ID reads one side of [Description.User]. What is written as a number (with a sign, too) is one, as for Docker (GetExecUser of
+// moby/sys/user), and never a name: one that is negative or larger than [MaxID] is an error.
+func ID(s string) (n int, numeric bool, err error) {
+	n64, err := strconv.ParseInt(s, 10, 64)
+	if errors.Is(err, strconv.ErrSyntax) {
+		return 0, false, nil
+	}
+	if err != nil || n64 < 0 || n64 > MaxID {
+		return 0, true, errors.New(strconv.Quote(s) + " is no number of a user or group: those are 0 to " + strconv.Itoa(MaxID))
+	}
+	return int(n64), true, nil
 }
 
 func signal(s string) error {

@@ -104,6 +104,7 @@ bad:x:none:1:::
 again:x:1000:7::/again:
 123:x:5:6::/n:
 top:x:4294967294:1::/:
+  blank:x:8:9::/b:/bin/sh 	
 `
 
 const groups = `root:x:0:
@@ -113,6 +114,7 @@ app:x:1001:
 apps:x:60:apps
 123:x:61:
 broken:x
+#grp:x:70:app
 `
 
 func TestResolveUser(t *testing.T) {
@@ -128,11 +130,20 @@ func TestResolveUser(t *testing.T) {
 		"app:staff":   {want: account{uid: 1000, gid: 50, home: "/home/app"}},
 		"app:77":      {want: account{uid: 1000, gid: 77, home: "/home/app"}},
 		"4711":        {want: account{uid: 4711, home: "/"}},
-		"4711:123":    {want: account{uid: 4711, gid: 61, home: "/"}},
+		"4711:123":    {want: account{uid: 4711, gid: 123, home: "/"}},
 		"nohome":      {want: account{uid: 1002, gid: 1002, home: "/"}},
-		"123":         {want: account{uid: 5, gid: 6, home: "/n"}},
-		"4294967294":  {want: account{uid: 4294967294, gid: 1, home: "/"}},
-		"4294967295":  {err: "no such user"},
+		"123":         {want: account{uid: 123, home: "/"}}, // a number is no name, though a user has it as his
+		"5":           {want: account{uid: 5, gid: 6, home: "/n"}},
+		"+5":          {want: account{uid: 5, gid: 6, home: "/n"}},
+		"app:":        {want: account{uid: 1000, gid: 1001, groups: []uint32{10, 50}, home: "/home/app"}},
+		":1000":       {want: account{gid: 1000, home: "/root"}},
+		":":           {want: account{home: "/root", groups: []uint32{10}}},
+		"blank":       {want: account{uid: 8, gid: 9, home: "/b"}},
+		"top":         {want: account{uid: 4294967294, gid: 1, home: "/"}}, // what the image says, the kernel takes
+		"4294967294":  {err: `"4294967294" is no number of a user or group: those are 0 to 2147483647`},
+		"-1":          {err: `"-1" is no number`},
+		"app:-1":      {err: `"-1" is no number`},
+		"app:#grp":    {err: "/etc/group has no such group"},
 		"nobody":      {err: "/etc/passwd has no such user"},
 		"bad":         {err: "no such user"},
 		"short":       {err: "no such user"},

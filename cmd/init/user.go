@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/app"
 )
 
 // account is who the application runs as.
@@ -17,7 +19,7 @@ type account struct {
 	home     string
 }
 
-const maxID = 1<<32 - 2 // the last number is none: "leave as it is"
+const maxID = 1<<32 - 2 // the kernel's: the last number is none, "leave as it is". Docker lets less be written, see app.ID
 
 // lookUp finds "user", "uid", "user:group" and mixtures in the image's files, as Docker does.
 func lookUp(spec string) (account, error) {
@@ -36,61 +38,67 @@ func lookUp(spec string) (account, error) {
 	return a, nil
 }
 
-// resolveUser does the same in the text of /etc/passwd and /etc/group. A number need not be in them, a name must. The groups
-// that have the user as a member are his, unless the group is given.
+// resolveUser does the same in the text of /etc/passwd and /etc/group, by the rule of GetExecUser in moby/sys/user: what is written as a
+// number is a number, and never a name; the first line that fits counts; a number need not be in the files, a name must; what is
+// empty is 0, with the group of its line. The groups that have the user as a member are his, unless the group is given.
 func resolveUser(spec, passwd, group string) (account, error) {
-	user, grp, grouped := strings.Cut(spec, ":")
+	user, grp, _ := strings.Cut(spec, ":")
 	if user == "" {
 		user = "0"
 	}
-	a := account{home: "/"}
-	number, numeric := id(user)
-	name := ""
+	uid, numeric, err := app.ID(user)
+	if err != nil {
+		return account{}, err
+	}
+	a := account{home: "/", uid: uid}
+	name, found := "", false
 	for line := range strings.Lines(passwd) { // name:password:uid:gid:comment:home:shell
-		f := strings.Split(strings.TrimSuffix(line, "\n"), ":")
+		f := strings.Split(strings.TrimSpace(line), ":")
 		if len(f) < 4 {
 			continue
 		}
 		uid, okUID := id(f[2])
 		gid, okGID := id(f[3])
-		if !okUID || !okGID || f[0] != user && !(numeric && uid == number) {
+		// Docker takes what is no number here as 0: a slip in the file would make its user root.
+		if !okUID || !okGID || numeric && uid != a.uid || !numeric && f[0] != user {
 			continue
 		}
-		name, a.uid, a.gid = f[0], uid, gid
+		name, a.uid, a.gid, found = f[0], uid, gid, true
 		if len(f) > 5 && f[5] != "" {
 			a.home = f[5]
 		}
 		break
 	}
-	if name == "" {
-		if !numeric {
-			return account{}, errors.New("the image's /etc/passwd has no such user; a number would need none")
-		}
-		a.uid = number
+	if !found && !numeric {
+		return account{}, errors.New("the image's /etc/passwd has no such user; a number would need none")
 	}
-	number, numeric = id(grp)
-	found := false
+	gid, numeric, err := app.ID(grp)
+	if err != nil {
+		return account{}, err
+	}
+	if numeric {
+		a.gid = gid
+		return a, nil
+	}
+	found = false
 	for line := range strings.Lines(group) { // name:password:gid:member,member
-		f := strings.Split(strings.TrimSuffix(line, "\n"), ":")
-		if len(f) < 3 || f[0] == "" {
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if len(f) < 3 || strings.HasPrefix(f[0], "#") {
 			continue
 		}
 		gid, ok := id(f[2])
-		if !ok {
-			continue
-		}
 		switch {
-		case grouped && !found && (f[0] == grp || numeric && gid == number):
+		case !ok:
+		case grp == "":
+			if len(f) > 3 && name != "" && member(f[3], name) {
+				a.groups = append(a.groups, uint32(gid))
+			}
+		case f[0] == grp && !found:
 			a.gid, found = gid, true
-		case !grouped && len(f) > 3 && name != "" && member(f[3], name):
-			a.groups = append(a.groups, uint32(gid))
 		}
 	}
-	if grouped && !found {
-		if !numeric {
-			return account{}, errors.New("the image's /etc/group has no such group; a number would need none")
-		}
-		a.gid = number
+	if grp != "" && !found {
+		return account{}, errors.New("the image's /etc/group has no such group; a number would need none")
 	}
 	return a, nil
 }
@@ -104,7 +112,7 @@ func member(list, name string) bool {
 	return false
 }
 
-// id reads a user's or group's number.
+// id reads a user's or group's number in a file.
 func id(s string) (int, bool) {
 	n, err := strconv.ParseUint(s, 10, 64)
 	return int(n), err == nil && n <= maxID
