@@ -334,7 +334,7 @@ func FuzzResolveUser(f *testing.F) {
 	f.Add("1000", "a:b:1000:1", ":::")
 	f.Add("", "\n\n", "\n")
 	f.Fuzz(func(t *testing.T, spec, passwd, group string) {
-		a, err := resolveUser(spec, passwd, groups)
+		a, err := resolveUser(spec, passwd, group)
 		if err == nil && (a.uid < 0 || a.uid > maxID || a.gid < 0 || a.gid > maxID || a.home == "") {
 			t.Errorf("%+v", a)
 		}
