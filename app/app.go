@@ -42,6 +42,9 @@ const RootPartSize = 1<<32 - 4096
 // RootPart is the name of part i (from 0) of an erofs image, in the second ramdisk, mode 0600.
 func RootPart(i int) string { return "/neb/root." + strconv.Itoa(i) }
 
+// MaxRecords is how many records a file may have, "Version" included. Short ones take more of init's memory than of the file.
+const MaxRecords = 16 << 10
+
 // Limits of what init reads, in bytes.
 const (
 	MaxSize  = 2 << 20     // a whole file; the kernel passes at most 2 MiB of arguments and environment to a program
@@ -105,9 +108,12 @@ func Encode(d Description) ([]byte, error) {
 }
 
 // Decode reads the content of [Path].
-func Decode(b []byte) (Description, error) {
+func Decode(b []byte) (Description, error) { return DecodeText(string(b)) }
+
+// DecodeText does the same without a copy: the description's values are parts of s.
+func DecodeText(s string) (Description, error) {
 	var d Description
-	if err := decode(Path, d.fields(), b); err != nil {
+	if err := decode(Path, d.fields(), s); err != nil {
 		return Description{}, err
 	}
 	if err := startable(&d); err != nil {
@@ -145,7 +151,7 @@ func EncodeModules(m Modules) ([]byte, error) {
 // DecodeModules reads the content of [ModulesPath].
 func DecodeModules(b []byte) (Modules, error) {
 	var m Modules
-	if err := decode(ModulesPath, m.fields(), b); err != nil {
+	if err := decode(ModulesPath, m.fields(), string(b)); err != nil {
 		return Modules{}, err
 	}
 	return m, nil
@@ -175,7 +181,7 @@ func EncodeReport(r Report) ([]byte, error) {
 // DecodeReport reads a report. What it is given comes from inside an enclave: it may be anything.
 func DecodeReport(b []byte) (Report, error) {
 	var r Report
-	if err := decode("exit report", r.fields(), b); err != nil {
+	if err := decode("exit report", r.fields(), string(b)); err != nil {
 		return Report{}, err
 	}
 	if r.Phase == "" {

@@ -80,6 +80,7 @@ func TestEncodeRefuses(t *testing.T) {
 		"NUL":             {Description{Cmd: []string{"a\x00b"}}, "NUL"},
 		"huge argument":   {Description{Cmd: []string{strings.Repeat("a", MaxValue+1)}}, "131071"},
 		"too much":        {Description{Cmd: cmd, Env: repeat("A="+strings.Repeat("a", 1000), 2100)}, "limit is 2097152"},
+		"too many":        {Description{Cmd: repeat("a", MaxRecords)}, "/neb/app: 16385 records (each argument and variable is one), and the limit is 16384"},
 		"no =":            {Description{Cmd: cmd, Env: []string{"A"}}, "NAME=value"},
 		"no name":         {Description{Cmd: cmd, Env: []string{"=A"}}, "NAME=value"},
 		"relative":        {Description{Cmd: cmd, WorkingDir: "srv"}, "absolute"},
@@ -129,7 +130,8 @@ func TestDecodeRefuses(t *testing.T) {
 		"zero":             {head + "ExitReport=0\x00", "number"},
 		"mode in decimal":  {head + "NSMMode=384\x00", "number"},
 		"no command":       {"Version=1\x00User=a\x00", "nothing to start"},
-		"larger than read": {head + strings.Repeat("Cmd=x\x00", MaxSize/6), "limit"},
+		"larger than read": {head + strings.Repeat("Cmd=x\x00", MaxSize/6), "2097166 bytes, and the limit is 2097152"},
+		"too many":         {head + strings.Repeat("Cmd=\x00", MaxRecords-1), "16385 records"},
 	} {
 		if _, err := Decode([]byte(c.file)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want an error with %q", name, err, c.want)

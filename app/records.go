@@ -91,6 +91,7 @@ func (f *field) take(value string) error {
 // encode writes fields. They are taken into fresh, the fields of a new value, on the way: so what is written can be read.
 func encode(file string, fields, fresh []field) ([]byte, error) {
 	b := append([]byte(nil), versionKey+"="+version+"\x00"...)
+	records := 1
 	for i := range fields {
 		key := fields[i].key
 		for _, value := range fields[i].values() {
@@ -101,22 +102,21 @@ func encode(file string, fields, fresh []field) ([]byte, error) {
 			b = append(b, '=')
 			b = append(b, value...)
 			b = append(b, 0)
+			records++
 		}
 	}
-	if len(b) > MaxSize {
-		return nil, tooLarge(file, len(b))
-	}
-	return b, nil
+	return b, fits(file, len(b), records)
 }
 
-func decode(file string, fields []field, b []byte) error {
-	if len(b) > MaxSize {
-		return tooLarge(file, len(b))
+// decode reads fields. Their values are parts of s, not copies: init keeps what it reads for ever.
+func decode(file string, fields []field, s string) error {
+	if err := fits(file, len(s), strings.Count(s, "\x00")); err != nil {
+		return err
 	}
-	if len(b) == 0 || b[len(b)-1] != 0 {
+	if s == "" || s[len(s)-1] != 0 {
 		return errors.New(file + ": it does not end in a NUL byte: it was cut, or is not such a file")
 	}
-	for i, rest := 0, string(b); rest != ""; i++ {
+	for i, rest := 0, s; rest != ""; i++ {
 		var record string
 		record, rest, _ = strings.Cut(rest, "\x00")
 		key, value, ok := strings.Cut(record, "=")
@@ -156,8 +156,15 @@ func badRecord(file, key string, err error) error {
 	return errors.New(file + ": " + key + ": " + err.Error())
 }
 
-func tooLarge(file string, n int) error {
-	return errors.New(file + ": " + strconv.Itoa(n) + " bytes, and the limit is " + strconv.Itoa(MaxSize))
+// fits holds for every file.
+func fits(file string, size, records int) error {
+	if size > MaxSize {
+		return errors.New(file + ": " + strconv.Itoa(size) + " bytes, and the limit is " + strconv.Itoa(MaxSize))
+	}
+	if records > MaxRecords {
+		return errors.New(file + ": " + strconv.Itoa(records) + " records (each argument and variable is one), and the limit is " + strconv.Itoa(MaxRecords))
+	}
+	return nil
 }
 
 // checkValue holds for every value of every record.

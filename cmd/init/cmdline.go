@@ -165,6 +165,6 @@ func (e *enclave) readCommandLine() error {
 	if err != nil {
 		return fail("read", "/proc/cmdline", err)
 	}
-	e.options = options(string(line))
+	e.options = options(line)
 	return e.switches.parse(e.options)
 }

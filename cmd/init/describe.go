@@ -3,10 +3,8 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -15,14 +13,14 @@ import (
 
 // describe reads what to start: /neb/app, or else nitro-cli's /cmd and /env.
 func (e *enclave) describe() error {
-	b, err := readFile(app.Path, app.MaxSize)
+	text, err := readFile(app.Path, app.MaxSize)
 	if err == unix.ENOENT {
 		return e.describeNitroCLI()
 	}
 	if err != nil {
 		return fail("read", app.Path, err)
 	}
-	if e.about, err = app.Decode(b); err != nil {
+	if e.about, err = app.DecodeText(text); err != nil {
 		return &failure{doing: "read", what: err.Error(), cause: unpacking("")} // the error names the file
 	}
 	e.structured = true
@@ -30,8 +28,8 @@ func (e *enclave) describe() error {
 	if !e.about.Complete {
 		return nil
 	}
-	b, err = readFile(app.CompletePath, len(app.Complete))
-	if err == nil && string(b) != app.Complete {
+	text, err = readFile(app.CompletePath, len(app.Complete))
+	if err == nil && text != app.Complete {
 		err = errors.New("its content is not what a packer writes")
 	}
 	if err != nil {
@@ -64,12 +62,12 @@ func (e *enclave) describeNitroCLI() error {
 }
 
 // lines are the lines of nitro-cli's files. As C strings end at a NUL byte, so do these.
-func lines(b []byte) []string {
-	if len(b) == 0 {
+func lines(s string) []string {
+	if s == "" {
 		return nil
 	}
-	all := make([]string, 0, bytes.Count(b, []byte{'\n'})+1)
-	for s := unsafe.String(unsafe.SliceData(b), len(b)); s != ""; { // nobody writes to b: megabytes need not be copied
+	all := make([]string, 0, strings.Count(s, "\n")+1)
+	for s != "" {
 		var line string
 		line, s, _ = strings.Cut(s, "\n")
 		line, _, _ = strings.Cut(line, "\x00")

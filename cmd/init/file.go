@@ -10,44 +10,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readFile reads a file of at most limit bytes. Errors of the system are an unix.Errno. Nothing is allocated beyond the file's size:
-// PID 1 keeps its memory for the life of the enclave.
-func readFile(name string, limit int) ([]byte, error) {
+// readFile reads a file of at most limit bytes. Errors of the system are an unix.Errno. Little is allocated beyond the file's size, and
+// what it returns is cut into pieces without another copy: PID 1 keeps its memory for the life of the enclave.
+func readFile(name string, limit int) (string, error) {
 	fd, err := open(name, unix.O_RDONLY)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
+		return "", err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return nil, unix.EISDIR
+		return "", unix.EISDIR
 	}
-	size := 4096 // files of /proc have no size
-	if st.Size > 0 {
-		size = int(min(st.Size, int64(limit))) + 1
-	}
-	b := make([]byte, 0, size)
+	var all strings.Builder
+	all.Grow(int(min(st.Size, int64(limit)))) // files of /proc have no size
+	piece := make([]byte, min(max(st.Size, 4096), 64<<10))
 	for {
-		if len(b) > limit {
-			return nil, errors.New("more than " + strconv.Itoa(limit) + " bytes")
-		}
-		if len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
-		}
-		n, err := unix.Read(fd, b[len(b):cap(b)])
+		n, err := unix.Read(fd, piece)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return "", err
 		}
 		if n == 0 {
-			return b, nil
+			return all.String(), nil
 		}
-		b = b[:len(b)+n]
+		if all.Len()+n > limit {
+			return "", errors.New("more than " + strconv.Itoa(limit) + " bytes")
+		}
+		all.Write(piece[:n])
 	}
 }
 

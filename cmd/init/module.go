@@ -16,11 +16,11 @@ const moduleCompressed = 4 // MODULE_INIT_COMPRESSED_FILE of linux/module.h
 // loadModules loads what /neb/modules lists, or /nsm.ko alone, and then shuts loading off if there was a list.
 func (e *enclave) loadModules() error {
 	var list app.Modules
-	b, err := readFile(app.ModulesPath, app.MaxSize)
+	text, err := readFile(app.ModulesPath, app.MaxSize)
 	listed := err == nil
 	switch {
 	case listed:
-		if list, err = app.DecodeModules(b); err != nil {
+		if list, err = app.DecodeModules([]byte(text)); err != nil {
 			return &failure{doing: "read", what: err.Error()}
 		}
 	case err != unix.ENOENT:

@@ -82,7 +82,7 @@ func mountCgroupV1() error {
 	if err != nil {
 		return fail("read", "/proc/cgroups", err)
 	}
-	for _, name := range controllersV1(string(table)) {
+	for _, name := range controllersV1(table) {
 		dir := cgroupRoot + "/" + name
 		if err := mkdir(dir, 0o755); err != nil {
 			return err
@@ -115,7 +115,7 @@ func delegate() {
 		warn(fail("read", from, err))
 		return
 	}
-	names := strings.Fields(string(b))
+	names := strings.Fields(b)
 	if len(names) == 0 {
 		return
 	}

@@ -89,7 +89,7 @@ func TestLines(t *testing.T) {
 		"\n":             {""},
 		"A=b\x00c\nD=\n": {"A=b", "D="},
 	} {
-		if got := lines([]byte(file)); !reflect.DeepEqual(got, want) {
+		if got := lines(file); !reflect.DeepEqual(got, want) {
 			t.Errorf("lines(%q) = %q, want %q", file, got, want)
 		}
 	}
@@ -352,9 +352,9 @@ func FuzzDiagnose(f *testing.F) {
 }
 
 func FuzzLines(f *testing.F) {
-	f.Add([]byte("/app\n\n-v\x00\n"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, l := range lines(b) {
+	f.Add("/app\n\n-v\x00\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, l := range lines(s) {
 			if strings.ContainsAny(l, "\n\x00") {
 				t.Errorf("%q", l)
 			}

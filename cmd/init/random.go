@@ -25,7 +25,7 @@ func (e *enclave) waitForRandom() error {
 	b, err := readFile(rngCurrent, 4096)
 	if err != nil {
 		warn(fail("read", rngCurrent, err).because("the kernel lacks CONFIG_HW_RANDOM"))
-	} else if strings.TrimSpace(string(b)) != nsmRNG {
+	} else if strings.TrimSpace(b) != nsmRNG {
 		if err := writeFile(rngCurrent, nsmRNG, 0); err != nil {
 			warn(fail("write "+nsmRNG+" to", rngCurrent, err))
 		}

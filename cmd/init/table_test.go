@@ -297,6 +297,20 @@ func TestShapes(t *testing.T) {
 			want:   []string{said("bytes=/proc/self/environ", strconv.Itoa(1400*1003)), peak, `^neb: exit status=0$`},
 		},
 	}
+	// The most that a description may hold, in as many records as it may have, which is what takes the most memory.
+	most := []string{"/probe", "rss", "exit=0"}
+	for len(most) < app.MaxRecords/2 {
+		most = append(most, strings.Repeat("x", 100))
+	}
+	most = append(most, strings.Repeat("y", app.MaxValue))
+	variables := make([]string, app.MaxRecords-2-len(most))
+	for i := range variables {
+		variables[i] = "V" + strconv.Itoa(i) + "=" + strings.Repeat("z", 90)
+	}
+	table["a large description"] = scene{
+		second: described(t, app.Description{Entrypoint: most[:1], Cmd: most[1:], Env: variables, Complete: true}, probe),
+		want:   []string{peak, `^neb: exit status=0$`},
+	}
 	for name, compress := range compressions {
 		table["a ramdisk in "+name] = scene{
 			second: described(t, app.Description{Cmd: []string{"/probe", "say=unpacked"}, Complete: true}, probe),

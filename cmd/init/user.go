@@ -25,11 +25,11 @@ const maxID = 1<<32 - 2 // the kernel's: the last number is none, "leave as it i
 func lookUp(spec string) (account, error) {
 	var files [2]string
 	for i, name := range []string{"/etc/passwd", "/etc/group"} {
-		b, err := readFile(name, 1<<20)
+		text, err := readFile(name, 1<<20)
 		if err != nil && err != unix.ENOENT && err != unix.ENOTDIR {
 			return account{}, fail("read", name, err)
 		}
-		files[i] = string(b)
+		files[i] = text
 	}
 	a, err := resolveUser(spec, files[0], files[1])
 	if err != nil {
