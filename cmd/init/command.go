@@ -32,6 +32,28 @@ func (e *enclave) candidates(command string) []string {
 	return all
 }
 
+// shell runs a file that the kernel takes for no program, in nitro-cli's mode: the reference starts its command with glibc's execvpe, which
+// does the same.
+const shell = "/bin/sh"
+
+// isScript reports whether a file is no program of any machine: of one for another, a shell would say nothing that helps.
+func isScript(path string) bool {
+	head, err := beginning(path)
+	return err == nil && !strings.HasPrefix(string(head), elfMagic)
+}
+
+// beginning is the first page of a file.
+func beginning(path string) ([]byte, error) {
+	fd, err := open(path, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	head := make([]byte, 4096)
+	n, err := unix.Pread(fd, head, 0)
+	return head[:max(n, 0)], err
+}
+
 // start starts the application in a session of its own, as its user, and returns its process.
 func (e *enclave) start() (int, error) {
 	argv := e.about.Command()
@@ -52,6 +74,11 @@ func (e *enclave) start() (int, error) {
 		}
 		// As execvp does, a file that may not be executed is remembered, and the search goes on.
 		pid, err := syscall.ForkExec(path, argv, attr)
+		if err == unix.ENOEXEC && !e.structured && isScript(path) {
+			if pid, err = syscall.ForkExec(shell, append([]string{shell, path}, argv[1:]...), attr); err != nil {
+				err = unix.ENOEXEC // of the file: whyNot says the rest
+			}
+		}
 		if err == nil {
 			return pid, nil
 		}
@@ -97,14 +124,15 @@ func (e *enclave) whyNot(path string, err error) string {
 		}
 		return "it, or its interpreter, is not executable, or lies in a file system that is mounted noexec"
 	case unix.ENOENT, unix.ENOEXEC:
-		head := make([]byte, 4096)
-		fd, err2 := open(path, unix.O_RDONLY)
+		head, err2 := beginning(path)
 		if err2 != nil {
 			return ""
 		}
-		defer unix.Close(fd)
-		n, _ := unix.Pread(fd, head, 0)
-		return diagnose(head[:max(n, 0)], exists)
+		cause := diagnose(head, exists)
+		if err == unix.ENOEXEC && !e.structured && !strings.HasPrefix(string(head), elfMagic) {
+			cause += ", and " + shell + " to run it is not in the image"
+		}
+		return cause
 	}
 	return ""
 }
@@ -136,7 +164,7 @@ func diagnose(head []byte, exists func(string) bool) string {
 	if len(head) == 0 {
 		return "it is empty"
 	}
-	if !strings.HasPrefix(string(head), "\x7fELF") {
+	if !strings.HasPrefix(string(head), elfMagic) {
 		return "it is neither an ELF file nor a script with #! in its first line"
 	}
 	machine, loader, err := readELF(head)
@@ -150,6 +178,8 @@ func diagnose(head []byte, exists func(string) bool) string {
 	}
 	return "it is an ELF file that the kernel does not take: is it whole?"
 }
+
+const elfMagic = "\x7fELF"
 
 func machineName(m int) string {
 	switch m {

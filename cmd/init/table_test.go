@@ -264,6 +264,10 @@ func TestShapes(t *testing.T) {
 			second: plain("/start\n", "", file(t, "bin/sh", need.Command(t, "busybox")), program("start", []byte("#!/bin/sh\necho PATH is $PATH, $(ulimit -n) of $(ulimit -Hn)\n"))),
 			want:   []string{`^PATH is /sbin:/usr/sbin:/bin:/usr/bin, 1024 of 4096$`, `^neb: exit status=0$`},
 		},
+		"a script without #!, as glibc's execvpe runs it": {
+			second: plain("start\none\n", "PATH=/opt", file(t, "bin/sh", need.Command(t, "busybox")), program("opt/start", []byte("echo $0 with $1; exit 6\n"))),
+			want:   []string{`^/opt/start with one$`, `^neb: exit status=6$`},
+		},
 		"modules by list, parameters, shut off": {
 			first:   []entry{modules(t, app.Modules{Paths: []string{"/nsm.ko"}})},
 			cmdline: `nsm.neb_test="a b"`,
@@ -428,6 +432,7 @@ func TestFaults(t *testing.T) {
 		"no interpreter":            run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: no such file or directory: it is a script, and its interpreter /bin/sh is not in the image$`, program("start", []byte("#!/bin/sh\n"))),
 		"script with DOS line ends": run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: no such file or directory: its first line ends in a carriage return`, program("start", []byte("#!/probe\r\n"))),
 		"no script":                 run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: exec format error: it is neither an ELF file nor a script`, program("start", []byte("echo hello\n"))),
+		"no script, and no shell":   {second: plain("/start\n", "", program("start", []byte("echo hello\n"))), want: []string{`^neb: exec /start: exec format error: it is neither an ELF file nor a script with #! in its first line, and /bin/sh to run it is not in the image$`}},
 		"for another machine":       run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: exec format error: it was built for aarch64, and this enclave is x86_64$`, program("start", elfFile(183, ""))),
 		"not executable":            run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: permission denied: it is not executable: chmod \+x$`, text("start", "#!/probe\n")),
 		"a directory":               run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: permission denied: it is a directory$`, dir("start")),
