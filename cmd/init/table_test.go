@@ -151,6 +151,15 @@ func TestShapes(t *testing.T) {
 		"read=/proc/sys/kernel/modules_disabled", `"0"`,
 		"addlo", "added",
 	}
+	second := script{
+		"id", "1000 1001 [50]",
+		"stat=/dev/nsm", "020600 1000:1001 0",
+		"within=1000,nsm", "true",
+		"within=1000,extend", "true",
+		"within=1001,nsm", "EACCES",
+		"within=1001,extend", "EACCES",
+		"within=1001,read=/proc/self/comm", "",
+	}
 	const controllers = `"cpuset cpu io memory hugetlb pids rdma misc"`
 	structured := script{
 		"env", `["A=b" "WORDS=two\nlines" "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "HOME=/home/app" "HOSTNAME=vault"]`,
@@ -212,7 +221,11 @@ func TestShapes(t *testing.T) {
 			"stat=/etc/hosts", "100644 0:0 69",
 			"zombies", "0",
 		}),
-		"a second user cannot attest": run(app.Description{User: "app"}, script{"nsm", "true", "stat=/dev/nsm", "020600 1000:1001 0"}, users...),
+		// Set-UID root, so that it can become others: PID 1 starts it as app.
+		"a second user cannot attest": {
+			second: described(t, app.Description{Entrypoint: []string{"/su"}, Cmd: second.words(), User: "app", Complete: true}, append(users, entry{name: "su", mode: 0o4755, body: probe.body})...),
+			want:   second.want(`^neb: exit status=0$`),
+		},
 		"read-only directories": run(app.Description{User: "1000", WorkingDir: "/ro/sub"}, script{
 			"cwd", "/ro/sub",
 			"write=/ro/new", "EACCES",
