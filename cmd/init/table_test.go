@@ -257,6 +257,10 @@ func TestShapes(t *testing.T) {
 			"kill1=SIGTERM", "SIGTERM", "kill1=SIGINT", "SIGINT", "kill1=SIGHUP", "SIGHUP", "kill1=SIGUSR1", "SIGUSR1",
 			"kill1=SIGKILL", "none", "kill1=SIGSEGV", "none", "kill1=SIGABRT", "none",
 		}),
+		"ignores SIGTERM itself, and goes on; its child gets it": {
+			second: described(t, app.Description{Cmd: []string{"/probe", "leave=tame", "outlive=SIGTERM", "exit=5"}}, probe),
+			want:   []string{`^probe: left behind, tame`, `^probe: tame process got SIGTERM$`, said("outlive=SIGTERM", "a child"), `^neb: exit status=5$`},
+		},
 		"10,000 orphans": {
 			second: described(t, app.Description{Cmd: []string{"/orphans", "10000", "/probe", "zombies", "rss"}}, probe, program("orphans", compile(t, "orphans", "-static"))),
 			want:   []string{`^orphans: 10000$`, said("zombies", "0"), peak, `^neb: exit status=0$`},

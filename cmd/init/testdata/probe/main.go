@@ -48,6 +48,7 @@ var acts = map[string]func(arg string) string{
 	"attr":     attr,
 	"as":       as,
 	"leave":    leave,
+	"outlive":  outlive,
 	"kill1":    kill1,
 	"sleep":    func(arg string) string { d, err := time.ParseDuration(arg); time.Sleep(d); return text(arg, err) },
 	"exit":     func(arg string) string { n, _ := strconv.Atoi(arg); os.Exit(n); return "" },
@@ -256,6 +257,16 @@ func within(arg string) string {
 		said <- acts[name](arg)
 	}()
 	return <-said
+}
+
+// outlive=SIGNAL ignores a signal, sends it to PID 1, and waits until a child has ended.
+func outlive(arg string) string {
+	signal.Ignore(unix.SignalNum(arg))
+	err := unix.Kill(1, unix.SignalNum(arg))
+	if err == nil {
+		_, err = unix.Wait4(-1, nil, 0, nil)
+	}
+	return text("a child", err)
 }
 
 // leave=stubborn and leave=tame leave a process behind that ignores every signal it can, or says which one it got and ends.
