@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -25,13 +26,17 @@ import (
 
 // acts are what it can be asked to do, as "act" or "act=argument".
 var acts = map[string]func(arg string) string{
-	"env":      func(string) string { return fmt.Sprintf("%q", os.Environ()) },
-	"name":     func(string) string { return fmt.Sprintf("%q", os.Args[0]) },
-	"say":      func(arg string) string { return fmt.Sprintf("%q", arg) },
-	"id":       id,
-	"cwd":      func(string) string { d, err := os.Getwd(); return text(d, err) },
-	"stat":     stat,
-	"read":     read,
+	"env":  func(string) string { return fmt.Sprintf("%q", os.Environ()) },
+	"name": func(string) string { return fmt.Sprintf("%q", os.Args[0]) },
+	"say":  func(arg string) string { return fmt.Sprintf("%q", arg) },
+	"id":   id,
+	"cwd":  func(string) string { d, err := os.Getwd(); return text(d, err) },
+	"stat": stat,
+	"read": read,
+	"sum": func(name string) string {
+		b, err := os.ReadFile(name)
+		return text(fmt.Sprintf("%x", sha256.Sum256(b)), err)
+	},
 	"bytes":    func(name string) string { b, err := os.ReadFile(name); return text(strconv.Itoa(len(b)), err) },
 	"link":     func(name string) string { s, err := os.Readlink(name); return text(s, err) },
 	"write":    write,
