@@ -69,13 +69,10 @@ func connected(fd int, deadline time.Time) error {
 
 func (e *enclave) deadline() time.Time { return e.began.Add(e.switches.heartbeat) }
 
-// callParent begins to connect. It fails only for reasons that waiting does not cure.
+// callParent begins to connect. What fails here is tried again, and said, by sendHeartbeat: the modules that are loaded before it may be
+// those that the connection needs.
 func (e *enclave) callParent() error {
-	fd, err := call(heartbeatPort)
-	if err != nil && !again(err) {
-		return fail("heartbeat", "", err)
-	}
-	e.beat.fd = fd
+	e.beat.fd, _ = call(heartbeatPort)
 	return nil
 }
 

@@ -437,6 +437,10 @@ func TestFaults(t *testing.T) {
 			s.first = []entry{text("neb/modules", "/nsm.ko\n")}
 			s.want = []string{`^neb: read /neb/modules: it does not end in a NUL byte`}
 		}),
+		"no vsock device is final after the modules": with(good, func(s *scene) {
+			s.qemu, s.cmdline = []string{"-machine", "auto-kernel-cmdline=off"}, "nsm.neb_test=1"
+			s.want = []string{`nsm: unknown parameter 'neb_test' ignored`, `^neb: heartbeat: no such device: there is no vsock device`}
+		}),
 		"unknown switch": with(good, func(s *scene) {
 			s.cmdline = "neb.cgruop=v1"
 			s.want = []string{`^neb: kernel command line neb.cgruop: unknown switch; there are neb.cgroup neb.end`}
