@@ -902,3 +902,27 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// TestHidden: what the application will not see is named, and nothing else.
+func TestHidden(t *testing.T) {
+	root := t.TempDir()
+	for name, content := range map[string]string{"tmp/server": "x", "run/resolvconf/resolv.conf": "", "run/lock/pid": "1", "srv/tmp/a": "", "tmpfile": ""} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(root, "tmp/empty"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	buildFile(t, &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: root, Overrides: start, Warn: func(line string) {
+		name, _, _ := strings.Cut(line, " is hidden by ")
+		got = append(got, name)
+	}})
+	if want := []string{"/run/lock/pid", "/tmp/server"}; !slices.Equal(got, want) {
+		t.Errorf("warnings of %q, want %q", got, want)
+	}
+}

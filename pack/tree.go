@@ -214,7 +214,20 @@ func (b *Build) root(ctx context.Context, t *image.Tree, prefix string) error {
 			}
 		}
 	}
-	return nil
+	return b.warnHidden(t, prefix)
+}
+
+// warnHidden names what of the image the application will not see: init mounts new file systems at /run and /tmp. What is empty there, and
+// the target of linuxkit's link /etc/resolv.conf, nobody misses.
+func (b *Build) warnHidden(t *image.Tree, prefix string) error {
+	return t.Walk(func(e *image.Entry) error {
+		name := "/" + strings.TrimPrefix(strings.TrimPrefix(e.Path, prefix), "/")
+		below := strings.HasPrefix(name, "/run/") || strings.HasPrefix(name, "/tmp/")
+		if below && !e.IsDir() && !strings.HasPrefix(name, "/run/resolvconf/") {
+			b.warn("%s is hidden by the empty file system that init mounts at %s: put it elsewhere if the application needs it", name, name[:4])
+		}
+		return nil
+	})
 }
 
 // application is the second ramdisk.

@@ -108,6 +108,11 @@ func (e *enclave) whyNot(path string, err error) string {
 			return "it is a symbolic link, and what it leads to is not in the image"
 		}
 		if err == unix.ENOENT {
+			for _, dir := range hidden {
+				if strings.HasPrefix(path, dir) {
+					return "what the image has below " + dir + " is hidden by the file system that is mounted there"
+				}
+			}
 			return "the image has no such file"
 		}
 		return ""
@@ -136,6 +141,9 @@ func (e *enclave) whyNot(path string, err error) string {
 	}
 	return ""
 }
+
+// hidden are the directories whose content is not the image's, see mounts.
+var hidden = []string{"/dev/", "/proc/", "/run/", "/sys/", "/tmp/"}
 
 func workingDir() string {
 	b := make([]byte, unix.PathMax)

@@ -450,6 +450,7 @@ func TestFaults(t *testing.T) {
 			s.want = []string{`^neb: kernel command line neb.grace=ten: expected a time like 10s`}
 		}),
 		"no such command":           run(app.Description{Cmd: []string{"/bin/server"}}, `^neb: exec /bin/server: no such file or directory: the image has no such file$`),
+		"a command below /tmp":      run(app.Description{Cmd: []string{"/tmp/server"}}, `^neb: exec /tmp/server: no such file or directory: what the image has below /tmp/ is hidden by the file system that is mounted there$`, program("tmp/server", probe.body)),
 		"no such command in PATH":   run(app.Description{Cmd: []string{"server"}, Env: []string{"PATH=/bin:/opt"}}, `^neb: exec server: no such file or directory: not in /bin/server, /opt/server$`),
 		"no such relative command":  run(app.Description{Cmd: []string{"bin/server"}, WorkingDir: "/srv"}, `^neb: exec bin/server: no such file or directory: it is relative to /srv$`),
 		"no loader":                 run(app.Description{Cmd: []string{"/env"}}, `^neb: exec /env: no such file or directory: is it a dynamic binary without its loader /lib64/ld-linux-x86-64.so.2\?$`, file(t, "env", "/usr/bin/env")),
