@@ -29,7 +29,6 @@ type key struct{ cid, port, peer uint32 }
 const (
 	sayRequest = 1 << iota
 	sayResponse
-	sayReset
 	sayShutdown
 	sayCredit
 )
@@ -414,8 +413,7 @@ func (c *Conn) Close() error {
 	c.changed.Broadcast()
 	switch c.state {
 	case waiting:
-		c.tell(sayReset)
-		c.die(nil)
+		c.reset(nil)
 	case open:
 		c.shut(shutdownBoth)
 		// The enclave answers with a reset as soon as its application has closed too. One that never does must not keep a place.
@@ -423,8 +421,7 @@ func (c *Conn) Close() error {
 			c.d.mu.Lock()
 			defer c.d.mu.Unlock()
 			if c.state != dead {
-				c.tell(sayReset)
-				c.die(nil)
+				c.reset(nil)
 			}
 		})
 	case dead:
@@ -433,15 +430,26 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// die makes the device forget the connection, unless it still has a reset to say.
+// reset ends a connection and tells the enclave, unless that has never heard of it.
+func (c *Conn) reset(err error) {
+	known := c.say&sayRequest == 0
+	c.die(err)
+	if known {
+		c.d.sayReset(header{srcCID: uint64(c.key.cid), dstCID: uint64(c.d.cfg.CID), srcPort: c.key.port, dstPort: c.key.peer, typ: typeStream})
+	}
+}
+
+// die makes the device forget the connection, and all that it had to say: the enclave could make and end connections without taking anything.
 func (c *Conn) die(err error) {
 	if c.state == dead {
 		return
 	}
 	c.state = dead
 	c.err = err
-	if c.d.conns[c.key] == c {
-		delete(c.d.conns, c.key)
+	delete(c.d.conns, c.key)
+	if c.queued {
+		c.queued = false
+		c.d.ready.remove(c)
 	}
 	c.end()
 	if c.closed {
@@ -501,13 +509,6 @@ func (c *Conn) emit(h *header, room int) (payload []byte, ok bool) {
 		h.op = op
 	}
 	switch {
-	case c.say&sayReset != 0:
-		c.say = 0
-		h.op = opReset
-		return nil, true
-	case c.state == dead:
-		c.say = 0
-		return nil, false
 	case c.say&sayRequest != 0:
 		said(sayRequest, opRequest)
 	case c.say&sayResponse != 0:
@@ -580,8 +581,8 @@ func (c *Conn) receive(h *header, parts [][]byte) bool {
 		c.shutByPeer |= uint8(h.flags & shutdownBoth)
 		if c.shutByPeer == shutdownBoth {
 			// Both sides of the enclave's application are done: a reset confirms it. What was received stays with us.
-			c.tell(sayReset)
-			c.die(syscall.EPIPE)
+			c.reset(syscall.EPIPE)
+			return true
 		}
 	case opCreditRequest:
 		c.tell(sayCredit)

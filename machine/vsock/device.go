@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 )
@@ -66,8 +67,8 @@ const (
 	maxWindow = 256 << 10
 	// maxChunks is how many buffers of ReadFrom may wait for the enclave at once.
 	maxChunks = 64
-	// maxResets is how many resets of connections that do not exist may wait for the enclave, before the device stops
-	// to take its packets.
+	// maxResets is how many resets may wait for the enclave before the device stops to take its packets. Those of the connections that
+	// there are then may still join them.
 	maxResets = 256
 	// batch is how many packets are taken before others may have the lock.
 	batch = 32
@@ -149,6 +150,12 @@ func (f *fifo) pop() *Conn {
 		f.items, f.first = f.items[:n], 0
 	}
 	return c
+}
+
+// remove takes out a connection that is in the queue.
+func (f *fifo) remove(c *Conn) {
+	i := f.first + slices.Index(f.items[f.first:], c)
+	f.items = slices.Delete(f.items, i, i+1)
 }
 
 func (f *fifo) len() int { return len(f.items) - f.first }
@@ -276,8 +283,7 @@ func (d *Device) Dial(ctx context.Context, port uint32) (*Conn, error) {
 			return fail(c.err)
 		case ctx.Err() != nil:
 			c.closed = true
-			c.tell(sayReset)
-			c.die(nil)
+			c.reset(nil)
 			return fail(ctx.Err())
 		}
 		c.changed.Wait()
@@ -370,12 +376,7 @@ func (d *Device) stop() {
 	d.running, d.broken, d.stalled = false, false, false
 	d.resets = nil
 	for _, c := range d.conns {
-		c.say = 0
 		c.die(syscall.ECONNRESET)
-	}
-	for d.ready.len() > 0 {
-		c := d.ready.pop()
-		c.queued, c.say = false, 0
 	}
 	for i := range d.queue {
 		q := &d.queue[i]
@@ -552,8 +553,7 @@ func (d *Device) packet(c *chain) {
 	k := key{cid: uint32(h.dstCID), port: h.dstPort, peer: h.srcPort}
 	if conn := d.conns[k]; conn != nil {
 		if !conn.receive(&h, parts) {
-			conn.tell(sayReset)
-			conn.die(syscall.EPROTO)
+			conn.reset(syscall.EPROTO)
 		}
 		return
 	}
@@ -591,9 +591,12 @@ func (d *Device) reset(h *header) {
 	if h.op == opReset {
 		return
 	}
-	d.resets = append(d.resets, header{
-		srcCID: h.dstCID, dstCID: h.srcCID, srcPort: h.dstPort, dstPort: h.srcPort,
-		typ: h.typ, op: opReset,
-	})
+	d.sayReset(header{srcCID: h.dstCID, dstCID: h.srcCID, srcPort: h.dstPort, dstPort: h.srcPort, typ: h.typ})
+}
+
+// sayReset queues a reset with the addresses of h, and sends what can be sent.
+func (d *Device) sayReset(h header) {
+	h.op = opReset
+	d.resets = append(d.resets, h)
 	d.pump()
 }

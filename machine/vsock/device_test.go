@@ -336,6 +336,43 @@ func TestFlood(t *testing.T) {
 	g.expect(opResponse)
 }
 
+// An enclave that takes nothing and opens connections that come to nothing is held up, or costs nothing.
+func TestFloodOfConnections(t *testing.T) {
+	for name, c := range map[string]struct {
+		handler Handler
+		packets []uint16
+	}{
+		"refused":          {func(context.Context, *Conn) {}, []uint16{opRequest}},
+		"taken, and reset": {echo, []uint16{opRequest, opReset}},
+		"taken, and wrong": {echo, []uint16{opRequest, opResponse}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := serve(c.handler)
+			cfg.MaxConns = 16
+			g := newDriver(t, cfg, 64)
+		flood:
+			for port := range uint32(2000) {
+				for _, op := range c.packets {
+					if !g.trySend(from(port, 7, op), nil, 50*time.Millisecond) {
+						break flood
+					}
+				}
+				g.d.mu.Lock()
+				resets, conns, ready := len(g.d.resets), len(g.d.conns), g.d.ready.len()
+				g.d.mu.Unlock()
+				if resets > maxResets+cfg.MaxConns || conns > cfg.MaxConns || ready > conns {
+					t.Fatalf("%d resets and %d connections wait, of %d that there are", resets, ready, conns)
+				}
+			}
+			g.reset()
+			g.start(64)
+			g.fillRX()
+			g.send(from(1000, 8, opRequest), nil)
+			g.expect(opReset)
+		})
+	}
+}
+
 // As many connections as are allowed, all stuffed by the enclave and read by nobody.
 func TestMemory(t *testing.T) {
 	const conns = 1000
