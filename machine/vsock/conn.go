@@ -55,6 +55,7 @@ type Conn struct {
 	state   state
 	err     error // why the connection died, where it was not in peace
 	closed  bool  // Close was called
+	served  bool  // its handler has returned
 	say     uint8
 	queued  bool // in d.ready
 
@@ -66,6 +67,7 @@ type Conn struct {
 	shutByPeer, shutByUs     uint8
 	shutTold                 uint8
 	readDeadline, writeLimit deadline
+	ending                   *time.Timer // resets a connection that we closed and the enclave did not; nil before
 
 	// From us to the enclave: what a Write waits to get rid of, bytes sent ever, and the enclave's last word about its buffer.
 	out               []byte
@@ -417,7 +419,7 @@ func (c *Conn) Close() error {
 	case open:
 		c.shut(shutdownBoth)
 		// The enclave answers with a reset as soon as its application has closed too. One that never does must not keep a place.
-		time.AfterFunc(closeTimeout, func() {
+		c.ending = time.AfterFunc(c.d.closing, func() {
 			c.d.mu.Lock()
 			defer c.d.mu.Unlock()
 			if c.state != dead {
@@ -452,6 +454,12 @@ func (c *Conn) die(err error) {
 		c.d.ready.remove(c)
 	}
 	c.end()
+	if c.ending != nil {
+		c.ending.Stop() // it holds the connection
+	}
+	if c.served {
+		c.d.serving--
+	}
 	if c.closed {
 		c.release()
 	}

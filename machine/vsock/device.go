@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // CIDs with a meaning of their own.
@@ -29,7 +30,8 @@ type Config struct {
 	AllowHostCID bool
 	// Handlers serve the parent's ports. A connection to a port without one is refused.
 	Handlers map[uint32]Handler
-	// MaxConns is how many connections of the enclave may be served at once, 0 means 2048. Further ones are refused.
+	// MaxConns is how many connections of the enclave may be there at once, 0 means 2048. Further ones are refused. A connection counts
+	// until its handler has returned and the enclave has confirmed its end.
 	MaxConns int
 	// PushBack makes the device stop taking the enclave's packets while its own wait for the enclave to take them, as
 	// the parent's Linux driver does. It serves to provoke the deadlock of two drivers that both do so.
@@ -106,8 +108,9 @@ type Device struct {
 	conns    map[key]*Conn
 	ready    fifo
 	resets   []header
-	stalled  bool // the enclave's packets wait until ours have gone
-	serving  int  // handlers that run
+	stalled  bool          // the enclave's packets wait until ours have gone
+	serving  int           // connections of the enclave that count against MaxConns
+	closing  time.Duration // closeTimeout, but in tests
 	budget   int
 	nextPort uint32
 	reported map[Event]bool
@@ -187,7 +190,7 @@ func Listen(path string, cfg Config) (*Device, error) {
 
 func newDevice(cfg Config) *Device {
 	d := &Device{
-		cfg: cfg, budget: budget, nextPort: firstPort,
+		cfg: cfg, budget: budget, closing: closeTimeout, nextPort: firstPort,
 		conns: map[key]*Conn{}, reported: map[Event]bool{},
 		started: make(chan struct{}), chunks: make(chan struct{}, maxChunks),
 	}
@@ -581,8 +584,11 @@ func (d *Device) packet(c *chain) {
 		handler(d.ctx, conn)
 		conn.Close()
 		d.mu.Lock()
-		d.serving--
-		d.mu.Unlock()
+		defer d.mu.Unlock()
+		conn.served = true
+		if conn.state == dead {
+			d.serving--
+		}
 	}()
 }
 

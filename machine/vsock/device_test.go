@@ -373,6 +373,52 @@ func TestFloodOfConnections(t *testing.T) {
 	}
 }
 
+// A connection that we closed keeps its place until the enclave confirms that, but not for ever.
+func TestCloseTimeout(t *testing.T) {
+	cfg := serve(func(_ context.Context, c *Conn) { c.Accept() })
+	cfg.MaxConns = 4
+	g := newDriver(t, cfg, 64)
+	closing := func(after time.Duration) {
+		g.d.mu.Lock()
+		defer g.d.mu.Unlock()
+		g.d.closing = after
+	}
+	closing(time.Hour)
+	g.fillRX()
+	open := func(port uint32) {
+		t.Helper()
+		g.send(from(port, 7, opRequest), nil)
+		g.expect(opResponse)
+		if h, _ := g.expect(opShutdown); h.flags != shutdownBoth {
+			t.Fatalf("shutdown %+v", h)
+		}
+	}
+	for port := range uint32(3) {
+		open(port)
+	}
+	closing(500 * time.Millisecond)
+	open(3)
+	g.send(from(4, 7, opRequest), nil)
+	if h, _ := g.expect(opReset); h.dstPort != 4 {
+		t.Fatalf("%+v, want a reset of the fifth connection", h)
+	}
+	if h, _ := g.expect(opReset); h.dstPort != 3 {
+		t.Fatalf("%+v, want a reset of the fourth connection after its time", h)
+	}
+	g.send(from(0, 7, opReset), nil)
+	for port := range uint32(2) {
+		open(5 + port)
+	}
+	for range 2 {
+		g.expect(opReset)
+	}
+	waitFor(t, "the places of all but two connections", func() bool {
+		g.d.mu.Lock()
+		defer g.d.mu.Unlock()
+		return len(g.d.conns) == 2 && g.d.serving == 2
+	})
+}
+
 // As many connections as are allowed, all stuffed by the enclave and read by nobody.
 func TestMemory(t *testing.T) {
 	const conns = 1000
