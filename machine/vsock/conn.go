@@ -549,7 +549,7 @@ func (c *Conn) hasMore() bool {
 	return c.say != 0 || len(c.out) > 0 && c.state == open && c.credit() > 0
 }
 
-// receive handles a packet that the enclave sent for this connection; parts hold at least h.len bytes of payload behind the header.
+// receive handles a packet that the enclave sent for this connection; parts hold at least h.len bytes of payload where it carries data.
 // It returns false where the packet breaks the rules and the connection has to be reset.
 func (c *Conn) receive(h *header, parts [][]byte) bool {
 	c.peerBuf, c.peerDone = h.bufAlloc, h.fwdCnt

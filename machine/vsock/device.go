@@ -522,7 +522,7 @@ func (d *Device) drain() bool {
 	return true
 }
 
-// packet handles one packet of the enclave. One that is too short for its header, too long, or not from the enclave's address is dropped:
+// packet handles one packet of the enclave. One that is too short for its header or not from the enclave's address is dropped:
 // there is nobody to answer.
 func (d *Device) packet(c *chain) {
 	var raw [headerSize]byte
@@ -539,7 +539,7 @@ func (d *Device) packet(c *chain) {
 	}
 	var h header
 	h.decode(raw[:])
-	if h.srcCID != uint64(d.cfg.CID) || h.len > maxPayload || uint64(h.len) > c.outLen-headerSize {
+	if h.srcCID != uint64(d.cfg.CID) {
 		return
 	}
 	if h.typ != typeStream {
@@ -555,7 +555,9 @@ func (d *Device) packet(c *chain) {
 	}
 	k := key{cid: uint32(h.dstCID), port: h.dstPort, peer: h.srcPort}
 	if conn := d.conns[k]; conn != nil {
-		if !conn.receive(&h, parts) {
+		// Data of a wrong length cannot be left out of a stream.
+		bad := h.op == opData && (h.len > maxPayload || uint64(h.len) > c.outLen-headerSize)
+		if bad || !conn.receive(&h, parts) {
 			conn.reset(syscall.EPROTO)
 		}
 		return

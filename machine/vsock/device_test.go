@@ -233,6 +233,31 @@ func TestBadPackets(t *testing.T) {
 	}
 }
 
+// Data that are longer than a packet may be, or than the buffer that holds them, end their connection: dropped, they were a hole in the stream.
+func TestBadLength(t *testing.T) {
+	for name, c := range map[string]struct{ claimed, sent uint32 }{
+		"too long":     {maxPayload + 1, maxPayload + 1},
+		"not all here": {100, 99},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newDriver(t, serve(echo), 64)
+			g.fillRX()
+			g.send(from(1000, 7, opRequest), nil)
+			g.expect(opResponse)
+			h := from(1000, 7, opData)
+			h.len = c.claimed
+			const at = 0x100000
+			h.encode(g.mem[at:])
+			q := g.q[queueTX]
+			g.describe(q, q.free[0], at, headerSize+c.sent, 0, 0)
+			g.offer(q, q.free[0])
+			if h, _ := g.expect(opReset); h.dstPort != 1000 {
+				t.Errorf("reset of %d", h.dstPort)
+			}
+		})
+	}
+}
+
 // An application whose connect is interrupted by a signal calls again from the same port: it is the same call, before it is answered and after.
 func TestCallAgain(t *testing.T) {
 	accept := make(chan struct{})
