@@ -165,7 +165,8 @@ func (p *process) Close() error {
 // lingering is how long the host may take to read the rest when the enclave is through with a connection.
 const lingering = 30 * time.Second
 
-// join copies in both directions, until both have ended. The end of one direction is passed on and leaves the other alone.
+// join copies in both directions, until both have ended. The end of one direction is passed on and leaves the other alone; where a stream
+// breaks off, the other side gets a reset, so that it does not take a part for the whole. Only TCP has one on the host's side.
 func join(c *vsock.Conn, host stream) {
 	stop := context.AfterFunc(c.Context(), func() {
 		host.SetReadDeadline(time.Now())
@@ -182,7 +183,7 @@ func join(c *vsock.Conn, host stream) {
 		case errors.Is(err, syscall.EPIPE), c.Context().Err() != nil:
 			// The enclave wants no more; what it has sent is still on its way to the host.
 		default:
-			c.Close()
+			c.Abort()
 		}
 	}()
 	go func() {
@@ -191,7 +192,10 @@ func join(c *vsock.Conn, host stream) {
 			host.CloseWrite()
 		} else {
 			// The host reads no more, or the enclave was reset: either way there is nothing left to say in the other direction.
-			c.Close()
+			c.Abort()
+			if tcp, ok := host.(*net.TCPConn); ok {
+				tcp.SetLinger(0)
+			}
 			host.Close()
 		}
 	}()
@@ -199,9 +203,14 @@ func join(c *vsock.Conn, host stream) {
 	c.Close()
 }
 
-// Forward joins each connection that l accepts with one to a port of the enclave, until l is closed. It waits for an enclave that is
-// not up yet; report, if any, is told about connections that the enclave refused.
+// Forward is [Forward] for the machine's device.
 func (m *Machine) Forward(l net.Listener, port uint32, report func(error)) {
+	Forward(m.device, l, port, report)
+}
+
+// Forward joins each connection that l accepts with one to a port of the enclave, until l is closed. It waits for an enclave that is
+// not up yet; report is told about connections that the enclave refused.
+func Forward(d *vsock.Device, l net.Listener, port uint32, report func(error)) {
 	for {
 		host, err := l.Accept()
 		if err != nil {
@@ -211,7 +220,7 @@ func (m *Machine) Forward(l net.Listener, port uint32, report func(error)) {
 			defer host.Close()
 			ctx, cancel := context.WithTimeout(context.Background(), lingering)
 			defer cancel()
-			c, err := m.Dial(ctx, port)
+			c, err := d.Dial(ctx, port)
 			if err != nil {
 				report(fmt.Errorf("%v: %w", l.Addr(), err))
 				return

@@ -402,7 +402,12 @@ const closeTimeout = 8 * time.Second
 
 // Close ends the connection in both directions. What was received and not read is thrown away, what Write has returned for
 // reaches the enclave.
-func (c *Conn) Close() error {
+func (c *Conn) Close() error { return c.finish(false) }
+
+// Abort ends the connection as Close does, but with a reset, which tells the enclave that what it got, or what it sent, is not whole.
+func (c *Conn) Abort() error { return c.finish(true) }
+
+func (c *Conn) finish(abort bool) error {
 	c.d.mu.Lock()
 	defer c.d.mu.Unlock()
 	if c.closed {
@@ -413,10 +418,12 @@ func (c *Conn) Close() error {
 	c.readDeadline.set(c, time.Time{})
 	c.writeLimit.set(c, time.Time{})
 	c.changed.Broadcast()
-	switch c.state {
-	case waiting:
+	switch {
+	case c.state == dead:
+		c.release()
+	case abort, c.state == waiting:
 		c.reset(nil)
-	case open:
+	default:
 		c.shut(shutdownBoth)
 		// The enclave answers with a reset as soon as its application has closed too. One that never does must not keep a place.
 		c.ending = time.AfterFunc(c.d.closing, func() {
@@ -426,8 +433,6 @@ func (c *Conn) Close() error {
 				c.reset(nil)
 			}
 		})
-	case dead:
-		c.release()
 	}
 	return nil
 }
