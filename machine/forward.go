@@ -91,7 +91,7 @@ func (e Endpoint) Handler(report func(error), stderr io.Writer) vsock.Handler {
 			return
 		}
 		if c.Accept() == nil {
-			stop := context.AfterFunc(ctx, func() { host.Close() })
+			stop := context.AfterFunc(ctx, func() { breakOff(host) })
 			join(c, host)
 			stop()
 		}
@@ -193,14 +193,19 @@ func join(c *vsock.Conn, host stream) {
 		} else {
 			// The host reads no more, or the enclave was reset: either way there is nothing left to say in the other direction.
 			c.Abort()
-			if tcp, ok := host.(*net.TCPConn); ok {
-				tcp.SetLinger(0)
-			}
-			host.Close()
+			breakOff(host)
 		}
 	}()
 	both.Wait()
 	c.Close()
+}
+
+// breakOff closes a connection of the host with a reset, where it can have one.
+func breakOff(host stream) {
+	if tcp, ok := host.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	host.Close()
 }
 
 // Forward is [Forward] for the machine's device.
@@ -216,17 +221,22 @@ func Forward(d *vsock.Device, l net.Listener, port uint32, report func(error)) {
 		if err != nil {
 			return
 		}
-		go func() {
+		open := d.Go(func(ctx context.Context) {
 			defer host.Close()
-			ctx, cancel := context.WithTimeout(context.Background(), lingering)
+			dialing, cancel := context.WithTimeout(ctx, lingering)
 			defer cancel()
-			c, err := d.Dial(ctx, port)
+			c, err := d.Dial(dialing, port)
 			if err != nil {
 				report(fmt.Errorf("%v: %w", l.Addr(), err))
 				return
 			}
 			defer c.Close()
+			stop := context.AfterFunc(ctx, func() { breakOff(host.(stream)) })
+			defer stop()
 			join(c, host.(stream))
-		}()
+		})
+		if !open {
+			host.Close()
+		}
 	}
 }

@@ -22,6 +22,9 @@ import (
 // HeartbeatPort is the parent's port on which an enclave's init says that it has come up, and waits for an answer.
 const HeartbeatPort = 9000
 
+// lastWords is how long the host may take, when the enclave has ended, to read what it sent before.
+const lastWords = 5 * time.Second
+
 // heartbeat is the byte that is sent and answered there.
 const heartbeat = 0xb7
 
@@ -125,6 +128,7 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 		vc.Handlers[port] = h
 	}
 	vc.Report = m.report
+	vc.Grace = lastWords
 	if m.device, err = vsock.Listen(m.path("vsock"), vc); err != nil {
 		return nil, err
 	}
@@ -198,7 +202,8 @@ func (m *Machine) wait() {
 	close(m.done)
 }
 
-// Wait waits for the end of the enclave, whoever brought it about. It returns an error when QEMU failed.
+// Wait waits for the end of the enclave, whoever brought it about, and until the host has read what it sent, for at most 5 seconds. It returns an
+// error when QEMU failed.
 func (m *Machine) Wait() error {
 	<-m.done
 	return m.err

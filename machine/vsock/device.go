@@ -19,7 +19,7 @@ const (
 )
 
 // A Handler serves one connection that the enclave opened. It calls [Conn.Accept], or returns to refuse. The connection is closed when it
-// returns. ctx ends when the device is closed.
+// returns. ctx ends when the device is closed and [Config].Grace is over.
 type Handler func(ctx context.Context, c *Conn)
 
 // Config is what a device is to be. The zero value of each field has a meaning.
@@ -33,6 +33,8 @@ type Config struct {
 	// MaxConns is how many connections of the enclave may be there at once, 0 means 2048. Further ones are refused. A connection counts
 	// until its handler has returned and the enclave has confirmed its end.
 	MaxConns int
+	// Grace is how long handlers may go on after the device is closed. Their connections are reset then, but what was received can be read.
+	Grace time.Duration
 	// PushBack makes the device stop taking the enclave's packets while its own wait for the enclave to take them, as
 	// the parent's Linux driver does. It serves to provoke the deadlock of two drivers that both do so.
 	PushBack bool
@@ -94,7 +96,9 @@ type Device struct {
 	cfg    Config
 	ln     *net.UnixListener
 	ctx    context.Context
-	cancel context.CancelFunc
+	cancel context.CancelFunc // the device is closed
+	grace  context.Context
+	cut    context.CancelFunc // handlers have to return
 	work   sync.WaitGroup
 	chunks chan struct{}
 
@@ -104,6 +108,7 @@ type Device struct {
 	queue    [queues]queue
 	running  bool // both data queues run
 	broken   bool
+	closed   bool          // no more work may begin
 	started  chan struct{} // closed while running
 	conns    map[key]*Conn
 	ready    fifo
@@ -195,18 +200,38 @@ func newDevice(cfg Config) *Device {
 		started: make(chan struct{}), chunks: make(chan struct{}, maxChunks),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.grace, d.cut = context.WithCancel(context.Background())
 	return d
 }
 
-// Close ends the device: its socket, all connections, all handlers. It waits for the handlers to return.
+// Close ends the device: its socket, all connections, and after [Config].Grace all handlers. It waits for the handlers to return.
 func (d *Device) Close() error {
 	err := d.ln.Close()
-	d.cancel()
 	d.mu.Lock()
+	d.closed = true
 	d.stop()
 	d.mu.Unlock()
+	d.cancel()
+	cut := time.AfterFunc(d.cfg.Grace, d.cut)
+	defer cut.Stop()
 	d.work.Wait()
 	return err
+}
+
+// Go runs f as a handler is run, in a goroutine: Close waits for it, and its ctx ends with theirs. It does nothing and returns false when the device
+// is closed.
+func (d *Device) Go(f func(ctx context.Context)) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return false
+	}
+	d.work.Add(1)
+	go func() {
+		defer d.work.Done()
+		f(d.grace)
+	}()
+	return true
 }
 
 // accept serves one front end after the other.
@@ -370,8 +395,9 @@ func (d *Device) watch(q *queue, work func()) {
 	}()
 }
 
-// stop ends all connections: the enclave that they led to is no more, or starts over.
+// stop ends all connections: the enclave that they led to is no more, or starts over. What it has sent before counts.
 func (d *Device) stop() {
+	d.drainLast()
 	if d.running {
 		d.started = make(chan struct{})
 		d.report(Event{Kind: Stopped})
@@ -522,6 +548,18 @@ func (d *Device) drain() bool {
 	return true
 }
 
+// drainLast takes what is in the enclave's ring when it ends, and no more: an enclave that only resets its device may go on to fill it.
+func (d *Device) drainLast() {
+	if !d.running || d.broken {
+		return
+	}
+	d.resets = nil // nobody waits for them any more, and they must not hold this up
+	n, err := d.queue[queueTX].available()
+	for taken := 0; err == nil && taken < int(n) && d.drain(); {
+		taken += batch
+	}
+}
+
 // packet handles one packet of the enclave. One that is too short for its header or not from the enclave's address is dropped:
 // there is nobody to answer.
 func (d *Device) packet(c *chain) {
@@ -583,7 +621,7 @@ func (d *Device) packet(c *chain) {
 	d.work.Add(1)
 	go func() {
 		defer d.work.Done()
-		handler(d.ctx, conn)
+		handler(d.grace, conn)
 		conn.Close()
 		d.mu.Lock()
 		defer d.mu.Unlock()

@@ -32,6 +32,30 @@ func (g *Guest) Say(port, to uint32, op uint16, flags uint32, data []byte) {
 	g.send(h, data)
 }
 
+// Put puts data and a shutdown of both sides into the ring without telling the device.
+func (g *Guest) Put(port, to uint32, data []byte) {
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	q := g.q[queueTX]
+	for _, op := range []uint16{opData, opShutdown} {
+		h := from(port, to, op)
+		if op == opData {
+			h.len = uint32(len(data))
+		} else {
+			h.flags = shutdownBoth
+		}
+		n := q.free[0]
+		q.free = q.free[1:]
+		at := q.data + 4096*n
+		h.encode(g.mem[at:])
+		copy(g.mem[at+headerSize:], data)
+		g.describe(q, n, uint64(at), headerSize+h.len, 0, 0)
+		g.put16(q.avail+4+2*(int(q.idx)%q.size), uint16(n))
+		q.idx++
+	}
+	g.put16(q.avail+2, q.idx)
+}
+
 // Hear waits for a packet with the given operation and returns the parent's port and the payload. Credit updates are left out.
 func (g *Guest) Hear(op uint16) (port uint32, data []byte) {
 	g.t.Helper()
@@ -46,3 +70,9 @@ func (g *Guest) Hear(op uint16) (port uint32, data []byte) {
 		return h.srcPort, data
 	}
 }
+
+// Vanish is the end of QEMU.
+func (g *Guest) Vanish() { g.conn.Close() }
+
+// Reboot is QEMU's reset of the device.
+func (g *Guest) Reboot() { g.reset() }

@@ -2,6 +2,7 @@ package vsock_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -123,4 +124,75 @@ func TestForwardReset(t *testing.T) {
 			t.Errorf("the host got %q, %v", b, err)
 		}
 	})
+}
+
+// An enclave that says its last words and ends: the host gets them all, also those that are still in the ring, and their end.
+func TestForwardEnd(t *testing.T) {
+	const size = 240 << 10 // more than a Unix socket takes at once, and less than the device lets the enclave send
+	for name, end := range map[string]func(g *vsock.Guest){
+		"QEMU ends":        (*vsock.Guest).Vanish,
+		"device reset":     (*vsock.Guest).Reboot,
+		"device is closed": func(*vsock.Guest) {},
+	} {
+		for _, called := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, called %v", name, called), func(t *testing.T) {
+				l, endpoint := listen(t, "unix")
+				g, s := guest(t, endpoint, vsock.Config{Grace: 10 * time.Second})
+				var host net.Conn
+				port, peer := uint32(1000), uint32(7)
+				if called {
+					go machine.Forward(g.Device(), l, 80, s.report)
+					var err error
+					if host, err = net.Dial("unix", l.Addr().String()); err != nil {
+						t.Fatal(err)
+					}
+					defer host.Close()
+					port = 80
+					peer, _ = g.Hear(vsock.OpRequest)
+					g.Say(port, peer, vsock.OpResponse, 0, nil)
+				} else {
+					g.Say(port, peer, vsock.OpRequest, 0, nil)
+					host = accept(t, l)
+					g.Hear(vsock.OpResponse)
+				}
+				for range size / 4096 {
+					g.Say(port, peer, vsock.OpData, 0, make([]byte, 4096))
+				}
+				g.Put(port, peer, []byte("done"))
+				end(g)
+				closed := make(chan bool)
+				go func() {
+					g.Device().Close()
+					close(closed)
+				}()
+				time.Sleep(100 * time.Millisecond) // a host that is slow
+				b, err := io.ReadAll(host)
+				if len(b) != size+4 || !strings.HasSuffix(string(b), "done") || err != nil {
+					t.Errorf("the host got %d bytes of %d, %v", len(b), size+4, err)
+				}
+				<-closed
+				if s.String() != "" {
+					t.Errorf("neb said %q", s)
+				}
+			})
+		}
+	}
+}
+
+// A host that does not read holds the end up for a bounded time only.
+func TestForwardGrace(t *testing.T) {
+	l, endpoint := listen(t, "unix")
+	g, _ := guest(t, endpoint, vsock.Config{Grace: 200 * time.Millisecond})
+	g.Say(1000, 7, vsock.OpRequest, 0, nil)
+	accept(t, l)
+	g.Hear(vsock.OpResponse)
+	for range 240 / 4 {
+		g.Say(1000, 7, vsock.OpData, 0, make([]byte, 4096))
+	}
+	g.Vanish()
+	start := time.Now()
+	g.Device().Close()
+	if took := time.Since(start); took < 150*time.Millisecond || took > 5*time.Second {
+		t.Errorf("closing took %v, want the grace of 200ms", took)
+	}
 }
