@@ -258,6 +258,9 @@ func (o *runOptions) handlers(note func(string, ...any), stderr io.Writer) (map[
 		if err != nil {
 			return nil, err
 		}
+		if port >= vsock.FirstPort {
+			return nil, usagef("--listen: port %d: expected at most %d; neb's own connections into the enclave come from the ports above", port, uint32(vsock.FirstPort-1))
+		}
 		if handlers[port] != nil {
 			return nil, usagef("--listen: port %d is given twice", port)
 		}

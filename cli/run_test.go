@@ -170,6 +170,7 @@ func TestRunUsage(t *testing.T) {
 		"two EIFs":         {[]string{"a", "--eif-path", "b"}, "twice"},
 		"no port":          {[]string{"a", "--listen", "unix:/x"}, "PORT=ENDPOINT"},
 		"bad port":         {[]string{"a", "--listen", "x=unix:/x"}, "expected a number"},
+		"high port":        {[]string{"a", "--listen", "2147483648=exec:cat"}, "at most 2147483647"},
 		"port twice":       {[]string{"a", "--listen", "5=exec:cat", "--listen", "5=exec:cat"}, "given twice"},
 		"unknown endpoint": {[]string{"a", "--listen", "5=udp:x"}, "unix:PATH"},
 		"remote":           {[]string{"a", "--listen", "5=tcp:192.0.2.1:80"}, "--remote"},

@@ -218,8 +218,13 @@ func (m *Machine) Forward(l net.Listener, port uint32, report func(error)) {
 func Forward(d *vsock.Device, l net.Listener, port uint32, report func(error)) {
 	for {
 		host, err := l.Accept()
-		if err != nil {
+		switch {
+		case errors.Is(err, net.ErrClosed):
 			return
+		case err != nil: // too many open files, for one: that passes when connections end
+			report(fmt.Errorf("%v: %w", l.Addr(), err))
+			time.Sleep(time.Second)
+			continue
 		}
 		open := d.Go(func(ctx context.Context) {
 			defer host.Close()

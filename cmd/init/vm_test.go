@@ -136,6 +136,7 @@ type scene struct {
 	second  []entry             // the application's ramdisk
 	raw     func([]byte) []byte // changes the bytes of the second ramdisk
 	cmdline string              // appended to the image's own, measured
+	late    string              // appended after all other words, not measured
 	memory  int64               // in bytes; 0 is the machine's default
 	cpus    int
 	parent  map[uint32]vsock.Handler
@@ -172,7 +173,7 @@ func (s *scene) run(t testing.TB) []string {
 	}
 	cfg := machine.Config{
 		Emulator: emulator, EIF: path, Memory: s.memory, CPUs: s.cpus, Args: s.qemu, Accel: s.accel,
-		Cmdline: linger,
+		Cmdline: linger + " " + s.late,
 		Vsock:   vsock.Config{Handlers: s.parent},
 		Event: func(e machine.Event) {
 			if e.Kind != machine.Line {

@@ -611,7 +611,7 @@ func (c *Conn) receive(h *header, parts [][]byte) bool {
 }
 
 // dialled says whether the connection was opened from our side.
-func (c *Conn) dialled() bool { return c.key.port >= firstPort }
+func (c *Conn) dialled() bool { return c.key.port >= FirstPort }
 
 // fill keeps n bytes of parts, behind what is there already.
 func (c *Conn) fill(n int, parts [][]byte) {

@@ -78,8 +78,8 @@ const (
 	batch = 32
 	// maxReported bounds the memory of what was reported.
 	maxReported = 64
-	// firstPort is where the ports of our own connections start.
-	firstPort = 1 << 31
+	// FirstPort is where the ports of our own connections start: none of these is a port of the parent that a [Handler] serves.
+	FirstPort = 1 << 31
 )
 
 const (
@@ -195,7 +195,7 @@ func Listen(path string, cfg Config) (*Device, error) {
 
 func newDevice(cfg Config) *Device {
 	d := &Device{
-		cfg: cfg, budget: budget, closing: closeTimeout, nextPort: firstPort,
+		cfg: cfg, budget: budget, closing: closeTimeout, nextPort: FirstPort,
 		conns: map[key]*Conn{}, reported: map[Event]bool{},
 		started: make(chan struct{}), chunks: make(chan struct{}, maxChunks),
 	}
@@ -283,8 +283,8 @@ func (d *Device) Dial(ctx context.Context, port uint32) (*Conn, error) {
 	k := key{cid: ParentCID, peer: port}
 	for {
 		k.port = d.nextPort
-		if d.nextPort++; d.nextPort < firstPort {
-			d.nextPort = firstPort
+		if d.nextPort++; d.nextPort < FirstPort {
+			d.nextPort = FirstPort
 		}
 		if d.conns[k] == nil {
 			break
@@ -606,7 +606,7 @@ func (d *Device) packet(c *chain) {
 	}
 	handler := d.cfg.Handlers[h.dstPort]
 	switch {
-	case handler == nil || h.dstPort >= firstPort:
+	case handler == nil || h.dstPort >= FirstPort:
 		d.report(Event{Kind: Refused, Addr: Addr{k.cid, k.port}})
 		d.reset(&h)
 		return

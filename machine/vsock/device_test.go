@@ -171,7 +171,7 @@ func TestRefused(t *testing.T) {
 		"response":          {func(h *header) { h.op = opResponse }, true},
 		"unknown operation": {func(h *header) { h.op = 77 }, true},
 		"a reset":           {func(h *header) { h.op = opReset }, false},
-		"one of our ports":  {func(h *header) { h.dstPort = firstPort }, true},
+		"one of our ports":  {func(h *header) { h.dstPort = FirstPort }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := from(1000, 7, opRequest)

@@ -87,7 +87,7 @@ func FuzzPackets(f *testing.F) {
 			script = script[16:]
 			h := header{
 				srcCID: []uint64{testCID, testCID, testCID, 99}[b[0]%4], dstCID: []uint64{ParentCID, HostCID, 1 << 33, ParentCID}[b[0]%4],
-				srcPort: uint32(b[1] % 8), dstPort: []uint32{7, 8, 9, firstPort}[b[1]>>3%4],
+				srcPort: uint32(b[1] % 8), dstPort: []uint32{7, 8, 9, FirstPort}[b[1]>>3%4],
 				typ: []uint16{typeStream, 2, 3, 0}[b[2]%4], op: uint16(b[3]), flags: uint32(b[4]),
 				len: uint32(b[5]) << (b[8] % 16), bufAlloc: uint32(b[6])<<24 | uint32(b[7]), fwdCnt: binary.LittleEndian.Uint32(b[12:]),
 			}
