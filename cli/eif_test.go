@@ -424,7 +424,7 @@ func TestEIFDescription(t *testing.T) {
 		{"--nsm-mode=9", 2, "--nsm-mode"},
 		{"--nsm-mode=0", 2, "from 0001 to 0777"},
 		{"--nsm-mode=01777", 2, "from 0001 to 0777"},
-		{"--nsm-owner=a:", 1, "NSMOwner"},
+		{"--nsm-owner=a:b:c", 1, "NSMOwner"},
 		{"--exit-report=4294967295", 1, "ExitReport"},
 		{"--exit-report=4294967296", 2, "--exit-report"},
 		{"--stop-signal=SIGNONE", 1, "StopSignal"},
