@@ -215,9 +215,6 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 	return printMeasurements(s, result.Measurements)
 }
 
-// transports are how references begin that say themselves where the image is (see [image.Open]).
-var transports = []string{"docker-daemon:", "docker-archive:", "oci-archive:", "oci:", "docker://"}
-
 // openImage opens the image that --image or --docker-uri names. nitro-cli takes what the Docker engine has, and pulls the rest:
 // a registry may have another image by the name of one that was just built.
 func (o *eifBuild) openImage(ctx context.Context, s streams) (*image.Image, error) {
@@ -225,10 +222,8 @@ func (o *eifBuild) openImage(ctx context.Context, s streams) (*image.Image, erro
 	if o.image != "" {
 		return image.Open(ctx, o.image, options)
 	}
-	for _, t := range transports {
-		if strings.HasPrefix(o.dockerURI, t) {
-			return image.Open(ctx, o.dockerURI, options)
-		}
+	if image.HasTransport(o.dockerURI) {
+		return image.Open(ctx, o.dockerURI, options)
 	}
 	img, missed := image.Open(ctx, "docker-daemon:"+o.dockerURI, options)
 	if missed == nil {

@@ -177,6 +177,7 @@ func (t *Tree) AddTarReader(ctx context.Context, r io.Reader, prefix string) err
 // attributes as they are there. What the calling user or his group owns is root's in the tree, so that it does not
 // depend on who made the directory. Files are read when the tree is written; one that has changed by then is an error.
 func (t *Tree) AddDir(ctx context.Context, name, prefix string) error {
+	caller, callersGroup := uint32(os.Geteuid()), uint32(os.Getegid())
 	root, err := os.OpenRoot(name)
 	if err != nil {
 		return err
@@ -211,10 +212,10 @@ func (t *Tree) AddDir(ctx context.Context, name, prefix string) error {
 			Path: rel, Mode: st.Mode, UID: st.Uid, GID: st.Gid, ModTime: st.Mtim.Sec, Size: info.Size(),
 			Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev),
 		}
-		if int64(e.UID) == int64(os.Geteuid()) {
+		if e.UID == caller {
 			e.UID = 0
 		}
-		if int64(e.GID) == int64(os.Getegid()) {
+		if e.GID == callersGroup {
 			e.GID = 0
 		}
 		if !e.IsRegular() {

@@ -37,17 +37,24 @@ type Options struct {
 // arches are our names of the processors and those of images.
 var arches = map[string]string{"x86_64": "amd64", "aarch64": "arm64"}
 
-// transports are the places where images stand, by the prefix of a reference.
-var transports = []struct {
+// transport is a kind of place where images stand, by the prefix of a reference.
+type transport struct {
 	prefix string
 	open   func(ctx context.Context, rest string, o Options) (*Image, error)
-}{
+}
+
+var transports = []transport{
 	{"docker-daemon:", openEngine},
 	{"docker-archive:", openFileOrDir},
 	{"oci-archive:", openFileOrDir},
 	{"oci:", openFileOrDir},
 	{"docker://", openRegistry},
 	{"", openRegistry},
+}
+
+// HasTransport reports whether a reference says by its beginning where the image is, see [Open]. One that does not is a registry's.
+func HasTransport(ref string) bool {
+	return slices.ContainsFunc(transports[:len(transports)-1], func(t transport) bool { return strings.HasPrefix(ref, t.prefix) })
 }
 
 // Open finds an image and reads its configuration.

@@ -188,14 +188,9 @@ type finder struct {
 	options      image.Options
 }
 
-// transports are the names that say themselves where the image is.
-var transports = []string{"docker-daemon:", "docker-archive:", "oci-archive:", "oci:", "docker://"}
-
 func (f *finder) open(ctx context.Context, ref string) (*image.Image, error) {
-	for _, t := range transports {
-		if strings.HasPrefix(ref, t) {
-			return image.Open(ctx, ref, f.options)
-		}
+	if image.HasTransport(ref) {
+		return image.Open(ctx, ref, f.options)
 	}
 	var missed error
 	if f.docker && !f.pull {
