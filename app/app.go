@@ -107,11 +107,8 @@ func Encode(d Description) ([]byte, error) {
 	return encode(Path, d.fields(), new(Description).fields())
 }
 
-// Decode reads the content of [Path].
-func Decode(b []byte) (Description, error) { return DecodeText(string(b)) }
-
-// DecodeText does the same without a copy: the description's values are parts of s.
-func DecodeText(s string) (Description, error) {
+// Decode reads the content of [Path]. The description's values are parts of s, not copies.
+func Decode(s string) (Description, error) {
 	var d Description
 	if err := decode(Path, d.fields(), s); err != nil {
 		return Description{}, err
@@ -149,9 +146,9 @@ func EncodeModules(m Modules) ([]byte, error) {
 }
 
 // DecodeModules reads the content of [ModulesPath].
-func DecodeModules(b []byte) (Modules, error) {
+func DecodeModules(s string) (Modules, error) {
 	var m Modules
-	if err := decode(ModulesPath, m.fields(), string(b)); err != nil {
+	if err := decode(ModulesPath, m.fields(), s); err != nil {
 		return Modules{}, err
 	}
 	return m, nil
@@ -179,9 +176,9 @@ func EncodeReport(r Report) ([]byte, error) {
 }
 
 // DecodeReport reads a report. What it is given comes from inside an enclave: it may be anything.
-func DecodeReport(b []byte) (Report, error) {
+func DecodeReport(s string) (Report, error) {
 	var r Report
-	if err := decode("exit report", r.fields(), string(b)); err != nil {
+	if err := decode("exit report", r.fields(), s); err != nil {
 		return Report{}, err
 	}
 	if r.Phase == "" {

@@ -60,7 +60,7 @@ func TestRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := Decode(b)
+		got, err := Decode(string(b))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -133,21 +133,21 @@ func TestDecodeRefuses(t *testing.T) {
 		"larger than read": {head + strings.Repeat("Cmd=x\x00", MaxSize/6), "2097166 bytes, and the limit is 2097152"},
 		"too many":         {head + strings.Repeat("Cmd=\x00", MaxRecords-1), "16385 records"},
 	} {
-		if _, err := Decode([]byte(c.file)); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := Decode(c.file); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want an error with %q", name, err, c.want)
 		}
 	}
 }
 
 func TestModulesAndReportRefuse(t *testing.T) {
-	if _, err := DecodeModules([]byte("Version=1\x00Module=nsm.ko\x00")); err == nil {
+	if _, err := DecodeModules("Version=1\x00Module=nsm.ko\x00"); err == nil {
 		t.Error("a relative module was taken")
 	}
-	if _, err := DecodeModules([]byte("Version=1\x00Loading=closed\x00")); err == nil {
+	if _, err := DecodeModules("Version=1\x00Loading=closed\x00"); err == nil {
 		t.Error("an unknown word was taken")
 	}
 	for _, s := range []string{"Version=1\x00", "Version=1\x00Phase=a b\x00", "Version=1\x00Phase=exit\x00Status=256\x00", "Version=1\x00Phase=exit\x00Signal=\x1b[2J\x00"} {
-		if r, err := DecodeReport([]byte(s)); err == nil {
+		if r, err := DecodeReport(s); err == nil {
 			t.Errorf("%q was taken as %+v", s, r)
 		}
 	}
@@ -211,8 +211,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-func again[T any](t *testing.T, b []byte, decode func([]byte) (T, error), encode func(T) ([]byte, error)) {
-	v, err := decode(b)
+func again[T any](t *testing.T, b []byte, decode func(string) (T, error), encode func(T) ([]byte, error)) {
+	v, err := decode(string(b))
 	if err != nil {
 		return
 	}
@@ -220,7 +220,7 @@ func again[T any](t *testing.T, b []byte, decode func([]byte) (T, error), encode
 	if err != nil {
 		t.Fatalf("%q reads as %+v, which does not encode: %v", b, v, err)
 	}
-	w, err := decode(e)
+	w, err := decode(string(e))
 	if err != nil || !reflect.DeepEqual(v, w) {
 		t.Fatalf("%+v came back as %+v (%v)", v, w, err)
 	}

@@ -321,7 +321,7 @@ func TestNoEntrypoint(t *testing.T) {
 	if status, _, errs := command("eif", "extract", path, "--output", f.path("parts"), "--unpack"); status != 0 {
 		t.Fatal(errs)
 	}
-	if d, err := app.Decode(readFile(t, f.path("parts/1/neb/app"))); err != nil || !slices.Equal(d.Command(), []string{"/hello", ""}) {
+	if d, err := app.Decode(string(readFile(t, f.path("parts/1/neb/app")))); err != nil || !slices.Equal(d.Command(), []string{"/hello", ""}) {
 		t.Errorf("it starts %q (%v)", d.Command(), err)
 	}
 }
@@ -394,7 +394,7 @@ func TestEIFDescription(t *testing.T) {
 	if status, _, errs := command("eif", "extract", path, "--output", f.path("parts"), "--unpack"); status != 0 {
 		t.Fatal(errs)
 	}
-	got, err := app.Decode(readFile(t, f.path("parts/1/neb/app")))
+	got, err := app.Decode(string(readFile(t, f.path("parts/1/neb/app"))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -411,7 +411,7 @@ func TestEIFDescription(t *testing.T) {
 			t.Errorf("this test does not set %s", name)
 		}
 	}
-	modules, err := app.DecodeModules(readFile(t, f.path("parts/0/neb/modules")))
+	modules, err := app.DecodeModules(string(readFile(t, f.path("parts/0/neb/modules"))))
 	if err != nil || !modules.Open {
 		t.Errorf("the modules are %+v (%v)", modules, err)
 	}

@@ -193,7 +193,7 @@ func (w *watcher) takeReport(_ context.Context, c *vsock.Conn) {
 	if err != nil {
 		return
 	}
-	report, err := app.DecodeReport(b)
+	report, err := app.DecodeReport(string(b))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -281,7 +281,7 @@ func reportPort(path string) uint32 {
 				continue
 			}
 			if b, err := io.ReadAll(r); err == nil {
-				if d, err := app.Decode(b); err == nil {
+				if d, err := app.Decode(string(b)); err == nil {
 					return d.ExitReport
 				}
 			}

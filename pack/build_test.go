@@ -253,12 +253,12 @@ func TestBuildImage(t *testing.T) {
 			t.Errorf("the first ramdisk's %s: %+v", name, e)
 		}
 	}
-	if modules, err := app.DecodeModules(find(first, "neb/modules").content); err != nil || modules.Open || !slices.Equal(modules.Paths, []string{"/nsm.ko"}) {
+	if modules, err := app.DecodeModules(string(find(first, "neb/modules").content)); err != nil || modules.Open || !slices.Equal(modules.Paths, []string{"/nsm.ko"}) {
 		t.Errorf("modules %+v (%v)", modules, err)
 	}
 
 	second := ramdisk(t, f, 1)
-	d, err := app.Decode(find(second, "neb/app").content)
+	d, err := app.Decode(string(find(second, "neb/app").content))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -524,7 +524,7 @@ func TestModules(t *testing.T) {
 	f := buildFile(t, build(blobs, "b.ko", "a.ko.gz"))
 	first := ramdisk(t, f, 0)
 	want := []string{"/nsm.ko", "/neb/lib/b.ko", "/neb/lib/a.ko.gz"}
-	if m, err := app.DecodeModules(find(first, "neb/modules").content); err != nil || !m.Open || !slices.Equal(m.Paths, want) {
+	if m, err := app.DecodeModules(string(find(first, "neb/modules").content)); err != nil || !m.Open || !slices.Equal(m.Paths, want) {
 		t.Errorf("modules %+v (%v), want %v, open", m, err, want)
 	}
 	if e := find(first, "neb/lib/a.ko.gz"); e == nil || !bytes.Equal(e.content, compressed.Bytes()) {
@@ -754,7 +754,7 @@ func TestErofs(t *testing.T) {
 		Image: openImage(t, "docker-archive:"+archiveOf(t, newImage(t, defaultConfig))), RootFormat: pack.Erofs, ErofsTools: mkfs,
 	})
 	second := ramdisk(t, f, 1)
-	d, err := app.Decode(find(second, "neb/app").content)
+	d, err := app.Decode(string(find(second, "neb/app").content))
 	if err != nil || d.ErofsParts != 1 {
 		t.Fatalf("%+v (%v)", d, err)
 	}

@@ -20,7 +20,7 @@ func (e *enclave) describe() error {
 	if err != nil {
 		return fail("read", app.Path, err)
 	}
-	if e.about, err = app.DecodeText(text); err != nil {
+	if e.about, err = app.Decode(text); err != nil {
 		return &failure{doing: "read", what: err.Error(), cause: unpacking("")} // the error names the file
 	}
 	e.structured = true

@@ -20,7 +20,7 @@ func (e *enclave) loadModules() error {
 	listed := err == nil
 	switch {
 	case listed:
-		if list, err = app.DecodeModules([]byte(text)); err != nil {
+		if list, err = app.DecodeModules(text); err != nil {
 			return &failure{doing: "read", what: err.Error()}
 		}
 	case err != unix.ENOENT:

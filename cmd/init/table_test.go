@@ -580,7 +580,7 @@ func TestReports(t *testing.T) {
 			s.run(t)
 			select {
 			case b := <-reports:
-				if got, err := app.DecodeReport(b); err != nil || got != c.want {
+				if got, err := app.DecodeReport(string(b)); err != nil || got != c.want {
 					t.Errorf("got %+v, %v; want %+v", got, err, c.want)
 				}
 			default:
