@@ -117,10 +117,22 @@ func (r Release) Make(dir string) ([]string, error) {
 	if err := CheckVersion(r.Version); err != nil {
 		return nil, err
 	}
-	files, err := r.files()
+	if err := r.checkRecords(); err != nil {
+		return nil, err
+	}
+	blobs, err := readBlobs(r.Blobs)
 	if err != nil {
 		return nil, err
 	}
+	archive, err := pack(blobs)
+	if err != nil {
+		return nil, err
+	}
+	papers, err := r.papers(blobs, archive)
+	if err != nil {
+		return nil, err
+	}
+	files := append([]file{{archiveName(r.Version), archive}}, papers...)
 	for _, s := range sums {
 		files = append(files, file{s.name, sumsOf(files[:3], s.digest)})
 	}
@@ -134,24 +146,13 @@ func (r Release) Make(dir string) ([]string, error) {
 	return writeAll(dir, files)
 }
 
-// files are the archive, the bill of materials and the provenance.
-func (r Release) files() ([]file, error) {
+// papers are the bill of materials and the provenance of blobs, which are in the order of [Blobs], and of the archive that they were packed into.
+func (r Release) papers(blobs []file, archive []byte) ([]file, error) {
 	l, err := lock.Read(bytes.NewReader(r.Lock))
 	if err != nil {
 		return nil, err
 	}
-	if err := r.checkRecords(); err != nil {
-		return nil, err
-	}
-	blobs, err := readBlobs(r.Blobs)
-	if err != nil {
-		return nil, err
-	}
 	modules, err := r.modules()
-	if err != nil {
-		return nil, err
-	}
-	archive, err := pack(blobs)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +161,7 @@ func (r Release) files() ([]file, error) {
 		return nil, err
 	}
 	statement, err := r.statement(l, blobs, modules, archive, bill)
-	return []file{{archiveName(r.Version), archive}, {billName(r.Version), bill}, {provenanceName(r.Version), statement}}, err
+	return []file{{billName(r.Version), bill}, {provenanceName(r.Version), statement}}, err
 }
 
 // CheckSource checks that the source in dir is the one that this neb was built from, as far as neb itself brings parts of it: lock, fragments and

@@ -111,17 +111,27 @@ func (v *Verified) Compare(r Release) ([]Finding, error) {
 			return nil, fmt.Errorf("%s: names the commit %s, the source here is at %s", v.files[2].name, commit, r.Commit)
 		}
 	}
-	expected, err := readBlobs(r.Blobs)
+	if err := r.checkRecords(); err != nil {
+		return nil, err
+	}
+	blobs, err := readBlobs(r.Blobs)
 	if err != nil {
 		return nil, err
 	}
-	files, err := r.files()
+	archive := v.files[0] // what the same blobs are packed into: unpack has seen to that
+	if !slices.EqualFunc(blobs, v.blobs, func(a, b file) bool { return bytes.Equal(a.data, b.data) }) {
+		if archive.data, err = pack(blobs); err != nil {
+			return nil, err
+		}
+	}
+	papers, err := r.papers(blobs, archive.data)
 	if err != nil {
 		return nil, err
 	}
+	expected := append(append(blobs, archive), papers...)
 	var findings []Finding
 	for i, f := range slices.Concat(v.blobs, v.files) {
-		findings = append(findings, Finding{f.name, digestOf(slices.Concat(expected, files)[i].data)["sha256"], digestOf(f.data)["sha256"]})
+		findings = append(findings, Finding{f.name, digestOf(expected[i].data)["sha256"], digestOf(f.data)["sha256"]})
 	}
 	return findings, nil
 }
