@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -80,20 +79,16 @@ func TestPeakMemory(t *testing.T) {
 			var blobs []Descriptor
 			for i := range c.n {
 				layer := content(i, c.size)
-				packed, way := []byte(nil), Zstd
-				if c.window == 0 {
-					packed, way = Gzip.Pack(t, layer), Gzip
-				} else {
-					packed = append([]byte(c.skip), zstdLayer(layer, c.window)...)
-				}
 				plain = append(plain, layer)
-				blobs = append(blobs, l.Blob(string(way), packed))
+				if c.window == 0 {
+					blobs = append(blobs, l.Blob(string(Gzip), Gzip.Pack(t, layer)))
+				} else {
+					blobs = append(blobs, l.Blob(string(Zstd), append([]byte(c.skip), zstdLayer(layer, c.window)...)))
+				}
 			}
 			l.Name(l.Manifest(l.JSON("application/vnd.oci.image.config.v1+json", Config("amd64", plain)), blobs), "")
 			dir := t.TempDir()
 			yaml := write(t, dir, "x.yml", fmt.Sprintf("init: [%q]", "oci:"+l.Dir()))
-			plain, blobs, l = nil, nil, nil
-			runtime.GC()
 			cmd := exec.Command(os.Args[0], append([]string{"build", "--arch", "amd64", "--dir", dir, "--format", "kernel+initrd-nogz", yaml}, c.args...)...)
 			cmd.Env = append(os.Environ(), "NEB_TEST_AS_LINUXKIT=1", "GOMAXPROCS=64")
 			out, err := cmd.CombinedOutput()

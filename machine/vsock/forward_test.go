@@ -79,14 +79,37 @@ func accept(t *testing.T, l net.Listener) net.Conn {
 	return c
 }
 
+// connected is an enclave with a connection to a socket of the host, from port 1000 to port 7.
+func connected(t *testing.T, network string, cfg vsock.Config) (*vsock.Guest, *said, net.Conn) {
+	t.Helper()
+	l, endpoint := listen(t, network)
+	g, s := guest(t, endpoint, cfg)
+	g.Say(1000, 7, vsock.OpRequest, 0, nil)
+	host := accept(t, l)
+	g.Hear(vsock.OpResponse)
+	return g, s, host
+}
+
+// called is an enclave that a socket of the host leads to, port 80 of it. port is the parent's.
+func called(t *testing.T, network string, cfg vsock.Config) (g *vsock.Guest, s *said, host net.Conn, port uint32) {
+	t.Helper()
+	l, endpoint := listen(t, network)
+	g, s = guest(t, endpoint, cfg)
+	go machine.Forward(g.Device(), l, 80, s.report)
+	host, err := net.Dial(network, l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { host.Close() })
+	port, _ = g.Hear(vsock.OpRequest)
+	g.Say(80, port, vsock.OpResponse, 0, nil)
+	return g, s, host, port
+}
+
 // A stream that breaks off on one side ends with a reset on the other.
 func TestForwardReset(t *testing.T) {
 	t.Run("host", func(t *testing.T) {
-		l, endpoint := listen(t, "tcp")
-		g, _ := guest(t, endpoint, vsock.Config{})
-		g.Say(1000, 7, vsock.OpRequest, 0, nil)
-		host := accept(t, l)
-		g.Hear(vsock.OpResponse)
+		g, _, host := connected(t, "tcp", vsock.Config{})
 		io.WriteString(host, "half")
 		if _, data := g.Hear(vsock.OpData); string(data) != "half" {
 			t.Errorf("the enclave got %q", data)
@@ -96,11 +119,7 @@ func TestForwardReset(t *testing.T) {
 		g.Hear(vsock.OpReset)
 	})
 	t.Run("enclave", func(t *testing.T) {
-		l, endpoint := listen(t, "tcp")
-		g, _ := guest(t, endpoint, vsock.Config{})
-		g.Say(1000, 7, vsock.OpRequest, 0, nil)
-		host := accept(t, l)
-		g.Hear(vsock.OpResponse)
+		g, _, host := connected(t, "tcp", vsock.Config{})
 		g.Say(1000, 7, vsock.OpData, 0, []byte("half"))
 		g.Say(1000, 7, vsock.OpReset, 0, nil)
 		if b, err := io.ReadAll(host); string(b) != "half" || !errors.Is(err, syscall.ECONNRESET) {
@@ -108,16 +127,7 @@ func TestForwardReset(t *testing.T) {
 		}
 	})
 	t.Run("enclave, called by the host", func(t *testing.T) {
-		l, endpoint := listen(t, "tcp")
-		g, s := guest(t, endpoint, vsock.Config{})
-		go machine.Forward(g.Device(), l, 80, s.report)
-		host, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer host.Close()
-		port, _ := g.Hear(vsock.OpRequest)
-		g.Say(80, port, vsock.OpResponse, 0, nil)
+		g, _, host, port := called(t, "tcp", vsock.Config{})
 		g.Say(80, port, vsock.OpData, 0, []byte("half"))
 		g.Say(80, port, vsock.OpReset, 0, nil)
 		if b, err := io.ReadAll(host); string(b) != "half" || !errors.Is(err, syscall.ECONNRESET) {
@@ -134,26 +144,20 @@ func TestForwardEnd(t *testing.T) {
 		"device reset":     (*vsock.Guest).Reboot,
 		"device is closed": func(*vsock.Guest) {},
 	} {
-		for _, called := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, called %v", name, called), func(t *testing.T) {
-				l, endpoint := listen(t, "unix")
-				g, s := guest(t, endpoint, vsock.Config{Grace: 10 * time.Second})
-				var host net.Conn
-				port, peer := uint32(1000), uint32(7)
-				if called {
-					go machine.Forward(g.Device(), l, 80, s.report)
-					var err error
-					if host, err = net.Dial("unix", l.Addr().String()); err != nil {
-						t.Fatal(err)
-					}
-					defer host.Close()
+		for _, byHost := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, called %v", name, byHost), func(t *testing.T) {
+				var (
+					g          *vsock.Guest
+					s          *said
+					host       net.Conn
+					port, peer uint32
+				)
+				if cfg := (vsock.Config{Grace: 10 * time.Second}); byHost {
 					port = 80
-					peer, _ = g.Hear(vsock.OpRequest)
-					g.Say(port, peer, vsock.OpResponse, 0, nil)
+					g, s, host, peer = called(t, "unix", cfg)
 				} else {
-					g.Say(port, peer, vsock.OpRequest, 0, nil)
-					host = accept(t, l)
-					g.Hear(vsock.OpResponse)
+					port, peer = 1000, 7
+					g, s, host = connected(t, "unix", cfg)
 				}
 				for range size / 4096 {
 					g.Say(port, peer, vsock.OpData, 0, make([]byte, 4096))
@@ -181,11 +185,7 @@ func TestForwardEnd(t *testing.T) {
 
 // A host that does not read holds the end up for a bounded time only.
 func TestForwardGrace(t *testing.T) {
-	l, endpoint := listen(t, "unix")
-	g, _ := guest(t, endpoint, vsock.Config{Grace: 200 * time.Millisecond})
-	g.Say(1000, 7, vsock.OpRequest, 0, nil)
-	accept(t, l)
-	g.Hear(vsock.OpResponse)
+	g, _, _ := connected(t, "unix", vsock.Config{Grace: 200 * time.Millisecond})
 	for range 240 / 4 {
 		g.Say(1000, 7, vsock.OpData, 0, make([]byte, 4096))
 	}
