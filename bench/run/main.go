@@ -150,7 +150,7 @@ func (b *bench) hello(image string) error {
 		said := waitLine(out, "hello")
 		at := time.Since(start)
 		if err := cmd.Wait(); err != nil || !said {
-			return fmt.Errorf("neb run: %v; it said hello: %v", err, said)
+			return fmt.Errorf("neb run: %v; it said hello: %v", err, said) //nolint:errorlint // may be nil
 		}
 		word, whole = append(word, at.Seconds()), append(whole, time.Since(start).Seconds())
 	}

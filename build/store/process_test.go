@@ -74,15 +74,15 @@ var roles = map[string]func(*Store) error{
 			return err
 		}
 		if err := s.Fetch(context.Background(), []lock.File{have, missing}, FetchOptions{}); err == nil || !strings.Contains(err.Error(), "cannot be written to") || !strings.Contains(err.Error(), missing.Path) {
-			return fmt.Errorf("fetch of what is missing: %v", err)
+			return fmt.Errorf("fetch of what is missing: %v", err) //nolint:errorlint // may be nil
 		}
 		dir, hit, err := s.Output(context.Background(), "have", func(string) error { return errors.New("made anew") })
 		if err != nil || !hit {
-			return fmt.Errorf("output %s: hit %v, %v", dir, hit, err)
+			return fmt.Errorf("output %s: hit %v, %v", dir, hit, err) //nolint:errorlint // may be nil
 		}
 		_, _, err = s.Output(context.Background(), "missing", func(string) error { return nil })
 		if err == nil || !strings.Contains(err.Error(), "cannot be written to") {
-			return fmt.Errorf("output that is missing: %v", err)
+			return fmt.Errorf("output that is missing: %v", err) //nolint:errorlint // may be nil
 		}
 		return nil
 	},

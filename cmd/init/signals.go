@@ -12,10 +12,10 @@ import (
 // package os, a thread and a goroutine along; the handlers in signal_*.s are three instructions long, and touch nothing of Go's.
 
 // group is the process group that gets what is sent to PID 1; 0 before there is one. Read by forward.
-var group int32
+var group int32 //nolint:unused // signal_*.s
 
 // goHandler is the Go runtime's own signal handler. Read by fault.
-var goHandler uintptr
+var goHandler uintptr //nolint:unused // signal_*.s
 
 // handlers returns the addresses of the handlers in signal_*.s, and of the function that ends them.
 func handlers() (forward, absorb, fault, back uintptr)

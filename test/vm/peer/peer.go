@@ -171,7 +171,7 @@ var commands = map[string]func(n []int64) error{
 	"knock": func(n []int64) error {
 		for range n[2] {
 			if _, err := Dial(uint32(n[0]), uint32(n[1])); !errors.Is(err, unix.ECONNRESET) {
-				return fmt.Errorf("connected to nobody: %v", err)
+				return fmt.Errorf("connected to nobody: %v", err) //nolint:errorlint // may be nil
 			}
 		}
 		return nil
