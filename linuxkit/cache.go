@@ -311,16 +311,19 @@ type source struct {
 	blob     func(v1.Descriptor) (io.ReadCloser, error)
 }
 
+// listing is what a manifest or an index leads to. An index has manifests, a manifest the rest.
+type listing struct {
+	Manifests []v1.Descriptor `json:"manifests"`
+	Config    v1.Descriptor   `json:"config"`
+	Layers    []v1.Descriptor `json:"layers"`
+}
+
 // fetch keeps a manifest and all that it leads to, and returns what an index lists.
 func (c Cache) fetch(ctx context.Context, from source, room *room, d v1.Descriptor, raw []byte, arch string, depth int) ([]v1.Descriptor, error) {
 	if depth > 3 {
 		return nil, errors.New("indexes inside indexes, four deep")
 	}
-	var m struct {
-		Manifests []v1.Descriptor `json:"manifests"`
-		Config    v1.Descriptor   `json:"config"`
-		Layers    []v1.Descriptor `json:"layers"`
-	}
+	var m listing
 	if err := document.Decode(raw, &m); err != nil {
 		return nil, fmt.Errorf("manifest %s: %w", d.Digest, err)
 	}
@@ -460,7 +463,7 @@ func (c Cache) architectures(index *v1.IndexManifest, name string) (names []stri
 			continue
 		}
 		raw, err := readDocument(c.blob(d.Digest))
-		var m v1.IndexManifest
+		var m listing
 		if err != nil || document.Decode(raw, &m) != nil {
 			continue // not whole: nothing says what it had
 		}
@@ -507,11 +510,7 @@ func (c Cache) led(index *v1.IndexManifest) map[string]bool {
 		}
 		keep[d.Digest.Hex] = true
 		raw, err := readDocument(c.blob(d.Digest))
-		var m struct {
-			Manifests []v1.Descriptor `json:"manifests"`
-			Config    v1.Descriptor   `json:"config"`
-			Layers    []v1.Descriptor `json:"layers"`
-		}
+		var m listing
 		if err != nil || document.Decode(raw, &m) != nil {
 			return // not fetched, or no manifest
 		}
