@@ -85,15 +85,15 @@ func isSocket(path string) bool {
 // report, if any, is told why. The errors of commands go to stderr.
 func (e Endpoint) Handler(report func(error), stderr io.Writer) vsock.Handler {
 	return func(ctx context.Context, c *vsock.Conn) {
-		host, err := e.open(c.Context(), stderr)
+		host, err := e.open(ctx, c.Context(), stderr)
 		if err != nil {
 			report(fmt.Errorf("port %d of the parent: %w", c.LocalAddr().(vsock.Addr).Port, err))
 			return
 		}
+		stop := context.AfterFunc(ctx, func() { breakOff(host) })
+		defer stop()
 		if c.Accept() == nil {
-			stop := context.AfterFunc(ctx, func() { breakOff(host) })
 			join(c, host)
-			stop()
 		}
 		host.Close()
 	}
@@ -106,12 +106,13 @@ type stream interface {
 	SyscallConn() (syscall.RawConn, error)
 }
 
-func (e Endpoint) open(ctx context.Context, stderr io.Writer) (stream, error) {
+// open connects, which takes no longer than dialing lasts, or starts a command, which lives no longer than ctx.
+func (e Endpoint) open(ctx, dialing context.Context, stderr io.Writer) (stream, error) {
 	if e.network == "exec" {
-		return e.start(stderr)
+		return e.start(ctx, stderr)
 	}
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, e.network, e.address)
+	conn, err := dialer.DialContext(dialing, e.network, e.address)
 	if err != nil {
 		return nil, err
 	}
@@ -122,11 +123,12 @@ func (e Endpoint) open(ctx context.Context, stderr io.Writer) (stream, error) {
 type process struct {
 	*net.UnixConn
 	cmd  *exec.Cmd
+	kill func()
 	once sync.Once
 }
 
 // start runs a command of the shell in a process group of its own.
-func (e Endpoint) start(stderr io.Writer) (stream, error) {
+func (e Endpoint) start(ctx context.Context, stderr io.Writer) (stream, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -138,31 +140,34 @@ func (e Endpoint) start(stderr io.Writer) (stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("/bin/sh", "-c", e.address)
+	ctx, kill := context.WithCancel(ctx)
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", e.address)
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	// A background process that inherited standard error must not keep us waiting.
 	cmd.WaitDelay = time.Second
 	if err := cmd.Start(); err != nil {
+		kill()
 		conn.Close()
 		return nil, err
 	}
-	return &process{UnixConn: conn.(*net.UnixConn), cmd: cmd}, nil
+	return &process{UnixConn: conn.(*net.UnixConn), cmd: cmd, kill: kill}, nil
 }
 
-// Close ends the command and all that it started.
+// Close ends the connection and waits for the command, which has to be through with what it read before it is killed.
 func (p *process) Close() error {
 	err := p.UnixConn.Close()
 	p.once.Do(func() {
-		// Most commands end when their standard input does.
-		ended := time.AfterFunc(time.Second, func() { syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) })
+		late := time.AfterFunc(lingering, p.kill)
 		p.cmd.Wait()
-		ended.Stop()
+		late.Stop()
+		p.kill()
 	})
 	return err
 }
 
-// lingering is how long the host may take to read the rest when the enclave is through with a connection.
+// lingering is how long the host may take to read the rest when the enclave is through with a connection, and a command to end.
 const lingering = 30 * time.Second
 
 // join copies in both directions, until both have ended. The end of one direction is passed on and leaves the other alone; where a stream

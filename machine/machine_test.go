@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestEndpoint(t *testing.T) {
@@ -71,7 +73,7 @@ func TestListenAgain(t *testing.T) {
 
 // A command sees the end of its input, and its own end is that of the connection.
 func TestExec(t *testing.T) {
-	s, err := Endpoint{"exec", "tr a-z A-Z; echo done >&2"}.open(t.Context(), io.Discard)
+	s, err := Endpoint{"exec", "tr a-z A-Z; echo done >&2"}.open(t.Context(), t.Context(), io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,6 +82,29 @@ func TestExec(t *testing.T) {
 	s.CloseWrite()
 	if b, err := io.ReadAll(s); string(b) != "HELLO" || err != nil {
 		t.Errorf("got %q, %v", b, err)
+	}
+}
+
+// A command that is at work when the enclave is through ends by itself, and with the machine at once.
+func TestExecEnds(t *testing.T) {
+	done := filepath.Join(t.TempDir(), "done")
+	s, err := Endpoint{"exec", "cat > /dev/null; sleep 1.5; echo > " + done}.open(t.Context(), t.Context(), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if _, err := os.Stat(done); err != nil {
+		t.Errorf("a command was not waited for: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if s, err = (Endpoint{"exec", "sleep 100; echo"}).open(ctx, ctx, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, cancel)
+	began := time.Now()
+	s.Close()
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("a command of a machine that is no more was waited for: %v", took)
 	}
 }
 

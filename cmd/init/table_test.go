@@ -559,12 +559,14 @@ func TestReports(t *testing.T) {
 	for name, c := range map[string]struct {
 		cmd     []string
 		console string
+		qemu    []string
 		want    app.Report
 	}{
-		"status":     {[]string{"/probe", "exit=42"}, "", app.Report{Phase: "exit", Status: 42}},
-		"signal":     {[]string{"/probe", "die=SIGKILL"}, "", app.Report{Phase: "exit", Signal: "SIGKILL"}},
-		"no command": {[]string{"/none"}, "", app.Report{Phase: "exec"}},
-		"no console": {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "ttyS7", app.Report{Phase: "exit", Status: 9}},
+		"status":                               {[]string{"/probe", "exit=42"}, "", nil, app.Report{Phase: "exit", Status: 42}},
+		"signal":                               {[]string{"/probe", "die=SIGKILL"}, "", nil, app.Report{Phase: "exit", Signal: "SIGKILL"}},
+		"no command":                           {[]string{"/none"}, "", nil, app.Report{Phase: "exec"}},
+		"another console than the machine has": {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "ttyS7", nil, app.Report{Phase: "exit", Status: 9}},
+		"no serial port at all":                {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "", []string{"-machine", "isa-serial=off"}, app.Report{Phase: "exit", Status: 9}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reports := make(chan []byte, 4)
@@ -575,9 +577,11 @@ func TestReports(t *testing.T) {
 					b, _ := io.ReadAll(conn)
 					reports <- b
 				}},
-				console: c.console,
+				console: c.console, qemu: c.qemu,
 			}
-			s.run(t)
+			if lines := s.run(t); c.qemu != nil && len(lines) > 0 {
+				t.Errorf("a machine without a serial port said %q", lines)
+			}
 			select {
 			case b := <-reports:
 				if got, err := app.DecodeReport(string(b)); err != nil || got != c.want {
@@ -667,7 +671,7 @@ func TestLinger(t *testing.T) {
 	}
 }
 
-// TestAarch64 boots both modes on the other architecture, which has no emulated NSM.
+// TestAarch64 boots both modes on the other architecture, which has no emulated NSM, and some of what goes wrong.
 func TestAarch64(t *testing.T) {
 	probe := program("probe", probeProgram(t, eif.AArch64))
 	words := script{
@@ -680,5 +684,10 @@ func TestAarch64(t *testing.T) {
 	all(t, map[string]scene{
 		"nitro-cli":  {arch: eif.AArch64, second: plain("/probe\nenv\nkill1=SIGTERM\nkill1=SIGSEGV\nexit=3\n", "A=b\n", probe), want: []string{said("env", `["A=b"]`), said("kill1=SIGTERM", "SIGTERM"), said("kill1=SIGSEGV", "none"), `^neb: exit status=3$`}},
 		"structured": {arch: eif.AArch64, second: described(t, app.Description{Entrypoint: []string{"/probe"}, Cmd: words.words(), User: "1000", Complete: true}, probe), want: words.want(`^neb: exit status=0$`)},
+		"for another machine": {
+			arch: eif.AArch64, second: described(t, app.Description{Cmd: []string{"/start"}, Complete: true}, program("start", elfFile(62, ""))),
+			want: []string{`^neb: exec /start: exec format error: it was built for x86_64, and this enclave is aarch64$`}, beats: true,
+		},
+		"no /cmd": {arch: eif.AArch64, second: plain("", "")[:7], want: []string{`^neb: read /cmd: no such file or directory: `}, beats: true},
 	})
 }

@@ -694,3 +694,52 @@ func TestIndirect(t *testing.T) {
 		t.Errorf("echo %q", data)
 	}
 }
+
+// TestEventIndex: with VIRTIO_RING_F_EVENT_IDX the device tells the driver about the buffer that it named and about no other, and says itself
+// from which buffer on it wants to be told (specification, 2.7.7 and 2.7.10).
+func TestEventIndex(t *testing.T) {
+	g := newDriver(t, serve(echo), 64)
+	g.reset()
+	g.more = featureEventIdx
+	g.start(64)
+	rx, tx := g.q[queueRX], g.q[queueTX]
+	told := func(q *driverQueue) bool {
+		var count [8]byte
+		q.call.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		_, err := q.call.Read(count[:])
+		return err == nil
+	}
+	// The flags, which count without the index, say the opposite of it all the time.
+	for _, q := range g.q {
+		g.put16(q.avail, availNoEvent)
+	}
+	want := func(q *driverQueue, index uint16) { g.put16(q.avail+4+2*q.size, index) }
+	want(rx, 1)
+	want(tx, 3)
+	g.fillRX()
+
+	g.send(from(1000, 7, opRequest), nil)
+	g.expect(opResponse)
+	if told(rx) {
+		t.Error("told of the first buffer received, wanted the second")
+	}
+	g.send(from(1000, 7, opData), []byte("a"))
+	g.expect(opData)
+	waitFor(t, "word of the second buffer received", func() bool { return told(rx) })
+	if told(tx) {
+		t.Error("told of the first two buffers sent, wanted the fourth")
+	}
+	g.send(from(1000, 7, opData), []byte("b"))
+	g.expect(opData)
+	g.send(from(1000, 7, opData), []byte("c"))
+	g.expect(opData)
+	waitFor(t, "word of the fourth buffer sent", func() bool { return told(tx) })
+	if told(rx) {
+		t.Error("told of buffers received after the one that was named")
+	}
+	waitFor(t, "the device to name the next buffer", func() bool {
+		g.d.mu.Lock()
+		defer g.d.mu.Unlock()
+		return g.u16(tx.used+4+8*tx.size) == tx.idx
+	})
+}

@@ -21,6 +21,7 @@ type driver struct {
 	mem  []byte // all of the guest's memory, at guest address 0 and user address userBase
 	file *os.File
 	q    [2]*driverQueue
+	more uint64 // features to negotiate beyond those that every driver wants
 }
 
 const (
@@ -94,7 +95,7 @@ func (g *driver) connect(size int) {
 func (g *driver) start(size int) {
 	g.t.Helper()
 	clear(g.mem[:64<<10])
-	g.tell(msgSetFeatures, u64(featureVersion1|featureProtocol))
+	g.tell(msgSetFeatures, u64(featureVersion1|featureProtocol|g.more))
 	g.shareMemory()
 	at := 0x1000
 	data := 0x10000

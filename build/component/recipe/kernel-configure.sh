@@ -7,7 +7,8 @@
 # /out/patch       when a patch does not apply: what patch(1) says, and last the patch's name
 if [ ! -d linux ]; then
 	mkdir linux
-	tar -x -f /src/linux.tar -C linux --strip-components=1 --no-same-owner --no-same-permissions
+	# Debian's tarball is many blocks, which xz inflates on all processors when it is told to.
+	XZ_DEFAULTS=-T0 tar -x -f /src/linux.tar -C linux --strip-components=1 --no-same-owner --no-same-permissions
 	rm /src/linux.tar
 	cd linux
 else
