@@ -716,6 +716,8 @@ func TestEventIndex(t *testing.T) {
 	want := func(q *driverQueue, index uint16) { g.put16(q.avail+4+2*q.size, index) }
 	want(rx, 1)
 	want(tx, 3)
+	told(rx) // what a device says that was running already when it got the file
+	told(tx)
 	g.fillRX()
 
 	g.send(from(1000, 7, opRequest), nil)
