@@ -25,6 +25,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/linuxkit"
 	"github.com/nitro-enclaves-bootstrap/neb/test/need"
 	. "github.com/nitro-enclaves-bootstrap/neb/test/puzzle"
+	"github.com/nitro-enclaves-bootstrap/neb/test/show"
 )
 
 // engines are the Docker engines of the tests: the machine's own, and Debian 13's with both of its ways to keep images.
@@ -135,7 +136,11 @@ func TestEngines(t *testing.T) {
 				}
 				return strings.TrimSpace(string(out))
 			}
-			t.Logf("engine %s", docker(nil, "version", "--format", "{{.Server.Version}}"))
+			version := docker(nil, "version", "--format", "{{.Server.Version}}")
+			show.Linef(t, "Docker engine %s", version)
+			if named, _, _ := strings.Cut(engine.name, ","); named != "machine" && !strings.HasPrefix(version, named+".") {
+				t.Fatalf("the engine is %s, expected %s", version, named)
+			}
 			registry := serve(t)
 			base, built := "neb-test-base:1", registry+"/neb-test/built:2"
 			docker(Layer(t, some[0]...), "import", "-", base)

@@ -2,7 +2,7 @@
 // 1,000 connections open. Beside it, when it is given one, the vhost-device-vsock of rust-vmm, under the same QEMU with the same kernel and the same
 // program in the enclave, in turn:
 //
-//	go run ./bench/run -blobs result/x86_64 [-qemu DIR] [-vhost-device-vsock PATH] [-runs 5] [-mib 256] [-cpus 1] [-accel tcg]
+//	go run ./bench/run -blobs result/x86_64 [-qemu DIR] [-vhost-device-vsock PATH] [-runs 5] [-mib 256] [-write 262144] [-cpus 1] [-accel tcg]
 //
 // -qemu is a directory with bin/qemu-system-x86_64, as neb run takes it, and must be given for the comparison; without it neb run uses its own. It builds neb
 // as releases do, and prints medians as Markdown tables with the machine and its load.
@@ -60,7 +60,7 @@ type bench struct {
 	dir, neb, qemu, rust, accel string
 	blobs                       string
 	cpus, runs                  int
-	bytes                       int64
+	bytes, write                int64
 	services                    string // EIF of the services
 }
 
@@ -73,12 +73,15 @@ func main() {
 	flag.StringVar(&b.accel, "accel", "tcg", "tcg or kvm")
 	flag.IntVar(&b.cpus, "cpus", 1, "processors of the enclave")
 	flag.IntVar(&b.runs, "runs", 5, "how often each is run")
+	flag.Int64Var(&b.write, "write", 256<<10, "`bytes` that the enclave writes at once, at most 262144")
 	mib := flag.Int64("mib", 256, "`MiB` to send in each direction")
 	flag.Parse()
 	b.bytes = *mib << 20
 	switch {
 	case b.blobs == "":
 		log.Fatal("-blobs is needed")
+	case b.write < 1 || b.write > 256<<10:
+		log.Fatal("-write must be between 1 and 262144")
 	case b.rust != "" && b.qemu == "":
 		log.Fatal("-vhost-device-vsock needs -qemu")
 	}
@@ -192,6 +195,7 @@ type enclave struct {
 	device *exec.Cmd   // the process that is the device
 	all    []*exec.Cmd // in the order in which they are ended
 	dial   func(port int) (net.Conn, error)
+	write  int64
 }
 
 func (e *enclave) stop() {
@@ -237,7 +241,7 @@ func (b *bench) withNeb(dir string) (*enclave, error) {
 	for _, port := range []int{sendPort, takePort} {
 		args = append(args, "--connect", fmt.Sprintf("unix:%s=%d", socket(port), port))
 	}
-	e := &enclave{device: b.nebRun(b.services, args...)}
+	e := &enclave{device: b.nebRun(b.services, args...), write: b.write}
 	e.dial = func(port int) (net.Conn, error) { return net.Dial("unix", socket(port)) }
 	return e, e.up(e.device)
 }
@@ -245,7 +249,7 @@ func (b *bench) withNeb(dir string) (*enclave, error) {
 // withRust boots the services with QEMU's command line of neb run, and the other device.
 func (b *bench) withRust(dir string) (*enclave, error) {
 	vhost, host := filepath.Join(dir, "vhost"), filepath.Join(dir, "host")
-	e := &enclave{device: exec.Command(b.rust, "--guest-cid", "16", "--socket", vhost, "--uds-path", host)}
+	e := &enclave{device: exec.Command(b.rust, "--guest-cid", "16", "--socket", vhost, "--uds-path", host), write: b.write}
 	e.dial = func(port int) (net.Conn, error) {
 		c, err := net.Dial("unix", host)
 		if err != nil {
@@ -324,6 +328,7 @@ func (b *bench) vsock() error {
 			}
 		}
 	}
+	fmt.Printf("The enclave writes %d bytes at once.\n\n", b.write)
 	fmt.Printf("| device | enclave to host | processor time of it | host to enclave | processor time of it | memory | %d connections open | %[1]d that nobody reads |\n", conns)
 	fmt.Println("|---|---|---|---|---|---|---|---|")
 	for _, d := range devices {
@@ -333,14 +338,14 @@ func (b *bench) vsock() error {
 	return nil
 }
 
-// ask connects to a service and tells it n.
+// ask connects to a service and tells it n, and how much to write at once.
 func (e *enclave) ask(port int, n int64) (net.Conn, error) {
 	c, err := e.dial(port)
 	if err != nil {
 		return nil, err
 	}
 	c.SetDeadline(time.Now().Add(patience))
-	return c, binary.Write(c, binary.LittleEndian, n)
+	return c, binary.Write(c, binary.LittleEndian, [2]int64{n, e.write})
 }
 
 // transfer sends n bytes in both directions, one after the other.

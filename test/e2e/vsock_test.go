@@ -341,6 +341,49 @@ func TestVsock(t *testing.T) {
 	})
 }
 
+// TestLastWords: what an application sent right before its end arrives whole, at every kind of endpoint, and at a reader who takes his time.
+func TestLastWords(t *testing.T) {
+	const n = 4 << 20
+	want, _ := peer.Digest(peer.Noise(n))
+	dir, err := os.MkdirTemp("", "last") // t.TempDir is too long for sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	r := &running{t: t, dir: dir}
+	got := make(chan string, 2)
+	slowly := func(c socket) {
+		time.Sleep(time.Second)
+		d, err := peer.Digest(c)
+		got <- fmt.Sprint(d, " ", err)
+	}
+	file := filepath.Join(dir, "file")
+	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "leave", fmt.Sprint(n), "7000", "7001", "7002"}})))
+	result := boot(t, eif, "--listen", "7000="+r.serve("unix", "parent", slowly), "--listen", "7001="+r.serve("tcp", "127.0.0.1:0", slowly),
+		"--listen", "7002=exec:sleep 1; cat > "+file)
+	if result.code != 0 {
+		t.Fatalf("exit status %d\nstdout:\n%s\nstderr:\n%s", result.code, result.stdout, result.stderr)
+	}
+	for range 2 {
+		select {
+		case d := <-got:
+			if d != want+" <nil>" {
+				t.Errorf("a socket got %s, want %s", d, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("a socket has no end")
+		}
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if d, err := peer.Digest(f); d != want || err != nil {
+		t.Errorf("the command got %s, %v, want %s", d, err, want)
+	}
+}
+
 // TestRebootEnds: an enclave that reboots has ended.
 func TestRebootEnds(t *testing.T) {
 	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "reboot"}})))

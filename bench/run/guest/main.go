@@ -5,24 +5,23 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/nitro-enclaves-bootstrap/neb/test/vm/peer"
 )
 
-// The services. Each reads a number n first: 8 bytes, little-endian.
-var services = map[uint32]func(c *peer.Conn, n int64){
+// The services. Each reads two numbers of 8 bytes first, little-endian: n, and how much to write at once.
+var services = map[uint32]func(c *peer.Conn, n, write int64){
 	// Sends n bytes.
-	5000: func(c *peer.Conn, n int64) {
-		for ; n > 0; n -= int64(len(buffer)) {
-			if _, err := c.Write(buffer[:min(n, int64(len(buffer)))]); err != nil {
+	5000: func(c *peer.Conn, n, write int64) {
+		for ; n > 0; n -= write {
+			if _, err := c.Write(buffer[:min(n, write)]); err != nil {
 				return
 			}
 		}
 	},
 	// Takes n bytes and answers with one.
-	5001: func(c *peer.Conn, n int64) {
+	5001: func(c *peer.Conn, n, _ int64) {
 		room := make([]byte, len(buffer))
 		for n > 0 {
 			got, err := c.Read(room)
@@ -46,10 +45,10 @@ func main() {
 	peer.Console()
 	for port, serve := range services {
 		err := peer.Listen(port, func(c *peer.Conn) {
-			var n [8]byte
-			if _, err := io.ReadFull(c, n[:]); err == nil {
-				serve(c, int64(binary.LittleEndian.Uint64(n[:])))
-				c.Read(n[:]) // until the other side closes
+			var n [2]int64
+			if err := binary.Read(c, binary.LittleEndian, &n); err == nil {
+				serve(c, n[0], min(n[1], int64(len(buffer))))
+				c.Read(make([]byte, 1)) // until the other side closes
 			}
 		})
 		if err != nil {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strconv"
@@ -12,7 +14,7 @@ import (
 )
 
 func init() {
-	acts["vsock"], acts["reboot"], acts["machine"], acts["call"] = serve, reboot, machine, call
+	acts["vsock"], acts["reboot"], acts["machine"], acts["call"], acts["leave"] = serve, reboot, machine, call, leave
 }
 
 // machine says how many processors there are, and the enclave's vsock address.
@@ -68,6 +70,32 @@ func serve([]string) error {
 	}
 	fmt.Println("vsock: serving")
 	select {}
+}
+
+// leave sends that many bytes of noise to each of the parent's ports at once, and leaves the rest to the kernel.
+func leave(args []string) error {
+	n, err := strconv.ParseInt(args[0], 10, 64)
+	if err != nil {
+		return err
+	}
+	sent := make(chan error)
+	for _, arg := range args[1:] {
+		port, err := strconv.ParseUint(arg, 10, 32)
+		if err != nil {
+			return err
+		}
+		go func() {
+			c, err := peer.Dial(peer.ParentCID, uint32(port))
+			if err == nil {
+				_, err = io.Copy(struct{ io.Writer }{c}, peer.Noise(n))
+			}
+			sent <- err
+		}()
+	}
+	for range args[1:] {
+		err = errors.Join(err, <-sent)
+	}
+	return err
 }
 
 // reboot ends the enclave behind init's back.
