@@ -68,7 +68,7 @@ done
 
 echo
 chosen=$(sed -n 's/^CONFIG_KERNEL_\([A-Z0-9]*\)=y$/\1/p' "$work/ours/.config")
-for compression in LZ4 LZO ZSTD GZIP XZ; do
+for compression in LZ4 ZSTD GZIP XZ; do
 	"$work/ours/scripts/config" --file "$work/ours/.config" -d "KERNEL_$chosen" -e "KERNEL_$compression"
 	chosen=$compression
 	in_root ours olddefconfig > /dev/null
