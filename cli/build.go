@@ -37,7 +37,7 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.offline, "offline", false, "use what is in the store, fetch nothing")
 	flags.StringVar(&f.source, "source", "", "neb's source tree, for init and linuxkit (default: $NEB_SOURCE, the checkout around this directory, or the version of this neb)")
 	flags.StringArrayVar(&f.fragments, "config-fragment", nil, "kernel options of your own, as a `file` in the form of .config (repeatable)")
-	flags.StringVar(&f.kernelSource, "kernel-source", "", "a kernel of your own, as a directory or tarball")
+	flags.StringVar(&f.kernelSource, "kernel-source", "", "a kernel of your own, as a directory or tarball; neb's patches are applied to it")
 	flags.StringArrayVar(&f.patches, "patch", nil, "a patch of your own for the kernel, as a `file` for patch -p1 (repeatable)")
 }
 
@@ -137,7 +137,11 @@ func newBuildCommand(s streams) *cobra.Command {
 		Long: `Build the blobs of an enclave from neb.lock and neb's source, in a sandbox: the same bytes on any machine.
 
 Without arguments the whole set is built, for this machine's architecture. The result is a directory for each
-architecture that can be handed to nitro-cli as its blobs directory.`,
+architecture that can be handed to nitro-cli as its blobs directory.
+
+Downloads come from NEB_MIRROR if it is set, then from the mirrors that apt uses here, then from the archive of Debian
+snapshots; the Go toolchain comes from GOPROXY. Each is checked by the hash in neb.lock, and kept in the store (see
+'neb cache').`,
 		ValidArgs: targets,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			archs, err := flags.arch()

@@ -43,6 +43,8 @@ func TestReleaseMistakes(t *testing.T) {
 		{"key", []string{"release", "1.0.0", "--signing-key", "CHANGELOG.md"}, 1, "--signing-key: CHANGELOG.md: expected a key in PEM", changelog("## 1.0.0\n\nPCR1 did not change.\n")},
 		{"output", []string{"release", "1.0.0", "-o", "."}, 1, ".: is there already", changelog("## 1.0.0\n\nPCR1 did not change.\n")},
 		{"own kernel", []string{"release", "1.0.0", "--patch", "p"}, 2, "unknown flag: --patch", nil},
+		{"verify with a key and no release", []string{"verify", "--release-key", "k.pub", "result"}, 2, "belongs to --release", nil},
+		{"verify a release with a patch", []string{"verify", "--release", "x.tar.xz", "--patch", "p"}, 2, "--patch", nil},
 		{"verify two things", []string{"verify", "result", "--release", "x.tar.xz"}, 2, "expected one of them", nil},
 		{"verify a file of another name", []string{"verify", "--release", "blobs.tgz"}, 1, "expected a release's archive", nil},
 		{"verify nothing", []string{"verify", "--release", "enclaves-blobs-1.0.0.tar.xz"}, 1, "missing", nil},

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -57,7 +59,7 @@ func newRunCommand(s streams) *cobra.Command {
 
 The enclave's console is standard output; neb's own words go to standard error. neb exits with the application's status:
 128 and the signal's number where a signal killed it, 124 at a timeout, 125 when neb or QEMU failed, 126 when the enclave ended
-without a status, 130 after Ctrl-C, 143 after SIGTERM.
+without a status, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141 when nobody reads standard output any more.
 
 The first start builds the emulator, which takes some minutes; 'neb build emulator' does it ahead. Attestation documents
 have the image's real measurements and are not signed.`,
@@ -141,6 +143,11 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		note("--debug-mode changes nothing here; on EC2 the attested PCRs of an enclave in debug mode are zero")
 	}
 
+	if o.plot != "" {
+		if err := writable(o.plot); err != nil {
+			return failed(fmt.Errorf("--plot: %w", err))
+		}
+	}
 	if o.qemu == "" {
 		o.qemu, err = o.emulator(ctx, s)
 		switch {
@@ -151,7 +158,12 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		}
 	}
 
-	w := &watcher{s: s, asJSON: o.asJSON}
+	// Somebody who reads no more must not end neb by a signal: sockets and processes would be left.
+	piped := make(chan os.Signal, 1)
+	signal.Notify(piped, syscall.SIGPIPE)
+	defer signal.Stop(piped)
+	out := &outlet{s.out, make(chan error, 1)}
+	w := &watcher{s: streams{out: out, err: s.err}, asJSON: o.asJSON}
 	if report := reportPort(path); report != 0 && handlers[report] == nil {
 		handlers[report] = w.takeReport
 	}
@@ -176,26 +188,88 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 
 	status := 0
 	select {
-	case <-m.Done():
+	case <-m.Off():
 	case <-ctx.Done():
 		status = interrupted(ctx)
 	case <-timeout.Done():
 		status = exitTimeout
 		note("the enclave did not end within %v", o.timeout)
+	case err := <-out.failed:
+		status = exitMachine
+		if errors.Is(err, syscall.EPIPE) {
+			status = exitSignal + int(syscall.SIGPIPE) // as a program that nobody told to wait for its enclave
+		} else {
+			note("standard output: %v", err)
+		}
 	}
 	if status != 0 {
-		m.Stop()
+		go m.Stop()
 	}
+	ended := make(chan error, 1)
+	go func() { ended <- o.finish(m, w, status, filepath.Base(path)) }()
+	if status == 0 {
+		select {
+		case err := <-ended:
+			return err
+		case <-ctx.Done():
+			status = interrupted(ctx)
+		}
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(patience):
+		m.Abandon()
+		return &ExitError{Code: status}
+	}
+}
+
+// patience is how long neb waits, when it was told to end, for the host to read what the enclave sent, and for whoever reads standard output.
+const patience = 6 * time.Second
+
+// finish waits for the machine and says how it ended.
+func (o *runOptions) finish(m *machine.Machine, w *watcher, status int, name string) error {
 	if err := m.Wait(); err != nil {
-		return failed(err)
+		return &ExitError{Code: exitMachine, Err: err}
 	}
-	err = w.end(status)
+	err := w.end(status)
 	if o.plot != "" {
-		if err := os.WriteFile(o.plot, w.plot(filepath.Base(path)), 0o644); err != nil {
-			return failed(fmt.Errorf("--plot: %w", err))
+		if err := os.WriteFile(o.plot, w.plot(name), 0o644); err != nil {
+			return &ExitError{Code: exitMachine, Err: fmt.Errorf("--plot: %w", err)}
 		}
 	}
 	return err
+}
+
+// writable says now whether a file could be written later, and leaves what is there.
+func writable(name string) error {
+	_, missing := os.Stat(name)
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	if errors.Is(missing, fs.ErrNotExist) {
+		return os.Remove(name)
+	}
+	return nil
+}
+
+// An outlet notes the first error of writing.
+type outlet struct {
+	io.Writer
+	failed chan error
+}
+
+func (o *outlet) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if err != nil {
+		select {
+		case o.failed <- err:
+		default:
+		}
+	}
+	return n, err
 }
 
 // check refuses options that make no sense.

@@ -15,6 +15,7 @@ type span struct {
 	name     string
 	from, to time.Duration
 	part     bool // of the phase above it
+	after    bool // after the start: it may last for days
 }
 
 // A landmark is a line of the kernel that begins a part of a phase. The part goes on until the next one found, or the end of the phase.
@@ -74,8 +75,12 @@ func (w *watcher) spans() []span {
 	add(hasInit && hasBeat, "init, to the heartbeat", init, beat, initLandmarks...)
 	add(!hasInit && hasBeat, "to the heartbeat", 0, beat)
 	add(hasBeat && hasWord, "init, to the application's first output", beat, word, rootLandmarks...)
+	started := len(all)
 	add(hasWord && hasOff, "application", word, off)
 	add(hasBeat && !hasWord && hasOff, "after the heartbeat, in silence", beat, off)
+	for i := range all[started:] {
+		all[started+i].after = true
+	}
 	return all
 }
 
@@ -133,6 +138,10 @@ func (w *watcher) plot(title string) []byte {
 	spans := w.spans()
 	end := time.Second / 10
 	for _, s := range spans {
+		if s.after {
+			// The start is what the plot is about; of what follows as much as is a quarter of it.
+			s.to = min(s.to, max(end, s.from)*5/4)
+		}
 		end = max(end, s.to)
 	}
 	bars := float64(plotWidth - plotLabels - 90)
@@ -173,7 +182,7 @@ svg { font: 13px system-ui, sans-serif; }
 			class, indent = "part", 36
 		}
 		fmt.Fprintf(&b, `<text x="%d" y="%d">%s</text><rect class="%s" x="%.1f" y="%d" width="%.1f" height="%d" rx="2"/><text class="faint value" x="%.1f" y="%d">%.3f s</text>`+"\n",
-			indent, y+17, html.EscapeString(s.name), class, x(s.from), y+5, max(1, x(s.to)-x(s.from)), plotRow-10, x(s.to)+6, y+17, (s.to - s.from).Seconds())
+			indent, y+17, html.EscapeString(s.name), class, x(s.from), y+5, max(1, x(min(s.to, end))-x(s.from)), plotRow-10, x(min(s.to, end))+6, y+17, (s.to - s.from).Seconds())
 	}
 	b.WriteString("</svg>\n")
 	return b.Bytes()

@@ -46,7 +46,10 @@ func TestRunEnd(t *testing.T) {
 		"signal":                 {lines: []string{"neb: exit signal=SIGKILL"}, code: 137},
 		"vsock comes first":      {lines: []string{"neb: exit status=7"}, vsock: &ending{status: 3}, code: 3},
 		"the last line counts":   {lines: []string{"neb: exit status=1", "neb: exit status=2"}, code: 2},
-		"an application's words": {lines: []string{"not neb: exit status=0"}, code: 126, says: "without a status"},
+		"no newline before":      {lines: []string{"100 %neb: exit status=7"}, code: 7},
+		"no newline, a signal":   {lines: []string{"neb: xneb: exit signal=SIGTERM"}, code: 126, says: "xneb"},
+		"an application's words": {lines: []string{"neb: exit status=0 is what I want"}, code: 126, says: "what I want"},
+		"words of the kernel":    {lines: []string{"[    0.200000] neb: exit status=0"}, code: 126, says: "without a status"},
 		"impossible status":      {lines: []string{"neb: exit status=256"}, code: 126, says: "exit status=256"},
 		"init failed":            {lines: []string{"neb: exec /x: no such file"}, code: 126, says: "exec /x: no such file"},
 		"panic":                  {lines: []string{"[    0.200000] Kernel panic - not syncing: VFS"}, code: 126, says: "Kernel panic"},
@@ -123,6 +126,17 @@ func TestRunEvents(t *testing.T) {
 
 func TestPlot(t *testing.T) {
 	rows := map[string]int{"whole": 8, "silent": 2, "nothing": 0}
+	t.Run("a long life", func(t *testing.T) {
+		w := &watcher{s: streams{out: io.Discard, err: io.Discard}}
+		for _, m := range []mark{{markKernel, time.Second}, {markInit, 2 * time.Second}, {"heartbeat", 3 * time.Second}, {markApplication, 4 * time.Second}, {string(machine.Ended), time.Hour}} {
+			w.mark(m.name, m.since)
+		}
+		svg := string(w.plot("server"))
+		// The start has four fifths of the width of the bars.
+		if !strings.Contains(svg, `x="718.0"`) || !strings.Contains(svg, ">3596.000 s<") {
+			t.Errorf("want the application's bar at 350 + 460 * 4/5, and how long it ran:\n%s", svg)
+		}
+	})
 	for name, lines := range map[string][]string{
 		"whole":   {"[    0.000000] Linux version", "[    0.050000] Memory: 1K", "[    0.200000] Run /init as init process", "<heartbeat>", "hello <&>", "neb: exit status=0"},
 		"silent":  {"<heartbeat>"},

@@ -27,7 +27,7 @@ type watcher struct {
 
 	mu       sync.Mutex
 	marks    []mark        // milestones, in order
-	lines    []consoleLine // of the console, the first maxLines
+	lines    []consoleLine // of the kernel, the first maxLines
 	reported *ending       // by vsock
 	said     *ending       // by the last line of the console that says so
 	reason   string        // the last line of the console that is init's or a panic
@@ -61,8 +61,11 @@ type ending struct {
 	signal string
 }
 
-// maxLines is how much of the console the plot can see.
-const maxLines = 4096
+// How much of the kernel's lines the plot can see; the application may write what looks like them.
+const (
+	maxLines = 4096
+	maxText  = 200 // bytes of each
+)
 
 // console is where the enclave's console goes: nowhere, when events are printed.
 func (w *watcher) console() io.Writer {
@@ -146,6 +149,9 @@ func (w *watcher) line(l consoleLine) {
 		w.mark(markKernel, max(0, l.since-l.clock))
 	}
 	text, byInit := strings.CutPrefix(l.text, "neb: ")
+	if m := lastWord.FindStringSubmatch(l.text); !byInit && !l.print && m != nil {
+		text, byInit = m[1], true
+	}
 	switch _, started := w.at(markInit); {
 	case l.print && strings.Contains(l.text, "] Run /init as init process"):
 		w.mark(markInit, l.since)
@@ -159,8 +165,10 @@ func (w *watcher) line(l consoleLine) {
 	case !l.print && started:
 		w.mark(markApplication, l.since)
 	}
-	if len(w.lines) < maxLines {
-		w.lines = append(w.lines, l)
+	if l.print && len(w.lines) < maxLines {
+		kept := l
+		kept.text = strings.Clone(l.text[:min(len(l.text), maxText)])
+		w.lines = append(w.lines, kept)
 	}
 	e := runEvent{Event: string(machine.Line), Time: seconds(l.since), Text: &l.text}
 	if l.print {
@@ -169,6 +177,9 @@ func (w *watcher) line(l consoleLine) {
 	}
 	w.print(e)
 }
+
+// lastWord is init's last line behind what an application wrote without a newline. It could write the whole line as well.
+var lastWord = regexp.MustCompile(`neb: (exit (?:status=[0-9]+|signal=\S+))$`)
 
 // parseEnding reads init's last line (docs/init-contract.md), without its "neb: ".
 func parseEnding(text string) *ending {

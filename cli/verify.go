@@ -26,9 +26,17 @@ the same flags.
 With --release the archive of a release is verified: its checksums, its provenance, and its blobs against a build.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if archive == "" && key != "" {
+				return usagef("--release-key %s: belongs to --release", key)
+			}
 			if archive != "" {
 				if len(args) > 0 {
 					return usagef("--release %s and %s: expected one of them", archive, args[0])
+				}
+				for _, name := range []string{"config-fragment", "kernel-source", "patch"} {
+					if cmd.Flags().Changed(name) {
+						return usagef("--%s: no release is made with it; expected --release without", name)
+					}
 				}
 				return verifyRelease(cmd.Context(), s, archive, key, &flags, cached, asJSON)
 			}
@@ -80,7 +88,7 @@ With --release the archive of a release is verified: its checksums, its provenan
 		},
 	}
 	flags.add(cmd)
-	cmd.Flags().BoolVar(&cached, "cached", false, "take from the store what was built before, rather than building again")
+	cmd.Flags().BoolVar(&cached, "cached", false, "trust what the store has of earlier builds, and build only what it lacks")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
 	cmd.Flags().StringVar(&archive, "release", "", "verify the archive of a release, a `file` with the others of the release beside it")
 	cmd.Flags().StringVar(&key, "release-key", "", "with --release: the provenance must be signed by this public key, a PEM `file`")

@@ -155,7 +155,8 @@ func (e Endpoint) start(ctx context.Context, stderr io.Writer) (stream, error) {
 	return &process{UnixConn: conn.(*net.UnixConn), cmd: cmd, kill: kill}, nil
 }
 
-// Close ends the connection and waits for the command, which has to be through with what it read before it is killed.
+// Close ends the connection and waits for the command, which has to be through with what it read before it is killed. What it started in the
+// background ends with it.
 func (p *process) Close() error {
 	err := p.UnixConn.Close()
 	p.once.Do(func() {
@@ -163,6 +164,7 @@ func (p *process) Close() error {
 		p.cmd.Wait()
 		late.Stop()
 		p.kill()
+		syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // what it left in the background
 	})
 	return err
 }
@@ -193,10 +195,15 @@ func join(c *vsock.Conn, host stream) {
 	}()
 	go func() {
 		defer both.Done()
-		if _, err := c.WriteTo(host); err == nil {
+		_, tcp := host.(*net.TCPConn)
+		switch _, err := c.WriteTo(host); {
+		case err == nil:
 			host.CloseWrite()
-		} else {
-			// The host reads no more, or the enclave was reset: either way there is nothing left to say in the other direction.
+		case !tcp && errors.Is(err, syscall.EPIPE) && c.Context().Err() == nil:
+			// The host reads no more; what it has said before is still on its way to the enclave.
+			c.CloseRead()
+		default:
+			// A TCP host has reset, or the enclave has: either way there is nothing left to say in the other direction.
 			c.Abort()
 			breakOff(host)
 		}

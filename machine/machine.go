@@ -89,9 +89,11 @@ type Machine struct {
 	events   sync.Mutex
 	once     map[EventKind]bool
 	beat     chan struct{}
+	off      chan struct{} // closed when QEMU is gone
 	done     chan struct{}
-	rebooted bool
-	stopped  bool
+	released sync.Once
+	rebooted atomic.Bool
+	stopped  atomic.Bool
 	err      error
 }
 
@@ -108,7 +110,7 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	if cfg.CPUs == 0 {
 		cfg.CPUs = 1
 	}
-	m := &Machine{cfg: cfg, once: map[EventKind]bool{}, beat: make(chan struct{}), done: make(chan struct{})}
+	m := &Machine{cfg: cfg, once: map[EventKind]bool{}, beat: make(chan struct{}), off: make(chan struct{}), done: make(chan struct{})}
 	if m.dir, err = os.MkdirTemp("", "neb-run-"); err != nil {
 		return nil, err
 	}
@@ -175,25 +177,28 @@ func (m *Machine) path(name string) string { return filepath.Join(m.dir, name) }
 
 // release gives back what does not end with QEMU.
 func (m *Machine) release() {
-	if m.monitor != nil {
-		m.monitor.close()
-	}
-	if m.device != nil {
-		m.device.Close()
-	}
-	os.RemoveAll(m.dir)
+	m.released.Do(func() {
+		if m.monitor != nil {
+			m.monitor.close()
+		}
+		if m.device != nil {
+			m.device.Close()
+		}
+		os.RemoveAll(m.dir)
+	})
 }
 
 func (m *Machine) wait() {
 	m.console.Wait() // the pipe ends with QEMU; Wait would close it before it is read
 	err := m.cmd.Wait()
+	close(m.off)
 	m.event(Event{Kind: Ended})
 	m.release()
 	m.events.Lock()
 	defer m.events.Unlock()
 	var exit *exec.ExitError
 	switch {
-	case m.rebooted || m.stopped:
+	case m.rebooted.Load() || m.stopped.Load():
 	case errors.As(err, &exit):
 		m.err = fmt.Errorf("%s: %w: %s", filepath.Base(m.cmd.Path), err, m.stderr.String())
 	default:
@@ -212,16 +217,34 @@ func (m *Machine) Wait() error {
 // Done is closed at the end of the enclave.
 func (m *Machine) Done() <-chan struct{} { return m.done }
 
+// Off is closed when the enclave has ended, before [Machine.Done]: the host may still have to read what it sent.
+func (m *Machine) Off() <-chan struct{} { return m.off }
+
 // Beat is closed when the enclave's heartbeat was answered.
 func (m *Machine) Beat() <-chan struct{} { return m.beat }
 
 // Stop ends the enclave at once and waits for it.
 func (m *Machine) Stop() error {
-	m.events.Lock()
-	m.stopped = true
-	m.events.Unlock()
+	m.stopped.Store(true)
 	m.cmd.Process.Kill()
 	return m.Wait()
+}
+
+// Abandon ends the enclave as Stop does, and does not wait for whoever takes its console and events: that one may never come back.
+func (m *Machine) Abandon() {
+	m.stopped.Store(true)
+	m.cmd.Process.Kill()
+	m.device.Cut()
+	released := make(chan struct{})
+	go func() {
+		m.release()
+		close(released)
+	}()
+	select {
+	case <-released:
+	case <-time.After(time.Second): // it waits for somebody who has an event to tell
+		os.RemoveAll(m.dir)
+	}
 }
 
 // Dial connects to a vsock port of the enclave. It waits for the enclave's driver as long as ctx lets it.
@@ -231,6 +254,9 @@ func (m *Machine) Dial(ctx context.Context, port uint32) (*vsock.Conn, error) {
 
 // event passes e on.
 func (m *Machine) event(e Event) {
+	if e.Kind != PowerOn {
+		e.Since = time.Since(m.started) // whoever took the last event may take his time
+	}
 	m.events.Lock()
 	defer m.events.Unlock()
 	if e.Kind != Line && e.Kind != Parent {
@@ -238,9 +264,6 @@ func (m *Machine) event(e Event) {
 			return
 		}
 		m.once[e.Kind] = true
-	}
-	if e.Kind != PowerOn {
-		e.Since = time.Since(m.started)
 	}
 	if m.cfg.Event != nil {
 		m.cfg.Event(e)
@@ -305,11 +328,10 @@ func (m *Machine) report(e vsock.Event) {
 
 // reboot ends QEMU: an enclave that reboots has ended.
 func (m *Machine) reboot() {
-	m.events.Lock()
-	m.rebooted = true
-	m.events.Unlock()
-	m.event(Event{Kind: Rebooted})
+	// First of all: whoever is told of events may take his time, and the enclave would start over meanwhile.
+	m.rebooted.Store(true)
 	m.cmd.Process.Kill()
+	m.event(Event{Kind: Rebooted})
 }
 
 // readConsole copies the serial line and cuts it into lines.

@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -105,6 +106,27 @@ func TestExecEnds(t *testing.T) {
 	s.Close()
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("a command of a machine that is no more was waited for: %v", took)
+	}
+}
+
+// What a command leaves in the background ends with it.
+func TestExecBackground(t *testing.T) {
+	s, err := Endpoint{"exec", "sleep 100 & echo $!"}.open(t.Context(), t.Context(), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Fscan(s, &pid); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	for end := time.Now().Add(10 * time.Second); syscall.Kill(pid, 0) == nil; time.Sleep(10 * time.Millisecond) {
+		if state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); strings.Contains(string(state), ") Z ") {
+			break // whoever adopted it has not looked yet
+		}
+		if time.Now().After(end) {
+			t.Fatal("it is still there")
+		}
 	}
 }
 

@@ -381,6 +381,18 @@ func (c *Conn) CloseWrite() error {
 	return nil
 }
 
+// CloseRead tells the enclave that nothing more will be read. Writing goes on.
+func (c *Conn) CloseRead() error {
+	c.d.mu.Lock()
+	defer c.d.mu.Unlock()
+	if c.closed || c.state != open {
+		return c.failure("close")
+	}
+	c.discard()
+	c.shut(shutdownReceive)
+	return nil
+}
+
 // discard throws away what was received.
 func (c *Conn) discard() {
 	for _, chunk := range c.in {

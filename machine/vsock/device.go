@@ -218,6 +218,9 @@ func (d *Device) Close() error {
 	return err
 }
 
+// Cut ends [Config.Grace] at once, before Close or during it.
+func (d *Device) Cut() { d.cut() }
+
 // Go runs f as a handler is run, in a goroutine: Close waits for it, and its ctx ends with theirs. It does nothing and returns false when the device
 // is closed.
 func (d *Device) Go(f func(ctx context.Context)) bool {

@@ -745,3 +745,30 @@ func TestEventIndex(t *testing.T) {
 		return g.u16(tx.used+4+8*tx.size) == tx.idx
 	})
 }
+
+// TestSmallestRing: a driver may choose one descriptor, and the event index then is half of a word.
+func TestSmallestRing(t *testing.T) {
+	for _, size := range []uint16{1, 2, 64} {
+		r := ring{size: size}
+		mem := aligned(4096)
+		if err := r.place(mem[:1024], mem[1024:2048], mem[2048:]); err != nil {
+			t.Fatal(err)
+		}
+		at := 1024 + 4 + 2*int(size)
+		mem[at-1], mem[at], mem[at+1], mem[at+2] = 9, 2, 1, 9
+		if got := r.wanted(); got != 0x102 {
+			t.Errorf("the event index of a ring of %d is %#x, want 0x102", size, got)
+		}
+	}
+	g := newDriver(t, serve(echo), 64)
+	g.reset()
+	g.more = featureEventIdx
+	g.start(1)
+	g.fillRX()
+	q := g.q[queueTX]
+	h := from(1000, 7, opRequest)
+	h.encode(g.mem[q.data:])
+	g.describe(q, 0, uint64(q.data), headerSize, 0, 0)
+	g.offer(q, 0)
+	g.expect(opResponse)
+}

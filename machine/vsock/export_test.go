@@ -71,6 +71,13 @@ func (g *Guest) Hear(op uint16) (port uint32, data []byte) {
 	}
 }
 
+// Next waits for a packet of any operation.
+func (g *Guest) Next() (op uint16, data []byte) {
+	g.t.Helper()
+	h, data := g.recv()
+	return h.op, data
+}
+
 // Vanish is the end of QEMU.
 func (g *Guest) Vanish() { g.conn.Close() }
 

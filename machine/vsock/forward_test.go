@@ -196,3 +196,48 @@ func TestForwardGrace(t *testing.T) {
 		t.Errorf("closing took %v, want the grace of 200ms", took)
 	}
 }
+
+// TestForwardHostDone: a host that has said all and is gone loses nothing of it when the enclave still has a word for it.
+func TestForwardHostDone(t *testing.T) {
+	const size = 150_000 // less than the socket holds
+	take := func(t *testing.T, g *vsock.Guest) {
+		t.Helper()
+		g.Say(1000, 7, vsock.OpData, 0, []byte("bye"))
+		for got, shut := 0, false; got < size; {
+			op, data := g.Next()
+			switch op {
+			case vsock.OpData:
+				got += len(data)
+			case vsock.OpShutdown: // it reads no more
+				if shut {
+					t.Fatalf("the end after %d of %d bytes", got, size)
+				}
+				shut = true
+			case vsock.OpReset:
+				t.Fatalf("a reset after %d of %d bytes", got, size)
+			}
+		}
+		g.Reboot()
+	}
+	t.Run("unix", func(t *testing.T) {
+		g, _, host := connected(t, "unix", vsock.Config{})
+		if _, err := host.Write(make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		host.Close()
+		take(t, g)
+	})
+	t.Run("exec", func(t *testing.T) {
+		done := filepath.Join(t.TempDir(), "done")
+		g, _ := guest(t, fmt.Sprintf("exec:head -c %d /dev/zero; exec <&- >&-; echo > %s; sleep 1", size, done), vsock.Config{})
+		g.Say(1000, 7, vsock.OpRequest, 0, nil)
+		g.Hear(vsock.OpResponse)
+		for {
+			if _, err := os.Stat(done); err == nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		take(t, g)
+	})
+}

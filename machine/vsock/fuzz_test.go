@@ -11,12 +11,12 @@ import (
 // FuzzRing gives the device rings and memory that are all noise: it must take and return buffers, or say that the ring is broken, and touch nothing
 // outside of the memory.
 func FuzzRing(f *testing.F) {
-	const size = 8
+	const most = 8
 	// A good ring with one packet, an indirect one, and a loop.
 	good := make([]byte, 512)
 	binary.LittleEndian.PutUint64(good, 256)
 	binary.LittleEndian.PutUint32(good[8:], headerSize)
-	good[size*descSize+2] = 1
+	good[most*descSize+2] = 1
 	f.Add(good)
 	indirect := bytes.Clone(good)
 	binary.LittleEndian.PutUint32(indirect[8:], 32)
@@ -33,12 +33,13 @@ func FuzzRing(f *testing.F) {
 		guest := memory{{guest: 0, user: userBase, data: mem[:512]}, {guest: 512, user: userBase + 512, data: mem[512:]}}
 		d := newDevice(Config{CID: testCID, MaxConns: 4, Handlers: map[uint32]Handler{7: echo}})
 		d.mem = guest
+		size := most >> (len(data) % 4)
 		avail := size * descSize
 		used := avail + availSize(size)
 		for i := range d.queue[:queueEvents] {
 			q := &d.queue[i]
-			q.size = size
-			q.eventIdx = len(data)%2 == 0
+			q.size = uint16(size)
+			q.eventIdx = len(data)%8 < 4
 			q.kick = eventfd(t)
 			if err := q.place(mem[:avail], mem[avail:used], mem[used:used+usedSize(size)]); err != nil {
 				t.Fatal(err)

@@ -177,7 +177,10 @@ func (r *ring) signal() {
 }
 
 // wanted is the index of the buffer that the driver wants to be told of.
-func (r *ring) wanted() uint16 { return uint16(atomic.LoadUint32(word(r.avail, 4+2*int(r.size)))) }
+func (r *ring) wanted() uint16 {
+	at := 4 + 2*int(r.size) // in the upper half of a word, where the ring has one descriptor
+	return uint16(atomic.LoadUint32(word(r.avail, at&^3)) >> (8 * (at & 3)))
+}
 
 func (r *ring) tell() {
 	if r.call != nil {

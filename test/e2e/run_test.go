@@ -115,11 +115,55 @@ func TestExitStatus(t *testing.T) {
 		{"status", []string{"/guest", "exit", "7"}, 7},
 		{"largest status", []string{"/guest", "exit", "255"}, 255},
 		{"signal", []string{"/guest", "kill", "9"}, 128 + 9},
+		{"no newline at the end", []string{"/guest", "mutter", "5"}, 5},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: c.cmd})))
 			if r := boot(t, eif); r.code != c.want {
 				t.Fatalf("exit status %d, want %d\nstdout:\n%s\nstderr:\n%s", r.code, c.want, r.stdout, r.stderr)
+			}
+		})
+	}
+}
+
+// TestNobodyReads: neb ends when it is told to, or when its reader has gone, and leaves nothing behind, whoever reads its output.
+func TestNobodyReads(t *testing.T) {
+	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "babble"}})))
+	for name, c := range map[string]struct {
+		args []string
+		gone bool // the reader goes, rather than not to read
+		want int
+	}{
+		"timeout":       {[]string{"--timeout", "10s"}, false, 124},
+		"timeout, JSON": {[]string{"--timeout", "10s", "--json"}, false, 124},
+		"reader gone":   {[]string{"--json"}, true, 128 + 13},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, nebPath, append(runArgs(c.args...), eif)...)
+			cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+			cmd.Stdout = w
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			w.Close()
+			if c.gone {
+				r.Read(make([]byte, 1))
+				r.Close()
+			}
+			cmd.Wait()
+			if code := cmd.ProcessState.ExitCode(); code != c.want {
+				t.Errorf("exit status %d, want %d", code, c.want)
+			}
+			if left, _ := os.ReadDir(dir); len(left) > 0 {
+				t.Errorf("%v is left", left)
 			}
 		})
 	}

@@ -14,7 +14,25 @@ import (
 )
 
 func init() {
+	acts["babble"], acts["mutter"] = babble, mutter
 	acts["vsock"], acts["reboot"], acts["machine"], acts["call"], acts["leave"] = serve, reboot, machine, call, leave
+}
+
+// babble never stops.
+func babble([]string) error {
+	for {
+		fmt.Println("and what I wanted to say as well is that there is a lot to say")
+	}
+}
+
+// mutter ends without a newline, with a status.
+func mutter(args []string) error {
+	status, err := strconv.Atoi(args[0])
+	if err == nil {
+		fmt.Print("100 %")
+		os.Exit(status)
+	}
+	return err
 }
 
 // machine says how many processors there are, and the enclave's vsock address.
