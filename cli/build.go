@@ -158,7 +158,7 @@ snapshots; the Go toolchain comes from GOPROXY. Each is checked by the hash in n
 				names = component.Names
 			}
 			if len(names) > 0 {
-				if err := result.Check(output, archs); err != nil {
+				if err := result.Check(output); err != nil {
 					return err
 				}
 			}

@@ -108,6 +108,8 @@ that neb.lock names stay. What another neb works on or uses at the moment stays 
 			choose := func(i store.Item) bool {
 				_, keep := locked[i.Name]
 				switch {
+				case i.Kind == store.Other: // somebody else's
+					return false
 				case all, i.Kind == store.Partial, i.Kind == store.Making:
 					return true
 				case i.Kind == store.Download && keep:

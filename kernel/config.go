@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -130,6 +132,49 @@ func Check(requested []Fragment, final []byte) error {
 		default:
 			wrong = append(wrong, fmt.Errorf("%s: %s=%s became %s=%s in the final configuration: Kconfig overrode it "+
 				"(a dependency, another option that selects it, or a value out of range)", o.Where(), o.Name, o.Value, o.Name, got))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+var symbol = regexp.MustCompile(`(?m)^\s*(?:menu)?config\s+([A-Za-z0-9_]+)`)
+
+// CheckNames returns an error for what fragments turn off and tree, a kernel's source, has no option of: nothing in the final configuration shows
+// that, and whoever misspelt a name would believe that it is off.
+func CheckNames(requested []Fragment, tree fs.FS, final []byte) error {
+	options, err := Requested(requested)
+	if err != nil {
+		return err
+	}
+	have, err := parseFinal(final)
+	if err != nil {
+		return err
+	}
+	options = slices.DeleteFunc(options, func(o Option) bool {
+		_, known := have[o.Name]
+		return known || o.Value != "n"
+	})
+	if len(options) == 0 {
+		return nil
+	}
+	known := map[string]bool{}
+	err = fs.WalkDir(tree, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || !strings.HasPrefix(d.Name(), "Kconfig") {
+			return err
+		}
+		text, err := fs.ReadFile(tree, path)
+		for _, m := range symbol.FindAllSubmatch(text, -1) {
+			known["CONFIG_"+string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var wrong []error
+	for _, o := range options {
+		if !known[o.Name] {
+			wrong = append(wrong, fmt.Errorf("%s: %s=n: this kernel has no such option", o.Where(), o.Name))
 		}
 	}
 	return errors.Join(wrong...)

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"testing/fstest"
 )
 
 func TestParse(t *testing.T) {
@@ -152,4 +153,29 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("a configuration of exactly these options does not satisfy them: %v", err)
 		}
 	})
+}
+
+func TestCheckNames(t *testing.T) {
+	tree := fstest.MapFS{
+		"Kconfig":           {Data: []byte("source \"drivers/Kconfig.two\"\n")},
+		"drivers/Kconfig.2": {Data: []byte("config WARP\n\tbool\n\nmenuconfig SHIELDS\n\tbool \"Shields\"\n")},
+		"Documentation.txt": {Data: []byte("config WORDS\n")},
+	}
+	final := []byte("CONFIG_A=y\n# CONFIG_B is not set\n")
+	for text, want := range map[string]string{
+		"CONFIG_A=y\n# CONFIG_B is not set\n":               "",
+		"# CONFIG_WARP is not set\nCONFIG_SHIELDS=n\n":      "",
+		"CONFIG_A=y\n# CONFIG_WRAP is not set\n":            "mine:2: CONFIG_WRAP=n: this kernel has no such option",
+		"# CONFIG_WORDS is not set\nCONFIG_IO_URNG=n\n":     "mine:1: CONFIG_WORDS=n: this kernel has no such option\nmine:2: CONFIG_IO_URNG=n: this kernel has no such option",
+		"CONFIG_MISSING=y\n":                                "", // Check says it
+		"# CONFIG_WARP is not set\n# CONFIG_C is not set\n": "mine:2: CONFIG_C=n: this kernel has no such option",
+	} {
+		got := ""
+		if err := CheckNames([]Fragment{{Name: "mine", Text: text}}, tree, final); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
 }

@@ -19,6 +19,7 @@ func notModule(v string) bool { return v != "m" }
 var refused = []rule{
 	{"CONFIG_VHOST_VSOCK", on, "connections to CID 3, the parent, would go to the host transport inside the enclave"},
 	{"CONFIG_NSM", notModule, "nsm.ko is a part of the result and nitro-cli wants it: CONFIG_NSM stays m"},
+	{"CONFIG_MODULE_SIG_KEY", func(v string) bool { return v != `""` }, "the build would make a signing key, or take one in, and each build would differ"},
 	{"CONFIG_MODULE_SIG_ALL", on, "the build would make a signing key of its own, and each build would differ"},
 }
 

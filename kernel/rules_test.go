@@ -18,6 +18,8 @@ func TestRefuseAndWarn(t *testing.T) {
 		{name: "NSM off", text: "CONFIG_NSM=n\n", refuse: "nsm.ko"},
 		{name: "NSM as it is", text: "CONFIG_NSM=m\n"},
 		{name: "a signing key", text: "CONFIG_MODULE_SIG_ALL=y\n", refuse: "each build would differ"},
+		{name: "the name of a signing key", text: "CONFIG_MODULE_SIG_KEY=\"certs/signing_key.pem\"\n", refuse: "each build would differ"},
+		{name: "no signing key", text: "CONFIG_MODULE_SIG_KEY=\"\"\n"},
 		{name: "kexec", text: "CONFIG_KEXEC=y\n", warns: "mine:1: CONFIG_KEXEC=y: root in the enclave could start another kernel under the same PCRs"},
 		{name: "kexec off", text: "CONFIG_KEXEC=n\n"},
 		{name: "kexec_file", text: "CONFIG_KEXEC_FILE=y\n", warns: "same PCRs"},

@@ -457,6 +457,20 @@ func TestPatches(t *testing.T) {
 	if image, err := os.ReadFile(filepath.Join(outputs[0].Dir, "bzImage")); err != nil || !bytes.Contains(image, []byte("patched")) {
 		t.Errorf("the patch is not in the image: %v", err)
 	}
+	// One file with two commits, the second of which goes on where the first was.
+	again := strings.NewReplacer(`-	puts(__FILE__ " " __DATE__ " " __TIME__ " " __VERSION__ " " STAMP);`, `-	puts("patched");`, `+	puts("patched");`, `+	puts("patched twice");`)
+	b.Patches = []kernel.Patch{{Name: "series.patch", Text: goodPatch + again.Replace(goodPatch)}}
+	if outputs, err = b.Build(t.Context(), "x86_64", "kernel"); err != nil {
+		t.Fatal(err)
+	}
+	if image, err := os.ReadFile(filepath.Join(outputs[0].Dir, "bzImage")); err != nil || !bytes.Contains(image, []byte("patched twice")) {
+		t.Errorf("the series is not in the image: %v", err)
+	}
+	dir := outputs[0].Dir
+	b.Patches[0].Name = "/home/me/series.patch"
+	if outputs, err = b.Build(t.Context(), "x86_64", "kernel"); err != nil || outputs[0].Dir != dir {
+		t.Errorf("the same patch at another place gives another output: %v", err)
+	}
 	for _, c := range []struct{ name, text, expected string }{
 		{"hunk.patch", strings.ReplaceAll(goodPatch, "All that", "Everything that"), "main.c: Hunk #1 FAILED at 3"},
 		{"fuzz.patch", strings.ReplaceAll(goodPatch, "int main(void)", "int main(int argc)"), "main.c: Hunk #1 FAILED at 3"},
@@ -468,6 +482,31 @@ func TestPatches(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "patch "+c.name+" does not apply") || !strings.Contains(err.Error(), c.expected) {
 			t.Errorf("%s: expected %q, found %v", c.name, c.expected, err)
 		}
+	}
+}
+
+// A link to a source is that source.
+func TestLinkedSource(t *testing.T) {
+	b := sharedBuilder(t)
+	tree := b.KernelSource
+	b.KernelSource = filepath.Join(t.TempDir(), "linux")
+	if err := os.Symlink(tree, b.KernelSource); err != nil {
+		t.Fatal(err)
+	}
+	outputs, err := b.Build(t.Context(), "x86_64", "kernel")
+	if err != nil {
+		t.Fatal(err)
+	}
+	main, err := os.ReadFile(filepath.Join(tree, "main.c"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(tree, "main.c"), append(main, "/* more */\n"...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	again, err := b.Build(t.Context(), "x86_64", "kernel")
+	if err != nil || again[0].Dir == outputs[0].Dir {
+		t.Errorf("a change of the source behind the link makes no difference: %v", err)
 	}
 }
 

@@ -77,17 +77,18 @@ func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
 	patches := append(kernel.Patches(), b.Patches...)
 
 	inputs := []Input{source.input}
+	// Where a user's files are changes nothing that is built, and is nobody else's business.
 	for _, p := range patches {
-		inputs = append(inputs, textInput("patch", p.Name, p.Text))
+		inputs = append(inputs, textInput("patch", filepath.Base(p.Name), p.Text))
 	}
 	for _, f := range fragments {
-		inputs = append(inputs, textInput("config fragment", f.Name, f.Text))
+		inputs = append(inputs, textInput("config fragment", filepath.Base(f.Name), f.Text))
 	}
 	inputs = append(inputs,
 		textInput("command line", "cmdline", kernel.Cmdline(arch)),
 		textInput("recipe", "kernel-configure.sh", kernelConfigure),
 		textInput("recipe", "kernel-compile.sh", kernelCompile),
-		textInput("recipe", "environment", strings.Join(kernelEnv, "\n")),
+		textInput("recipe", "environment", strings.Join(append([]string{a.arch, a.cross, a.target, a.image, rootVersion, fmt.Sprint(kernel.TextOffset)}, kernelEnv...), "\n")),
 	)
 	inputs = append(inputs, tools.inputs()...)
 
@@ -143,6 +144,9 @@ func (b *Builder) compileKernel(ctx context.Context, r *run, root string, fragme
 		return err
 	}
 	if err := kernel.Check(fragments, config); err != nil {
+		return err
+	}
+	if err := kernel.CheckNames(b.Fragments, os.DirFS(filepath.Join(r.work, "build", "linux")), config); err != nil {
 		return err
 	}
 	if len(b.Fragments) == 0 && len(b.Patches) == 0 && b.KernelSource == "" {
@@ -203,7 +207,7 @@ func refusedPatch(r *run, patches []kernel.Patch) error {
 	}
 	file, where := "", []string{}
 	for _, line := range said[:len(said)-1] {
-		if name, ok := strings.CutPrefix(line, "checking file "); ok {
+		if name, ok := strings.CutPrefix(line, "patching file "); ok {
 			file = strings.Trim(name, "'")
 			continue
 		}
@@ -232,19 +236,39 @@ func (b *Builder) kernelSource(ctx context.Context) (kernelSource, error) {
 	if err != nil {
 		return kernelSource{}, fmt.Errorf("kernel source: %w", err)
 	}
+	// A walk does not follow a link at its beginning, and /usr/src/linux often is one.
+	path, err := filepath.EvalSymlinks(b.KernelSource)
+	if err != nil {
+		return kernelSource{}, fmt.Errorf("kernel source: %w", err)
+	}
 	own := Input{Kind: "kernel source", Name: "user's own"}
+	same := func(sum string, err error) error {
+		if err == nil && sum != own.SHA256 {
+			err = fmt.Errorf("%s has changed since the build began: SHA-256 %s then, %s now", b.KernelSource, own.SHA256, sum)
+		}
+		return err
+	}
 	if info.IsDir() {
-		if _, err := os.Stat(filepath.Join(b.KernelSource, "Kconfig")); err != nil {
+		if _, err := os.Stat(filepath.Join(path, "Kconfig")); err != nil {
 			return kernelSource{}, fmt.Errorf("kernel source: %s has no file Kconfig, expected the top of a kernel's source tree", b.KernelSource)
 		}
-		own.SHA256, err = hashTree(ctx, b.KernelSource)
+		own.SHA256, err = hashTree(ctx, path)
 		return kernelSource{input: own, place: func(ctx context.Context, b *Builder, r *run) error {
-			return copyTree(ctx, b.KernelSource, filepath.Join(r.work, "build", "linux"))
+			copied := filepath.Join(r.work, "build", "linux")
+			if err := copyTree(ctx, path, copied); err != nil {
+				return err
+			}
+			return same(hashTree(ctx, copied))
 		}}, err
 	}
-	own.SHA256, own.Size, err = hashFile(b.KernelSource)
+	own.SHA256, own.Size, err = hashFile(path)
 	return kernelSource{input: own, place: func(_ context.Context, b *Builder, r *run) error {
-		return copyInto(b.KernelSource, filepath.Join(r.work, "src", "linux.tar"))
+		copied := filepath.Join(r.work, "src", "linux.tar")
+		if err := copyInto(path, copied); err != nil {
+			return err
+		}
+		sum, _, err := hashFile(copied)
+		return same(sum, err)
 	}}, err
 }
 

@@ -80,15 +80,25 @@ func Write(dir string, sets []Set) error {
 }
 
 // Check says whether dir can become a result, before anything is built for it.
-func Check(dir string, archs []string) error {
+func Check(dir string) error {
+	above := filepath.Clean(dir)
 	info, err := os.Stat(dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	for ; errors.Is(err, fs.ErrNotExist) && filepath.Dir(above) != above; _, err = os.Stat(above) {
+		above = filepath.Dir(above)
+	}
+	if err == nil && unix.Access(above, unix.W_OK) != nil {
+		err = fmt.Errorf("%s cannot be written to", above)
+	}
+	if info == nil {
+		if err != nil {
+			return fmt.Errorf("output %s: %w", dir, err)
+		}
 		return nil
 	}
 	if err == nil && !info.IsDir() {
 		err = fmt.Errorf("expected a directory or nothing, found a file")
 	}
-	for _, arch := range archs {
+	for _, arch := range component.Archs { // whichever are built, SHA256SUMS has all
 		if err == nil {
 			_, err = present(filepath.Join(dir, arch), arch)
 		}

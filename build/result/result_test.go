@@ -187,16 +187,18 @@ func TestWriteAgainChangesNothing(t *testing.T) {
 func TestWriteRefuses(t *testing.T) {
 	base := t.TempDir()
 	file := filepath.Join(base, "file")
-	foreign := filepath.Join(base, "foreign")
+	foreign, other := filepath.Join(base, "foreign"), filepath.Join(base, "other architecture")
 	if err := errors.Join(os.WriteFile(file, []byte("precious"), 0o644), os.MkdirAll(filepath.Join(foreign, "x86_64"), 0o755),
-		os.WriteFile(filepath.Join(foreign, "x86_64", "notes.txt"), []byte("precious"), 0o644)); err != nil {
+		os.WriteFile(filepath.Join(foreign, "x86_64", "notes.txt"), []byte("precious"), 0o644), os.MkdirAll(filepath.Join(other, "aarch64"), 0o755),
+		os.WriteFile(filepath.Join(other, "aarch64", "notes.txt"), []byte("precious"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ dir, expected string }{
 		{file, "found a file"},
 		{foreign, "notes.txt is in the way"},
+		{other, "notes.txt is in the way"},
 	} {
-		if err := Check(c.dir, []string{"x86_64"}); err == nil || !strings.Contains(err.Error(), c.expected) || !strings.Contains(err.Error(), c.dir) {
+		if err := Check(c.dir); err == nil || !strings.Contains(err.Error(), c.expected) || !strings.Contains(err.Error(), c.dir) {
 			t.Errorf("%s: found %v", c.dir, err)
 		}
 		if err := Write(c.dir, []Set{{"x86_64", made(t, t.TempDir(), "x86_64", "one ")}}); err == nil {
@@ -208,7 +210,7 @@ func TestWriteRefuses(t *testing.T) {
 			t.Errorf("%s: %q, %v", path, text, err)
 		}
 	}
-	if err := Check(filepath.Join(base, "new"), []string{"x86_64"}); err != nil {
+	if err := Check(filepath.Join(base, "new")); err != nil {
 		t.Error(err)
 	}
 }
@@ -359,5 +361,12 @@ func TestComponents(t *testing.T) {
 	found, err := Components(dir)
 	if err != nil || len(found) != 1 || !slices.Equal(found["aarch64"], []string{"init", "kernel"}) {
 		t.Errorf("found %v, %v", found, err)
+	}
+	// What is gone and stands in SHA256SUMS belongs to the set.
+	if err := os.Remove(filepath.Join(dir, "aarch64", "init")); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := Components(dir); err != nil || !slices.Equal(found["aarch64"], []string{"init", "kernel"}) {
+		t.Errorf("without init: found %v, %v", found, err)
 	}
 }

@@ -31,7 +31,7 @@ const (
 	Unexpected State = "unexpected" // a file that no component makes
 )
 
-// Components finds out what is in dir: the components of which at least one file is there, by architecture.
+// Components finds out what is in dir: the components of which at least one file is there, or stands in SHA256SUMS, by architecture.
 func Components(dir string) (map[string][]string, error) {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -40,12 +40,16 @@ func Components(dir string) (map[string][]string, error) {
 	if !info.IsDir() {
 		return nil, fmt.Errorf("%s: expected a directory with x86_64 or aarch64 in it, found a file", dir)
 	}
+	listed, err := os.ReadFile(filepath.Join(dir, SumsName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	found := map[string][]string{}
 	for _, arch := range component.Archs {
 		for _, c := range component.Names {
 			if slices.ContainsFunc(component.Files(c, arch), func(name string) bool {
 				_, err := os.Lstat(filepath.Join(dir, arch, name))
-				return err == nil
+				return err == nil || bytes.Contains(listed, []byte("  "+arch+"/"+name+"\n"))
 			}) {
 				found[arch] = append(found[arch], c)
 			}

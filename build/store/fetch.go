@@ -10,6 +10,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -41,8 +42,13 @@ type FetchOptions struct {
 const rounds = 3
 
 // Fetch brings files into the store and verifies them: size and SHA-256, those that are there already
-// included. It goes on where an earlier call was interrupted.
+// included. It goes on where an earlier call was interrupted. What it brought stays until [Store.Close]: nobody prunes it.
 func (s *Store) Fetch(ctx context.Context, files []lock.File, o FetchOptions) error {
+	for _, f := range files {
+		if err := s.keep(ctx, f.SHA256); err != nil {
+			return err
+		}
+	}
 	missing, err := s.verify(ctx, files)
 	if err != nil || len(missing) == 0 {
 		return err
@@ -81,8 +87,29 @@ func (s *Store) Fetch(ctx context.Context, files []lock.File, o FetchOptions) er
 	return nil
 }
 
-// verify returns those of the files that are not in the store, each once. A file that is there and wrong is
-// removed, and so is not there.
+// keep holds what has that hash against prune.
+func (s *Store) keep(ctx context.Context, sum string) error {
+	s.mu.Lock()
+	held := s.used[sum] != nil
+	s.mu.Unlock()
+	if s.readOnly || held {
+		return nil
+	}
+	h, err := s.lock(ctx, sum+usedMark, unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.used[sum] != nil {
+		h.release()
+	} else {
+		s.used[sum] = h
+	}
+	return nil
+}
+
+// verify returns those of the files that are not in the store as they must be, each once.
 func (s *Store) verify(ctx context.Context, files []lock.File) ([]lock.File, error) {
 	wrong := make([]bool, len(files))
 	first := map[string]int{}
@@ -117,7 +144,7 @@ func (s *Store) verify(ctx context.Context, files []lock.File) ([]lock.File, err
 	return missing, nil
 }
 
-// has reports whether a download is in the store, and removes it if it is not what it was.
+// has reports whether a download is in the store, as it must be.
 func (s *Store) has(f lock.File) (bool, error) {
 	path := s.Path(f)
 	size, sum, err := hashFile(path)
@@ -135,7 +162,7 @@ func (s *Store) has(f lock.File) (bool, error) {
 	if s.readOnly {
 		return false, fmt.Errorf("store %s: %s is damaged and the store cannot be written to: expected %d bytes with SHA-256 %s, found %d bytes with %s", s.dir, path, f.Size, f.SHA256, size, sum)
 	}
-	return false, os.Remove(path)
+	return false, nil
 }
 
 // missing is the error of files that are not in the store and cannot be fetched.
@@ -186,6 +213,9 @@ func (f *fetch) file(ctx context.Context, file lock.File) error {
 			f.report("")
 		}
 		return err
+	}
+	if err := os.Remove(f.store.Path(file)); err != nil && !errors.Is(err, fs.ErrNotExist) { // it is damaged
+		return fmt.Errorf("store: %w", &localError{err})
 	}
 	p, err := f.store.openPart(file, &f.done)
 	if err != nil {
@@ -291,8 +321,10 @@ func (f *fetch) from(ctx context.Context, address string, file lock.File, p *par
 			}
 			continue
 		}
+		// Packets that nobody answers end in the dialler's time limit.
 		var stalled *mirror.StallError
-		if errors.As(err, &stalled) {
+		var network net.Error
+		if errors.As(err, &stalled) || errors.As(err, &network) && network.Timeout() {
 			if u, err := url.Parse(address); err == nil {
 				f.slow.Store(u.Host, true)
 			}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -488,5 +490,85 @@ func TestFetchCancelled(t *testing.T) {
 	check(t, s, f, data)
 	if got := again.asked(); len(got) != 1 || !strings.HasSuffix(got[0], "bytes=50000-") {
 		t.Errorf("expected the download to go on at 50000, found %q", got)
+	}
+}
+
+// A mirror that swallows packets ends in the dialler's time limit: the others are asked first from then on.
+func TestSwallowedPackets(t *testing.T) {
+	all := map[string][]byte{}
+	var files []lock.File
+	for i := range 8 {
+		data := content(100 + i)
+		files = append(files, locked(fmt.Sprint("p", i), data))
+		all["/"+files[i].Path] = data
+	}
+	m := serve(t, func(w http.ResponseWriter, r *http.Request) { good(all[r.URL.Path])(w, r) })
+	bad := serve(t, http.NotFound)
+	var dialled atomic.Int32
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if strings.HasSuffix(bad.URL, address) {
+			dialled.Add(1)
+			return nil, &net.OpError{Op: "dial", Net: network, Err: os.ErrDeadlineExceeded}
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}}
+	if err := open(t).Fetch(t.Context(), files, FetchOptions{Mirrors: mirrors(bad, m), Client: mirror.Client{HTTP: client}, Parallel: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if n := dialled.Load(); n < 1 || n > 2 {
+		t.Errorf("the mirror was tried %d times, expected once by each of 2 downloads", n)
+	}
+}
+
+// Two who find the same damaged file both get a good one.
+func TestDamagedForTwo(t *testing.T) {
+	data := content(1000)
+	f := locked("bash", data)
+	m := serve(t, good(data))
+	s := open(t)
+	for range 50 {
+		os.Remove(s.Path(f))
+		if err := os.WriteFile(s.Path(f), []byte("damaged"), 0o444); err != nil {
+			t.Fatal(err)
+		}
+		errs := make(chan error, 2)
+		for range 2 {
+			go func() {
+				o, err := Open(s.Dir())
+				if err == nil {
+					err = errors.Join(o.Fetch(t.Context(), []lock.File{f}, FetchOptions{Mirrors: mirrors(m)}), o.Close())
+				}
+				errs <- err
+			}()
+		}
+		if err := errors.Join(<-errs, <-errs); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What was fetched stays while somebody builds with it.
+func TestPruneFetched(t *testing.T) {
+	data := content(1000)
+	f := locked("bash", data)
+	m := serve(t, good(data))
+	s := open(t)
+	if err := s.Fetch(t.Context(), []lock.File{f}, FetchOptions{Mirrors: mirrors(m)}); err != nil {
+		t.Fatal(err)
+	}
+	other, err := Open(s.Dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	all := func(Item) bool { return true }
+	if gone, err := other.Prune(all); err != nil || len(gone) > 0 {
+		t.Errorf("%v was pruned while it was used, %v", gone, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if gone, err := other.Prune(all); err != nil || len(gone) != 1 {
+		t.Errorf("%v was pruned, %v", gone, err)
 	}
 }

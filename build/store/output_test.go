@@ -286,6 +286,12 @@ func TestListAndPrune(t *testing.T) {
 	if got := names(gone); err != nil || got != "log failed, output old" {
 		t.Errorf("expected the old output and the old log to be pruned, found %s (%v)", got, err)
 	}
+	if _, err := s.Prune(func(i Item) bool { return i.Kind == Other }); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(s.Dir(), "strange")); err != nil {
+		t.Errorf("what is not the store's was pruned: %v", err)
+	}
 	if _, hit, err := s.Output(t.Context(), "new", maker(&made)); err != nil || !hit {
 		t.Errorf("the new output: hit %v, %v", hit, err)
 	}

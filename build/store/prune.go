@@ -124,7 +124,7 @@ func treeSize(path string) int64 {
 }
 
 // Prune removes the items that the function chooses, but for those that a process works on or uses, and returns
-// what it removed. [Other] items have no locks: they are removed in any case.
+// what it removed. [Other] items are not the store's and stay.
 func (s *Store) Prune(choose func(Item) bool) ([]Item, error) {
 	items, err := s.List()
 	if err != nil {
@@ -147,6 +147,7 @@ func (s *Store) prune(i Item) (bool, error) {
 	var names []string
 	switch i.Kind {
 	case Other:
+		return false, nil
 	case Log: // its own lock
 		f, err := os.Open(i.path)
 		if err != nil {
@@ -156,7 +157,7 @@ func (s *Store) prune(i Item) (bool, error) {
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			return false, ignore(err, unix.EWOULDBLOCK)
 		}
-	case Output:
+	case Output, Download:
 		names = []string{i.lock, i.lock + usedMark}
 	default:
 		names = []string{i.lock}
