@@ -146,7 +146,11 @@ func (b *Builder) compileKernel(ctx context.Context, r *run, root string, fragme
 	if err := kernel.Check(fragments, config); err != nil {
 		return err
 	}
-	if err := kernel.CheckNames(b.Fragments, os.DirFS(filepath.Join(r.work, "build", "linux")), config); err != nil {
+	names := b.Fragments
+	if b.KernelSource == "" {
+		names = fragments // another kernel need not have what ours has
+	}
+	if err := kernel.CheckNames(names, os.DirFS(filepath.Join(r.work, "build", "linux")), config); err != nil {
 		return err
 	}
 	if len(b.Fragments) == 0 && len(b.Patches) == 0 && b.KernelSource == "" {
