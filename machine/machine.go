@@ -81,7 +81,8 @@ type Machine struct {
 	device  *vsock.Device
 	cmd     *exec.Cmd
 	monitor *monitor
-	started time.Time
+	made    time.Time    // before anybody could have an event
+	started atomic.Int64 // power-on, in nanoseconds after made
 
 	console  sync.WaitGroup
 	spoke    atomic.Bool // there was something on the console
@@ -110,7 +111,7 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	if cfg.CPUs == 0 {
 		cfg.CPUs = 1
 	}
-	m := &Machine{cfg: cfg, once: map[EventKind]bool{}, beat: make(chan struct{}), off: make(chan struct{}), done: make(chan struct{})}
+	m := &Machine{cfg: cfg, made: time.Now(), once: map[EventKind]bool{}, beat: make(chan struct{}), off: make(chan struct{}), done: make(chan struct{})}
 	if m.dir, err = os.MkdirTemp("", "neb-run-"); err != nil {
 		return nil, err
 	}
@@ -159,7 +160,7 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	m.started = time.Now()
+	m.started.Store(int64(time.Since(m.made)))
 	if err := m.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
@@ -255,7 +256,7 @@ func (m *Machine) Dial(ctx context.Context, port uint32) (*vsock.Conn, error) {
 // event passes e on.
 func (m *Machine) event(e Event) {
 	if e.Kind != PowerOn {
-		e.Since = time.Since(m.started) // whoever took the last event may take his time
+		e.Since = time.Since(m.made) - time.Duration(m.started.Load()) // whoever took the last event may take his time
 	}
 	m.events.Lock()
 	defer m.events.Unlock()
