@@ -106,13 +106,13 @@ type stream interface {
 	SyscallConn() (syscall.RawConn, error)
 }
 
-// open connects, which takes no longer than dialing lasts, or starts a command, which lives no longer than ctx.
-func (e Endpoint) open(ctx, dialing context.Context, stderr io.Writer) (stream, error) {
+// open connects, which ends with connecting, or starts a command, which lives no longer than ctx.
+func (e Endpoint) open(ctx, connecting context.Context, stderr io.Writer) (stream, error) {
 	if e.network == "exec" {
 		return e.start(ctx, stderr)
 	}
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(dialing, e.network, e.address)
+	conn, err := dialer.DialContext(connecting, e.network, e.address)
 	if err != nil {
 		return nil, err
 	}
