@@ -64,16 +64,13 @@ func usagef(format string, args ...any) error {
 
 // Main runs neb with the given arguments and returns its exit status.
 //
-// SIGINT, SIGTERM and SIGHUP cancel the command's context once, so that it can clean up; a second one ends it at once.
+// SIGINT, SIGTERM and SIGHUP cancel the command's context once, so that it can clean up; a second one ends neb at once, where
+// the command does not look after that too.
 func Main(args []string, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	signals := make(chan os.Signal, 1)
-	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
-		if !signal.Ignored(s) { // by nohup, for one
-			signal.Notify(signals, s)
-		}
-	}
+	notify(signals)
 	defer signal.Stop(signals)
 	go func() {
 		select {
@@ -98,6 +95,15 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "neb: %v\n", exit.Err)
 	}
 	return exit.Code
+}
+
+// notify sends signals that end neb to c, but for those that whoever started neb wants to be ignored, as nohup does.
+func notify(c chan<- os.Signal) {
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			signal.Notify(c, s)
+		}
+	}
 }
 
 func newRoot(s streams) *cobra.Command {

@@ -162,6 +162,9 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	piped := make(chan os.Signal, 1)
 	signal.Notify(piped, syscall.SIGPIPE)
 	defer signal.Stop(piped)
+	hurry := make(chan os.Signal, 4) // the second Ctrl-C must not leave them either
+	notify(hurry)
+	defer signal.Stop(hurry)
 	out := &outlet{s.out, make(chan error, 1)}
 	w := &watcher{s: streams{out: out, err: s.err}, asJSON: o.asJSON}
 	if report := reportPort(path); report != 0 && handlers[report] == nil {
@@ -215,13 +218,22 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 			status = interrupted(ctx)
 		}
 	}
-	select {
-	case err := <-ended:
-		return err
-	case <-time.After(patience):
-		m.Abandon()
-		return &ExitError{Code: status}
+	signals := 1
+	if ctx.Err() != nil {
+		signals = 2 // the first has brought us here
 	}
+	for late := time.After(patience); signals > 0; {
+		select {
+		case err := <-ended:
+			return err
+		case <-hurry:
+			signals--
+		case <-late:
+			signals = 0
+		}
+	}
+	m.Abandon()
+	return &ExitError{Code: status}
 }
 
 // patience is how long neb waits, when it was told to end, for the host to read what the enclave sent, and for whoever reads standard output.

@@ -173,6 +173,46 @@ func TestNobodyReads(t *testing.T) {
 	}
 }
 
+// TestTwoInterrupts: the first lets a command finish, the second does not, and leaves nothing behind either.
+func TestTwoInterrupts(t *testing.T) {
+	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "call", "3", "5000"}})))
+	dir, err := os.MkdirTemp("", "twice") // t.TempDir is too long for sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	pid := filepath.Join(dir, "pid")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, nebPath, append(runArgs("--listen", "5000=exec:sleep 1000 & echo $! > "+pid+"; echo hi; wait"), eif)...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var text []byte
+	for len(text) == 0 && ctx.Err() == nil {
+		time.Sleep(10 * time.Millisecond)
+		text, _ = os.ReadFile(pid)
+	}
+	cmd.Process.Signal(os.Interrupt)
+	time.Sleep(500 * time.Millisecond)
+	cmd.Process.Signal(os.Interrupt)
+	began := time.Now()
+	cmd.Wait()
+	if code, took := cmd.ProcessState.ExitCode(), time.Since(began); code != 130 || took > 4*time.Second {
+		t.Errorf("exit status %d after %v, want 130 and no waiting", code, took)
+	}
+	if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err != nil || syscall.Kill(n, 0) == nil {
+		if state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n)); !strings.Contains(string(state), ") Z ") {
+			t.Errorf("process %q is left, %v", text, err)
+		}
+	}
+	os.Remove(pid)
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("%v is left", left)
+	}
+}
+
 // TestExitReport runs what an enclave in production is like, without a console: how the application ended comes by vsock, where the image asks for
 // that.
 func TestExitReport(t *testing.T) {
