@@ -39,6 +39,10 @@ func main() {
 	cold := flag.Bool("cold", false, "build the x86_64 kernel from nothing, too")
 	reference := flag.String("reference", "", "a kernel `configuration` to compare with (needs -cold)")
 	flag.Parse()
+	if _, err := os.Stat(*reference); *reference != "" && (!*cold || err != nil) {
+		fmt.Fprintf(os.Stderr, "-reference %s needs -cold, and a file: %v\n", *reference, err)
+		os.Exit(2)
+	}
 	if err := run(context.Background(), *cold, *reference); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
