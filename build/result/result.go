@@ -81,30 +81,32 @@ func Write(dir string, sets []Set) error {
 
 // Check says whether dir can become a result, before anything is built for it.
 func Check(dir string) error {
-	above := filepath.Clean(dir)
-	info, err := os.Stat(dir)
-	for ; errors.Is(err, fs.ErrNotExist) && filepath.Dir(above) != above; _, err = os.Stat(above) {
+	if err := check(dir); err != nil {
+		return fmt.Errorf("output %s: %w", dir, err)
+	}
+	return nil
+}
+
+func check(dir string) error {
+	above := dir // or what is nearest to it
+	info, err := os.Stat(above)
+	for errors.Is(err, fs.ErrNotExist) && filepath.Dir(above) != above {
 		above = filepath.Dir(above)
+		info, err = os.Stat(above)
 	}
-	if err == nil && unix.Access(above, unix.W_OK) != nil {
-		err = fmt.Errorf("%s cannot be written to", above)
+	switch {
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("expected a directory or nothing, found a file")
 	}
-	if info == nil {
-		if err != nil {
-			return fmt.Errorf("output %s: %w", dir, err)
-		}
-		return nil
-	}
-	if err == nil && !info.IsDir() {
-		err = fmt.Errorf("expected a directory or nothing, found a file")
+	if err := unix.Access(above, unix.W_OK); err != nil {
+		return fmt.Errorf("%s cannot be written to: %w", above, err)
 	}
 	for _, arch := range component.Archs { // whichever are built, SHA256SUMS has all
-		if err == nil {
-			_, err = present(filepath.Join(dir, arch), arch)
+		if _, err := present(filepath.Join(dir, arch), arch); err != nil {
+			return err
 		}
-	}
-	if err != nil {
-		return fmt.Errorf("output %s: %w", dir, err)
 	}
 	return nil
 }

@@ -369,4 +369,13 @@ func TestComponents(t *testing.T) {
 	if found, err := Components(dir); err != nil || !slices.Equal(found["aarch64"], []string{"init", "kernel"}) {
 		t.Errorf("without init: found %v, %v", found, err)
 	}
+	// So does a whole architecture.
+	built := []Set{{"aarch64", made(t, t.TempDir(), "aarch64", "x", "kernel", "init")}}
+	if err := os.RemoveAll(filepath.Join(dir, "aarch64")); err != nil {
+		t.Fatal(err)
+	}
+	findings, err := Compare(dir, built)
+	if err != nil || len(findings) == 0 || findings[0].State != Missing {
+		t.Errorf("without aarch64: %v, %v", findings, err)
+	}
 }

@@ -72,7 +72,7 @@ func Compare(dir string, built []Set) ([]Finding, error) {
 			}
 		}
 		entries, err := os.ReadDir(filepath.Join(dir, set.Arch))
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // then all of it is missing
 			return nil, err
 		}
 		all := map[string]bool{}
