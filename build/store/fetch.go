@@ -89,24 +89,14 @@ func (s *Store) Fetch(ctx context.Context, files []lock.File, o FetchOptions) er
 
 // keep holds what has that hash against prune.
 func (s *Store) keep(ctx context.Context, sum string) error {
-	s.mu.Lock()
-	held := s.used[sum] != nil
-	s.mu.Unlock()
-	if s.readOnly || held {
+	if s.readOnly {
 		return nil
 	}
 	h, err := s.lock(ctx, sum+usedMark, unix.LOCK_SH)
-	if err != nil {
-		return err
+	if err == nil {
+		s.hold(sum, h)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.used[sum] != nil {
-		h.release()
-	} else {
-		s.used[sum] = h
-	}
-	return nil
+	return err
 }
 
 // verify returns those of the files that are not in the store as they must be, each once.

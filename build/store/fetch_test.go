@@ -75,6 +75,20 @@ func (s *server) asked() []string {
 	return append([]string(nil), s.requests...)
 }
 
+// many are n files, and a mirror that has them all.
+func many(t *testing.T, n int) ([]lock.File, *server) {
+	t.Helper()
+	all := map[string]http.HandlerFunc{}
+	var files []lock.File
+	for i := range n {
+		data := content(100 + i)
+		f := locked(fmt.Sprint("p", i), data)
+		files = append(files, f)
+		all["/"+f.Path] = good(data)
+	}
+	return files, serve(t, func(w http.ResponseWriter, r *http.Request) { all[r.URL.Path](w, r) })
+}
+
 // good serves data as a mirror should.
 func good(data []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -371,14 +385,7 @@ func TestSlowMirrorLast(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	})
-	all := map[string][]byte{}
-	var files []lock.File
-	for i := range 12 {
-		data := content(100 + i)
-		files = append(files, locked(fmt.Sprint("p", i), data))
-		all["/"+files[i].Path] = data
-	}
-	m := serve(t, func(w http.ResponseWriter, r *http.Request) { good(all[r.URL.Path])(w, r) })
+	files, m := many(t, 12)
 	s := open(t)
 	err := s.Fetch(t.Context(), files, FetchOptions{Mirrors: mirrors(bad, m), Client: mirror.Client{Stall: time.Second}, Parallel: 2})
 	if err != nil {
@@ -495,14 +502,7 @@ func TestFetchCancelled(t *testing.T) {
 
 // A mirror that swallows packets ends in the dialler's time limit: the others are asked first from then on.
 func TestSwallowedPackets(t *testing.T) {
-	all := map[string][]byte{}
-	var files []lock.File
-	for i := range 8 {
-		data := content(100 + i)
-		files = append(files, locked(fmt.Sprint("p", i), data))
-		all["/"+files[i].Path] = data
-	}
-	m := serve(t, func(w http.ResponseWriter, r *http.Request) { good(all[r.URL.Path])(w, r) })
+	files, m := many(t, 8)
 	bad := serve(t, http.NotFound)
 	var dialled atomic.Int32
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {

@@ -88,16 +88,21 @@ func (s *Store) use(ctx context.Context, key string) (bool, error) {
 	case ok && h != nil:
 		now := time.Now()
 		_ = os.Chtimes(filepath.Join(s.in(outputs, key), manifest), now, now) // when it was last used, for prune
-		s.mu.Lock()
-		if before := s.used[key]; before != nil {
-			before.release()
-		}
-		s.used[key] = h
-		s.mu.Unlock()
+		s.hold(key, h)
 	case h != nil:
 		h.release()
 	}
 	return ok, err
+}
+
+// hold keeps a lock until Close.
+func (s *Store) hold(name string, h *held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if before := s.used[name]; before != nil {
+		before.release()
+	}
+	s.used[name] = h
 }
 
 // make makes an output, unless another process did while this one waited for it.
