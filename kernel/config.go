@@ -112,11 +112,7 @@ func Requested(fragments []Fragment) ([]Option, error) {
 // joins every option that did not survive, a line each, by the file:line that asked for it; and every syntax error
 // of the fragments, if there are any.
 func Check(requested []Fragment, final []byte) error {
-	options, err := Requested(requested)
-	if err != nil {
-		return err
-	}
-	have, err := parseFinal(final)
+	options, have, err := bothSides(requested, final)
 	if err != nil {
 		return err
 	}
@@ -142,11 +138,7 @@ var symbol = regexp.MustCompile(`(?m)^\s*(?:menu)?config\s+([A-Za-z0-9_]+)`)
 // CheckNames returns an error for what fragments turn off and tree, a kernel's source, has no option of: nothing in the final configuration shows
 // that, and whoever misspelt a name would believe that it is off.
 func CheckNames(requested []Fragment, tree fs.FS, final []byte) error {
-	options, err := Requested(requested)
-	if err != nil {
-		return err
-	}
-	have, err := parseFinal(final)
+	options, have, err := bothSides(requested, final)
 	if err != nil {
 		return err
 	}
@@ -178,6 +170,16 @@ func CheckNames(requested []Fragment, tree fs.FS, final []byte) error {
 		}
 	}
 	return errors.Join(wrong...)
+}
+
+// bothSides is what fragments ask for, and what Kconfig made of it.
+func bothSides(requested []Fragment, final []byte) ([]Option, map[string]string, error) {
+	options, err := Requested(requested)
+	if err != nil {
+		return nil, nil, err
+	}
+	have, err := parseFinal(final)
+	return options, have, err
 }
 
 // parseFinal reads a whole .config as Kconfig writes it.
