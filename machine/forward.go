@@ -90,12 +90,10 @@ func (e Endpoint) Handler(report func(error), stderr io.Writer) vsock.Handler {
 			report(fmt.Errorf("port %d of the parent: %w", c.LocalAddr().(vsock.Addr).Port, err))
 			return
 		}
-		stop := context.AfterFunc(ctx, func() { breakOff(host) })
-		defer stop()
+		defer host.Close()
 		if c.Accept() == nil {
-			join(c, host)
+			join(ctx, c, host)
 		}
-		host.Close()
 	}
 }
 
@@ -173,8 +171,10 @@ func (p *process) Close() error {
 const lingering = 30 * time.Second
 
 // join copies in both directions, until both have ended. The end of one direction is passed on and leaves the other alone; where a stream
-// breaks off, the other side gets a reset, so that it does not take a part for the whole. Only TCP has one on the host's side.
-func join(c *vsock.Conn, host stream) {
+// breaks off, the other side gets a reset, so that it does not take a part for the whole. Only TCP has one on the host's side. The end of ctx breaks off both.
+func join(ctx context.Context, c *vsock.Conn, host stream) {
+	cut := context.AfterFunc(ctx, func() { breakOff(host) })
+	defer cut()
 	stop := context.AfterFunc(c.Context(), func() {
 		host.SetReadDeadline(time.Now())
 		host.SetWriteDeadline(time.Now().Add(lingering))
@@ -248,9 +248,7 @@ func Forward(d *vsock.Device, l net.Listener, port uint32, report func(error)) {
 				return
 			}
 			defer c.Close()
-			stop := context.AfterFunc(ctx, func() { breakOff(host.(stream)) })
-			defer stop()
-			join(c, host.(stream))
+			join(ctx, c, host.(stream))
 		})
 		if !open {
 			host.Close()

@@ -93,8 +93,7 @@ type Machine struct {
 	off      chan struct{} // closed when QEMU is gone
 	done     chan struct{}
 	released sync.Once
-	rebooted atomic.Bool
-	stopped  atomic.Bool
+	meant    atomic.Bool // its end is: it rebooted, or was stopped
 	err      error
 }
 
@@ -199,7 +198,7 @@ func (m *Machine) wait() {
 	defer m.events.Unlock()
 	var exit *exec.ExitError
 	switch {
-	case m.rebooted.Load() || m.stopped.Load():
+	case m.meant.Load():
 	case errors.As(err, &exit):
 		m.err = fmt.Errorf("%s: %w: %s", filepath.Base(m.cmd.Path), err, m.stderr.String())
 	default:
@@ -226,15 +225,19 @@ func (m *Machine) Beat() <-chan struct{} { return m.beat }
 
 // Stop ends the enclave at once and waits for it.
 func (m *Machine) Stop() error {
-	m.stopped.Store(true)
-	m.cmd.Process.Kill()
+	m.kill()
 	return m.Wait()
+}
+
+// kill ends QEMU, and takes no lock: whoever is told of events may take his time.
+func (m *Machine) kill() {
+	m.meant.Store(true)
+	m.cmd.Process.Kill()
 }
 
 // Abandon ends the enclave as Stop does, and does not wait for whoever takes its console and events: that one may never come back.
 func (m *Machine) Abandon() {
-	m.stopped.Store(true)
-	m.cmd.Process.Kill()
+	m.kill()
 	m.device.Cut()
 	released := make(chan struct{})
 	go func() {
@@ -329,9 +332,7 @@ func (m *Machine) report(e vsock.Event) {
 
 // reboot ends QEMU: an enclave that reboots has ended.
 func (m *Machine) reboot() {
-	// First of all: whoever is told of events may take his time, and the enclave would start over meanwhile.
-	m.rebooted.Store(true)
-	m.cmd.Process.Kill()
+	m.kill() // first of all: the enclave would start over while somebody is told
 	m.event(Event{Kind: Rebooted})
 }
 
