@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/nitro-enclaves-bootstrap/neb/machine"
 	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
@@ -253,16 +254,19 @@ func (o *runOptions) finish(m *machine.Machine, w *watcher, status int, name str
 	return err
 }
 
-// writable says now whether a file could be written later, and leaves what is there.
+// writable says now whether a file could be written later, and does not open it: a pipe's reader would take that for all of it.
 func writable(name string) error {
-	_, missing := os.Stat(name)
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o644)
-	if err != nil {
+	st, err := os.Stat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		name = filepath.Dir(name)
+	case err != nil:
 		return err
+	case st.IsDir():
+		return &fs.PathError{Op: "write", Path: name, Err: syscall.EISDIR}
 	}
-	f.Close()
-	if errors.Is(missing, fs.ErrNotExist) {
-		return os.Remove(name)
+	if err := unix.Access(name, unix.W_OK); err != nil {
+		return &fs.PathError{Op: "write", Path: name, Err: err}
 	}
 	return nil
 }
