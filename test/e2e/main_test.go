@@ -58,6 +58,17 @@ func TestMain(m *testing.M) {
 	}())
 }
 
+// shortDir is a directory for sockets, whose paths t.TempDir makes too long.
+func shortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "e2e")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 // result is how one run of neb ended.
 type result struct {
 	code           int

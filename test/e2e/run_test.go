@@ -139,11 +139,7 @@ func TestNobodyReads(t *testing.T) {
 		"reader gone":   {[]string{"--json"}, true, 128 + 13},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir, err := os.MkdirTemp("", "nobody") // t.TempDir is too long for sockets
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { os.RemoveAll(dir) })
+			dir := shortDir(t)
 			r, w, err := os.Pipe()
 			if err != nil {
 				t.Fatal(err)
@@ -176,11 +172,7 @@ func TestNobodyReads(t *testing.T) {
 // TestTwoInterrupts: the first lets a command finish, the second does not, and leaves nothing behind either.
 func TestTwoInterrupts(t *testing.T) {
 	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "call", "3", "5000"}})))
-	dir, err := os.MkdirTemp("", "twice") // t.TempDir is too long for sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortDir(t)
 	pid := filepath.Join(dir, "pid")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()

@@ -93,11 +93,7 @@ func (r *running) serve(network, address string, serve func(socket)) string {
 
 func startVsock(t *testing.T) *running {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "vsock") // t.TempDir is too long for sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortDir(t)
 	r := &running{t: t, dir: dir}
 	forever := make(chan struct{})
 	t.Cleanup(func() { close(forever) })
@@ -345,11 +341,7 @@ func TestVsock(t *testing.T) {
 func TestLastWords(t *testing.T) {
 	const n = 4 << 20
 	want, _ := peer.Digest(peer.Noise(n))
-	dir, err := os.MkdirTemp("", "last") // t.TempDir is too long for sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortDir(t)
 	r := &running{t: t, dir: dir}
 	got := make(chan string, 2)
 	slowly := func(c socket) {
