@@ -68,6 +68,40 @@ func TestBoot(t *testing.T) {
 	}
 }
 
+// TestNodes boots the kernels on machines of another kind, with two processors and two nodes of memory: the PC, which describes
+// them by ACPI alone, and Arm's by a device tree. QEMU's own firmware is needed, so it is the machine's own QEMU.
+func TestNodes(t *testing.T) {
+	kinds := map[string]string{"x86_64": "q35,usb=off", "aarch64": "virt"}
+	for arch, image := range images {
+		t.Run(arch, func(t *testing.T) {
+			blobs := vm.Blobs(t, arch)
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+			defer cancel()
+			probe, err := kerneltest.Build(ctx, arch, t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			said, console, err := kerneltest.Run(ctx, kerneltest.Machine{
+				QEMU:    need.Command(t, "qemu-system-"+arch),
+				Arch:    arch,
+				Kernel:  filepath.Join(blobs, image),
+				Module:  filepath.Join(blobs, "nsm.ko"),
+				Cmdline: kernel.Cmdline(arch),
+				Args: []string{"-M", kinds[arch], "-smp", "2,sockets=2",
+					"-object", "memory-backend-ram,id=m0,size=256M", "-numa", "node,memdev=m0,cpus=0",
+					"-object", "memory-backend-ram,id=m1,size=256M", "-numa", "node,memdev=m1,cpus=1"},
+			}, probe)
+			if err != nil {
+				t.Fatal(err)
+			}
+			is := judge(t, said, console)
+			if is["nodes"] != "0-1" || is["cpus"] != "2" {
+				t.Errorf("nodes with memory %q, processors %q: want 0-1 and 2", is["nodes"], is["cpus"])
+			}
+		})
+	}
+}
+
 // emulator returns the QEMU to use: the one in NEB_QEMU, else the machine's own.
 func emulator(t *testing.T, arch string) string {
 	t.Helper()
@@ -77,7 +111,8 @@ func emulator(t *testing.T, arch string) string {
 	return need.Command(t, "qemu-system-"+arch)
 }
 
-func judge(t *testing.T, said []string, console string) {
+// judge reports what the probe found wrong, and returns what it told.
+func judge(t *testing.T, said []string, console string) map[string]string {
 	t.Helper()
 	is := make(map[string]string)
 	ended := false
@@ -109,4 +144,5 @@ func judge(t *testing.T, said []string, console string) {
 			}
 		}
 	}
+	return is
 }

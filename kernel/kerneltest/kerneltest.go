@@ -24,6 +24,8 @@ type Machine struct {
 	Module  string // nsm.ko; empty for none
 	Cmdline string
 	Count   bool // let the guest's clock count instructions, 1 ns each
+
+	Args []string // more of QEMU's, which win over the others
 }
 
 // machines is the command line of QEMU (an enclave has no ACPI, so x86-64 is started without), for each architecture, but for what
@@ -75,7 +77,7 @@ func Run(ctx context.Context, m Machine, probe string) (said []string, console s
 	}
 	args := append(append(kind.args, accel...), "-cpu", "max", "-m", "512M", "-smp", "1", "-nodefaults", "-display", "none",
 		"-serial", "stdio", "-no-reboot", "-kernel", m.Kernel, "-initrd", ramdisk, "-append", line)
-	command := exec.CommandContext(ctx, qemu, args...)
+	command := exec.CommandContext(ctx, qemu, append(args, m.Args...)...)
 	command.WaitDelay = 5 * time.Second
 	var out, wrong bytes.Buffer
 	command.Stdout, command.Stderr = &out, &wrong

@@ -289,7 +289,7 @@ func TestOptions(t *testing.T) {
 	boot(t, eif, "--cpus", "3", "--cid", "17").says(t, "machine: processors 3, CID 17")
 
 	// An image that halts the machine ends here all the same.
-	eif, _ = pack(t, image, "--cmdline", "reboot=k panic=30 pci=off console=ttyS0 random.trust_cpu=on neb.end=halt")
+	eif, _ = pack(t, image, "--cmdline", "reboot=k panic=30 console=ttyS0 random.trust_cpu=on neb.end=halt")
 	if r = boot(t, eif); r.code != 0 {
 		t.Errorf("neb.end=halt: exit status %d\n%s", r.code, r.stderr)
 	}

@@ -86,6 +86,7 @@ func tell() {
 	}
 	file("release", "/proc/sys/kernel/osrelease")
 	file("clocksource", "/sys/devices/system/clocksource/clocksource0/current_clocksource")
+	file("nodes", "/sys/devices/system/node/has_memory")
 	file("cpus possible", "/sys/devices/system/cpu/possible")
 	if kmsg := kernelLog(); kmsg != "" {
 		for _, line := range strings.Split(kmsg, "\n") {
