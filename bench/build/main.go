@@ -141,13 +141,18 @@ func kernels(ctx context.Context, l *lock.Lock, reference string) error {
 		return nil
 	}
 
-	work := filepath.Join(s.Dir(), "reference")
-	if err := errors.Join(placeSource(s.Path(l.Kernel), filepath.Join(work, "src")), copyFile(reference, filepath.Join(work, "src", "config")),
-		os.WriteFile(filepath.Join(work, "src", "build.sh"), []byte(fmt.Sprintf(referenceScript, runtime.NumCPU())), 0o644)); err != nil {
-		return err
-	}
-	// As a build does: a toolchain that is there is hashed first.
-	theirs, err := clock(func() error { return b.Tool(ctx, sets, work, "/bin/sh", "-eu", sandbox.Src+"/build.sh") })
+	// As ours: the source is taken out of its package, the toolchain hashed, the tree unpacked, compiled and removed.
+	theirs, err := clock(func() error {
+		work := filepath.Join(s.Dir(), "reference")
+		if err := errors.Join(placeSource(s.Path(l.Kernel), filepath.Join(work, "src")), copyFile(reference, filepath.Join(work, "src", "config")),
+			os.WriteFile(filepath.Join(work, "src", "build.sh"), []byte(fmt.Sprintf(referenceScript, runtime.NumCPU())), 0o644)); err != nil {
+			return err
+		}
+		if err := b.Tool(ctx, sets, work, "/bin/sh", "-eu", sandbox.Src+"/build.sh"); err != nil {
+			return err
+		}
+		return os.RemoveAll(work)
+	})
 	if err != nil {
 		return err
 	}
