@@ -60,6 +60,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"refused option", []string{"build", "kernel", "-o", result, "--config-fragment", vhost}, 1, []string{vhost + ":2", "CONFIG_VHOST_VSOCK"}},
 		{"fragment in wrong syntax", []string{"build", "kernel", "-o", result, "--config-fragment", syntax}, 1, []string{syntax + ":1"}},
 		{"offline", []string{"build", "kernel", "-o", result}, 1, []string{"--offline", "linux-source-6.12", "gcc-14"}},
+		{"offline, all at once", []string{"build", "--arch", "x86_64,aarch64", "-o", result}, 1, []string{"golang.org/toolchain", "linux-source-6.12", "gcc-14-aarch64-linux-gnu"}},
 		{"verify nothing", []string{"verify", filepath.Join(dir, "nowhere")}, 1, []string{"nowhere", "no such file"}},
 		{"verify a file", []string{"verify", file}, 1, []string{file, "found a file"}},
 		{"verify something else", []string{"verify", dir}, 1, []string{dir, "holds no blobs"}},

@@ -93,6 +93,7 @@ type Output struct {
 type job struct {
 	name, arch string
 	inputs     []Input
+	needs      func(ctx context.Context) ([]lock.File, error) // downloads that are missed if it has to be made: see [Builder.Offline]
 	// make puts the component's files into dir; log gets what its commands say. It may use work, which is on the
 	// same file system and goes away afterwards.
 	make func(ctx context.Context, r *run) error
@@ -113,8 +114,87 @@ func (j job) title() string {
 	return j.name + " " + j.arch
 }
 
+func (j job) key() string {
+	if j.arch == "" {
+		return j.name + "-" + keyOf(j.name, j.arch, j.inputs)
+	}
+	return j.name + "-" + j.arch + "-" + keyOf(j.name, j.arch, j.inputs)
+}
+
 // Build makes the named components (of [Names]) for an architecture, one after the other.
 func (b *Builder) Build(ctx context.Context, arch string, names ...string) ([]Output, error) {
+	jobs, err := b.plan(ctx, arch, names)
+	if err != nil {
+		return nil, err
+	}
+	var outputs []Output
+	for _, j := range jobs {
+		o, err := b.build(ctx, j)
+		if err != nil {
+			return nil, err
+		}
+		outputs = append(outputs, o)
+	}
+	return outputs, nil
+}
+
+// CheckStore is for [Builder.Offline], where [Builder.Build] would find one component after the other that it cannot make: its error names
+// every download that is missing for those of the wanted components, by architecture, that the store does not hold. Go modules are not
+// among them: only the Go command knows which a program needs, and it is a download itself.
+func (b *Builder) CheckStore(ctx context.Context, wanted map[string][]string) error {
+	var all []lock.File
+	for _, arch := range Archs {
+		jobs, err := b.plan(ctx, arch, wanted[arch])
+		if err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			if !b.Fresh {
+				there, err := b.stored(ctx, j.key())
+				if err != nil {
+					return err
+				}
+				if there {
+					continue
+				}
+			}
+			files, err := j.needs(ctx)
+			if err != nil {
+				return err
+			}
+			for _, f := range files {
+				if !slices.Contains(all, f) {
+					all = append(all, f)
+				}
+			}
+		}
+	}
+	return b.fetch(ctx, all)
+}
+
+// errNotThere is why [Builder.stored] makes nothing.
+var errNotThere = errors.New("not in the store")
+
+// stored says whether the store has an output.
+func (b *Builder) stored(ctx context.Context, key string) (bool, error) {
+	_, _, err := b.Store.Output(ctx, key, func(string) error { return errNotThere })
+	if errors.Is(err, errNotThere) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// unlessStored returns what an output is made of, and nothing if the store has it.
+func (b *Builder) unlessStored(ctx context.Context, key string, files []lock.File) ([]lock.File, error) {
+	there, err := b.stored(ctx, key)
+	if there || err != nil {
+		return nil, err
+	}
+	return files, nil
+}
+
+// plan returns the jobs of the named components, in the order of [Names].
+func (b *Builder) plan(ctx context.Context, arch string, names []string) ([]job, error) {
 	if !slices.Contains(Archs, arch) {
 		return nil, fmt.Errorf("unknown architecture %q, expected %s", arch, strings.Join(Archs, " or "))
 	}
@@ -128,7 +208,7 @@ func (b *Builder) Build(ctx context.Context, arch string, names ...string) ([]Ou
 			return nil, fmt.Errorf("unknown component %q, expected %s", name, strings.Join(Names, ", "))
 		}
 	}
-	var outputs []Output
+	var jobs []job
 	for _, name := range Names {
 		if !slices.Contains(names, name) {
 			continue
@@ -137,13 +217,9 @@ func (b *Builder) Build(ctx context.Context, arch string, names ...string) ([]Ou
 		if err != nil {
 			return nil, err
 		}
-		o, err := b.build(ctx, j)
-		if err != nil {
-			return nil, err
-		}
-		outputs = append(outputs, o)
+		jobs = append(jobs, j)
 	}
-	return outputs, nil
+	return jobs, nil
 }
 
 // recordName is the file of an output that holds its [Record].
@@ -157,10 +233,7 @@ func (b *Builder) build(ctx context.Context, j job) (Output, error) {
 	// Files made on the way keep the permissions that they are made with, whoever makes them: this process, the Go
 	// command, a compiler. Nothing may depend on the user's umask.
 	syscall.Umask(0o022)
-	key := j.name + "-" + j.arch + "-" + keyOf(j.name, j.arch, j.inputs)
-	if j.arch == "" {
-		key = j.name + "-" + keyOf(j.name, j.arch, j.inputs)
-	}
+	key := j.key()
 	if b.Fresh {
 		var o Output
 		// A name of its own: what the store holds under the key stays as it is.

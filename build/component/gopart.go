@@ -92,7 +92,10 @@ func (b *Builder) goJob(name string) func(context.Context, string) (job, error) 
 		}
 		inputs = append(inputs, textInput("recipe", "environment and flags", strings.Join(append(append([]string{}, goEnv...), goFlags(name)...), "\n")))
 
-		return job{name: name, arch: arch, inputs: inputs, make: func(ctx context.Context, r *run) error {
+		needs := func(ctx context.Context) ([]lock.File, error) {
+			return b.unlessStored(ctx, goRootKey(toolchain), []lock.File{toolchain})
+		}
+		return job{name: name, arch: arch, inputs: inputs, needs: needs, make: func(ctx context.Context, r *run) error {
 			goRoot, err := b.goRoot(ctx)
 			if err != nil {
 				return err
@@ -154,12 +157,15 @@ func (b *Builder) compileGo(ctx context.Context, r *run, c sandbox.Command) erro
 	return os.Rename(inside, b.goCache.dir)
 }
 
+func goRootKey(toolchain lock.File) string {
+	return "go-" + keyOf("go", rootVersion, lockedInputs("go toolchain", toolchain))
+}
+
 // goRoot is the locked Go toolchain, unpacked, as an output of the store. The machine's own is never used:
 // distributions patch it.
 func (b *Builder) goRoot(ctx context.Context) (string, error) {
 	toolchain := b.Lock.Go.Hosts[runtime.GOARCH]
-	key := "go-" + keyOf("go", rootVersion, lockedInputs("go toolchain", toolchain))
-	dir, _, err := b.Store.Output(ctx, key, func(dir string) error {
+	dir, _, err := b.Store.Output(ctx, goRootKey(toolchain), func(dir string) error {
 		if err := b.fetch(ctx, []lock.File{toolchain}); err != nil {
 			return err
 		}

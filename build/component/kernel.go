@@ -92,7 +92,11 @@ func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
 	)
 	inputs = append(inputs, tools.inputs()...)
 
-	return job{name: "kernel", arch: arch, inputs: inputs, make: func(ctx context.Context, r *run) error {
+	needs := func(ctx context.Context) ([]lock.File, error) {
+		packages, err := b.unlessStored(ctx, tools.key(), tools.packages)
+		return append(packages, source.fetch...), err
+	}
+	return job{name: "kernel", arch: arch, inputs: inputs, needs: needs, make: func(ctx context.Context, r *run) error {
 		root, err := b.root(ctx, tools, source.fetch...)
 		if err != nil {
 			return err

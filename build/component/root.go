@@ -23,12 +23,12 @@ func (t toolchain) inputs() []Input { return lockedInputs("package", t.packages.
 // rootVersion changes when the same packages are unpacked to something else.
 const rootVersion = "2"
 
-var errNotThere = errors.New("not in the store")
+func (t toolchain) key() string { return "root-" + keyOf("root", rootVersion, t.inputs()) }
 
 // root is the toolchain unpacked, as an output of the store that builds share. Whatever more the caller needs is
 // fetched in the same go.
 func (b *Builder) root(ctx context.Context, t toolchain, more ...lock.File) (string, error) {
-	key := "root-" + keyOf("root", rootVersion, t.inputs())
+	key := t.key()
 	b.roots.Lock()
 	defer b.roots.Unlock()
 	if dir := b.roots.dirs[key]; dir != "" {
