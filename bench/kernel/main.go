@@ -13,10 +13,14 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel/kerneltest"
 )
+
+// patience is more than the slowest start or work takes, several times over.
+const patience = 10 * time.Minute
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -63,7 +67,9 @@ func start(image string, words []string) (said []string, console string, err err
 		return nil, "", err
 	}
 	defer os.RemoveAll(dir)
-	ctx := context.Background()
+	// A kernel that does not come to PID 1 on this machine says so by silence: the reference's is one.
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	probe, err := kerneltest.Build(ctx, "x86_64", dir)
 	if err != nil {
 		return nil, "", err
