@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,7 +96,7 @@ func checks() []check {
 	add := func(name string, try func() error) { all = append(all, check{name, try}) }
 	all = append(all, []check{
 		{"io_uring", ioUring}, {"bpf", bpf}, {"memfd", memfd}, {"keyctl", keyctl}, {"no kexec", noKexec},
-		{"landlock", landlock}, {"yama", yama}, {"loopback", loopback}, {"nftables", nftables}, {"links", links}, {"dm targets", targets},
+		{"landlock", landlock}, {"yama", yama}, {"loopback", loopback}, {"nftables", nftables}, {"links", links}, {"loop", loop}, {"dm targets", targets},
 	}...)
 	known, _ := os.ReadFile("/proc/filesystems")
 	for _, name := range fileSystems {
@@ -281,4 +282,40 @@ func loopback() error {
 	}
 	defer unix.Close(client)
 	return unix.Connect(client, &unix.SockaddrVM{CID: local, Port: port})
+}
+
+// loop asks for a loop device, which is made then, and reads a file through it.
+func loop() error {
+	const want = "a block of a file"
+	if err := os.WriteFile("/loop.file", []byte(want+strings.Repeat("\x00", 4096-len(want))), 0o600); err != nil {
+		return err
+	}
+	file, err := os.Open("/loop.file")
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+	n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+	if err != nil {
+		return fmt.Errorf("a free device: %w", err)
+	}
+	device, err := os.Open(fmt.Sprintf("/dev/loop%d", n))
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	if err := unix.IoctlSetInt(int(device.Fd()), unix.LOOP_SET_FD, int(file.Fd())); err != nil {
+		return fmt.Errorf("%s: %w", device.Name(), err)
+	}
+	defer unix.IoctlSetInt(int(device.Fd()), unix.LOOP_CLR_FD, 0)
+	found := make([]byte, len(want))
+	if _, err := io.ReadFull(device, found); err != nil || string(found) != want {
+		return fmt.Errorf("%s holds %q, %v", device.Name(), found, err)
+	}
+	return nil
 }
