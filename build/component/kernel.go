@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -94,7 +95,7 @@ func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
 
 	needs := func(ctx context.Context) ([]lock.File, error) {
 		packages, err := b.unlessStored(ctx, tools.key(), tools.packages)
-		return append(packages, source.fetch...), err
+		return slices.Concat(packages, source.fetch), err
 	}
 	return job{name: "kernel", arch: arch, inputs: inputs, needs: needs, make: func(ctx context.Context, r *run) error {
 		root, err := b.root(ctx, tools, source.fetch...)
