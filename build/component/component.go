@@ -58,7 +58,7 @@ type Builder struct {
 	Jobs     int           // processes at once; 0: as many as there are processors
 	Offline  bool          // use what is in the store only
 	Progress progress.Func // may be nil
-	Fresh    bool          // make components anew, and keep nothing of them but their hashes
+	Fresh    bool          // make components anew, and keep them until the store is closed
 
 	Fragments    []kernel.Fragment // users' own kernel options, after neb's
 	Patches      []kernel.Patch    // users' own patches to the kernel, after neb's
@@ -85,7 +85,7 @@ type Builder struct {
 
 // Output is a component that was made, or found in the store.
 type Output struct {
-	Dir string // where its files are; "" when the builder was [Builder.Fresh]
+	Dir string // where its files are; when the builder was [Builder.Fresh], until the store is closed
 	Record
 }
 
@@ -241,6 +241,14 @@ func (b *Builder) build(ctx context.Context, j job) (Output, error) {
 			var err error
 			if o.Record, err = b.make(ctx, j, key, dir); err != nil {
 				return err
+			}
+			if o.Dir, err = b.Store.Work(ctx); err != nil {
+				return err
+			}
+			for _, f := range o.Files {
+				if err := os.Rename(filepath.Join(dir, f.Name), filepath.Join(o.Dir, f.Name)); err != nil {
+					return err
+				}
 			}
 			return errFresh
 		})

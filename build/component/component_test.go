@@ -245,7 +245,7 @@ func TestFresh(t *testing.T) {
 	var events []progress.Event
 	fresh := &Builder{Store: b.Store, Lock: b.Lock, Fresh: true, Progress: func(e progress.Event) { events = append(events, e) }}
 	f, err := fresh.recipe(t.Context(), "thing", r)
-	if err != nil || f.Dir != "" || len(events) == 0 || len(f.Inputs) != len(o.Inputs) {
+	if err != nil || f.Dir == "" || len(events) == 0 || len(f.Inputs) != len(o.Inputs) {
 		t.Errorf("found %+v after %d events, %v", f, len(events), err)
 	}
 	outputs, _ := os.ReadDir(filepath.Join(b.Store.Dir(), "outputs"))
@@ -443,5 +443,21 @@ func TestUnknown(t *testing.T) {
 	}
 	if _, err := b.Build(t.Context(), "x86_64", "initrd"); err == nil || !strings.Contains(err.Error(), `"initrd", expected init, linuxkit, kernel`) {
 		t.Errorf("found %v", err)
+	}
+}
+
+// TestFreshFiles: what was made anew can be written into a result, as verifying a release does.
+func TestFreshFiles(t *testing.T) {
+	need.Sandbox(t)
+	b, _ := newFake(t)
+	b.Fresh = true
+	o, err := b.build(t.Context(), job{name: "init", arch: "x86_64", make: func(_ context.Context, r *run) error {
+		return os.WriteFile(filepath.Join(r.dir, "init"), []byte("init"), 0o755)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(filepath.Join(o.Dir, "init")); err != nil || string(text) != "init" {
+		t.Errorf("found %q, %v", text, err)
 	}
 }
