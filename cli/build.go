@@ -95,10 +95,8 @@ func (f *buildFlags) builder(s streams) (*component.Builder, func(), error) {
 
 // sets builds components by architecture.
 func sets(ctx context.Context, b *component.Builder, wanted map[string][]string) ([]result.Set, error) {
-	if b.Offline {
-		if err := b.CheckStore(ctx, wanted); err != nil {
-			return nil, err
-		}
+	if err := b.CheckStore(ctx, wanted); err != nil {
+		return nil, err
 	}
 	var built []result.Set
 	for _, arch := range component.Archs {

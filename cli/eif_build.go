@@ -324,10 +324,8 @@ func (o *eifBuild) builtBlobs(ctx context.Context, s streams, names []string) (p
 		return pack.Blobs{}, err
 	}
 	defer done()
-	if b.Offline {
-		if err := b.CheckStore(ctx, map[string][]string{o.arch: names}); err != nil {
-			return pack.Blobs{}, err
-		}
+	if err := b.CheckStore(ctx, map[string][]string{o.arch: names}); err != nil {
+		return pack.Blobs{}, err
 	}
 	var blobs pack.Blobs
 	for _, name := range names {

@@ -93,7 +93,7 @@ type Output struct {
 type job struct {
 	name, arch string
 	inputs     []Input
-	needs      func(ctx context.Context) ([]lock.File, error) // downloads that are missed if it has to be made: see [Builder.Offline]
+	needs      func(ctx context.Context) ([]lock.File, error) // downloads that are missed if it has to be made: see [Builder.CheckStore]
 	// make puts the component's files into dir; log gets what its commands say. It may use work, which is on the
 	// same file system and goes away afterwards.
 	make func(ctx context.Context, r *run) error
@@ -115,10 +115,11 @@ func (j job) title() string {
 }
 
 func (j job) key() string {
-	if j.arch == "" {
-		return j.name + "-" + keyOf(j.name, j.arch, j.inputs)
+	name := j.name
+	if j.arch != "" {
+		name += "-" + j.arch
 	}
-	return j.name + "-" + j.arch + "-" + keyOf(j.name, j.arch, j.inputs)
+	return name + "-" + keyOf(j.name, j.arch, j.inputs)
 }
 
 // Build makes the named components (of [Names]) for an architecture, one after the other.
@@ -140,8 +141,11 @@ func (b *Builder) Build(ctx context.Context, arch string, names ...string) ([]Ou
 
 // CheckStore is for [Builder.Offline], where [Builder.Build] would find one component after the other that it cannot make: its error names
 // every download that is missing for those of the wanted components, by architecture, that the store does not hold. Go modules are not
-// among them: only the Go command knows which a program needs, and it is a download itself.
+// among them: only the Go command knows which a program needs, and it is a download itself. It looks at nothing when fetching is allowed.
 func (b *Builder) CheckStore(ctx context.Context, wanted map[string][]string) error {
+	if !b.Offline {
+		return nil
+	}
 	var all []lock.File
 	for _, arch := range Archs {
 		jobs, err := b.plan(ctx, arch, wanted[arch])
@@ -150,11 +154,11 @@ func (b *Builder) CheckStore(ctx context.Context, wanted map[string][]string) er
 		}
 		for _, j := range jobs {
 			if !b.Fresh {
-				there, err := b.stored(ctx, j.key())
+				dir, err := b.stored(ctx, j.key())
 				if err != nil {
 					return err
 				}
-				if there {
+				if dir != "" {
 					continue
 				}
 			}
@@ -175,19 +179,19 @@ func (b *Builder) CheckStore(ctx context.Context, wanted map[string][]string) er
 // errNotThere is why [Builder.stored] makes nothing.
 var errNotThere = errors.New("not in the store")
 
-// stored says whether the store has an output.
-func (b *Builder) stored(ctx context.Context, key string) (bool, error) {
-	_, _, err := b.Store.Output(ctx, key, func(string) error { return errNotThere })
+// stored is the directory of an output that the store has, hashed again, and "" if it has not.
+func (b *Builder) stored(ctx context.Context, key string) (string, error) {
+	dir, _, err := b.Store.Output(ctx, key, func(string) error { return errNotThere })
 	if errors.Is(err, errNotThere) {
-		return false, nil
+		return "", nil
 	}
-	return err == nil, err
+	return dir, err
 }
 
 // unlessStored returns what an output is made of, and nothing if the store has it.
 func (b *Builder) unlessStored(ctx context.Context, key string, files []lock.File) ([]lock.File, error) {
-	there, err := b.stored(ctx, key)
-	if there || err != nil {
+	dir, err := b.stored(ctx, key)
+	if dir != "" || err != nil {
 		return nil, err
 	}
 	return files, nil

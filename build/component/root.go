@@ -2,7 +2,6 @@ package component
 
 import (
 	"context"
-	"errors"
 	"runtime"
 
 	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
@@ -46,12 +45,12 @@ func (b *Builder) root(ctx context.Context, t toolchain, more ...lock.File) (str
 
 // verifiedRoot is root, hashed again: once for each builder.
 func (b *Builder) verifiedRoot(ctx context.Context, key string, t toolchain, more []lock.File) (string, error) {
-	dir, _, err := b.Store.Output(ctx, key, func(string) error { return errNotThere })
-	if err == nil {
-		return dir, b.fetch(ctx, more)
-	}
-	if !errors.Is(err, errNotThere) {
+	dir, err := b.stored(ctx, key)
+	if err != nil {
 		return "", err
+	}
+	if dir != "" {
+		return dir, b.fetch(ctx, more)
 	}
 	if err := b.fetch(ctx, append(more, t.packages...)); err != nil {
 		return "", err
