@@ -314,8 +314,11 @@ func loop() error {
 	}
 	defer unix.IoctlSetInt(int(device.Fd()), unix.LOOP_CLR_FD, 0)
 	found := make([]byte, len(want))
-	if _, err := io.ReadFull(device, found); err != nil || string(found) != want {
-		return fmt.Errorf("%s holds %q, %v", device.Name(), found, err)
+	if _, err := io.ReadFull(device, found); err != nil {
+		return err
+	}
+	if string(found) != want {
+		return fmt.Errorf("%s holds %q, want %q", device.Name(), found, want)
 	}
 	return nil
 }
