@@ -6,7 +6,10 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"flag"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +27,8 @@ import (
 )
 
 const root = "../.."
+
+var kernel = flag.Bool("kernel", false, "TestRealise: build kernel and all too, which compiles a kernel")
 
 // source copies the source tree and puts the stand-in for nixpkgs and its busybox into it.
 func source(t *testing.T) string {
@@ -229,8 +234,8 @@ func TestModules(t *testing.T) {
 	}
 }
 
-// neb builds init inside Nix's sandbox, in its own, from files that are in the Nix store by the hashes of the lock: the bytes are those of a
-// build without Nix.
+// neb builds inside Nix's sandbox, in its own, from files that are in the Nix store by the hashes of the lock: the bytes are those of a build
+// without Nix. The kernel takes as long as it ever does, and so has to be asked for.
 func TestRealise(t *testing.T) {
 	dir, s := source(t), newStore(t)
 	cache, err := store.Open("")
@@ -238,56 +243,100 @@ func TestRealise(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cache.Close()
-	l := readLock(t)
-	toolchain := l.Go.Hosts[runtime.GOARCH]
-	if err := cache.Fetch(t.Context(), []lock.File{toolchain}, store.FetchOptions{}); err != nil {
+	l, arch := readLock(t), component.Host()
+	type attribute struct {
+		name, place string // place is the directory of its files
+		components  []string
+	}
+	attributes := []attribute{
+		{"init", "", []string{"init"}},
+		{"linuxkit", "bin", []string{"linuxkit"}},
+	}
+	inputs := []lock.File{l.Go.Hosts[runtime.GOARCH]}
+	if *kernel {
+		attributes = append(attributes,
+			attribute{"kernel", "", []string{"kernel"}},
+			attribute{"all", arch, []string{"init", "kernel", "linuxkit"}})
+		packages, err := l.Files(runtime.GOARCH, lock.Base, "gcc-"+arch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inputs = append(append(inputs, l.Kernel), packages...)
+	}
+	if err := cache.Fetch(t.Context(), inputs, store.FetchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	b := &component.Builder{Store: cache, Lock: l, Source: dir}
-	outputs, err := b.Build(t.Context(), component.Host(), "init")
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.addInputs(dir, cache, inputs)
 
-	work := t.TempDir()
+	b := &component.Builder{Store: cache, Lock: l, Source: dir}
+	for _, a := range attributes {
+		want := map[string]string{}
+		outputs, err := b.Build(t.Context(), arch, a.components...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range outputs {
+			for _, f := range o.Files {
+				want[filepath.Join(a.place, f.Name)] = f.SHA256
+			}
+		}
+		found := s.sums(s.must("nix-build", "--no-out-link", "-A", a.name, filepath.Join(dir, "default.nix")))
+		if !maps.Equal(found, want) {
+			t.Errorf("-A %s made %v\nneb build %v", a.name, found, want)
+		}
+		for _, name := range slices.Sorted(maps.Keys(found)) {
+			show.Linef(t, "-A %s, built in Nix's sandbox: %s with SHA-256 %s; of neb build: %s", a.name, name, found[name], want[name])
+		}
+	}
+}
+
+// addInputs puts files, and the Go modules, into the Nix store at the places that their hashes give, where Nix looks before it fetches.
+func (s nixStore) addInputs(dir string, cache *store.Store, files []lock.File) {
+	s.t.Helper()
+	work := s.t.TempDir()
 	var locked []struct{ SHA256, Name, Path string }
 	s.eval(dir, `map (f: { inherit (f) sha256; inherit (f.file) name; path = f.file.outPath; }) locked`, &locked)
-	i := slices.IndexFunc(locked, func(f struct{ SHA256, Name, Path string }) bool { return f.SHA256 == toolchain.SHA256 })
-	if i < 0 {
-		t.Fatal("Nix does not fetch the Go toolchain of the lock")
-	}
-	// The file gets the name in the Nix store that its hash gives, and so Nix need not fetch it.
-	named := filepath.Join(work, locked[i].Name)
-	if err := copyFile(t, cache.Path(toolchain), named); err != nil {
-		t.Fatal(err)
-	}
-	if at := s.must("nix-store", "--add-fixed", "sha256", named); at != locked[i].Path {
-		t.Fatalf("the Go toolchain is at %s, Nix looks for it at %s", at, locked[i].Path)
+	for _, f := range files {
+		i := slices.IndexFunc(locked, func(l struct{ SHA256, Name, Path string }) bool { return l.SHA256 == f.SHA256 })
+		if i < 0 {
+			s.t.Fatalf("Nix does not fetch %s of the lock", f.Path)
+		}
+		named := filepath.Join(work, locked[i].Name)
+		if err := copyFile(s.t, cache.Path(f), named); err != nil {
+			s.t.Fatal(err)
+		}
+		if at := s.must("nix-store", "--add-fixed", "sha256", named); at != locked[i].Path {
+			s.t.Fatalf("%s is at %s, Nix looks for it at %s", f.Path, at, locked[i].Path)
+		}
+		if err := os.Remove(named); err != nil {
+			s.t.Fatal(err)
+		}
 	}
 	modules := filepath.Join(work, "neb-go-modules")
 	keep := exec.Command("go", "run", "./nix/modules", "-check", "-keep", modules)
 	keep.Dir = root
 	if out, err := keep.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		s.t.Fatalf("%v\n%s", err, out)
 	}
 	s.must("nix-store", "--add-fixed", "--recursive", "sha256", modules)
+}
 
-	out := s.must("nix-build", "--no-out-link", "-A", "init", filepath.Join(dir, "default.nix"))
-	entries, err := os.ReadDir(filepath.Join(s.dir, out))
+// sums are the SHA-256, in hexadecimal, of the files under a path of the Nix store.
+func (s nixStore) sums(path string) map[string]string {
+	s.t.Helper()
+	sums, under := map[string]string{}, os.DirFS(filepath.Join(s.dir, path))
+	err := fs.WalkDir(under, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := fs.ReadFile(under, name)
+		sums[name] = fmt.Sprintf("%x", sha256.Sum256(text))
+		return err
+	})
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	if len(entries) != 1 || entries[0].Name() != "init" {
-		t.Errorf("expected init alone, found %v", entries)
-	}
-	built, err := os.ReadFile(filepath.Join(s.dir, out, "init"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := fmt.Sprintf("%x", sha256.Sum256(built)), outputs[0].Files[0].SHA256; got != want {
-		t.Errorf("init from Nix has SHA-256 %s, from neb build %s", got, want)
-	}
-	show.Linef(t, "init built in Nix's sandbox: SHA-256 %x; of neb build: %s", sha256.Sum256(built), outputs[0].Files[0].SHA256)
+	return sums
 }
 
 func readLock(t *testing.T) *lock.Lock {
