@@ -19,6 +19,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb"
 	"github.com/nitro-enclaves-bootstrap/neb/build/component"
+	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/build/release"
 	"github.com/nitro-enclaves-bootstrap/neb/build/result"
 )
@@ -32,7 +33,7 @@ func newReleaseCommand(s streams) *cobra.Command {
 		Use:   "release VERSION",
 		Short: "Make a release: archive, checksums, bill of materials, provenance",
 		Long: `Make a release of the blobs for both architectures: an archive in the layout that nitro-cli's packages use, SHA-256
-and SHA-384 sums, a bill of materials (CycloneDX) and a statement of provenance (SLSA v1).
+and SHA-384 sums, a bill of materials (CycloneDX), a statement of provenance (SLSA v1), and the kernel's source.
 
 The blobs are built, or taken from the store, in namespaces and without a network; what was built in a chroot alone is
 refused. The changelog must say whether PCR1 changed. The same source makes the same archive everywhere, byte for byte; the
@@ -72,12 +73,15 @@ other files also name the kind of host and the isolation.`,
 			if err != nil {
 				return err
 			}
+			if err := b.Fetch(cmd.Context(), []lock.File{b.Lock.Kernel}); err != nil {
+				return err
+			}
 			r, remove, err := buildAll(cmd.Context(), b)
 			if err != nil {
 				return err
 			}
 			defer remove()
-			r.Version, r.Host, r.Commit, r.Key = version, runtime.GOARCH, commit, signer
+			r.Version, r.Host, r.Commit, r.Key, r.KernelSource = version, runtime.GOARCH, commit, signer, b.Store.Path(b.Lock.Kernel)
 			names, err := r.Make(output)
 			if err != nil {
 				return err
@@ -199,14 +203,18 @@ func verifyRelease(ctx context.Context, s streams, archive, keyFile string, flag
 	if err := release.CheckSource(source, neb.LockFile); err != nil {
 		return err
 	}
+	commit, err := commitOf(ctx, source, false)
+	if err != nil {
+		return err
+	}
+	if err := v.MadeOf(commit); err != nil {
+		return err
+	}
 	r, remove, err := buildAll(ctx, b)
 	if err != nil {
 		return err
 	}
 	defer remove()
-	if r.Commit, err = commitOf(ctx, source, false); err != nil {
-		return err
-	}
 	findings, err := v.Compare(r)
 	if err != nil {
 		return fmt.Errorf("%s: %w", archive, err)

@@ -40,8 +40,8 @@ func TestReleaseMistakes(t *testing.T) {
 		{"no checkout", []string{"release", "1.0.0"}, 1, "has no CHANGELOG.md", nil},
 		{"no section", []string{"release", "v1.0.0"}, 1, `has no section "## 1.0.0"`, changelog("# Changelog\n")},
 		{"nothing about PCR1", []string{"release", "1.0.0"}, 1, "does not say whether PCR1 changed", changelog("## 1.0.0\n\nDocs.\n")},
-		{"key", []string{"release", "1.0.0", "--signing-key", "CHANGELOG.md"}, 1, "--signing-key: CHANGELOG.md: expected a key in PEM", changelog("## 1.0.0\n\nPCR1 did not change.\n")},
-		{"output", []string{"release", "1.0.0", "-o", "."}, 1, ".: is there already", changelog("## 1.0.0\n\nPCR1 did not change.\n")},
+		{"key", []string{"release", "1.0.0", "--signing-key", "CHANGELOG.md"}, 1, "--signing-key: CHANGELOG.md: expected a key in PEM", changelog("## 1.0.0\n\nPCR1: unchanged: docs.\n")},
+		{"output", []string{"release", "1.0.0", "-o", "."}, 1, ".: is there already", changelog("## 1.0.0\n\nPCR1: unchanged: docs.\n")},
 		{"own kernel", []string{"release", "1.0.0", "--patch", "p"}, 2, "unknown flag: --patch", nil},
 		{"verify with a key and no release", []string{"verify", "--release-key", "k.pub", "result"}, 2, "belongs to --release", nil},
 		{"verify a release with a patch", []string{"verify", "--release", "x.tar.xz", "--patch", "p"}, 2, "--patch", nil},
@@ -64,7 +64,7 @@ func TestReleaseMistakes(t *testing.T) {
 // A release names the commit it is made of, so all of it must be in one.
 func TestReleaseOfChangedSource(t *testing.T) {
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "CHANGELOG.md"), "## 1.0.0\n\nPCR1 changed.\n")
+	writeFile(t, filepath.Join(dir, "CHANGELOG.md"), "## 1.0.0\n\nPCR1: changed: Linux.\n")
 	git := func(args ...string) {
 		t.Helper()
 		cmd := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=n", "-c", "user.email=e@example.com"}, args...)...)
@@ -84,7 +84,7 @@ func TestReleaseOfChangedSource(t *testing.T) {
 	}
 	git("add", ".")
 	git("commit", "-qm", "two")
-	writeFile(t, filepath.Join(dir, "CHANGELOG.md"), "## 1.0.0\n\nPCR1 changed, of course.\n")
+	writeFile(t, filepath.Join(dir, "CHANGELOG.md"), "## 1.0.0\n\nPCR1: changed: Linux, of course.\n")
 	if _, err := commitOf(t.Context(), dir, true); err == nil || !strings.Contains(err.Error(), "CHANGELOG.md") || !strings.Contains(err.Error(), "in no commit") {
 		t.Errorf("a changed checkout: %v", err)
 	}

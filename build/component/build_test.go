@@ -186,7 +186,7 @@ func ownStore(t testing.TB, uid int, with ...string) string {
 		t.Fatal(err)
 	}
 	files := append(tools.packages, l.Go.Hosts[runtime.GOARCH])
-	need.Fetch(t, b.fetch(t.Context(), files))
+	need.Fetch(t, b.Fetch(t.Context(), files))
 	if slices.Contains(with, "go-") {
 		if _, err := b.goRoot(t.Context()); err != nil {
 			t.Fatal(err)
@@ -330,7 +330,7 @@ func fetched(t testing.TB, k task) *Builder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	need.Fetch(t, b.fetch(t.Context(), append(tools.packages, b.Lock.Kernel)))
+	need.Fetch(t, b.Fetch(t.Context(), append(tools.packages, b.Lock.Kernel)))
 	return b
 }
 
@@ -382,7 +382,7 @@ func TestAarch64Kernel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	need.Fetch(t, b.fetch(t.Context(), tools.packages))
+	need.Fetch(t, b.Fetch(t.Context(), tools.packages))
 	outputs, err := b.Build(t.Context(), "aarch64", "kernel")
 	if err != nil {
 		t.Fatal(err)
@@ -538,7 +538,7 @@ func TestErofsSetAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	need.Fetch(t, b.fetch(t.Context(), tools.packages))
+	need.Fetch(t, b.Fetch(t.Context(), tools.packages))
 	work, err := b.Store.Work(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -173,7 +173,7 @@ func (b *Builder) CheckStore(ctx context.Context, wanted map[string][]string) er
 			}
 		}
 	}
-	return b.fetch(ctx, all)
+	return b.Fetch(ctx, all)
 }
 
 // errNotThere is why [Builder.stored] makes nothing.

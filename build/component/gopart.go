@@ -166,7 +166,7 @@ func goRootKey(toolchain lock.File) string {
 func (b *Builder) goRoot(ctx context.Context) (string, error) {
 	toolchain := b.Lock.Go.Hosts[runtime.GOARCH]
 	dir, _, err := b.Store.Output(ctx, goRootKey(toolchain), func(dir string) error {
-		if err := b.fetch(ctx, []lock.File{toolchain}); err != nil {
+		if err := b.Fetch(ctx, []lock.File{toolchain}); err != nil {
 			return err
 		}
 		b.Progress.Send(progress.Event{Stage: "unpack", Note: "unpacking Go " + b.Lock.Go.Version})

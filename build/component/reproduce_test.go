@@ -120,7 +120,7 @@ func TestArm64Toolchain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	need.Fetch(t, b.fetch(t.Context(), files))
+	need.Fetch(t, b.Fetch(t.Context(), files))
 	var packages []sandbox.Package
 	for _, f := range files {
 		packages = append(packages, sandbox.Package{Name: f.Name, Path: b.Store.Path(f)})

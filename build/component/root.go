@@ -31,7 +31,7 @@ func (b *Builder) root(ctx context.Context, t toolchain, more ...lock.File) (str
 	b.roots.Lock()
 	defer b.roots.Unlock()
 	if dir := b.roots.dirs[key]; dir != "" {
-		return dir, b.fetch(ctx, more)
+		return dir, b.Fetch(ctx, more)
 	}
 	dir, err := b.verifiedRoot(ctx, key, t, more)
 	if err == nil {
@@ -50,9 +50,9 @@ func (b *Builder) verifiedRoot(ctx context.Context, key string, t toolchain, mor
 		return "", err
 	}
 	if dir != "" {
-		return dir, b.fetch(ctx, more)
+		return dir, b.Fetch(ctx, more)
 	}
-	if err := b.fetch(ctx, append(more, t.packages...)); err != nil {
+	if err := b.Fetch(ctx, append(more, t.packages...)); err != nil {
 		return "", err
 	}
 	dir, _, err = b.Store.Output(ctx, key, func(dir string) error {
@@ -65,6 +65,7 @@ func (b *Builder) verifiedRoot(ctx context.Context, key string, t toolchain, mor
 	return dir, err
 }
 
-func (b *Builder) fetch(ctx context.Context, files []lock.File) error {
+// Fetch brings downloads into the store, or says which of them are missing where the builder is [Builder.Offline].
+func (b *Builder) Fetch(ctx context.Context, files []lock.File) error {
 	return b.Store.Fetch(ctx, files, store.FetchOptions{Offline: b.Offline, Progress: b.Progress})
 }

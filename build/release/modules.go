@@ -21,7 +21,7 @@ type module struct {
 }
 
 func (m module) name() string { return m.path + "@" + m.version }
-func (m module) purl() string { return "pkg:golang/" + m.path + "@" + m.version }
+func (m module) purl() string { return modulePURL(m.path, m.version) }
 
 // dirHash is the module's sum as attestations write it: hexadecimal.
 func (m module) dirHash() (string, error) {

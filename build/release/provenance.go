@@ -116,10 +116,13 @@ func (r Release) isolation() map[string]sandbox.Mode {
 // packageURL names a file of the lock as a package URL (github.com/package-url/purl-spec).
 func packageURL(f lock.File) string {
 	if f.Archive == lock.GoProxy {
-		return "pkg:golang/" + f.Name + "@" + f.Version
+		return modulePURL(f.Name, f.Version)
 	}
 	return fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s", f.Name, escape(f.Version), f.Arch)
 }
+
+// modulePURL names a Go module as a package URL.
+func modulePURL(path, version string) string { return "pkg:golang/" + path + "@" + escape(version) }
 
 // escape writes a version as package URLs want it: with all but letters, digits and .-_~ as percent and hexadecimal digits;
 // the colon stays.

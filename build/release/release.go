@@ -18,6 +18,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -77,6 +78,9 @@ type Release struct {
 	Commit  string // git commit of the source, 40 or 64 hexadecimal digits; "" where the source is no checkout
 	// Records say what each component is made of and how its build was closed off.
 	Records []component.Record
+	// KernelSource is the file that the lock names as the kernel's source. The release holds it beside the archive, as the kernel's licence wants it, and
+	// in no checksum file: the lock and the provenance have its sum. "" leaves it out.
+	KernelSource string
 	// Key signs the provenance, see [Sign]; nil leaves it unsigned. The envelope is in no checksum file: it is signed itself.
 	Key crypto.Signer
 }
@@ -112,8 +116,13 @@ func CheckVersion(version string) error {
 
 // Make writes the release into dir, which it makes, and returns the names of its files in the order of the sums.
 //
-// It refuses blobs that were built in a chroot alone, a directory that lacks a blob, and a Go module whose licence is not known.
+// It refuses blobs that were built in a chroot alone, a directory that lacks a blob, a Go module whose licence is not known, and another kernel source
+// than that of the lock.
 func (r Release) Make(dir string) ([]string, error) {
+	l, err := lock.Read(bytes.NewReader(r.Lock))
+	if err != nil {
+		return nil, err
+	}
 	if err := CheckVersion(r.Version); err != nil {
 		return nil, err
 	}
@@ -128,7 +137,7 @@ func (r Release) Make(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	papers, err := r.papers(blobs, archive)
+	papers, err := r.papers(l, blobs, archive)
 	if err != nil {
 		return nil, err
 	}
@@ -143,15 +152,17 @@ func (r Release) Make(dir string) ([]string, error) {
 		}
 		files = append(files, file{envelopeName(r.Version), envelope})
 	}
-	return writeAll(dir, files)
+	return writeAll(dir, files, func(work string) (names []string, err error) {
+		if r.KernelSource == "" {
+			return nil, nil
+		}
+		name := path.Base(l.Kernel.Path)
+		return []string{name}, copySource(r.KernelSource, filepath.Join(work, name), l.Kernel)
+	})
 }
 
 // papers are the bill of materials and the provenance of blobs, which are in the order of [Blobs], and of the archive that they were packed into.
-func (r Release) papers(blobs []file, archive []byte) ([]file, error) {
-	l, err := lock.Read(bytes.NewReader(r.Lock))
-	if err != nil {
-		return nil, err
-	}
+func (r Release) papers(l *lock.Lock, blobs []file, archive []byte) ([]file, error) {
 	modules, err := r.modules()
 	if err != nil {
 		return nil, err
@@ -198,16 +209,19 @@ func (r Release) checkRecords() error {
 	return nil
 }
 
+// saysPCR1 is what a section of the changelog has to say, as a line: "PCR1: changed: ", "PCR1: unchanged: " or "PCR1: new: ", and why.
+var saysPCR1 = regexp.MustCompile(`(?m)^PCR1: (changed|unchanged|new): \S`)
+
 // CheckChangelog checks that the changelog has a section about the version ("## 1.2.0", perhaps with a date) which says
-// whether PCR1 changed: everybody who pins it has to know.
+// whether PCR1 changed, and why: everybody who pins it has to know.
 func CheckChangelog(text, version string) error {
 	_, after, found := strings.Cut("\n"+text, "\n## "+version)
 	if !found || after != "" && !strings.ContainsAny(after[:1], " \n") {
 		return fmt.Errorf("CHANGELOG.md: has no section \"## %s\"", version)
 	}
 	section, _, _ := strings.Cut(after, "\n## ")
-	if !strings.Contains(section, "PCR1") {
-		return fmt.Errorf("CHANGELOG.md: the section about %s does not say whether PCR1 changed, and why", version)
+	if !saysPCR1.MatchString(section) {
+		return fmt.Errorf("CHANGELOG.md: the section about %s does not say whether PCR1 changed, and why: expected a line \"PCR1: changed: …\", \"PCR1: unchanged: …\" or \"PCR1: new: …\"", version)
 	}
 	return nil
 }
@@ -218,8 +232,8 @@ type file struct {
 	data []byte
 }
 
-// writeAll writes the files into dir, which gets its name only when all of them are there.
-func writeAll(dir string, files []file) ([]string, error) {
+// writeAll writes the files, and what more writes, into dir, which gets its name only when all of them are there.
+func writeAll(dir string, files []file, more func(work string) (names []string, err error)) ([]string, error) {
 	if _, err := os.Lstat(dir); err == nil {
 		return nil, fmt.Errorf("%s: is there already; remove it or give another --output", dir)
 	}
@@ -239,6 +253,11 @@ func writeAll(dir string, files []file) ([]string, error) {
 		}
 		names = append(names, f.name)
 	}
+	others, err := more(work)
+	if err != nil {
+		return nil, err
+	}
+	names = append(names, others...)
 	if err := os.Chmod(work, 0o755); err != nil {
 		return nil, err
 	}
@@ -252,6 +271,28 @@ func writeFile(path string, data []byte) error {
 	}
 	_, err = f.Write(data)
 	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// copySource copies a file that has to be the locked one.
+func copySource(from, to string, locked lock.File) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	digest := sha256.New()
+	_, err = io.Copy(io.MultiWriter(out, digest), in)
+	if err := errors.Join(err, out.Sync(), out.Close()); err != nil {
+		return err
+	}
+	if found := hex.EncodeToString(digest.Sum(nil)); found != locked.SHA256 {
+		return fmt.Errorf("%s: SHA-256 is %s, neb.lock says %s of %s", from, found, locked.SHA256, locked.Path)
+	}
+	return nil
 }
 
 // readBlobs reads the blobs of a build from dir, in the order of [Blobs].

@@ -13,9 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -430,7 +432,12 @@ func TestVerify(t *testing.T) {
 	if paths, err := wrong(func(r *Release) { r.Commit = "" }); err != nil || paths != nil {
 		t.Errorf("source without a commit: %v, %v", paths, err)
 	}
-	if _, err := wrong(func(r *Release) { r.Commit = strings.Repeat("2", 40) }); err == nil || !strings.Contains(err.Error(), "the source here is at 2222") {
+	for _, commit := range []string{r.Commit, ""} {
+		if err := v.MadeOf(commit); err != nil {
+			t.Errorf("source at commit %q: %v", commit, err)
+		}
+	}
+	if err := v.MadeOf(strings.Repeat("2", 40)); err == nil || !strings.Contains(err.Error(), "names the commit 1111111111111111111111111111111111111111, the source here is at 2222") {
 		t.Errorf("source at another commit: %v", err)
 	}
 	// A release that agrees with itself, of a kernel that the source does not make.
@@ -494,6 +501,38 @@ func TestForgedPapers(t *testing.T) {
 	}
 	if _, err := v.Compare(r); err == nil || !strings.Contains(err.Error(), `isolation "chroot"`) {
 		t.Errorf("built in a chroot alone: %v", err)
+	}
+}
+
+// The kernel's source stands beside the archive, if it is the locked one.
+func TestKernelSource(t *testing.T) {
+	r := newRelease(t)
+	l, err := lock.Read(bytes.NewReader(neb.LockFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := []byte("Linux\n")
+	r.KernelSource = filepath.Join(t.TempDir(), "download")
+	write(t, r.KernelSource, source)
+	dir := filepath.Join(t.TempDir(), "release")
+	if _, err := r.Make(dir); err == nil || !strings.Contains(err.Error(), "neb.lock says "+l.Kernel.SHA256) {
+		t.Errorf("another source: %v", err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("another source: a release is there: %v", err)
+	}
+
+	r.Lock = bytes.ReplaceAll(r.Lock, []byte(l.Kernel.SHA256), fmt.Appendf(nil, "%x", sha256.Sum256(source)))
+	names, err := r.Make(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := names[len(names)-1]
+	if found, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(found, source) || name != path.Base(l.Kernel.Path) {
+		t.Errorf("%s: found %q, %v", name, found, err)
+	}
+	if _, err := Verify(filepath.Join(dir, names[0]), r.Lock); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -601,6 +640,12 @@ func TestTampering(t *testing.T) {
 			edit(t, filepath.Join(dir, bill), func(b []byte) []byte { return append(b, '\n') })
 		}},
 		{"provenance of another lock", "made with another neb.lock", lockElsewhere, false, func(*testing.T, string) {}},
+		{"another release, with licences of its own", "made with another neb.lock", lockElsewhere, true, func(t *testing.T, dir string) {
+			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
+				c["enclaves-blobs/NOTICE"] = []byte("Linux 6.12.1\n")
+				return h
+			}))
+		}},
 		{"provenance without a lock", "expected one neb.lock among the resolved dependencies, found 0", nil, true, func(t *testing.T, dir string) {
 			edit(t, filepath.Join(dir, provenance), func(b []byte) []byte {
 				return bytes.Replace(b, []byte(`"name": "neb.lock"`), []byte(`"name": "other"`), 1)
@@ -713,10 +758,11 @@ func TestEncoding(t *testing.T) {
 }
 
 func TestCheckChangelog(t *testing.T) {
-	const text = "# Changelog\n\n## Unreleased\n\nPCR1 will change.\n\n## 1.2.0 (2026-01-02)\n\nPCR1 changed: new kernel.\n\n## 1.1.0\n\nDocs.\n"
+	const text = "# Changelog\n\n## Unreleased\n\nPCR1 will change.\n\n## 1.2.0 (2026-01-02)\n\nPCR1: changed: new kernel.\n\n## 1.1.0\n\nDocs.\n\n## 1.0.0\n\nPCR1: TODO\n"
 	for version, want := range map[string]string{
 		"1.2.0":  "",
 		"1.1.0":  "does not say whether PCR1 changed",
+		"1.0.0":  "does not say whether PCR1 changed",
 		"1.2":    "has no section",
 		"1.3.0":  "has no section",
 		"1.2.00": "has no section",
@@ -733,6 +779,7 @@ func TestPackageURL(t *testing.T) {
 		"pkg:deb/debian/bash@5.2.37-2%2Bb5?arch=amd64":   {Name: "bash", Version: "5.2.37-2+b5", Arch: "amd64", Archive: lock.Debian},
 		"pkg:deb/debian/bc@1:1.07.1~rc?arch=arm64":       {Name: "bc", Version: "1:1.07.1~rc", Arch: "arm64", Archive: lock.Security},
 		"pkg:golang/golang.org/toolchain@v0.0.1-go1.2.3": {Name: "golang.org/toolchain", Version: "v0.0.1-go1.2.3", Archive: lock.GoProxy},
+		"pkg:golang/example.org/m@v2.0.0%2Bincompatible": {Name: "example.org/m", Version: "v2.0.0+incompatible", Archive: lock.GoProxy},
 	} {
 		if got := packageURL(f); got != want {
 			t.Errorf("found %s, expected %s", got, want)

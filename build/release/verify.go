@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
 )
 
 // Verified is a release whose files agree with each other, with its provenance and with a lock.
@@ -53,15 +55,19 @@ func Verify(path string, lockData []byte) (*Verified, error) {
 		return nil, err
 	}
 
-	blobs, err := unpack(data[names[0]])
-	if err != nil {
-		return nil, prefixed(name, err)
-	}
-	v := &Verified{Version: version, dir: dir, blobs: blobs}
+	v := &Verified{Version: version, dir: dir}
 	for _, n := range names {
 		v.files = append(v.files, file{n, data[n]})
 	}
-	if err := v.checkStatement(lockData); err != nil {
+	// The statement before the archive: the neb of another release would miss its own licences in the archive, and the lock says why.
+	if err := v.readStatement(lockData); err != nil {
+		return nil, prefixed(names[2], err)
+	}
+	var err error
+	if v.blobs, err = unpack(data[names[0]]); err != nil {
+		return nil, prefixed(name, err)
+	}
+	if err := v.checkDigests(); err != nil {
 		return nil, prefixed(names[2], err)
 	}
 	return v, nil
@@ -84,6 +90,25 @@ func (v *Verified) Signed(key crypto.PublicKey) error {
 	return nil
 }
 
+// MadeOf checks, before anything is built, that the provenance names this git commit. Where the source is no checkout, and commit is "", or the provenance
+// names none, there is nothing to compare.
+func (v *Verified) MadeOf(commit string) error {
+	if said := v.commit(); said != "" && commit != "" && said != commit {
+		return fmt.Errorf("%s: names the commit %s, the source here is at %s", v.files[2].name, said, commit)
+	}
+	return nil
+}
+
+// commit is the git commit that the provenance names, "" if it names none.
+func (v *Verified) commit() string {
+	for _, d := range v.said.Predicate.BuildDefinition.ResolvedDependencies {
+		if commit := d.Digest["gitCommit"]; commit != "" {
+			return commit
+		}
+	}
+	return ""
+}
+
 // Finding is what a build says about one blob or paper of a release.
 type Finding struct {
 	Path     string `json:"path"`     // "x86_64/bzImage", or the name of a file of the release
@@ -95,21 +120,14 @@ type Finding struct {
 func (f Finding) Same() bool { return f.Expected == f.Found }
 
 // Compare compares the release with the one that a build would become, in r: blob by blob, then archive, bill of materials and provenance. What a build
-// elsewhere cannot know is taken from the provenance: the kind of host, the isolation, and the commit where r has none.
+// elsewhere cannot know is taken from the provenance: the kind of host, the isolation, and the commit, which [Verified.MadeOf] checks.
 func (v *Verified) Compare(r Release) ([]Finding, error) {
-	r.Version = v.Version
+	r.Version, r.Commit = v.Version, v.commit()
 	said := v.said.Predicate.BuildDefinition.InternalParameters
 	r.Host = said.Host
 	r.Records = slices.Clone(r.Records)
 	for i, rec := range r.Records {
 		r.Records[i].Isolation = said.Isolation[rec.Component+" "+rec.Arch]
-	}
-	for _, d := range v.said.Predicate.BuildDefinition.ResolvedDependencies {
-		if commit := d.Digest["gitCommit"]; commit != "" && r.Commit == "" {
-			r.Commit = commit
-		} else if commit != "" && commit != r.Commit {
-			return nil, fmt.Errorf("%s: names the commit %s, the source here is at %s", v.files[2].name, commit, r.Commit)
-		}
 	}
 	if err := r.checkRecords(); err != nil {
 		return nil, err
@@ -124,7 +142,11 @@ func (v *Verified) Compare(r Release) ([]Finding, error) {
 			return nil, err
 		}
 	}
-	papers, err := r.papers(blobs, archive.data)
+	l, err := lock.Read(bytes.NewReader(r.Lock))
+	if err != nil {
+		return nil, err
+	}
+	papers, err := r.papers(l, blobs, archive.data)
 	if err != nil {
 		return nil, err
 	}
@@ -165,10 +187,9 @@ func checkSums(name string, sumsFile []byte, names []string, data map[string][]b
 	return errors.Join(wrong...)
 }
 
-// checkStatement reads the provenance and checks what it says against what there is.
-func (v *Verified) checkStatement(lockData []byte) error {
-	version, s := v.Version, &v.said
-	archive, bill := v.files[0].data, v.files[1].data
+// readStatement reads the provenance, and checks that it is neb's, of this version and of this lock.
+func (v *Verified) readStatement(lockData []byte) error {
+	s := &v.said
 	d := json.NewDecoder(bytes.NewReader(v.files[2].data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(s); err != nil {
@@ -178,12 +199,33 @@ func (v *Verified) checkStatement(lockData []byte) error {
 		{"_type", s.Type, statementType},
 		{"predicateType", s.PredicateType, predicateType},
 		{"buildType", s.Predicate.BuildDefinition.BuildType, buildType},
-		{"version", fmt.Sprint(s.Predicate.BuildDefinition.ExternalParameters["version"]), version},
+		{"version", fmt.Sprint(s.Predicate.BuildDefinition.ExternalParameters["version"]), v.Version},
 	} {
 		if c.found != c.expected {
 			return fmt.Errorf("%s: expected %q, found %q", c.what, c.expected, c.found)
 		}
 	}
+	locks := 0
+	for _, r := range s.Predicate.BuildDefinition.ResolvedDependencies {
+		if r.Name != lockName {
+			continue
+		}
+		locks++
+		if d := digestOf(lockData); !maps.Equal(d, r.Digest) {
+			return fmt.Errorf("made with another neb.lock: SHA-256 of the lock here is %s, the provenance says %s; use the neb of release %s",
+				d["sha256"], r.Digest["sha256"], v.Version)
+		}
+	}
+	if locks != 1 {
+		return fmt.Errorf("expected one neb.lock among the resolved dependencies, found %d", locks)
+	}
+	return nil
+}
+
+// checkDigests checks that the provenance is about exactly the archive, the blobs in it and the bill of materials.
+func (v *Verified) checkDigests() error {
+	version, s := v.Version, &v.said
+	archive, bill := v.files[0].data, v.files[1].data
 	var wrong []error
 	differ := func(what string, said map[string]string, content []byte) {
 		if d := digestOf(content); !maps.Equal(d, said) {
@@ -207,19 +249,6 @@ func (v *Verified) checkStatement(lockData []byte) error {
 	}
 	if len(s.Subject) != len(about) {
 		wrong = append(wrong, fmt.Errorf("expected %d subjects, found %d", len(about), len(s.Subject)))
-	}
-	locks := 0
-	for _, r := range s.Predicate.BuildDefinition.ResolvedDependencies {
-		if r.Name == lockName {
-			locks++
-			if d := digestOf(lockData); !maps.Equal(d, r.Digest) {
-				wrong = append(wrong, fmt.Errorf("made with another neb.lock: SHA-256 of the lock here is %s, the provenance says %s; use the neb of release %s",
-					d["sha256"], r.Digest["sha256"], version))
-			}
-		}
-	}
-	if locks != 1 {
-		wrong = append(wrong, fmt.Errorf("expected one neb.lock among the resolved dependencies, found %d", locks))
 	}
 	if by := s.Predicate.RunDetails.Byproducts; len(by) != 1 || by[0].Name != billName(version) {
 		wrong = append(wrong, fmt.Errorf("expected the bill of materials %s as the one by-product", billName(version)))

@@ -55,7 +55,12 @@ func TestRelease(t *testing.T) {
 	if out, err := neb(t, source, program, "release", "0.0.1"); err == nil || !strings.Contains(out, `CHANGELOG.md: has no section "## 0.0.1"`) {
 		t.Errorf("a version that the changelog lacks: %v\n%s", err, out)
 	}
-	write(t, filepath.Join(source, "CHANGELOG.md"), []byte("# Changelog\n\n## 0.0.1\n\nPCR1 did not change.\n"))
+	write(t, filepath.Join(source, "CHANGELOG.md"), []byte("# Changelog\n\n## 0.0.1\n\nPCR1: unchanged: docs alone.\n"))
+
+	git(t, source, "init", "-q")
+	git(t, source, "add", "-A")
+	git(t, source, "commit", "-q", "-m", "0.0.1")
+	commit := git(t, source, "rev-parse", "HEAD")
 
 	key := filepath.Join(work, "key.pem")
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -106,6 +111,12 @@ func TestRelease(t *testing.T) {
 		t.Errorf("tar -tJ: %v\n%s", err, listing)
 	}
 
+	// From another commit nothing is compiled, and nothing is compared.
+	git(t, source, "commit", "-q", "--allow-empty", "-m", "another")
+	if out, err := neb(t, source, program, "verify", "--release", path); err == nil || !strings.Contains(out, "names the commit "+commit+", the source here is at ") {
+		t.Errorf("from another commit: %v\n%s", err, out)
+	}
+
 	tampered := read(t, path)
 	tampered[len(tampered)/2] ^= 1
 	write(t, path, tampered)
@@ -115,6 +126,17 @@ func TestRelease(t *testing.T) {
 		t.Errorf("one byte changed: expected %q, found %v\n%s", want, err, out)
 	}
 	show.Linef(t, "one byte changed: %s", strings.TrimSpace(out))
+}
+
+// git runs git in dir, as somebody, and returns what it prints.
+func git(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "git", append([]string{"-C", dir, "-c", "user.name=neb", "-c", "user.email=neb@example.org"}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("git %s: %v\n%s", args[0], err, out)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 func copyFile(t *testing.T, from, to string) {
