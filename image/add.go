@@ -178,6 +178,11 @@ func (t *Tree) AddTarReader(ctx context.Context, r io.Reader, prefix string) err
 // depend on who made the directory. Files are read when the tree is written; one that has changed by then is an error.
 func (t *Tree) AddDir(ctx context.Context, name, prefix string) error {
 	caller, callersGroup := uint32(os.Geteuid()), uint32(os.Getegid())
+	// WalkDir does not follow a link at its root, OpenRoot does: the tree would be empty.
+	name, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		return err
+	}
 	root, err := os.OpenRoot(name)
 	if err != nil {
 		return err
@@ -229,8 +234,10 @@ func (t *Tree) AddDir(ctx context.Context, name, prefix string) error {
 		if st.Nlink > 1 && !e.IsDir() {
 			k := key{uint64(st.Dev), st.Ino}
 			if first, ok := linked[k]; ok {
-				_, err := m.link(rel, first)
-				return err
+				if done, err := m.link(rel, first); done || err != nil {
+					return err
+				}
+				return fmt.Errorf("%s: a hard link to %s, which is not in the tree", path, first)
 			}
 			linked[k] = rel
 		}

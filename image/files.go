@@ -26,21 +26,18 @@ type files interface {
 	io.Closer
 }
 
-// openFileOrDir opens PATH or PATH:NAME.
+// openFileOrDir opens PATH, PATH:NAME, PATH@DIGEST or PATH:NAME@DIGEST. Path and name may hold slashes, colons and signs like @: the shortest path that is
+// there counts.
 func openFileOrDir(ctx context.Context, rest string, o Options) (*Image, error) {
 	name, want := rest, ""
 	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
-		if i := strings.IndexByte(rest, '@'); i >= 0 {
-			name, want = rest[:i], rest[i+1:]
-		} else if i := strings.LastIndexByte(rest, '/') + 1; strings.Contains(rest[i:], ":") || strings.Contains(rest, ":") {
-			// PATH:NAME where NAME may hold slashes and colons: the shortest PATH that is there
-			for i := range rest {
-				if rest[i] == ':' {
-					if _, err := os.Stat(rest[:i]); err == nil {
-						name, want = rest[:i], rest[i+1:]
-						break
-					}
-				}
+		for i := range len(rest) {
+			if rest[i] != ':' && rest[i] != '@' {
+				continue
+			}
+			if _, err := os.Stat(rest[:i]); err == nil {
+				name, want = rest[:i], rest[i+1:]
+				break
 			}
 		}
 	}

@@ -137,9 +137,11 @@ func fromManifest(ctx context.Context, b blobs, d v1.Descriptor, o Options) (*Im
 			if depth == 3 {
 				return nil, fmt.Errorf("index %s: indexes inside indexes, four deep", d.Digest)
 			}
-			if d, err = choose(m.Manifests, o.Arch); err != nil {
+			chosen, err := choose(m.Manifests, o.Arch)
+			if err != nil {
 				return nil, fmt.Errorf("index %s: %w", d.Digest, err)
 			}
+			d = chosen
 			continue
 		}
 		raw, err = b.read(ctx, m.Config)

@@ -134,12 +134,17 @@ func TestAddDir(t *testing.T) {
 	if unix.Setxattr(filepath.Join(dir, "large"), "user.note", []byte("v"), 0) == nil { // not every file system has them
 		attribute = ` user.note="v"`
 	}
-	tree := newTree(t, image.Limits{})
-	check(tree.AddDir(t.Context(), dir, "rootfs"))
-	same(t, list(t, tree), []string{
-		`40755 rootfs`, `40750 rootfs/d`, `100640 rootfs/d/f body #3 of 2`, `100640 rootfs/again body #3 of 2`,
-		`100644 rootfs/large xxxxx… 300000` + attribute, `10600 rootfs/p`, `120777 rootfs/s /etc/passwd`,
-	})
+	link := filepath.Join(t.TempDir(), "link")
+	check(os.Symlink(dir, link))
+	var tree *image.Tree
+	for _, name := range []string{link, dir} {
+		tree = newTree(t, image.Limits{})
+		check(tree.AddDir(t.Context(), name, "rootfs"))
+		same(t, list(t, tree), []string{
+			`40755 rootfs`, `40750 rootfs/d`, `100640 rootfs/d/f body #3 of 2`, `100640 rootfs/again body #3 of 2`,
+			`100644 rootfs/large xxxxx… 300000` + attribute, `10600 rootfs/p`, `120777 rootfs/s /etc/passwd`,
+		})
+	}
 	check(os.WriteFile(filepath.Join(dir, "large"), []byte("shorter"), 0o644))
 	err := tree.Walk(func(e *image.Entry) error { _, err := tree.CopyBody(io.Discard, e); return err })
 	if err == nil || !strings.Contains(err.Error(), "it changed meanwhile") {
@@ -147,6 +152,16 @@ func TestAddDir(t *testing.T) {
 	}
 	if err := tree.AddDir(t.Context(), filepath.Join(dir, "none"), ""); err == nil {
 		t.Error("a directory that is not there was taken")
+	}
+	// Docker's aufs kept the first names of hard links in this directory, and it is part of no tree.
+	check(os.Mkdir(filepath.Join(dir, ".wh..wh.plnk"), 0o755))
+	check(os.WriteFile(filepath.Join(dir, ".wh..wh.plnk", "1"), []byte("lost?"), 0o644))
+	check(os.Link(filepath.Join(dir, ".wh..wh.plnk", "1"), filepath.Join(dir, "z")))
+	lost := newTree(t, image.Limits{})
+	err = lost.AddDir(t.Context(), dir, "")
+	_, there := lost.Lookup("z")
+	if err == nil && !there {
+		t.Error("a file whose first name is hidden is not in the tree, and nothing is said")
 	}
 }
 
@@ -256,6 +271,31 @@ func TestExpand(t *testing.T) {
 	} {
 		if got := image.Expand(ref); got != want {
 			t.Errorf("%s: %s, want %s", ref, got, want)
+		}
+	}
+}
+
+// TestPlaces opens images in directories whose names hold what separates a name or digest from the place.
+func TestPlaces(t *testing.T) {
+	l := NewLayout(t)
+	d := l.Image("amd64", [][]byte{Layer(t, File("one", "1"))}, Gzip)
+	l.Name(d, "team/app:1")
+	dirOf := l.Dir()
+	for _, place := range []string{"plain", "a@b", "a:b", "a@b:c"} {
+		dir := filepath.Join(t.TempDir(), place)
+		if err := os.CopyFS(dir, os.DirFS(dirOf)); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"", ":team/app:1", "@" + d.Digest, ":team/app:1@" + d.Digest} {
+			img, err := image.Open(t.Context(), "oci:"+dir+name, image.Options{Arch: "x86_64"})
+			if err != nil {
+				t.Errorf("oci:%s%s: %v", place, name, err)
+				continue
+			}
+			img.Close()
+		}
+		if _, err := image.Open(t.Context(), "oci:"+dir+":other", image.Options{Arch: "x86_64"}); err == nil {
+			t.Errorf("%s: a name that is not there was found", place)
 		}
 	}
 }
