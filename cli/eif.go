@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"crypto/x509"
 	"fmt"
 	"os"
@@ -56,12 +57,12 @@ func refuseEmpty(cmd *cobra.Command) {
 }
 
 // inspectEIF reads a whole EIF and says what is in it and what is wrong with it.
-func inspectEIF(path string, at time.Time) (*pack.Report, func(), error) {
+func inspectEIF(ctx context.Context, path string, at time.Time) (*pack.Report, func(), error) {
 	f, size, err := openRegular(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	report, err := pack.Inspect(f, size, at)
+	report, err := pack.Inspect(ctx, f, size, at)
 	if err != nil {
 		f.Close()
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
@@ -194,7 +195,7 @@ func warnExpired(s streams, path string, certificate *x509.Certificate) {
 	}
 }
 
-// lines prints each line to standard error after the command's name.
+// complain prints a line to standard error, after the command's name.
 func complain(s streams, format string, args ...any) {
 	fmt.Fprintf(s.err, "neb: "+format+"\n", args...)
 }

@@ -16,8 +16,8 @@ size and SHA-384, and everything that is wrong.
 No register covers the metadata (ImageName, ImageVersion, Metadata): they may say anything.`,
 		Example: "  neb eif describe hello.eif",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			report, done, err := inspectEIF(args[0], time.Now())
+		RunE: func(cmd *cobra.Command, args []string) error {
+			report, done, err := inspectEIF(cmd.Context(), args[0], time.Now())
 			if err != nil {
 				return err
 			}

@@ -25,7 +25,7 @@ Anyone can sign with a certificate of his own. Without an expected certificate, 
 "consistent, signer not checked" at best, and never "verified".`,
 		Example: "  neb eif verify hello.eif --signing-certificate cert.pem --pcr0 $PCR0",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			var want pack.Expectation
 			var err error
 			if want.PCRs, err = pcrs.values(); err != nil {
@@ -44,7 +44,7 @@ Anyone can sign with a certificate of his own. Without an expected certificate, 
 			if err != nil {
 				return err
 			}
-			report, done, err := inspectEIF(args[0], now)
+			report, done, err := inspectEIF(cmd.Context(), args[0], now)
 			if err != nil {
 				return err
 			}

@@ -45,9 +45,11 @@ type Header struct {
 	Size int64
 	// Major and Minor are the numbers of a device node.
 	Major, Minor uint32
-	// Inode joins hard links: all entries with the same number are one file. A writer given 0 takes the next
+	// Inode joins hard links: all entries with the same number, and from the same Device, are one file. A writer given 0 takes the next
 	// unused one; a caller that links gives numbers of its own to all entries, or takes them from [Writer.NextInode].
 	Inode uint32
+	// Device holds the numbers of the file system that the file was read from, major and minor. Writers leave it 0: the inode says enough.
+	Device [2]uint32
 	// Links is the number of names that the file has in this archive; 0 means 1. The kernel looks for earlier
 	// names of the same inode only when it is 2 or more. Exactly one of the names brings the bytes, the others have
 	// Size 0.

@@ -15,6 +15,7 @@ type Reader struct {
 	pos  int64     // bytes consumed
 	left int64     // bytes of the current body not yet read
 	end  bool      // a trailer has been read and nothing but zeros since
+	nth  int       // of the archive, from 0
 }
 
 // NewReader makes a Reader of an uncompressed archive. It reads ahead of what it returns. When r is an io.Seeker, bodies that
@@ -48,6 +49,9 @@ func (r *Reader) Next() (*Header, error) {
 			return nil, fmt.Errorf("newc archive, entry at byte %d: %w", start, noEOF(err))
 		}
 		if h.Name != trailer {
+			if r.end {
+				r.nth++
+			}
 			r.end = false
 			r.left = h.Size
 			return h, nil
@@ -59,6 +63,9 @@ func (r *Reader) Next() (*Header, error) {
 		r.end = true
 	}
 }
+
+// Archive says which of several archives the current entry is in, from 0.
+func (r *Reader) Archive() int { return r.nth }
 
 // Offset is where in the stream the current body continues: before the first Read, where it starts.
 func (r *Reader) Offset() int64 { return r.pos }
@@ -120,7 +127,7 @@ func (r *Reader) header() (*Header, error) {
 	}
 	return &Header{
 		Name: string(text), Inode: f[0], Mode: f[1], UID: f[2], GID: f[3], Links: f[4],
-		ModTime: f[5], Size: int64(f[6]), Major: f[9], Minor: f[10],
+		ModTime: f[5], Size: int64(f[6]), Device: [2]uint32{f[7], f[8]}, Major: f[9], Minor: f[10],
 	}, nil
 }
 

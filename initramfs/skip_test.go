@@ -59,3 +59,27 @@ func TestSkip(t *testing.T) {
 		t.Errorf("an archive that ends in a body: %v", err)
 	}
 }
+
+// TestArchives reads two archives that follow each other: inode numbers start anew with each, and so the reader says which it is in.
+func TestArchives(t *testing.T) {
+	var both bytes.Buffer
+	for _, name := range []string{"a", "b"} {
+		w := NewWriter(&both)
+		if err := w.WriteHeader(&Header{Name: name, Mode: TypeDir | 0o755}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := NewReader(&both)
+	for i, name := range []string{"a", "b"} {
+		h, err := r.Next()
+		if err != nil || h.Name != name || r.Archive() != i {
+			t.Errorf("%v in archive %d (%v), expected %s in %d", h, r.Archive(), err, name, i)
+		}
+	}
+	if _, err := r.Next(); err != io.EOF {
+		t.Errorf("%v at the end", err)
+	}
+}

@@ -217,10 +217,12 @@ func firstDifference(a, b io.Reader) (int64, error) {
 		}
 		at += int64(min(na, nb))
 		if na != nb || errA != nil || errB != nil {
-			if errA == io.EOF || errA == io.ErrUnexpectedEOF {
-				errA = nil
+			for _, err := range []error{errA, errB} {
+				if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+					return at, err
+				}
 			}
-			return at, errA
+			return at, nil
 		}
 	}
 }

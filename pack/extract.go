@@ -69,11 +69,11 @@ func ListRamdisks(ctx context.Context, f *eif.File, w io.Writer) error {
 		err := walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
 			name := visible(h.Name)
 			if h.Mode&initramfs.TypeMask == initramfs.TypeSymlink {
-				target, err := io.ReadAll(body)
+				target, err := readTarget(h, body)
 				if err != nil {
 					return err
 				}
-				name += " -> " + visible(string(target))
+				name += " -> " + visible(target)
 			}
 			if _, err := fmt.Fprintf(w, "%d %s %d:%d %d %s\n", i, modeText(h.Mode), h.UID, h.GID, h.Size, name); err != nil {
 				return err
@@ -146,12 +146,12 @@ func UnpackRamdisks(ctx context.Context, f *eif.File, dir string, warn func(stri
 		if err != nil {
 			return err
 		}
-		u := unpacker{root: root, links: map[uint32]string{}, warn: warn}
+		u := unpacker{root: root, links: map[hardLink]string{}, warn: warn}
 		err = walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
 			if err := context.Cause(ctx); err != nil {
 				return err
 			}
-			if err := u.entry(h, body); err != nil {
+			if err := u.entry(h, body, body.Archive()); err != nil {
 				return fmt.Errorf("%q: %w", h.Name, err)
 			}
 			if i > 0 && "/"+h.Name == app.RootPart(0) {
@@ -169,14 +169,30 @@ func UnpackRamdisks(ctx context.Context, f *eif.File, dir string, warn func(stri
 	return nil
 }
 
+// readTarget reads what a symbolic link points to.
+func readTarget(h *initramfs.Header, body io.Reader) (string, error) {
+	if h.Size > initramfs.MaxPath {
+		return "", fmt.Errorf("%q: a symbolic link points to at most %d bytes, this one to %d", h.Name, initramfs.MaxPath, h.Size)
+	}
+	target, err := io.ReadAll(body)
+	return string(target), err
+}
+
+// hardLink is what all names of a file have in common (init/initramfs.c, find_link).
+type hardLink struct {
+	archive int
+	device  [2]uint32
+	inode   uint32
+}
+
 type unpacker struct {
 	root  *os.Root
-	links map[uint32]string // the first name of an inode that has several
+	links map[hardLink]string // the first name of each file that has several
 	dirs  []initramfs.Header
 	warn  func(string)
 }
 
-func (u *unpacker) entry(h *initramfs.Header, body io.Reader) error {
+func (u *unpacker) entry(h *initramfs.Header, body io.Reader, archive int) error {
 	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 	if name == "" {
 		return nil
@@ -191,19 +207,28 @@ func (u *unpacker) entry(h *initramfs.Header, body io.Reader) error {
 		u.dirs = append(u.dirs, d)
 		return nil
 	case initramfs.TypeSymlink:
-		target, err := io.ReadAll(body)
+		target, err := readTarget(h, body)
 		if err != nil {
 			return err
 		}
-		if err := u.root.Symlink(string(target), name); err != nil {
+		if err := u.root.Symlink(target, name); err != nil {
 			return err
 		}
 		return u.owner(name, h)
 	case initramfs.TypeFile:
-		if first, ok := u.links[h.Inode]; ok && h.Links > 1 {
-			return u.root.Link(first, name)
+		flags, file := os.O_CREATE|os.O_EXCL, hardLink{archive, h.Device, h.Inode}
+		if first, ok := u.links[file]; ok && h.Links > 1 {
+			if err := u.root.Link(first, name); err != nil || h.Size == 0 {
+				return err
+			}
+			if err := u.root.Chmod(name, 0o600); err != nil { // the first name's may forbid writing
+				return err
+			}
+			flags = os.O_TRUNC // GNU cpio gives the bytes to the last name
+		} else if h.Links > 1 {
+			u.links[file] = name
 		}
-		out, err := u.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		out, err := u.root.OpenFile(name, os.O_WRONLY|flags, 0o600)
 		if err != nil {
 			return err
 		}
@@ -211,7 +236,6 @@ func (u *unpacker) entry(h *initramfs.Header, body io.Reader) error {
 		if err = errors.Join(err, out.Close()); err != nil {
 			return err
 		}
-		u.links[h.Inode] = name
 		if err := u.owner(name, h); err != nil {
 			return err
 		}

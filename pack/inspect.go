@@ -2,6 +2,7 @@ package pack
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -32,10 +33,23 @@ func (r *Report) problem(format string, args ...any) {
 	r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
 }
 
+// stoppable is a file that cannot be read any more when its context has ended.
+type stoppable struct {
+	ctx context.Context
+	io.ReaderAt
+}
+
+func (s stoppable) ReadAt(p []byte, off int64) (int, error) {
+	if err := context.Cause(s.ctx); err != nil {
+		return 0, err
+	}
+	return s.ReaderAt.ReadAt(p, off)
+}
+
 // Inspect reads a file of size bytes and reports all that is wrong with it; the time is for the validity of the signing
-// certificate. The error is for a file that is none, or cannot be read.
-func Inspect(in io.ReaderAt, size int64, at time.Time) (*Report, error) {
-	f, problems := eif.Inspect(in, size)
+// certificate. The error is for a file that is none, or cannot be read, and for a context that has ended.
+func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Report, error) {
+	f, problems := eif.Inspect(stoppable{ctx, in}, size)
 	if f == nil {
 		return nil, errors.Join(problems...)
 	}
@@ -51,11 +65,14 @@ func Inspect(in io.ReaderAt, size int64, at time.Time) (*Report, error) {
 	}
 	listed := make(chan listing, 1)
 	go func() {
-		names, err := intruders(f)
+		names, err := intruders(ctx, f)
 		listed <- listing{names, err}
 	}()
 	pass, err := f.Measure()
 	list := <-listed
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
 	if pass == nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package pack_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -113,7 +114,7 @@ var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 func inspect(t testing.TB, all []part) *pack.Report {
 	t.Helper()
 	out, size := writeEIF(t, all)
-	r, err := pack.Inspect(out, size, noon)
+	r, err := pack.Inspect(t.Context(), out, size, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,14 +236,14 @@ func TestVerifyChecksum(t *testing.T) {
 	if _, err := out.WriteAt([]byte{1}, size-1); err != nil {
 		t.Fatal(err)
 	}
-	r, err := pack.Inspect(out, size, noon)
+	r, err := pack.Inspect(t.Context(), out, size, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if findings := strings.Join(r.Verify(pack.Expectation{}), "\n"); !strings.Contains(findings, "checksum") {
 		t.Errorf("a changed byte: %q", findings)
 	}
-	if _, err := pack.Inspect(out, 100, noon); err == nil {
+	if _, err := pack.Inspect(t.Context(), out, 100, noon); err == nil {
 		t.Error("100 bytes are a file")
 	}
 }
@@ -269,7 +270,7 @@ func TestSignAndExpect(t *testing.T) {
 	alice, bob := newSigner(t, "alice"), newSigner(t, "bob")
 	plain, plainSize := writeEIF(t, parts())
 	signed, size := resign(t, plain, plainSize, alice)
-	r, err := pack.Inspect(signed, size, noon)
+	r, err := pack.Inspect(t.Context(), signed, size, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -326,11 +327,11 @@ func TestSignAndExpect(t *testing.T) {
 		t.Error("signing again with the same key gives another file")
 	}
 	bobs, bobsSize := resign(t, signed, size, bob)
-	if r, err = pack.Inspect(bobs, bobsSize, noon); err != nil || len(r.Problems) > 0 || r.Certificate.Subject.CommonName != "bob" || len(r.File.All(eif.Signature)) != 1 {
+	if r, err = pack.Inspect(t.Context(), bobs, bobsSize, noon); err != nil || len(r.Problems) > 0 || r.Certificate.Subject.CommonName != "bob" || len(r.File.All(eif.Signature)) != 1 {
 		t.Errorf("signed by another: %v, %q", err, r.Problems)
 	}
 	// At another time the certificate is not valid.
-	if r, err = pack.Inspect(bobs, bobsSize, noon.Add(2*time.Hour)); err != nil || !r.SignatureOK || len(r.Problems) != 1 || !strings.Contains(r.Problems[0], "valid from") {
+	if r, err = pack.Inspect(t.Context(), bobs, bobsSize, noon.Add(2*time.Hour)); err != nil || !r.SignatureOK || len(r.Problems) != 1 || !strings.Contains(r.Problems[0], "valid from") {
 		t.Errorf("an expired certificate: %v, %v, %q", err, r.SignatureOK, r.Problems)
 	}
 	// A signature moved to another image is found out.
@@ -429,7 +430,7 @@ func TestDescribe(t *testing.T) {
 	meta := bytes.Replace(goodMeta, []byte(`"CustomMetadata":null`), []byte(`"CustomMetadata":{"Team":"x","Z":{"a":1}}`), 1)
 	in, size := writeEIF(t, parts(part{eif.Meta, meta}))
 	signed, size := resign(t, in, size, signer)
-	r, err := pack.Inspect(signed, size, noon)
+	r, err := pack.Inspect(t.Context(), signed, size, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -646,6 +647,71 @@ func TestListIsNotForged(t *testing.T) {
 	for i, line := range lines {
 		if !strings.HasSuffix(line, " "+want[i]) || !strings.HasPrefix(line, "1 ") {
 			t.Errorf("line %d is %s, want it to end in %s", i, line, want[i])
+		}
+	}
+}
+
+// TestUnpackLinks unpacks hard links: the bytes come with the first name or, as GNU cpio writes them, with the last, and what joins the names is
+// theirs within one archive.
+func TestUnpackLinks(t *testing.T) {
+	readOnly := linked("rootfs/r", "")
+	readOnly.mode = 0o100444
+	two := slices.Concat(
+		cpio(dir("rootfs"), linked("rootfs/first", "1"), linked("rootfs/first-too", "")),
+		cpio(dir("rootfs/d"), linked("rootfs/last", ""), linked("rootfs/last-too", "22"), readOnly, linked("rootfs/r-too", "22")))
+	in, size := writeEIF(t, parts(part{eif.Ramdisk, two}))
+	f, err := eif.Open(in, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "parts")
+	if err := pack.UnpackRamdisks(t.Context(), f, out, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"first": "1", "first-too": "1", "last": "22", "last-too": "22", "r": "22", "r-too": "22"} {
+		if got, err := os.ReadFile(filepath.Join(out, "1/rootfs", name)); err != nil || string(got) != want {
+			t.Errorf("%s holds %q (%v), expected %q", name, got, err, want)
+		}
+	}
+}
+
+// TestLongTarget has a symbolic link that points to more than the kernel takes, out of a ramdisk that is small.
+func TestLongTarget(t *testing.T) {
+	in, size := writeEIF(t, parts(part{eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/l", strings.Repeat("x", 4096)))}))
+	f, err := eif.Open(in, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{
+		"list":   pack.ListRamdisks(t.Context(), f, io.Discard),
+		"unpack": pack.UnpackRamdisks(t.Context(), f, filepath.Join(t.TempDir(), "parts"), func(string) {}),
+	} {
+		if err == nil || !strings.Contains(err.Error(), "a symbolic link points to at most 4095 bytes, this one to 4096") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// TestInspectEnds: whoever presses Ctrl-C does not wait for a large file.
+func TestInspectEnds(t *testing.T) {
+	in, size := writeEIF(t, parts())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := pack.Inspect(ctx, in, size, noon); !errors.Is(err, context.Canceled) {
+		t.Errorf("found %v", err)
+	}
+}
+
+// BenchmarkDeepNames inspects names as deep as the kernel unpacks them: a ramdisk of a few kilobytes, compressed, holds thousands.
+func BenchmarkDeepNames(b *testing.B) {
+	entries := []newcEntry{dir("rootfs")}
+	for range 1000 {
+		entries = append(entries, dir("rootfs"+strings.Repeat("/a", 1997)))
+	}
+	in, size := writeEIF(b, parts(part{eif.Ramdisk, cpio(entries...)}))
+	for b.Loop() {
+		if _, err := pack.Inspect(b.Context(), in, size, noon); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

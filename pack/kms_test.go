@@ -109,7 +109,7 @@ func TestKMS(t *testing.T) {
 		}
 		in, size := writeEIF(t, parts())
 		signed, size := resign(t, in, size, signer)
-		r, err := pack.Inspect(signed, size, noon)
+		r, err := pack.Inspect(t.Context(), signed, size, noon)
 		if err != nil || !r.SignatureOK || len(r.Problems) > 0 {
 			t.Errorf("signed by KMS: %v, %q", err, r.Problems)
 		}

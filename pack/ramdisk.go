@@ -3,6 +3,7 @@ package pack
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -102,13 +103,15 @@ func walkRamdisk(f *eif.File, s eif.Section, use func(*initramfs.Header, *initra
 // intruders lists the names in the ramdisks after the first that have no business there. The kernel unpacks one
 // ramdisk over the other, so that a later one can replace PID 1 and the driver that PCR1 measures, and whoever trusts
 // PCR1 is deceived. At most a few are listed.
-func intruders(f *eif.File) ([]string, error) {
+func intruders(ctx context.Context, f *eif.File) ([]string, error) {
 	const most = 20
+	const mostPinned = 1 << 23 // names: a ramdisk of a few compressed megabytes can have a thousand times as many
 	var found []string
-	seed := maphash.MakeSeed()
-	hash := func(name string) uint64 { return maphash.String(seed, name) }
+	var hash maphash.Hash
 	symlinks := map[uint64]struct{}{}
 	pinned := map[uint64]struct{}{} // names of files with hard links, and the directories above them
+	var above []uint64              // hashes of the directories above a name, the root's not among them
+	var ends []int                  // and where their names end
 	errEnough := errors.New("enough")
 
 	for i, s := range f.All(eif.Ramdisk) {
@@ -120,8 +123,22 @@ func intruders(f *eif.File) ([]string, error) {
 			return nil
 		}
 		err := walkRamdisk(f, s, func(h *initramfs.Header, _ *initramfs.Reader) error {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
 			name := path.Clean("/" + h.Name)
 			kind := h.Mode & initramfs.TypeMask
+			hash.Reset()
+			above, ends = above[:0], ends[:0]
+			for at, end := 0, 0; ; at = end {
+				if end = strings.IndexByte(name[at+1:], '/') + at + 1; end == at {
+					hash.WriteString(name[at:])
+					break
+				}
+				hash.WriteString(name[at:end])
+				above, ends = append(above, hash.Sum64()), append(ends, end)
+			}
+			self := hash.Sum64()
 			if i > 0 {
 				if !app.Belongs(name, false) {
 					return report("%q does not belong into it: it would be unpacked over the bootstrap", h.Name)
@@ -131,24 +148,27 @@ func intruders(f *eif.File) ([]string, error) {
 					return report("%v: it could be unpacked somewhere else", err)
 				}
 				// The kernel follows symbolic links on its way to a name: rootfs/a -> / and rootfs/a/init is /init.
-				for parent := path.Dir(name); parent != "/"; parent = path.Dir(parent) {
-					if _, ok := symlinks[hash(parent)]; ok {
-						return report("%q leads through the symbolic link %q: it would be unpacked somewhere else", h.Name, strings.TrimPrefix(parent, "/"))
+				for n, parent := range above {
+					if _, ok := symlinks[parent]; ok {
+						return report("%q leads through the symbolic link %q: it would be unpacked somewhere else", h.Name, name[1:ends[n]])
 					}
 				}
 				// It writes the second name of a file by the first (init/initramfs.c, maybe_link): where that has become a
 				// symbolic link, or leads through one, it writes what the link points to.
-				if _, ok := pinned[hash(name)]; ok && kind != initramfs.TypeDir {
+				if _, ok := pinned[self]; ok && kind != initramfs.TypeDir {
 					return report("%q replaces what a hard link goes by: the link could be unpacked somewhere else", h.Name)
 				}
 				if h.Links > 1 && kind != initramfs.TypeDir {
-					for at := name; at != "/"; at = path.Dir(at) {
-						pinned[hash(at)] = struct{}{}
+					for _, at := range append(above, self) {
+						pinned[at] = struct{}{}
+					}
+					if len(pinned) > mostPinned {
+						return fmt.Errorf("hard links with more than %d names and directories: too many to say that none leads elsewhere", mostPinned)
 					}
 				}
 			}
 			if kind == initramfs.TypeSymlink {
-				symlinks[hash(name)] = struct{}{}
+				symlinks[self] = struct{}{}
 			}
 			return nil
 		})
