@@ -409,7 +409,11 @@ func (e *localError) Unwrap() error { return e.err }
 
 // openPart opens what is there of a file, and hashes it.
 func (s *Store) openPart(file lock.File, done *atomic.Int64) (*part, error) {
-	f, err := os.OpenFile(s.in(partial, file.SHA256), os.O_RDWR|os.O_CREATE, 0o644)
+	path := s.in(partial, file.SHA256)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if errors.Is(err, fs.ErrPermission) && os.Chmod(path, 0o644) == nil {
+		f, err = os.OpenFile(path, os.O_RDWR, 0) // a process was killed in keep
+	}
 	if err != nil {
 		return nil, &localError{err}
 	}
@@ -449,9 +453,9 @@ func (p *part) restart() error {
 
 // keep makes a verified part a download.
 func (p *part) keep(name string) error {
-	err := p.f.Chmod(0o444)
+	err := p.f.Sync()
 	if err == nil {
-		err = p.f.Sync()
+		err = p.f.Chmod(0o444)
 	}
 	if err == nil {
 		err = os.Rename(p.f.Name(), name)

@@ -14,11 +14,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/build/progress"
@@ -348,6 +351,72 @@ func TestResume(t *testing.T) {
 				t.Errorf("expected the first request to ask for %s, found %q", tt.asked, m.asked())
 			}
 		})
+	}
+}
+
+// TestPartOfKilled: what a process left that was killed when a download had got its permissions, but not its name, is gone on with by its owner.
+func TestPartOfKilled(t *testing.T) {
+	s, data := open(t), content(1000)
+	f := locked("bash", data)
+	path := s.in(partial, f.SHA256)
+	if err := os.WriteFile(path, data, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		// Root may open anything: this thread is somebody else on the file system, who has to reach the store.
+		const other = 65534
+		for dir := s.Dir(); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chown(path, other, other); err != nil {
+			t.Fatal(err)
+		}
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if _, err := unix.SetfsuidRetUid(other); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Setfsuid(0)
+	}
+	p, err := s.openPart(f, new(atomic.Int64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.f.Close()
+	if p.have != int64(len(data)) {
+		t.Errorf("%d bytes are taken over, expected %d", p.have, len(data))
+	}
+}
+
+// TestStalledMirror: the only mirror stops sending in the middle, once, and is asked for the rest.
+func TestStalledMirror(t *testing.T) {
+	data := content(200_000)
+	f := locked("linux-source-6.12", data)
+	stop := make(chan struct{})
+	t.Cleanup(func() { close(stop) })
+	var asked atomic.Int32
+	m := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) > 1 {
+			good(data)(w, r)
+			return
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+		_, _ = w.Write(data[:100_000])
+		w.(http.Flusher).Flush()
+		select {
+		case <-stop:
+		case <-r.Context().Done():
+		}
+	})
+	s := open(t)
+	if err := s.Fetch(t.Context(), []lock.File{f}, FetchOptions{Mirrors: mirrors(m), Client: mirror.Client{Stall: 300 * time.Millisecond}}); err != nil {
+		t.Fatal(err)
+	}
+	check(t, s, f, data)
+	if n := asked.Load(); n != 2 {
+		t.Errorf("expected two requests, found %d", n)
 	}
 }
 

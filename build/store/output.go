@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -50,7 +51,7 @@ func (s *Store) Output(ctx context.Context, key string, make func(dir string) er
 	if s.readOnly {
 		return "", false, fmt.Errorf("store %s: output %s is not in it, and it cannot be written to: set NEB_CACHE to one that can", s.dir, key)
 	}
-	for {
+	for try := 1; ; try++ {
 		made, err := s.make(ctx, key, make)
 		if err != nil {
 			return "", false, err
@@ -59,8 +60,14 @@ func (s *Store) Output(ctx context.Context, key string, make func(dir string) er
 		if ok, err := s.use(ctx, key); ok || err != nil {
 			return dir, !made, err
 		}
+		if try == tries {
+			return "", false, fmt.Errorf("store %s: output %s was made %d times, and each time was another, or gone, when it was to be used", s.dir, key, tries)
+		}
 	}
 }
+
+// tries are how often an output is made before it is given up.
+const tries = 3
 
 func validKey(key string) bool {
 	if key == "" || key[0] == '.' || len(key) > 200 {
@@ -212,6 +219,9 @@ func survey(ctx context.Context, root string) ([]entry, error) {
 		rel, err := filepath.Rel(root, path)
 		if err != nil {
 			return err
+		}
+		if !utf8.ValidString(rel) {
+			return fmt.Errorf("%q: the name is not UTF-8, which the list of an output cannot hold", rel)
 		}
 		e := entry{Path: rel, Mode: info.Mode()}
 		switch {

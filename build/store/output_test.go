@@ -109,6 +109,10 @@ func TestFailedOutput(t *testing.T) {
 	if _, _, err := s.Output(t.Context(), "k", func(dir string) error { return syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o644) }); err == nil || !strings.Contains(err.Error(), "pipe") {
 		t.Errorf("expected an error about the pipe, found %v", err)
 	}
+	// The list of an output could not hold this name, and it would be made again and again.
+	if _, _, err := s.Output(t.Context(), "k", func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\xff"), nil, 0o644) }); err == nil || !strings.Contains(err.Error(), `"a\xff": the name is not UTF-8`) {
+		t.Errorf("expected an error about the name, found %v", err)
+	}
 	for _, room := range []string{outputs, tmp} {
 		if left, _ := os.ReadDir(filepath.Join(s.Dir(), room)); len(left) != 0 {
 			t.Errorf("%s: %d entries are left behind", room, len(left))

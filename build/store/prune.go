@@ -151,7 +151,7 @@ func (s *Store) prune(i Item) (bool, error) {
 	case Log: // its own lock
 		f, err := os.Open(i.path)
 		if err != nil {
-			return false, err
+			return false, ignore(err, fs.ErrNotExist) // another prune was there first
 		}
 		defer f.Close()
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
@@ -183,7 +183,7 @@ func (s *Store) prune(i Item) (bool, error) {
 		return false, err
 	}
 	if err := os.Rename(i.path, trash); err != nil {
-		return false, err
+		return false, ignore(err, fs.ErrNotExist)
 	}
 	return true, remove(trash)
 }

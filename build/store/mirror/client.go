@@ -244,7 +244,8 @@ func Passing(err error) bool {
 		return strings.HasPrefix(status.Status, "5") || strings.HasPrefix(status.Status, "429") || strings.HasPrefix(status.Status, "408")
 	}
 	var network net.Error
-	return errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network) || errors.Is(err, io.EOF)
+	var stalled *StallError
+	return errors.As(err, &stalled) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network) || errors.Is(err, io.EOF)
 }
 
 // Pause waits before the next try: a moment, then twice as long each time.
