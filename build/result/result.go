@@ -169,12 +169,15 @@ func write(dir string, sets []Set) error {
 const newMark = ".neb-new-"
 
 func clean(dir string) error {
-	left, err := filepath.Glob(filepath.Join(dir, newMark+"*"))
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
-	for _, path := range left {
-		if err := os.RemoveAll(path); err != nil {
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), newMark) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 			return err
 		}
 	}

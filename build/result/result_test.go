@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -181,6 +182,32 @@ func TestWriteAgainChangesNothing(t *testing.T) {
 	}
 	if after := stamp(); !slices.Equal(before, after) {
 		t.Errorf("written again: %v, %v", before, after)
+	}
+}
+
+// TestStrangeDirectory writes into a directory whose name would be a pattern to others, beside one that it would match, and takes away what a killed
+// process left in it alone.
+func TestStrangeDirectory(t *testing.T) {
+	top := t.TempDir()
+	for _, name := range []string{"out[1]", "out["} {
+		dir := filepath.Join(top, name)
+		left, others := filepath.Join(dir, newMark+"x86_64"), filepath.Join(top, "out1", newMark+"x86_64")
+		for _, d := range []string{left, others} {
+			if err := os.MkdirAll(d, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, text := range []string{"one ", "two "} {
+			if err := Write(dir, []Set{{"x86_64", made(t, t.TempDir(), "x86_64", text)}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := os.Lstat(left); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: what was left is there: %v", name, err)
+		}
+		if _, err := os.Lstat(others); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
