@@ -67,7 +67,7 @@ func tryChroot(ctx context.Context, c Command) error {
 
 // forest makes root out of c.Root and c.Trees, and a /dev.
 func (c Command) forest(root string) error {
-	if err := os.Mkdir(root, 0o755); err != nil {
+	if err := mkdir(root); err != nil {
 		return err
 	}
 	if err := makeDevices(root); err != nil {
@@ -78,19 +78,41 @@ func (c Command) forest(root string) error {
 	}
 	for inside, outside := range c.Trees {
 		to := filepath.Join(root, inside)
-		if err := os.MkdirAll(to, 0o755); err != nil {
+		if err := mkdirAll(to); err != nil {
 			return err
 		}
 		if err := linkTree(outside, to, nil); err != nil {
 			return err
 		}
 	}
-	return os.Mkdir(filepath.Join(root, "proc"), 0o755)
+	return mkdir(filepath.Join(root, "proc"))
+}
+
+// mkdir makes a directory that the user of a chroot can enter, whatever the umask.
+func mkdir(path string) error {
+	if err := os.Mkdir(path, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o755)
+}
+
+// mkdirAll is mkdir for a directory and those above it, where they are missing.
+func mkdirAll(path string) error {
+	err := mkdir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = mkdirAll(filepath.Dir(path)); err == nil {
+			err = mkdir(path)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 func makeDevices(root string) error {
 	dev := filepath.Join(root, "dev")
-	if err := os.Mkdir(dev, 0o755); err != nil {
+	if err := mkdir(dev); err != nil {
 		return err
 	}
 	for _, d := range devices {
@@ -138,7 +160,7 @@ func linkTree(from, to string, skip []string) error {
 		at := filepath.Join(to, rel)
 		switch e.Type() {
 		case fs.ModeDir:
-			return errors.Join(os.Mkdir(at, 0o755), os.Chmod(at, 0o755)) // whatever the umask
+			return mkdir(at)
 		case fs.ModeSymlink:
 			target, err := os.Readlink(path)
 			if err != nil {

@@ -110,7 +110,7 @@ var writable = []string{"build", "src", "out", "tmp"}
 
 func prepare(work string) error {
 	for _, name := range append([]string{"root"}, writable...) {
-		if err := os.MkdirAll(filepath.Join(work, name), 0o755); err != nil {
+		if err := mkdirAll(filepath.Join(work, name)); err != nil {
 			return err
 		}
 	}

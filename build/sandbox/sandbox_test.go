@@ -409,6 +409,21 @@ func TestTamperedToolchain(t *testing.T) {
 	}
 }
 
+// The user of a chroot comes in, whatever the umask.
+func TestChrootUmask(t *testing.T) {
+	need.Root(t)
+	dir := t.TempDir()
+	root, tree := testRoot(t, dir)
+	defer syscall.Umask(syscall.Umask(0o077))
+	var out strings.Builder
+	err := Chroot.Run(t.Context(), Command{
+		Root: root, Trees: map[string]string{"/opt/deep/tree": tree}, Work: filepath.Join(dir, "work"), Args: []string{"/usr/bin/probe", "see"}, Output: &out,
+	})
+	if err != nil {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
 // However a sandbox is ended, by Ctrl-C or by killing neb itself, everything in it ends.
 func TestEnd(t *testing.T) {
 	need.Root(t)
