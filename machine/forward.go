@@ -69,7 +69,11 @@ func (e Endpoint) Listen() (net.Listener, error) {
 	l, err := net.Listen(e.network, e.address)
 	if e.network == "unix" && errors.Is(err, syscall.EADDRINUSE) {
 		// Only a socket that nobody listens at any more refuses; a file of another kind is no socket.
-		if _, busy := net.Dial("unix", e.address); errors.Is(busy, syscall.ECONNREFUSED) && isSocket(e.address) && os.Remove(e.address) == nil {
+		other, busy := net.Dial("unix", e.address)
+		if busy == nil {
+			other.Close()
+		}
+		if errors.Is(busy, syscall.ECONNREFUSED) && isSocket(e.address) && os.Remove(e.address) == nil {
 			return net.Listen(e.network, e.address)
 		}
 	}

@@ -54,6 +54,15 @@ func TestListenAgain(t *testing.T) {
 	if _, err := e.Listen(); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("in use: %v", err)
 	}
+	asking, err := first.Accept() // how the second found out
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = asking.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := asking.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("who only asked keeps the connection: %v", err)
+	}
+	asking.Close()
 	first.(*net.UnixListener).SetUnlinkOnClose(false)
 	first.Close()
 	second, err := e.Listen()
