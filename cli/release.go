@@ -81,6 +81,11 @@ other files also name the kind of host and the isolation.`,
 				return err
 			}
 			defer remove()
+			if commit != "" {
+				if err := checkTracked(cmd.Context(), source, r.Records); err != nil {
+					return err
+				}
+			}
 			r.Version, r.Host, r.Commit, r.Key, r.KernelSource = version, runtime.GOARCH, commit, signer, b.Store.Path(b.Lock.Kernel)
 			names, err := r.Make(output)
 			if err != nil {
@@ -147,24 +152,26 @@ func checkChangelog(source, version string) error {
 	return release.CheckChangelog(string(text), version)
 }
 
+// git runs git in a directory and returns what it prints.
+func git(ctx context.Context, dir string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
 // commitOf is the commit that the source is at, "" where it is no checkout but an unpacked archive. Where it has to be clean, a change that is in no commit is
 // an error; so is a file that git does not know: it could be compiled in.
 func commitOf(ctx context.Context, source string, clean bool) (string, error) {
 	if _, err := os.Stat(filepath.Join(source, ".git")); errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	git := func(args ...string) (string, error) {
-		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", source}, args...)...)
-		var stderr strings.Builder
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			return "", fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
-		}
-		return strings.TrimSpace(string(out)), nil
-	}
 	if clean {
-		changed, err := git("status", "--porcelain", "--untracked-files=all")
+		changed, err := git(ctx, source, "status", "--porcelain", "--untracked-files=all")
 		if err != nil {
 			return "", err
 		}
@@ -172,7 +179,27 @@ func commitOf(ctx context.Context, source string, clean bool) (string, error) {
 			return "", fmt.Errorf("%s: has changes or files that are in no commit:\n%s\na release names the commit it is made of: commit or remove them first", source, changed)
 		}
 	}
-	return git("rev-parse", "HEAD")
+	return git(ctx, source, "rev-parse", "HEAD")
+}
+
+// checkTracked checks that git has every source file that went into a component: git status does not say so of one that it was told to ignore.
+func checkTracked(ctx context.Context, source string, records []component.Record) error {
+	list, err := git(ctx, source, "ls-files", "-z")
+	if err != nil {
+		return err
+	}
+	tracked := map[string]bool{}
+	for name := range strings.SplitSeq(list, "\x00") {
+		tracked[name] = true
+	}
+	for _, r := range records {
+		for _, in := range r.Inputs {
+			if in.Kind == component.SourceFile && !tracked[in.Name] {
+				return fmt.Errorf("%s: went into %s, and git ignores it: a release names the commit it is made of", filepath.Join(source, in.Name), r.Component)
+			}
+		}
+	}
+	return nil
 }
 
 // verifyRelease is neb verify --release.

@@ -289,7 +289,11 @@ func (b *Builder) make(ctx context.Context, j job, key, dir string) (rec Record,
 	if err != nil {
 		return rec, err
 	}
-	log, err := newLog(b.Store, key, j.title(), b.Progress)
+	name := key
+	if b.Fresh { // beside others that make the same
+		name = fmt.Sprintf("fresh-%d-%s", os.Getpid(), key)
+	}
+	log, err := newLog(b.Store, name, j.title(), b.Progress)
 	if err != nil {
 		return rec, err
 	}

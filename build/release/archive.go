@@ -111,6 +111,7 @@ func unpack(archive []byte) ([]file, error) {
 		dir, _ := path.Split(name)
 		dirs[dir] = true
 	}
+	const most = 50 // errors: a stranger's archive may hold any number of files
 	var wrong []error
 	found := map[string][]byte{}
 	r := tar.NewReader(plain)
@@ -125,6 +126,12 @@ func unpack(archive []byte) ([]file, error) {
 		if h.Typeflag == tar.TypeDir && dirs[h.Name] {
 			continue
 		}
+		if h.Size > maxBlob {
+			return nil, fmt.Errorf("%s: %d bytes, at most %d are expected", h.Name, h.Size, maxBlob)
+		}
+		if len(wrong) > most {
+			return nil, errors.Join(append(wrong, errors.New("and perhaps more"))...)
+		}
 		e, known := want[h.Name]
 		switch _, twice := found[h.Name]; {
 		case !known:
@@ -138,8 +145,6 @@ func unpack(archive []byte) ([]file, error) {
 			continue
 		case fs.FileMode(h.Mode) != e.mode:
 			wrong = append(wrong, fmt.Errorf("%s: expected mode %#o, found %#o", h.Name, e.mode, h.Mode))
-		case h.Size > maxBlob:
-			return nil, fmt.Errorf("%s: %d bytes, at most %d are expected", h.Name, h.Size, maxBlob)
 		}
 		data, err := io.ReadAll(r)
 		if err != nil {

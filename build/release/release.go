@@ -234,6 +234,7 @@ type file struct {
 
 // writeAll writes the files, and what more writes, into dir, which gets its name only when all of them are there.
 func writeAll(dir string, files []file, more func(work string) (names []string, err error)) ([]string, error) {
+	dir = filepath.Clean(dir) // with a slash at its end it would be its own parent
 	if _, err := os.Lstat(dir); err == nil {
 		return nil, fmt.Errorf("%s: is there already; remove it or give another --output", dir)
 	}

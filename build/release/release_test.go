@@ -523,7 +523,7 @@ func TestKernelSource(t *testing.T) {
 	}
 
 	r.Lock = bytes.ReplaceAll(r.Lock, []byte(l.Kernel.SHA256), fmt.Appendf(nil, "%x", sha256.Sum256(source)))
-	names, err := r.Make(dir)
+	names, err := r.Make(dir + "/")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -615,6 +615,26 @@ func TestTampering(t *testing.T) {
 			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
 				i := slices.IndexFunc(h, func(h *tar.Header) bool { return h.Name == "enclaves-blobs/x86_64/init" })
 				h[i].Mode = 0o644
+				return h
+			}))
+		}},
+		{"a file too large, of another mode", "enclaves-blobs/x86_64/init: 268435457 bytes, at most 268435456 are expected", nil, true, func(t *testing.T, dir string) {
+			var b bytes.Buffer
+			compressed, err := xz.NewWriter(&b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := tar.NewWriter(compressed)
+			if err := errors.Join(w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "enclaves-blobs/x86_64/init", Mode: 0o600, Size: maxBlob + 1}), compressed.Close()); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(dir, archive), b.Bytes())
+		}},
+		{"any number of files", "and perhaps more", nil, true, func(t *testing.T, dir string) {
+			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, _ map[string][]byte) []*tar.Header {
+				for i := range 1000 {
+					h = append(h, &tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprint(i), Mode: 0o644})
+				}
 				return h
 			}))
 		}},
