@@ -182,9 +182,11 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 			return err
 		}
 	}
-	if build.Blobs, err = o.findBlobs(ctx, s); err != nil {
+	var done func()
+	if build.Blobs, done, err = o.findBlobs(ctx, s); err != nil {
 		return err
 	}
+	defer done()
 	if build.Blobs.Cmdline == "" && build.Cmdline == "" {
 		build.Cmdline = kernel.Cmdline(o.arch)
 	}
@@ -275,15 +277,15 @@ func (o *eifBuild) overrides() (pack.Overrides, error) {
 	return v, nil
 }
 
-// findBlobs are the blobs that the flags name; those that they do not name come from --blobs, or are built.
-func (o *eifBuild) findBlobs(ctx context.Context, s streams) (pack.Blobs, error) {
-	blobs := pack.Blobs{}
+// findBlobs are the blobs that the flags name; those that they do not name come from --blobs, or are built, and stay in the store until
+// done is called.
+func (o *eifBuild) findBlobs(ctx context.Context, s streams) (blobs pack.Blobs, done func(), err error) {
+	done = func() {}
 	if o.blobs != "" {
 		blobs = pack.BlobsIn(o.blobs, o.arch)
 	} else if names := o.missing(); len(names) > 0 {
-		var err error
-		if blobs, err = o.builtBlobs(ctx, s, names); err != nil {
-			return blobs, err
+		if blobs, done, err = o.builtBlobs(ctx, s, names); err != nil {
+			return blobs, nil, err
 		}
 	}
 	if o.kernel != "" {
@@ -302,7 +304,7 @@ func (o *eifBuild) findBlobs(ctx context.Context, s streams) (pack.Blobs, error)
 	if o.given.Changed("nsm") {
 		blobs.NSM = o.nsm
 	}
-	return blobs, nil
+	return blobs, done, nil
 }
 
 // missing are the parts of `neb build` that no flag replaces: nobody waits for a kernel that is then not used.
@@ -318,20 +320,23 @@ func (o *eifBuild) missing() []string {
 }
 
 // builtBlobs are the blobs of some parts of `neb build`, from its cache or made now.
-func (o *eifBuild) builtBlobs(ctx context.Context, s streams, names []string) (pack.Blobs, error) {
-	b, done, err := o.make.builder(s)
+func (o *eifBuild) builtBlobs(ctx context.Context, s streams, names []string) (blobs pack.Blobs, done func(), err error) {
+	b, closeStore, err := o.make.builder(s)
 	if err != nil {
-		return pack.Blobs{}, err
+		return blobs, nil, err
 	}
-	defer done()
+	defer func() {
+		if err != nil {
+			closeStore()
+		}
+	}()
 	if err := b.CheckStore(ctx, map[string][]string{o.arch: names}); err != nil {
-		return pack.Blobs{}, err
+		return blobs, nil, err
 	}
-	var blobs pack.Blobs
 	for _, name := range names {
 		out, err := b.Build(ctx, o.arch, name)
 		if err != nil {
-			return pack.Blobs{}, err
+			return blobs, nil, err
 		}
 		if name == "init" {
 			blobs.Init = filepath.Join(out[0].Dir, "init")
@@ -339,7 +344,7 @@ func (o *eifBuild) builtBlobs(ctx context.Context, s streams, names []string) (p
 			blobs = pack.BlobsIn(out[0].Dir, o.arch)
 		}
 	}
-	return blobs, nil
+	return blobs, closeStore, nil
 }
 
 // sourceDateEpoch is the time that goes into a file, in seconds since 1970, by the convention of

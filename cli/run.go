@@ -150,13 +150,15 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		}
 	}
 	if o.qemu == "" {
-		o.qemu, err = o.emulator(ctx, s)
+		dir, done, err := o.emulator(ctx, s)
 		switch {
-		case ctx.Err() != nil:
+		case err != nil && ctx.Err() != nil:
 			return &ExitError{Code: interrupted(ctx), Err: err}
 		case err != nil:
 			return failed(err)
 		}
+		defer done()
+		o.qemu = dir
 	}
 
 	// Somebody who reads no more must not end neb by a signal: sockets and processes would be left.
@@ -391,12 +393,15 @@ func (o *runOptions) listeners() ([]listener, error) {
 	return all, nil
 }
 
-// emulator is neb's own QEMU, built if need be.
-func (o *runOptions) emulator(ctx context.Context, s streams) (string, error) {
-	b, done, err := o.make.builder(s)
+// emulator is neb's own QEMU, built if need be. It stays in the store until done is called.
+func (o *runOptions) emulator(ctx context.Context, s streams) (dir string, done func(), err error) {
+	b, closeStore, err := o.make.builder(s)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	defer done()
-	return b.Emulator(ctx)
+	if dir, err = b.Emulator(ctx); err != nil {
+		closeStore()
+		return "", nil, err
+	}
+	return dir, closeStore, nil
 }
