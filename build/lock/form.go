@@ -116,7 +116,7 @@ func Parse(r io.Reader) (*Lock, error) {
 	// Whatever is left (order, spaces, a key twice, something after the end) shows as a difference in form.
 	if want := l.Bytes(); !bytes.Equal(want, data) {
 		line, found, expected := firstDifference(data, want)
-		return nil, fmt.Errorf("neb.lock:%d: not in the form that neb writes: expected %q, found %q; undo the edit or run 'neb update'", line, expected, found)
+		return nil, fmt.Errorf("neb.lock:%d: not in the form that neb writes: expected %q, found %q; undo the edit", line, expected, found)
 	}
 	return l, nil
 }
@@ -163,7 +163,7 @@ func (p *parser) lock() (*Lock, error) {
 				return err
 			}
 			if schema != Schema {
-				return p.errorf("schema version: expected %d, found %d; use the neb that this lock was made for, or run 'neb update'", Schema, schema)
+				return p.errorf("schema version: expected %d, found %d; use the neb that this lock was made for", Schema, schema)
 			}
 			return nil
 		},
