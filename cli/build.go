@@ -43,6 +43,7 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 
 func (f *buildFlags) addArch(cmd *cobra.Command) {
 	cmd.Flags().StringSliceVar(&f.archs, "arch", nil, "architectures: x86_64, aarch64 or both (default: this machine's)")
+	choices(cmd, "arch", append(slices.Clone(component.Archs), strings.Join(component.Archs, ","))...)
 }
 
 // arch returns the architectures asked for, each once, in their order of [component.Archs].
@@ -145,7 +146,7 @@ architecture that can be handed to nitro-cli as its blobs directory.
 Downloads come from NEB_MIRROR if it is set, then from the mirrors that apt uses here, then from the archive of Debian
 snapshots; the Go toolchain comes from GOPROXY. Each is checked by the hash in neb.lock, and kept in the store (see
 'neb cache').`,
-		ValidArgs: targets,
+		ValidArgsFunction: each(targets),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			archs, err := flags.arch()
 			if err != nil {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -108,8 +109,22 @@ func notify(c chan<- os.Signal) {
 
 func newRoot(s streams) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "neb",
-		Short:         "Build, pack and boot AWS Nitro Enclaves",
+		Use:   "neb",
+		Short: "Build, pack and boot AWS Nitro Enclaves",
+		Long: `Build what stands under the application of an AWS Nitro Enclave, pack both into an Enclave Image File, and boot that here.
+
+Environment:
+
+    NEB_CACHE    the store of downloads and of what was built (default: $XDG_CACHE_HOME/neb, or ~/.cache/neb)
+    NEB_MIRROR   where Debian's packages come from, before the mirrors that apt uses here
+    NEB_SOURCE   neb's source tree, for init and linuxkit
+    GOPROXY      where the Go toolchain and modules come from
+
+Exit status: 0 when the command did what it was asked, 1 when it failed, 2 when it was called wrongly; neb run ends as the application in the
+enclave did.`,
+		Example: `  neb build
+  neb eif build --image alpine:3 --cmd /bin/date --output date.eif
+  neb run date.eif`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -125,8 +140,26 @@ func newRoot(s streams) *cobra.Command {
 	for _, make := range commands {
 		root.AddCommand(make(s))
 	}
+	root.InitDefaultCompletionCmd()
+	if shell, _, err := root.Find([]string{"completion", "powershell"}); err == nil {
+		shell.Parent().RemoveCommand(shell) // neb runs on Linux
+	}
 	callWrongly(root)
 	return root
+}
+
+// choices are what the shell offers as values of a flag.
+func choices(cmd *cobra.Command, flag string, values ...string) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // no such flag
+	}
+}
+
+// each offers arguments to the shell, of which every one may be given once.
+func each(values []string) cobra.CompletionFunc {
+	return func(_ *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return slices.DeleteFunc(slices.Clone(values), func(v string) bool { return slices.Contains(given, v) }), cobra.ShellCompDirectiveNoFileComp
+	}
 }
 
 // callWrongly makes every mistake in flags and arguments, of cmd and of what stands below it, a usage error.

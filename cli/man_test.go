@@ -47,10 +47,37 @@ func TestManPages(t *testing.T) {
 }
 
 func TestCompletions(t *testing.T) {
-	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+	for _, shell := range []string{"bash", "zsh", "fish"} {
 		var stdout, stderr bytes.Buffer
 		if code := Main([]string{"completion", shell}, &stdout, &stderr); code != 0 || !strings.Contains(stdout.String(), "neb") {
 			t.Errorf("neb completion %s: status %d, %d bytes: %s", shell, code, stdout.Len(), stderr.String())
+		}
+	}
+}
+
+// What the shell offers are the values that there are.
+func TestChoices(t *testing.T) {
+	for _, test := range []struct{ line, want string }{
+		{"build ", "all init linuxkit kernel emulator"},
+		{"build kernel ", "all init linuxkit emulator"},
+		{"build --arch ", "x86_64 aarch64 x86_64,aarch64"},
+		{"eif build --arch ", "x86_64 aarch64"},
+		{"eif build --rootfs-format ", "cpio erofs"},
+		{"eif build --compat ", "nitro-cli"},
+		{"completion ", "bash fish zsh"},
+	} {
+		var stdout, stderr bytes.Buffer
+		if code := Main(append([]string{"__complete"}, strings.Split(test.line, " ")...), &stdout, &stderr); code != 0 {
+			t.Fatalf("neb %s: status %d: %s", test.line, code, stderr.String())
+		}
+		var found []string
+		for line := range strings.Lines(stdout.String()) {
+			if value, _, _ := strings.Cut(strings.TrimSpace(line), "\t"); !strings.HasPrefix(value, ":") {
+				found = append(found, value)
+			}
+		}
+		if got := strings.Join(found, " "); got != test.want {
+			t.Errorf("neb %s: %q is offered, expected %q", test.line, got, test.want)
 		}
 	}
 }

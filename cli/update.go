@@ -41,7 +41,7 @@ Every version that changes is printed, and marked if it goes backwards. The lock
 			}
 			return nil
 		},
-		ValidArgs: lock.Parts,
+		ValidArgsFunction: each(lock.Parts),
 		RunE: func(cmd *cobra.Command, parts []string) error {
 			if len(parts) == 0 {
 				parts = lock.Parts

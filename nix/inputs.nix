@@ -32,9 +32,12 @@ let
   # Downloads by way of the Go command, which knows the machine's module proxy.
   online = {
     nativeBuildInputs = [ pkgs.cacert ];
-    impureEnvVars = pkgs.lib.fetchers.proxyImpureEnvVars ++ [ "GOPROXY" ];
+    impureEnvVars = pkgs.lib.fetchers.proxyImpureEnvVars ++ [
+      "GOPROXY"
+      "GOSUMDB"
+    ];
     GOTOOLCHAIN = "local";
-    GONOSUMDB = "*"; # the hash is Nix's to check
+    GONOSUMDB = "*"; # the hash is Nix's to check. Of toolchains Go asks GOSUMDB all the same
     GOFLAGS = "-modcacherw";
   };
 

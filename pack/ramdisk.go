@@ -130,13 +130,16 @@ func intruders(ctx context.Context, f *eif.File) ([]string, error) {
 			kind := h.Mode & initramfs.TypeMask
 			hash.Reset()
 			above, ends = above[:0], ends[:0]
-			for at, end := 0, 0; ; at = end {
-				if end = strings.IndexByte(name[at+1:], '/') + at + 1; end == at {
+			for at := 0; ; {
+				next := strings.IndexByte(name[at+1:], '/')
+				if next < 0 {
 					hash.WriteString(name[at:])
 					break
 				}
+				end := at + 1 + next
 				hash.WriteString(name[at:end])
 				above, ends = append(above, hash.Sum64()), append(ends, end)
+				at = end
 			}
 			self := hash.Sum64()
 			if i > 0 {

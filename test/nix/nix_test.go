@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -155,6 +156,44 @@ func TestEvaluate(t *testing.T) {
 				t.Errorf("%s: %s %v", what, out, err)
 			}
 		}
+	}
+}
+
+// What neb is not made of builds nothing anew, whatever lies in the checkout; what goes into a blob does.
+func TestSource(t *testing.T) {
+	dir, s := source(t), newStore(t)
+	derivation := func() string { return s.must("nix-instantiate", "-A", "kernel", filepath.Join(dir, "default.nix")) }
+	before := derivation()
+	for _, name := range []string{"app.eif", "result-2", "notes/draft", "Makefile", "docs/kernel.md", "cli/man_test.go", "pack/testdata/new", ".git/HEAD"} {
+		edit(t, filepath.Join(dir, name))
+		if after := derivation(); after != before {
+			t.Errorf("%s: the kernel would be built anew", name)
+			before = after
+		}
+	}
+	for _, name := range []string{"kernel/fragments/base.config", "build/component/kernel.go", "neb.lock"} {
+		edit(t, filepath.Join(dir, name))
+		after := derivation()
+		if after == before {
+			t.Errorf("%s: the kernel would not be built anew", name)
+		}
+		before = after
+	}
+}
+
+// edit adds a blank line to a file, which it makes if need be.
+func edit(t *testing.T, name string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteString("\n")
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -7,3 +7,4 @@ neb eif build --rootfs tree --entrypoint /server --output hello.eif
 cp hello.eif yesterday.eif
 cp hello.eif today.eif
 echo hello > hello.txt
+PCR0=$(neb eif describe hello.eif | sed -n 's/.*"PCR0": "\([0-9a-f]*\)".*/\1/p' | head -n 1)
