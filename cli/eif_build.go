@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/nitro-enclaves-bootstrap/neb/aside"
 	"github.com/nitro-enclaves-bootstrap/neb/build/component"
 	"github.com/nitro-enclaves-bootstrap/neb/build/progress"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
@@ -208,7 +209,7 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 		bar.event(progress.Event{Stage: "pack", Done: done, Total: total, Unit: "bytes"})
 	}
 	var result *pack.Result
-	err = pack.WriteAside(o.output, func(f *os.File) error {
+	err = aside.Write(o.output, func(f *os.File) error {
 		result, err = build.To(ctx, f)
 		return err
 	})

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nitro-enclaves-bootstrap/neb/aside"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/pack"
 )
@@ -33,7 +34,7 @@ replaced. The measurements, now with PCR8, go to standard output as nitro-cli si
 			}
 			defer in.Close()
 			var m eif.Measurements
-			err = pack.WriteAside(args[0], func(out *os.File) error {
+			err = aside.Write(args[0], func(out *os.File) error {
 				m, err = pack.Sign(cmd.Context(), out, file, signer)
 				return err
 			})

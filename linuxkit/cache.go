@@ -22,6 +22,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/nitro-enclaves-bootstrap/neb/aside"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/image/document"
 	"golang.org/x/sync/errgroup"
@@ -135,18 +136,10 @@ func (c Cache) change(f func(*v1.IndexManifest) error) error {
 
 // writeFile writes a small file that others read meanwhile.
 func writeFile(name string, content []byte) error {
-	f, err := newAside(name)
-	if err != nil {
-		return err
-	}
-	defer f.discard()
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	return f.commit()
+	return aside.Write(name, func(f *os.File) error {
+		_, err := f.Write(content)
+		return errors.Join(err, f.Chmod(0o644))
+	})
 }
 
 // set gives a descriptor a name, in the place of what had it.
@@ -233,11 +226,11 @@ func (c Cache) put(d v1.Descriptor, room *room, open func() (io.ReadCloser, erro
 		return err
 	}
 	defer r.Close()
-	f, err := newAside(c.blob(d.Digest))
+	f, err := aside.New(c.blob(d.Digest))
 	if err != nil {
 		return err
 	}
-	defer f.discard()
+	defer f.Discard()
 	h := sha256.New()
 	n, err := io.Copy(io.MultiWriter(f.File, h), io.LimitReader(r, d.Size+1))
 	if err != nil {
@@ -246,7 +239,7 @@ func (c Cache) put(d v1.Descriptor, room *room, open func() (io.ReadCloser, erro
 	if found := hex.EncodeToString(h.Sum(nil)); n != d.Size || found != d.Digest.Hex {
 		return fmt.Errorf("blob %s: %d bytes with the digest sha256:%s, expected %d: it was damaged or changed on the way", d.Digest, n, found, d.Size)
 	}
-	return f.commit()
+	return publish(f)
 }
 
 // Pull fetches an image from its registry. With arch ("amd64") that architecture alone is fetched of an image that has
@@ -676,16 +669,16 @@ func (c Cache) export(ctx context.Context, w io.Writer, ref, format, tag string,
 
 // ExportFile is [Cache.Export] to a file, which appears when it is complete.
 func (c Cache) ExportFile(ctx context.Context, file, ref, format, tag string, o image.Options) error {
-	f, err := newAside(file)
+	f, err := aside.New(file)
 	if err != nil {
 		return err
 	}
-	defer f.discard()
+	defer f.Discard()
 	if err := c.export(ctx, stoppable{ctx, f.File}, ref, format, tag, o); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return f.commit()
+	return publish(f)
 }

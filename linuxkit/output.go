@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/nitro-enclaves-bootstrap/neb/aside"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 )
 
@@ -99,12 +100,12 @@ type writing struct {
 	ctx   context.Context
 	t     *image.Tree
 	o     Output
-	files []*aside
+	files []*aside.File
 }
 
 // file begins a file.
-func (w *writing) file(name string) (*aside, error) {
-	f, err := newAside(name)
+func (w *writing) file(name string) (*aside.File, error) {
+	f, err := aside.New(name)
 	if err == nil {
 		w.files = append(w.files, f)
 	}
@@ -113,7 +114,7 @@ func (w *writing) file(name string) (*aside, error) {
 
 func (w *writing) commit() error {
 	for _, f := range w.files {
-		if err := f.commit(); err != nil {
+		if err := publish(f); err != nil {
 			return err
 		}
 	}
@@ -123,8 +124,16 @@ func (w *writing) commit() error {
 
 func (w *writing) discard() {
 	for _, f := range w.files {
-		f.discard()
+		f.Discard()
 	}
+}
+
+// publish gives a file its name, and lets everybody read it, as the reference does.
+func publish(f *aside.File) error {
+	if err := f.Chmod(0o644); err != nil {
+		return err
+	}
+	return f.Commit()
 }
 
 // parts are kernel, command line and microcode, which leave the tree for files of their own.
@@ -213,11 +222,11 @@ func (w *writing) tarKernelInitrd() error {
 		return err
 	}
 	// A tar header has the size, so the ramdisk is made first.
-	ramdisk, err := newAside(w.o.Base + "-initrd.tar")
+	ramdisk, err := aside.New(w.o.Base + "-initrd.tar")
 	if err != nil {
 		return err
 	}
-	defer ramdisk.discard()
+	defer ramdisk.Discard()
 	if err := w.ramdisk(ramdisk.File, true); err != nil {
 		return err
 	}

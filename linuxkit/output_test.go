@@ -93,7 +93,7 @@ func TestOutputThroughLinks(t *testing.T) {
 		t.Errorf("x.tar leads to %q (%v), and %s has not the archive", link, err, target)
 	}
 	out.Base = filepath.Join(dir, "d")
-	if err := linuxkit.Write(t.Context(), tree, out); err == nil || !strings.Contains(err.Error(), "d.tar is there already and is no regular file") {
+	if err := linuxkit.Write(t.Context(), tree, out); err == nil || !strings.Contains(err.Error(), "d.tar is no regular file, and would be replaced by one") {
 		t.Errorf("over a directory: %v", err)
 	}
 }

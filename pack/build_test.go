@@ -836,50 +836,6 @@ func TestLargeFile(t *testing.T) {
 	}
 }
 
-func TestWriteAside(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "x.eif")
-	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	broken := errors.New("the disk is full")
-	err := pack.WriteAside(path, func(f *os.File) error {
-		f.WriteString("half")
-		return broken
-	})
-	if !errors.Is(err, broken) {
-		t.Errorf("error %v", err)
-	}
-	if b, _ := os.ReadFile(path); string(b) != "old" {
-		t.Errorf("the old file is %q", b)
-	}
-	if err := pack.WriteAside(path, func(f *os.File) error { _, err := f.WriteString("new"); return err }); err != nil {
-		t.Fatal(err)
-	}
-	if b, _ := os.ReadFile(path); string(b) != "new" {
-		t.Errorf("the new file is %q", b)
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the new file's mode is %v (%v)", info.Mode(), err)
-	}
-	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(path, link); err != nil {
-		t.Fatal(err)
-	}
-	if err := pack.WriteAside(link, func(f *os.File) error { _, err := f.WriteString("through a link"); return err }); err != nil {
-		t.Fatal(err)
-	}
-	if b, _ := os.ReadFile(path); string(b) != "through a link" {
-		t.Errorf("a link was replaced: its target is %q", b)
-	}
-	if left, _ := os.ReadDir(dir); len(left) != 1 {
-		t.Errorf("%d files are left", len(left))
-	}
-	if err := pack.WriteAside(dir, func(*os.File) error { return nil }); err == nil {
-		t.Error("a directory was replaced")
-	}
-}
-
 // TestFullDisk builds onto a device that is always full.
 func TestFullDisk(t *testing.T) {
 	out, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)

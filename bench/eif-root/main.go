@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb"
+	"github.com/nitro-enclaves-bootstrap/neb/aside"
 	"github.com/nitro-enclaves-bootstrap/neb/build/component"
 	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/build/store"
@@ -108,7 +109,7 @@ func (b *bench) pack(tree, form string) error {
 		Overrides:  pack.Overrides{Cmd: []string{"/bin/true"}},
 		ErofsTools: tools{&component.Builder{Store: s, Lock: locked}, compression},
 	}
-	return pack.WriteAside(b.eif, func(f *os.File) error {
+	return aside.Write(b.eif, func(f *os.File) error {
 		_, err := build.To(ctx, f)
 		return err
 	})
