@@ -177,7 +177,7 @@ func TestMeasure(t *testing.T) {
 			if f.Arch() != test.arch || f.Version != 4 || f.Memory != 1<<30 || f.CPUs != 2 {
 				t.Errorf("header %+v", f.Header)
 			}
-			pass, err := f.Measure()
+			pass, err := f.Measure(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -227,7 +227,7 @@ func TestTruncated(t *testing.T) {
 		if err != nil {
 			continue
 		}
-		if _, err := f.Measure(); err == nil {
+		if _, err := f.Measure(t.Context()); err == nil {
 			t.Fatalf("a file cut at byte %d of %d is measured", n, len(file))
 		}
 	}
@@ -327,7 +327,7 @@ func TestWrongCRC(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if pass, err := f.Measure(); err != nil || pass.CRC == f.CRC {
+		if pass, err := f.Measure(t.Context()); err != nil || pass.CRC == f.CRC {
 			t.Errorf("byte %d was changed, and the checksum is right (%v)", at, err)
 		}
 	}

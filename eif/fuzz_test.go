@@ -26,7 +26,7 @@ func FuzzOpen(f *testing.F) {
 			}
 			return
 		}
-		pass, _ := file.Measure()
+		pass, _ := file.Measure(t.Context())
 		file.Cmdline()
 		file.Metadata()
 		if entries, err := file.Signatures(); err == nil {

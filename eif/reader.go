@@ -1,6 +1,7 @@
 package eif
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -211,6 +212,19 @@ func (f *File) small(t SectionType, most int64) ([]byte, error) {
 	return b, nil
 }
 
+// stoppable is a reader that ends with a context.
+type stoppable struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (s stoppable) Read(p []byte) (int, error) {
+	if err := context.Cause(s.ctx); err != nil {
+		return 0, err
+	}
+	return s.Reader.Read(p)
+}
+
 // Pass is what one reading of a whole file gives.
 type Pass struct {
 	Measurements
@@ -220,13 +234,13 @@ type Pass struct {
 
 // Measure reads the whole file once and gives its registers, its checksum and the digest of each section. PCR8 is
 // that of the certificate in the signature section, if there is one; a signature that cannot be read is an error,
-// and the other registers are returned with it.
-func (f *File) Measure() (*Pass, error) {
+// and the other registers are returned with it. It ends with the context, whose cause is the error then.
+func (f *File) Measure(ctx context.Context) (*Pass, error) {
 	m := newMeter(nil)
 	crcs := make([]uint32, 0, len(f.Sections))
 	for i, s := range f.Sections {
 		m.begin(s.Type)
-		n, err := m.readFrom(f.Content(s))
+		n, err := m.readFrom(stoppable{ctx, f.Content(s)})
 		m.end()
 		if err == nil && n != s.Size {
 			err = io.ErrUnexpectedEOF

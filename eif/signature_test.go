@@ -349,7 +349,7 @@ func TestMeasureSigned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pass, err := f.Measure()
+	pass, err := f.Measure(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/nitro-enclaves-bootstrap/neb/app"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 )
@@ -80,8 +81,8 @@ func (b *Build) config() v1.Config {
 	return b.Image.Config().Config
 }
 
-// check refuses what can be seen to be wrong before a layer is read.
-func (b *Build) check() error {
+// Check refuses what can be seen to be wrong before a blob is there and a layer is read.
+func (b *Build) Check() error {
 	if b.Image != nil {
 		if err := checkArch(b.Image.Config(), b.Arch); err != nil {
 			return err
@@ -105,15 +106,37 @@ func (b *Build) check() error {
 	if b.NitroCLI && (len(b.Modules) > 0 || b.ModulesOpen) {
 		return errors.New("nitro-cli packs no modules but nsm.ko, and leaves loading open: leave out what says otherwise")
 	}
+	if !b.NitroCLI {
+		if err := checkDescription(Application(b.config(), b.Overrides)); err != nil {
+			return err
+		}
+	}
+	if b.Cmdline != "" {
+		if err := checkCmdline(b.Cmdline); err != nil {
+			return err
+		}
+	}
 	if b.Signer != nil {
 		return b.Signer.check()
 	}
 	return nil
 }
 
+// checkDescription refuses what init would refuse, or could not start.
+func checkDescription(d app.Description) error {
+	if len(d.Command()) == 0 {
+		return errNoCommand
+	}
+	if d.Command()[0] == "" {
+		return errors.New("the first word of the command is empty, and no program has that name: say what to start (--entrypoint, --cmd)")
+	}
+	_, err := app.Encode(d)
+	return err
+}
+
 // To writes the file to w, which must be empty.
 func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
-	if err := b.check(); err != nil {
+	if err := b.Check(); err != nil {
 		return nil, err
 	}
 	blobs, err := b.Blobs.open(b.Arch)

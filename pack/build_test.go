@@ -75,7 +75,7 @@ func buildFile(t testing.TB, b *pack.Build) *eif.File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pass, err := f.Measure()
+	pass, err := f.Measure(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -801,7 +801,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"an empty command", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{Entrypoint: []string{""}}}, "the first word of the command is empty"},
 		{"no entrypoint", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{Entrypoint: []string{}}}, "neither an ENTRYPOINT nor a CMD"},
 		{"another architecture", pack.Build{Arch: eif.AArch64, Blobs: arm, Image: good}, "linux/amd64"},
-		{"an architecture that is none", pack.Build{Arch: "riscv64", Blobs: blobs, RootFS: "."}, "riscv64"},
+		{"an architecture that is none", pack.Build{Arch: "riscv64", Blobs: blobs, RootFS: ".", Overrides: start}, "riscv64"},
 		{"no such tree", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: filepath.Join(t.TempDir(), "nothing"), Overrides: start}, "no such file"},
 		{"a variable without =", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), Overrides: pack.Overrides{Cmd: []string{"x"}, Env: []string{"A"}}}, "NAME=value"},
 		{"metadata that are a list", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Metadata: json.RawMessage(`[1]`)}, "object or null"},

@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -13,7 +12,7 @@ import (
 
 // LoadCertificate reads the PEM text of a signing certificate from a file, and checks that there is a certificate in it.
 func LoadCertificate(path string) ([]byte, error) {
-	text, err := os.ReadFile(path)
+	text, err := readSmall(path)
 	if err != nil {
 		return nil, fmt.Errorf("the signing certificate: %w", err)
 	}

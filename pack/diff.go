@@ -49,11 +49,11 @@ func covering(t eif.SectionType, n int) []string {
 // Diff finds out where two files differ: in which sections and, inside of ramdisks, in which files. It calls report for
 // each difference, in the order of the sections of a. The tools look into erofs roots, and may be nil.
 func Diff(ctx context.Context, a, b *eif.File, tools ErofsTools, report func(Difference)) error {
-	pa, err := a.Measure()
+	pa, err := a.Measure(ctx)
 	if pa == nil {
 		return fmt.Errorf("the first file: %w", err)
 	}
-	pb, err := b.Measure()
+	pb, err := b.Measure(ctx)
 	if pb == nil {
 		return fmt.Errorf("the second file: %w", err)
 	}

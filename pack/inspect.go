@@ -33,23 +33,10 @@ func (r *Report) problem(format string, args ...any) {
 	r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
 }
 
-// stoppable is a file that cannot be read any more when its context has ended.
-type stoppable struct {
-	ctx context.Context
-	io.ReaderAt
-}
-
-func (s stoppable) ReadAt(p []byte, off int64) (int, error) {
-	if err := context.Cause(s.ctx); err != nil {
-		return 0, err
-	}
-	return s.ReaderAt.ReadAt(p, off)
-}
-
 // Inspect reads a file of size bytes and reports all that is wrong with it; the time is for the validity of the signing
 // certificate. The error is for a file that is none, or cannot be read, and for a context that has ended.
 func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Report, error) {
-	f, problems := eif.Inspect(stoppable{ctx, in}, size)
+	f, problems := eif.Inspect(in, size)
 	if f == nil {
 		return nil, errors.Join(problems...)
 	}
@@ -68,7 +55,7 @@ func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Re
 		names, err := intruders(ctx, f)
 		listed <- listing{names, err}
 	}()
-	pass, err := f.Measure()
+	pass, err := f.Measure(ctx)
 	list := <-listed
 	if err := context.Cause(ctx); err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -63,9 +64,24 @@ func (s *Signer) check() error {
 	return eif.CheckValidity(certificate, s.At)
 }
 
+// readSmall reads a file of which nobody has a large one.
+func readSmall(path string) ([]byte, error) {
+	const most = 1 << 20
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && len(text) > most {
+		err = fmt.Errorf("%s: has more than %d bytes", path, most)
+	}
+	return text, err
+}
+
 // LoadSigner reads a private key and a certificate from PEM files.
 func LoadSigner(keyFile, certificateFile string) (*Signer, error) {
-	text, err := os.ReadFile(keyFile)
+	text, err := readSmall(keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("the private key: %w", err)
 	}

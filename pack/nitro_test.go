@@ -84,7 +84,7 @@ files:
 	}
 
 	f := buildFile(t, &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(dir, eif.X86_64), Image: openImage(t, "docker-archive:"+archive), NitroCLI: true})
-	pass, err := f.Measure()
+	pass, err := f.Measure(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ func Sign(ctx context.Context, w io.WriteSeeker, f *eif.File, s *Signer) (eif.Me
 	if err := s.check(); err != nil {
 		return eif.Measurements{}, err
 	}
-	pass, err := f.Measure()
+	pass, err := f.Measure(ctx)
 	if pass == nil {
 		return eif.Measurements{}, err // a signature that cannot be read is no hindrance: it goes
 	}

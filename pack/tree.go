@@ -103,14 +103,25 @@ func (i *interruptible) ReadFrom(r io.Reader) (int64, error) {
 	if i.ctx.Err() != nil {
 		return 0, context.Cause(i.ctx)
 	}
-	var n int64
-	var err error
+	r = followed{i, r}
 	if to, ok := i.w.(io.ReaderFrom); ok {
-		n, err = to.ReadFrom(r)
-	} else {
-		n, err = io.Copy(struct{ io.Writer }{i.w}, r)
+		return to.ReadFrom(r)
 	}
-	i.count(n)
+	return io.Copy(struct{ io.Writer }{i.w}, r)
+}
+
+// followed is a file on its way into an interruptible: a single one may be larger than all the others.
+type followed struct {
+	i *interruptible
+	r io.Reader
+}
+
+func (f followed) Read(p []byte) (int, error) {
+	if f.i.ctx.Err() != nil {
+		return 0, context.Cause(f.i.ctx)
+	}
+	n, err := f.r.Read(p)
+	f.i.count(int64(n))
 	return n, err
 }
 
@@ -236,16 +247,6 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 	description := Application(b.config(), b.Overrides)
 	description.Complete = true
 	err := func() error {
-		// What is wrong with the description is known before the layers are read, which takes long.
-		if len(description.Command()) == 0 {
-			return errNoCommand
-		}
-		if description.Command()[0] == "" {
-			return errors.New("the first word of the command is empty, and no program has that name: say what to start (--entrypoint, --cmd)")
-		}
-		if _, err := app.Encode(description); err != nil {
-			return err
-		}
 		if err := b.checkUnderstood(description, blobs); err != nil {
 			return err
 		}
