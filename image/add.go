@@ -149,7 +149,8 @@ func (t *Tree) replay(ctx context.Context, r *reading, l *layer, root uint32) er
 	}
 }
 
-// AddTar puts the tree of a tar archive (gzip, zstd or neither) at prefix.
+// AddTar puts the tree of a tar archive (gzip, zstd or neither) at prefix. The archive may come through a pipe; one of no bytes is an error, as it is
+// what a program leaves that failed to make it.
 func (t *Tree) AddTar(ctx context.Context, name, prefix string) error {
 	f, err := os.Open(name)
 	if err != nil {
@@ -160,11 +161,38 @@ func (t *Tree) AddTar(ctx context.Context, name, prefix string) error {
 	if err != nil {
 		return err
 	}
+	if !info.Mode().IsRegular() {
+		in := &filled{Reader: f}
+		if err := t.AddTarReader(ctx, in, prefix); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if !in.some {
+			return fmt.Errorf("%s: %w", name, errNothing)
+		}
+		return nil
+	}
+	if info.Size() == 0 {
+		return fmt.Errorf("%s: %w", name, errNothing)
+	}
 	l := layer{file: f, open: section(f, 0, info.Size())}
 	if err := t.addLayers(ctx, []layer{l}, prefix); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
+}
+
+var errNothing = errors.New("expected a tar archive, found nothing")
+
+// filled is a reader of which one wants to know whether anything came.
+type filled struct {
+	io.Reader
+	some bool
+}
+
+func (f *filled) Read(p []byte) (int, error) {
+	n, err := f.Reader.Read(p)
+	f.some = f.some || n > 0
+	return n, err
 }
 
 // AddTarReader is what AddTar does with an archive that is read from r.
