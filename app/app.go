@@ -56,6 +56,9 @@ const (
 // MaxID is the largest number of a user or group that [Description.User] and NSMOwner can say: Docker takes no larger one, though the kernel does.
 const MaxID = 1<<31 - 1
 
+// HeartbeatPort is the vsock port of the parent (CID 3) to which an enclave's init says that it has come up, and where it waits for the answer.
+const HeartbeatPort = 9000
+
 // Description says how to start the application. The upper fields have the names and the meaning that the OCI image configuration gives
 // them; the zero value of each lower one is its default.
 type Description struct {
@@ -122,6 +125,9 @@ func Decode(s string) (Description, error) {
 func startable(d *Description) error {
 	if len(d.Entrypoint)+len(d.Cmd) == 0 {
 		return errors.New(Path + ": neither Entrypoint nor Cmd: there is nothing to start")
+	}
+	if d.ExitReport == HeartbeatPort {
+		return errors.New(Path + ": ExitReport: port " + strconv.Itoa(HeartbeatPort) + " of the parent is the heartbeat's")
 	}
 	return nil
 }

@@ -15,12 +15,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nitro-enclaves-bootstrap/neb/app"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
 )
-
-// HeartbeatPort is the parent's port on which an enclave's init says that it has come up, and waits for an answer.
-const HeartbeatPort = 9000
 
 // lastWords is how long the host may take, when the enclave has ended, to read what it sent before.
 const lastWords = 5 * time.Second
@@ -43,7 +41,7 @@ type Config struct {
 	Accel string
 	// Console receives what the enclave writes to its serial line, byte for byte. It may be nil.
 	Console io.Writer
-	// Vsock configures the parent. A handler for [HeartbeatPort] is added where there is none.
+	// Vsock configures the parent. A handler for [app.HeartbeatPort] is added where there is none.
 	Vsock vsock.Config
 	// Event is told what happens, one event at a time. It may be nil, and must not call the machine.
 	Event func(Event)
@@ -125,7 +123,7 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	}
 
 	vc := cfg.Vsock
-	vc.Handlers = map[uint32]vsock.Handler{HeartbeatPort: m.answer}
+	vc.Handlers = map[uint32]vsock.Handler{app.HeartbeatPort: m.answer}
 	for port, h := range cfg.Vsock.Handlers {
 		vc.Handlers[port] = h
 	}

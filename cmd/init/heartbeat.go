@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/app"
 )
 
 const (
 	parentCID     = 3
-	heartbeatPort = 9000
+	heartbeatPort = app.HeartbeatPort
 	heartbeatByte = 0xB7
 	retryPause    = 20 * time.Millisecond
 )
