@@ -103,9 +103,31 @@ func check(dir string) error {
 	if err := unix.Access(above, unix.W_OK); err != nil {
 		return fmt.Errorf("%s cannot be written to: %w", above, err)
 	}
+	if err := checkSums(filepath.Join(dir, SumsName)); err != nil {
+		return err
+	}
 	for _, arch := range component.Archs { // whichever are built, SHA256SUMS has all
 		if _, err := present(filepath.Join(dir, arch), arch); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkSums refuses a file of sums that neb did not write: it would be replaced.
+func checkSums(path string) error {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		_, name, _ := strings.Cut(strings.TrimSpace(line), "  ")
+		arch, file := filepath.Split(name)
+		if arch = strings.TrimSuffix(arch, "/"); !slices.Contains(component.Archs, arch) || !slices.Contains(names(arch), file) {
+			return fmt.Errorf("%s is in the way: it speaks of %q, which neb does not make; move it elsewhere, or choose another directory with --output", path, name)
 		}
 	}
 	return nil

@@ -185,6 +185,27 @@ func TestWriteAgainChangesNothing(t *testing.T) {
 	}
 }
 
+// TestForeignSums: sums of something else are not replaced.
+func TestForeignSums(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, SumsName)
+	if err := os.WriteFile(path, []byte(strings.Repeat("0", 64)+"  other.tar\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := Check(dir); err == nil || !strings.Contains(err.Error(), path+` is in the way: it speaks of "other.tar"`) {
+		t.Errorf("found %v", err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(dir, []Set{{"x86_64", made(t, t.TempDir(), "x86_64", "one ")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := Check(dir); err != nil {
+		t.Errorf("our own: %v", err)
+	}
+}
+
 // TestStrangeDirectory writes into a directory whose name would be a pattern to others, beside one that it would match, and takes away what a killed
 // process left in it alone.
 func TestStrangeDirectory(t *testing.T) {
