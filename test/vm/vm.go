@@ -51,14 +51,15 @@ var (
 	blobs    = map[string]*built{eif.X86_64: {}, eif.AArch64: {}}
 )
 
-func builder() (*component.Builder, error) {
+// builder is one for all tests: what it gave stays in the store as long as it is there.
+var builder = sync.OnceValues(func() (*component.Builder, error) {
 	locked, err := lock.Read(bytes.NewReader(neb.LockFile))
 	if err != nil {
 		return nil, err
 	}
 	s, err := store.Open("")
 	return &component.Builder{Store: s, Lock: locked}, err
-}
+})
 
 // Emulator is the directory of an emulator, as [machine.Config] wants it.
 func Emulator(t testing.TB) string {
@@ -90,10 +91,11 @@ func Blobs(t testing.TB, arch string) string {
 		if err != nil {
 			return "", err
 		}
-		dir, err := os.MkdirTemp("", "neb-blobs-")
+		dir, err := b.Store.Work(context.Background()) // goes with the store: there is no end of all tests to remove it at
 		if err != nil {
 			return "", err
 		}
+		dir = filepath.Join(dir, "result")
 		return filepath.Join(dir, arch), result.Write(dir, []result.Set{{Arch: arch, Outputs: outputs}})
 	})
 }
