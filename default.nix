@@ -47,6 +47,7 @@ let
       && builtins.match ".*_test[.]go" name == null
       && builtins.elem top [
         "app"
+        "aside"
         "build"
         "cli"
         "cmd"

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
@@ -31,7 +32,6 @@ func newAttestCommand(s streams) *cobra.Command {
 		},
 	}
 	cmd.AddCommand(newAttestVerifyCommand(s))
-	refuseEmpty(cmd)
 	return cmd
 }
 
@@ -59,7 +59,7 @@ therefore 1, unless --any-pcr or --any-nonce says that it is not wanted.`,
 		Example: `  neb attest verify document.bin --eif hello.eif --nonce 5f3a9c
   neb attest verify document.b64 --pcr0 $PCR0 --any-nonce --json`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(s, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), s, args[0]) },
 	}
 	numbers := make([]int, 32)
 	for n := range numbers {
@@ -86,8 +86,8 @@ therefore 1, unless --any-pcr or --any-nonce says that it is not wanted.`,
 	return cmd
 }
 
-func (o *attestVerify) run(s streams, path string) error {
-	want, err := o.expectation()
+func (o *attestVerify) run(ctx context.Context, s streams, path string) error {
+	want, err := o.expectation(ctx)
 	if err != nil {
 		return err
 	}
@@ -149,14 +149,14 @@ func (o *attestVerify) run(s streams, path string) error {
 	return nil
 }
 
-func (o *attestVerify) expectation() (nsm.Expectation, error) {
+func (o *attestVerify) expectation(ctx context.Context) (nsm.Expectation, error) {
 	want := nsm.Expectation{PCRs: map[int][]byte{}}
 	pcrs, err := o.pcrs.values()
 	if err != nil {
 		return want, err
 	}
 	if o.eif != "" {
-		m, err := measureEIF(o.eif)
+		m, err := measureEIF(ctx, o.eif)
 		if err != nil {
 			return want, err
 		}
@@ -183,8 +183,8 @@ func (o *attestVerify) expectation() (nsm.Expectation, error) {
 			continue
 		}
 		if file, ok := strings.CutPrefix(field.text, "@"); ok && field.flag == "public-key" {
-			if *field.to, err = readDER(file); err != nil {
-				return want, err
+			if *field.to, err = readDER(file, "PUBLIC KEY"); err != nil {
+				return want, fmt.Errorf("--public-key: %w", err)
 			}
 			continue
 		}
@@ -268,20 +268,23 @@ func readDocument(path string) ([]byte, error) {
 	return raw, nil
 }
 
-// readDER reads a file that holds DER or one PEM block of it.
-func readDER(path string) ([]byte, error) {
-	text, err := os.ReadFile(path)
+// readDER reads a file that holds DER or one PEM block of it, of the given type.
+func readDER(path, kind string) ([]byte, error) {
+	text, err := readSmall(path)
 	if err != nil {
 		return nil, err
 	}
 	if block, _ := pem.Decode(text); block != nil {
+		if block.Type != kind {
+			return nil, fmt.Errorf("%s: expected a %s, found a %s", path, kind, block.Type)
+		}
 		return block.Bytes, nil
 	}
 	return text, nil
 }
 
 func readRoot(path string) (*x509.Certificate, error) {
-	der, err := readDER(path)
+	der, err := readDER(path, "CERTIFICATE")
 	if err != nil {
 		return nil, fmt.Errorf("--root: %w", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -70,14 +69,14 @@ func (f *buildFlags) builder(s streams) (*component.Builder, func(), error) {
 	}
 	b := &component.Builder{Lock: locked, Source: f.source, Jobs: f.jobs, Offline: f.offline, KernelSource: f.kernelSource}
 	for _, path := range f.fragments {
-		text, err := os.ReadFile(path)
+		text, err := readSmall(path)
 		if err != nil {
 			return nil, nil, fmt.Errorf("--config-fragment: %w", err)
 		}
 		b.Fragments = append(b.Fragments, kernel.Fragment{Name: path, Text: string(text)})
 	}
 	for _, path := range f.patches {
-		text, err := os.ReadFile(path)
+		text, err := readSmall(path)
 		if err != nil {
 			return nil, nil, fmt.Errorf("--patch: %w", err)
 		}

@@ -14,9 +14,12 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // streams is where a command writes. Every command gets the same one, and nothing else prints.
@@ -63,13 +66,18 @@ func usagef(format string, args ...any) error {
 	return &ExitError{Code: 2, Err: fmt.Errorf(format, args...)}
 }
 
+// grace is how long a command may take to end when it was told to.
+const grace = 20 * time.Second
+
 // Main runs neb with the given arguments and returns its exit status.
 //
 // SIGINT, SIGTERM and SIGHUP cancel the command's context once, so that it can clean up; a second one ends neb at once, where
-// the command does not look after that too.
+// the command does not look after that too. What has not ended after [grace], because it reads from something that never comes, is ended all the same.
 func Main(args []string, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
+	ended := make(chan struct{})
+	defer close(ended)
 	signals := make(chan os.Signal, 1)
 	notify(signals)
 	defer signal.Stop(signals)
@@ -78,6 +86,12 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		case s := <-signals:
 			signal.Stop(signals)
 			cancel(signalError{s.(syscall.Signal)})
+			late := time.AfterFunc(grace, func() {
+				fmt.Fprintf(stderr, "neb: %v, and not through with it after %v\n", s, grace)
+				os.Exit(128 + int(s.(syscall.Signal)))
+			})
+			<-ended
+			late.Stop()
 		case <-ctx.Done():
 		}
 	}()
@@ -140,12 +154,63 @@ enclave did.`,
 	for _, make := range commands {
 		root.AddCommand(make(s))
 	}
+	root.InitDefaultHelpCmd()
+	if help, _, err := root.Find([]string{"help"}); err == nil {
+		help.Args = func(_ *cobra.Command, args []string) error {
+			if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+				return fmt.Errorf("no help on %q", strings.Join(args, " "))
+			}
+			return nil
+		}
+	}
 	root.InitDefaultCompletionCmd()
 	if shell, _, err := root.Find([]string{"completion", "powershell"}); err == nil {
-		shell.Parent().RemoveCommand(shell) // neb runs on Linux
+		shells := shell.Parent()
+		shells.RemoveCommand(shell)                                                    // neb runs on Linux
+		shells.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // for Args to count
 	}
 	callWrongly(root)
+	refuseEmpty(root)
 	return root
+}
+
+// emptySays marks a flag whose empty value says something.
+const emptySays = "neb: empty says something"
+
+// refuseEmpty makes it wrong usage to give cmd, or what stands below it, a flag with an empty value. --pcr0 "$PCR0" would
+// otherwise expect nothing when the variable is not set, and what was to be checked would pass.
+func refuseEmpty(cmd *cobra.Command) {
+	for _, child := range cmd.Commands() {
+		refuseEmpty(child)
+	}
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) (err error) {
+		cmd.Flags().Visit(func(f *pflag.Flag) {
+			_, fine := f.Annotations[emptySays]
+			empty := f.Value.Type() == "string" && f.Value.String() == ""
+			if list, ok := f.Value.(pflag.SliceValue); ok && f.Value.Type() == "stringSlice" {
+				empty = len(list.GetSlice()) == 0
+			}
+			if err == nil && !fine && empty {
+				err = usagef("--%s is empty: give it a value, or leave it out", f.Name)
+			}
+		})
+		return err
+	}
+}
+
+// readSmall reads a file of which nobody has a large one: keys, certificates, patches and the like.
+func readSmall(path string) ([]byte, error) {
+	const most = 16 << 20
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && len(text) > most {
+		err = fmt.Errorf("%s: has more than %d bytes", path, most)
+	}
+	return text, err
 }
 
 // choices are what the shell offers as values of a flag.

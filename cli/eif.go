@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/pack"
@@ -33,27 +33,7 @@ func newEIFCommand(s streams) *cobra.Command {
 		newEIFPCRCommand(s),
 		newEIFPolicyCommand(s),
 	)
-	refuseEmpty(cmd)
 	return cmd
-}
-
-// emptySays marks a flag whose empty value says something.
-const emptySays = "neb: empty says something"
-
-// refuseEmpty makes it wrong usage to give cmd, or what stands below it, a flag with an empty value. --pcr0 "$PCR0" would
-// otherwise expect nothing when the variable is not set, and what was to be checked would pass.
-func refuseEmpty(cmd *cobra.Command) {
-	for _, child := range cmd.Commands() {
-		refuseEmpty(child)
-	}
-	cmd.PreRunE = func(cmd *cobra.Command, _ []string) (err error) {
-		cmd.Flags().Visit(func(f *pflag.Flag) {
-			if _, fine := f.Annotations[emptySays]; err == nil && !fine && f.Value.Type() == "string" && f.Value.String() == "" {
-				err = usagef("--%s is empty: give it a value, or leave it out", f.Name)
-			}
-		})
-		return err
-	}
 }
 
 // inspectEIF reads a whole EIF and says what is in it and what is wrong with it.
@@ -85,13 +65,13 @@ func openEIF(path string) (*eif.File, *os.File, error) {
 }
 
 // measureEIF computes the registers of an EIF that is whole.
-func measureEIF(path string) (eif.Measurements, error) {
+func measureEIF(ctx context.Context, path string) (eif.Measurements, error) {
 	file, in, err := openEIF(path)
 	if err != nil {
 		return eif.Measurements{}, err
 	}
 	defer in.Close()
-	pass, err := file.Measure()
+	pass, err := file.Measure(ctx)
 	if err != nil {
 		return eif.Measurements{}, fmt.Errorf("%s: %w", path, err)
 	}
@@ -101,8 +81,23 @@ func measureEIF(path string) (eif.Measurements, error) {
 	return pass.Measurements, nil
 }
 
+// notInput refuses to replace a file that is read, or was.
+func notInput(flag, output string, inputs ...string) error {
+	out, err := os.Stat(output)
+	if err != nil {
+		return nil // there is nothing to be replaced
+	}
+	for _, in := range inputs {
+		if info, err := os.Stat(in); err == nil && os.SameFile(out, info) {
+			return usagef("%s %s: would replace %s, which is read", flag, output, in)
+		}
+	}
+	return nil
+}
+
+// openRegular opens a file for reading, and does not wait for the writer of a pipe before it refuses that.
 func openRegular(path string) (*os.File, int64, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, 0, err
 	}

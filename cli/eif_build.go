@@ -186,13 +186,9 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 			return err
 		}
 	}
-	var done func()
-	if build.Blobs, done, err = o.findBlobs(ctx, s); err != nil {
+	// All that can be wrong is looked at before a blob is built.
+	if err := o.checkFiles(); err != nil {
 		return err
-	}
-	defer done()
-	if build.Blobs.Cmdline == "" && build.Cmdline == "" {
-		build.Cmdline = kernel.Cmdline(o.arch)
 	}
 	tools := &erofsTools{flags: &o.make, s: s}
 	defer tools.close()
@@ -202,6 +198,17 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 			return err
 		}
 		defer build.Image.Close()
+	}
+	if err := build.Check(); err != nil {
+		return err
+	}
+	var done func()
+	if build.Blobs, done, err = o.findBlobs(ctx, s); err != nil {
+		return err
+	}
+	defer done()
+	if build.Blobs.Cmdline == "" && build.Cmdline == "" {
+		build.Cmdline = kernel.Cmdline(o.arch)
 	}
 
 	bar := newProgress(s.err)
@@ -279,6 +286,61 @@ func (o *eifBuild) overrides() (pack.Overrides, error) {
 		v.NSMMode = uint32(mode)
 	}
 	return v, nil
+}
+
+// checkFiles checks the files that the flags name: that those to read are there, and that the one to make is none of them, nor one that would be packed.
+func (o *eifBuild) checkFiles() error {
+	inputs := []struct{ flag, path string }{
+		{"rootfs", o.rootfs}, {"blobs", o.blobs}, {"kernel", o.kernel}, {"kernel-config", o.config}, {"init", o.init}, {"nsm", o.nsm},
+		{"metadata", o.metadata}, {"signing-certificate", o.key.certificate}, {"private-key", o.key.key},
+	}
+	for _, m := range o.modules {
+		inputs = append(inputs, struct{ flag, path string }{"module", m})
+	}
+	dir := filepath.Dir(o.output)
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return fmt.Errorf("--output %s: there is no directory %s", o.output, dir)
+	}
+	for _, in := range inputs {
+		if in.path == "" || in.flag == "private-key" && pack.IsKeyARN(in.path) {
+			continue
+		}
+		info, err := os.Stat(in.path)
+		if err != nil {
+			return fmt.Errorf("--%s: %w", in.flag, err)
+		}
+		if err := notInput("--output", o.output, in.path); err != nil {
+			return err
+		}
+		switch {
+		case in.flag == "blobs":
+			for _, name := range component.Names {
+				for _, file := range component.Files(name, o.arch) {
+					if err := notInput("--output", o.output, filepath.Join(in.path, file)); err != nil {
+						return err
+					}
+				}
+			}
+		case in.flag == "rootfs" && info.IsDir():
+			root, err := filepath.EvalSymlinks(in.path)
+			if err == nil {
+				root, err = filepath.Abs(root)
+			}
+			if err == nil {
+				dir, err = filepath.EvalSymlinks(dir)
+			}
+			if err == nil {
+				dir, err = filepath.Abs(dir)
+			}
+			if err != nil {
+				return err
+			}
+			if rel, err := filepath.Rel(root, dir); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+				return usagef("--output %s: is inside of --rootfs %s, and would be packed with it", o.output, in.path)
+			}
+		}
+	}
+	return nil
 }
 
 // findBlobs are the blobs that the flags name; those that they do not name come from --blobs, or are built, and stay in the store until

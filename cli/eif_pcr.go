@@ -75,8 +75,8 @@ All registers that the file determines are used, or those that --pcr names. PCR1
 other half of the enclave, and are refused without PCR0 or PCR8.`,
 		Example: "  neb eif policy hello.eif --pcr 0 --pcr 8 --role-arn arn:aws:iam::123456789012:role/Webserver",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			m, err := measureEIF(args[0])
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := measureEIF(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}

@@ -15,9 +15,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -26,6 +28,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -241,7 +244,7 @@ func TestEIFCommands(t *testing.T) {
 		{"eif build --rootfs x --output y --metadata " + f.path("large.json"), 1, "", "4096 bytes"},
 		{"eif build --rootfs x --output y --metadata " + f.path("list.json"), 1, "", "JSON object"},
 		{"eif build --rootfs " + f.path("tree.tar") + " --arch x86_64 --blobs " + f.path("blobs") + " --nsm= --output " + f.path("none.eif"), 1, "", "neither an ENTRYPOINT nor a CMD"},
-		{"eif build --rootfs " + f.path("tree.tar") + " --arch x86_64 --blobs " + f.path("blobs") + " --nsm= --cmd x --output " + f.path("no/such/directory"), 1, "", "no such file"},
+		{"eif build --rootfs " + f.path("tree.tar") + " --arch x86_64 --blobs " + f.path("blobs") + " --nsm= --cmd x --output " + f.path("no/such/directory"), 1, "", "there is no directory"},
 	} {
 		status, out, errs := command(strings.Fields(test.args)...)
 		if status != test.status || !strings.Contains(out, test.out) || !strings.Contains(errs, test.err) {
@@ -288,6 +291,106 @@ func TestEmptyFlags(t *testing.T) {
 	}
 	if tried < 60 {
 		t.Errorf("%d flags were tried", tried)
+	}
+}
+
+// TestEIFMistakes makes mistakes that cost what is there, or that have to be found before anything is built: the store is empty, and nothing is fetched.
+func TestEIFMistakes(t *testing.T) {
+	f := newEIFFiles(t)
+	t.Setenv("NEB_CACHE", filepath.Join(t.TempDir(), "cache"))
+	if err := errors.Join(os.Mkdir(f.path("tree"), 0o755), os.Symlink("tree", f.path("link")), os.WriteFile(f.path("empty.tar"), nil, 0o644), os.WriteFile(f.path("huge"), nil, 0o644),
+		os.Truncate(f.path("huge"), 6<<30)); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := f.build(t, "a.eif", "--cmd", "/hello")
+	document := f.path("cert.pem")
+	for _, test := range []struct {
+		args   string // @ stands for the directory
+		status int
+		want   string
+		kept   string // a file that must stay as it is
+	}{
+		{"eif build --rootfs @/tree --offline --cmd x -o @/tree/app.eif", 2, "is inside of --rootfs @/tree", ""},
+		{"eif build --rootfs @/tree --offline --cmd x -o @/link/app.eif", 2, "is inside of --rootfs @/tree", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/tree.tar", 2, "would replace @/tree.tar, which is read", "tree.tar"},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/cert.pem --private-key @/key.pem -o @/key.pem", 2, "would replace @/key.pem", "key.pem"},
+		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/blobs/bzImage", 2, "would replace @/blobs/bzImage", "blobs/bzImage"},
+		{"eif build --rootfs @/none --offline --cmd x -o @/x.eif", 1, "--rootfs: stat @/none: no such file", ""},
+		{"eif build --rootfs @/tree.tar --offline --init @/none --cmd x -o @/x.eif", 1, "--init: stat @/none", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/none/x.eif", 1, "there is no directory @/none", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --rootfs-format zip -o @/x.eif", 1, `root format "zip": expected cpio or erofs`, ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --stop-signal FOO -o @/x.eif", 1, "StopSignal", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --exit-report 9000 -o @/x.eif", 1, "ExitReport: port 9000 of the parent is the heartbeat's", ""},
+		{"eif build --image docker-archive:@/none --offline -o @/x.eif", 1, "@/none: no such file", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/x.eif", 1, "are not in it, and --offline forbids fetching", ""}, // all else being right
+		{"eif build --rootfs @/empty.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/x.eif", 1, "@/empty.tar: expected a tar archive, found nothing", ""},
+		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o /dev/stdout", 1, "/dev/stdout is an open file", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/huge --private-key @/key.pem -o @/x.eif", 1, "@/huge: has more than 1048576 bytes", ""},
+		{"attest verify " + document + " --public-key @@/key.pem", 1, "--public-key: @/key.pem: expected a PUBLIC KEY, found a PRIVATE KEY", ""},
+		{"attest verify " + document + " --root @/key.pem", 1, "@/key.pem: expected a CERTIFICATE, found a PRIVATE KEY", ""},
+		{"run " + a + " --plot " + a, 2, "would replace " + a, "a.eif"},
+		{"run @/cert.pem --offline", 125, "@/cert.pem: ", ""},
+		{"run @/tree --offline", 125, "@/tree is no regular file", ""},
+	} {
+		args := strings.Fields(strings.ReplaceAll(test.args, "@/", f.dir+"/"))
+		var before []byte
+		if test.kept != "" {
+			before = readFile(t, f.path(test.kept))
+		}
+		status, out, errs := command(args...)
+		if want := strings.ReplaceAll(test.want, "@/", f.dir+"/"); status != test.status || !strings.Contains(errs, want) {
+			t.Errorf("neb %s: status %d, expected %d and %q; said %s%s", test.args, status, test.status, want, out, errs)
+		}
+		if test.kept != "" && !bytes.Equal(before, readFile(t, f.path(test.kept))) {
+			t.Errorf("neb %s: %s is another file now", test.args, test.kept)
+		}
+	}
+}
+
+// TestRootFromPipe packs what comes through a pipe, and does not wait for an EIF from one.
+func TestRootFromPipe(t *testing.T) {
+	f := newEIFFiles(t)
+	_, want := f.build(t, "file.eif", "--cmd", "/hello")
+	fifo := f.path("fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, errs := command("eif", "describe", fifo); status != 1 || !strings.Contains(errs, "is no regular file") {
+		t.Errorf("neb eif describe: status %d: %s", status, errs)
+	}
+	for _, content := range [][]byte{readFile(t, f.path("tree.tar")), nil} {
+		go os.WriteFile(fifo, content, 0)
+		if len(content) > 0 {
+			if _, found := f.build(t, "pipe.eif", "--cmd", "/hello", "--rootfs", fifo); !maps.Equal(found, want) {
+				t.Errorf("through a pipe: %v, expected %v", found, want)
+			}
+			continue
+		}
+		if status, _, errs := command("eif", "build", "--rootfs", fifo, "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "x", "-o", f.path("x.eif")); status != 1 || !strings.Contains(errs, "found nothing") {
+			t.Errorf("an empty pipe: status %d: %s", status, errs)
+		}
+	}
+}
+
+// TestWarnOfProblems: what EC2 refuses may start here, and is warned about.
+func TestWarnOfProblems(t *testing.T) {
+	f := newEIFFiles(t)
+	good, _ := f.build(t, "good.eif", "--cmd", "/hello")
+	cut, _ := f.build(t, "cut.eif", "--cmd", "/hello")
+	content := readFile(t, cut)
+	content[len(content)-1] ^= 1
+	if err := os.WriteFile(cut, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	expired, _ := f.build(t, "expired.eif", "--cmd", "/hello", "--signing-certificate", f.path("expired.pem"), "--private-key", f.path("key.pem"), "--allow-expired")
+	for path, want := range map[string]string{good: "", cut: "the checksum in the header", expired: "valid from"} {
+		var said []string
+		if err := warnOfProblems(t.Context(), func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }, path); err != nil {
+			t.Fatal(err)
+		}
+		if text := strings.Join(said, "\n"); !strings.Contains(text, want) || (want == "") != (text == "") {
+			t.Errorf("%s: %q, expected %q", path, text, want)
+		}
 	}
 }
 

@@ -82,6 +82,33 @@ func TestChoices(t *testing.T) {
 	}
 }
 
+// What is called wrongly ends with 2, in all commands alike.
+func TestCalledWrongly(t *testing.T) {
+	for _, test := range []struct{ line, want string }{
+		{"help nonsense", `no help on "nonsense"`},
+		{"help eif nonsense", `no help on "eif nonsense"`},
+		{"completion tcsh", `unknown command "tcsh"`},
+		{"completion bash extra", `unknown command "extra"`},
+		{"verify --release=", "--release is empty"},
+		{"verify --release x --release-key=", "--release-key is empty"},
+		{"release 1.0.0 --signing-key=", "--signing-key is empty"},
+		{"build --arch=", "--arch is empty"},
+		{"build --output=", "--output is empty"},
+		{"run x --plot=", "--plot is empty"},
+	} {
+		var out, errs bytes.Buffer
+		if code := Main(strings.Fields(test.line), &out, &errs); code != 2 || !strings.Contains(errs.String(), test.want) {
+			t.Errorf("neb %s: status %d, %s%s; expected 2 and %q", test.line, code, &out, &errs, test.want)
+		}
+	}
+	for _, line := range []string{"help", "help eif", "help eif build", "eif --help", "completion"} {
+		var out, errs bytes.Buffer
+		if code := Main(strings.Fields(line), &out, &errs); code != 0 || !strings.Contains(out.String(), "Usage:") {
+			t.Errorf("neb %s: status %d, %s%s", line, code, &out, &errs)
+		}
+	}
+}
+
 // Every command says what it does: the man pages are made of it.
 func TestCommandsAreDescribed(t *testing.T) {
 	var walk func(*cobra.Command)

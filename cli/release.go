@@ -304,7 +304,7 @@ func readPublicKey(path string) (crypto.PublicKey, error) {
 
 // readPEM is the first block of a file that is a key; openssl writes parameters before some.
 func readPEM(path string) (*pem.Block, error) {
-	text, err := os.ReadFile(path)
+	text, err := readSmall(path)
 	if err != nil {
 		return nil, err
 	}

@@ -94,6 +94,7 @@ have the image's real measurements and are not signed.`,
 	f.StringVar(&o.plot, "plot", "", "draw where the time of the start went into an SVG `file`")
 	f.StringVar(&o.qemu, "qemu", "", "another QEMU: a program, or a directory with bin/qemu-system-*")
 	f.StringVar(&o.accel, "accel", "auto", "auto, kvm or tcg: auto uses KVM where it works")
+	choices(cmd, "accel", "auto", "kvm", "tcg")
 	f.StringVar(&o.cmdline, "cmdline", "", "appended to the kernel's command line; does not change the measurements")
 	f.BoolVar(&o.debugMode, "debug-mode", false, "as nitro-cli has it; changes nothing here")
 	f.Bool("attach-console", true, "as nitro-cli has it; the console is always shown")
@@ -137,6 +138,9 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	if err != nil {
 		return failed(err)
 	}
+	if err := warnOfProblems(ctx, note, path); err != nil {
+		return failed(err)
+	}
 	if least := machine.MinMemory(st.Size()); o.memory > 0 && o.memory<<20 < least {
 		note("warning: %d MiB of memory is less than four times the EIF (%d MiB): nitro-cli would refuse it", o.memory, least>>20)
 	}
@@ -145,6 +149,9 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	}
 
 	if o.plot != "" {
+		if err := notInput("--plot", o.plot, path); err != nil {
+			return err
+		}
 		if err := writable(o.plot); err != nil {
 			return failed(fmt.Errorf("--plot: %w", err))
 		}
@@ -292,9 +299,10 @@ func (o *outlet) Write(p []byte) (int, error) {
 
 // check refuses options that make no sense.
 func (o *runOptions) check() error {
+	const mostMemory = 1 << 20 // MiB, of what our kernels know
 	switch {
-	case o.memory < 0:
-		return usagef("--memory %d: expected MiB", o.memory)
+	case o.memory < 0 || o.memory > mostMemory:
+		return usagef("--memory %d: expected MiB, at most %d", o.memory, mostMemory)
 	case o.cpus < 1:
 		return usagef("--cpus %d: expected at least 1", o.cpus)
 	case o.cid <= vsock.ParentCID || o.cid == 1<<32-1:
@@ -391,6 +399,19 @@ func (o *runOptions) listeners() ([]listener, error) {
 		all = append(all, listener{l, port})
 	}
 	return all, nil
+}
+
+// warnOfProblems refuses what is no EIF, and says what is wrong with one: it may start here, and be refused on EC2.
+func warnOfProblems(ctx context.Context, note func(string, ...any), path string) error {
+	report, done, err := inspectEIF(ctx, path, time.Now())
+	if err != nil {
+		return err
+	}
+	defer done()
+	for _, problem := range report.Problems {
+		note("warning: %s; on EC2 the image may be refused ('neb eif verify' says all)", problem)
+	}
+	return nil
 }
 
 // emulator is neb's own QEMU, built if need be. It stays in the store until done is called.

@@ -194,6 +194,7 @@ func TestRunUsage(t *testing.T) {
 		"parent's CID":     {[]string{"a", "--enclave-cid", "3"}, "3 the parent"},
 		"no processor":     {[]string{"a", "--cpu-count", "0"}, "at least 1"},
 		"memory":           {[]string{"a", "--memory", "-1"}, "MiB"},
+		"much memory":      {[]string{"a", "--memory", "17592186044416"}, "at most 1048576"},
 		"accelerator":      {[]string{"a", "--accel", "xen"}, "auto, kvm or tcg"},
 		"unknown flag":     {[]string{"a", "--enclave"}, "unknown flag"},
 	} {
