@@ -181,7 +181,7 @@ func nameless(dir string) (*os.File, error) {
 	// Some file systems (overlayfs before Linux 6.3, NFS) have no O_TMPFILE.
 	f, err := os.CreateTemp(dir, ".neb-*")
 	if err != nil {
-		return nil, fmt.Errorf("no room for the layers' files: %w", err)
+		return nil, fmt.Errorf("no room for the layers' files in TMPDIR (%s): %w", dir, err)
 	}
 	if err := os.Remove(f.Name()); err != nil {
 		f.Close()

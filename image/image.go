@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -71,6 +72,9 @@ func Open(ctx context.Context, ref string, o Options) (*Image, error) {
 	for _, t := range transports {
 		if rest, ok := strings.CutPrefix(ref, t.prefix); ok {
 			img, err := t.open(ctx, rest, o)
+			if _, statErr := os.Stat(ref); err != nil && t.prefix == "" && statErr == nil {
+				err = fmt.Errorf("%w (there is a file or directory of this name: oci:%s, oci-archive:%s or docker-archive:%s means that)", err, ref, ref, ref)
+			}
 			if err != nil {
 				return nil, fmt.Errorf("image %s: %w", ref, err)
 			}

@@ -294,6 +294,9 @@ func TestPlaces(t *testing.T) {
 			}
 			img.Close()
 		}
+		if _, err := image.Open(t.Context(), dir, image.Options{Arch: "x86_64"}); err == nil || !strings.Contains(err.Error(), "oci:"+dir+", oci-archive:") {
+			t.Errorf("%s: a place without what it is: %v", place, err)
+		}
 		if _, err := image.Open(t.Context(), "oci:"+dir+":other", image.Options{Arch: "x86_64"}); err == nil {
 			t.Errorf("%s: a name that is not there was found", place)
 		}

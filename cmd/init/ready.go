@@ -14,7 +14,7 @@ const nsmDevice = "/dev/nsm"
 // findUser looks up who the application runs as, and makes its environment.
 func (e *enclave) findUser() error {
 	var err error
-	if e.account, err = lookUp(e.about.User); err != nil {
+	if e.account, err = lookUp("User", e.about.User); err != nil {
 		return err
 	}
 	e.env = environment(e.about.Env, e.account.home, e.hostname())
@@ -27,7 +27,7 @@ func (e *enclave) giveDevices() error {
 		owner, mode := e.account, e.about.NSMMode
 		if e.about.NSMOwner != "" {
 			var err error
-			if owner, err = lookUp(e.about.NSMOwner); err != nil {
+			if owner, err = lookUp("NSMOwner", e.about.NSMOwner); err != nil {
 				return err
 			}
 		}

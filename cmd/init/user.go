@@ -21,8 +21,8 @@ type account struct {
 
 const maxID = 1<<32 - 2 // the kernel's: the last number is none, "leave as it is". Docker lets less be written, see app.ID
 
-// lookUp finds "user", "uid", "user:group" and mixtures in the image's files, as Docker does.
-func lookUp(spec string) (account, error) {
+// lookUp finds "user", "uid", "user:group" and mixtures in the image's files, as Docker does. The field of the description that names it stands in the error.
+func lookUp(field, spec string) (account, error) {
 	var files [2]string
 	for i, name := range []string{"/etc/passwd", "/etc/group"} {
 		text, err := readFile(name, 1<<20)
@@ -33,7 +33,7 @@ func lookUp(spec string) (account, error) {
 	}
 	a, err := resolveUser(spec, files[0], files[1])
 	if err != nil {
-		return account{}, fail("find User", strconv.Quote(spec), err)
+		return account{}, fail("find "+field, strconv.Quote(spec), err)
 	}
 	return a, nil
 }
