@@ -67,7 +67,7 @@ func usagef(format string, args ...any) error {
 }
 
 // grace is how long a command may take to end when it was told to.
-const grace = 20 * time.Second
+var grace = 20 * time.Second
 
 // Main runs neb with the given arguments and returns its exit status.
 //
@@ -198,9 +198,9 @@ func refuseEmpty(cmd *cobra.Command) {
 	}
 }
 
-// readSmall reads a file of which nobody has a large one: keys, certificates, patches and the like.
+// readSmall reads a file that is held in memory: a key, a certificate, a patch, kernel options.
 func readSmall(path string) ([]byte, error) {
-	const most = 16 << 20
+	const most = 256 << 20 // bytes; a patch from one kernel version to the next has some dozens of megabytes
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
