@@ -41,7 +41,8 @@ let
       path: _:
       let
         name = baseNameOf path;
-        top = builtins.head (builtins.match "/([^/]*).*" (builtins.replaceStrings [ (toString ./.) ] [ "" ] path));
+        below = builtins.substring (builtins.stringLength (toString ./.) + 1) (-1) path;
+        top = builtins.head (builtins.match "([^/]*).*" below);
       in
       name != "testdata"
       && builtins.match ".*_test[.]go" name == null

@@ -8,7 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"regexp"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -27,7 +27,7 @@ type File struct {
 //
 // Refused are a name of anything but a regular file, and one of an open file (/dev/stdout): whoever opened that would see nothing of the new one.
 func New(name string) (*File, error) {
-	name, err := follow(name)
+	name, err := Target(name)
 	if err != nil {
 		return nil, err
 	}
@@ -53,24 +53,40 @@ func New(name string) (*File, error) {
 	return f, nil
 }
 
-// follow is where a symbolic link leads to, in the end: a file that is there or not.
-func follow(name string) (string, error) {
+// openFiles are the names that /proc has for files that are open.
+var openFiles = regexp.MustCompile(`^/proc/[^/]+/(task/[^/]+/)?fd/`)
+
+// Target is the file that is replaced, or made, in the place of name: where symbolic links lead to, without any in the directories above.
+func Target(name string) (string, error) {
 	const most = 40 // links one after the other, as the kernel has it (path_resolution(7))
-	given := name
+	at := name
 	for range most {
-		if full, err := filepath.Abs(name); err != nil || strings.HasPrefix(full, "/proc/") || strings.HasPrefix(full, "/dev/fd/") {
-			return "", errors.Join(err, fmt.Errorf("%s is an open file, and would be replaced by another: expected the name of one", given))
+		dir, err := filepath.EvalSymlinks(filepath.Dir(at))
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("%s: there is no directory %s", name, filepath.Dir(at))
 		}
-		target, err := os.Readlink(name)
 		if err != nil {
-			return name, nil // no link, or nothing
+			return "", err
 		}
-		if !filepath.IsAbs(target) {
-			target = filepath.Join(filepath.Dir(name), target)
+		at = filepath.Join(dir, filepath.Base(at))
+		full, err := filepath.Abs(at)
+		if err != nil {
+			return "", err
 		}
-		name = target
+		if openFiles.MatchString(full) {
+			return "", fmt.Errorf("%s is an open file, and would be replaced by another: expected the name of one", name)
+		}
+		target, err := os.Readlink(at)
+		if err != nil {
+			return at, nil // no link, or nothing
+		}
+		if filepath.IsAbs(target) {
+			at = target
+		} else {
+			at = dir + "/" + target // not cleaned: what is before a .. may be a link
+		}
 	}
-	return "", &os.PathError{Op: "open", Path: given, Err: unix.ELOOP}
+	return "", &os.PathError{Op: "open", Path: name, Err: unix.ELOOP}
 }
 
 func open(name string) (*File, error) {
@@ -81,9 +97,6 @@ func open(name string) (*File, error) {
 			return f, nil
 		}
 		f.Close() // without /proc it could not be given its name
-	}
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return nil, fmt.Errorf("%s: there is no directory %s", name, dir)
 	}
 	temp := beside(name)
 	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
@@ -96,7 +109,9 @@ func open(name string) (*File, error) {
 // take gives the file what another one's was.
 func (f *File) take(old os.FileInfo) error {
 	if st, ok := old.Sys().(*syscall.Stat_t); ok && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
-		if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil && !errors.Is(err, fs.ErrPermission) {
+		err := f.Chown(int(st.Uid), int(st.Gid))
+		// Not allowed, not known in this user namespace, not known to this file system.
+		if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTSUP) {
 			return err
 		}
 	}
@@ -158,7 +173,7 @@ func Write(name string, write func(*os.File) error) error {
 	}
 	d, err := os.Open(filepath.Dir(f.name))
 	if err != nil {
-		return err
+		return nil // it may be written to and not be read
 	}
 	defer d.Close()
 	_ = d.Sync() // the rename; not every file system has it

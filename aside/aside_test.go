@@ -82,6 +82,27 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// What is before a .. may be a link: the kernel goes to d/x, not to x.
+	for _, err := range []error{
+		os.MkdirAll(filepath.Join(dir, "d/e"), 0o755), os.Symlink("d/e", filepath.Join(dir, "e")), os.Symlink("../x", filepath.Join(dir, "d/e/out")),
+		os.WriteFile(filepath.Join(dir, "x"), []byte("precious"), 0o644), os.WriteFile(filepath.Join(dir, "d/x"), []byte("old"), 0o644),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Write(dir+"/e/out", hello); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"x": "precious", "d/x": "hello"} {
+		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(b) != want {
+			t.Errorf("%s holds %q, %v", name, b, err)
+		}
+	}
+	t.Chdir(dir)
+	if err := Write("/proc/self/cwd/by-proc", hello); err != nil {
+		t.Error(err)
+	}
 	if err := Write(filepath.Join(dir, "none", "x"), hello); err == nil || !strings.Contains(err.Error(), "there is no directory "+filepath.Join(dir, "none")) {
 		t.Errorf("no directory: %v", err)
 	}

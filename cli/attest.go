@@ -183,7 +183,7 @@ func (o *attestVerify) expectation(ctx context.Context) (nsm.Expectation, error)
 			continue
 		}
 		if file, ok := strings.CutPrefix(field.text, "@"); ok && field.flag == "public-key" {
-			if *field.to, err = readDER(file, "PUBLIC KEY"); err != nil {
+			if *field.to, err = readDER(file); err != nil {
 				return want, fmt.Errorf("--public-key: %w", err)
 			}
 			continue
@@ -268,15 +268,15 @@ func readDocument(path string) ([]byte, error) {
 	return raw, nil
 }
 
-// readDER reads a file that holds DER or one PEM block of it, of the given type.
-func readDER(path, kind string) ([]byte, error) {
+// readDER reads a file that holds DER or one PEM block of it, and not by mistake a private key: what does not fit is printed.
+func readDER(path string) ([]byte, error) {
 	text, err := readSmall(path)
 	if err != nil {
 		return nil, err
 	}
 	if block, _ := pem.Decode(text); block != nil {
-		if block.Type != kind {
-			return nil, fmt.Errorf("%s: expected a %s, found a %s", path, kind, block.Type)
+		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
+			return nil, fmt.Errorf("%s: expected a public key or certificate, found a %s", path, block.Type)
 		}
 		return block.Bytes, nil
 	}
@@ -284,7 +284,7 @@ func readDER(path, kind string) ([]byte, error) {
 }
 
 func readRoot(path string) (*x509.Certificate, error) {
-	der, err := readDER(path, "CERTIFICATE")
+	der, err := readDER(path)
 	if err != nil {
 		return nil, fmt.Errorf("--root: %w", err)
 	}

@@ -37,6 +37,9 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.source, "source", "", "neb's source tree, for init and linuxkit (default: $NEB_SOURCE, the checkout around this directory, or the version of this neb)")
 	flags.StringArrayVar(&f.fragments, "config-fragment", nil, "kernel options of your own, as a `file` in the form of .config (repeatable)")
 	flags.StringVar(&f.kernelSource, "kernel-source", "", "a kernel of your own, as a directory or tarball; neb's patches are applied to it")
+	for _, name := range []string{"source", "kernel-source"} { // neb's own
+		_ = flags.SetAnnotation(name, emptySays, nil)
+	}
 	flags.StringArrayVar(&f.patches, "patch", nil, "a patch of your own for the kernel, as a `file` for patch -p1 (repeatable)")
 }
 

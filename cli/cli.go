@@ -157,7 +157,7 @@ enclave did.`,
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {
 		help.Args = func(_ *cobra.Command, args []string) error {
-			if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+			if on, rest, err := root.Find(args); err != nil || len(rest) > 0 && on.HasSubCommands() {
 				return fmt.Errorf("no help on %q", strings.Join(args, " "))
 			}
 			return nil

@@ -294,12 +294,23 @@ func (o *eifBuild) checkFiles() error {
 		{"rootfs", o.rootfs}, {"blobs", o.blobs}, {"kernel", o.kernel}, {"kernel-config", o.config}, {"init", o.init}, {"nsm", o.nsm},
 		{"metadata", o.metadata}, {"signing-certificate", o.key.certificate}, {"private-key", o.key.key},
 	}
+	if o.kernel != "" && o.config == "" {
+		if _, err := os.Stat(o.kernel + ".config"); err == nil {
+			inputs = append(inputs, struct{ flag, path string }{"kernel", o.kernel + ".config"})
+		}
+	}
 	for _, m := range o.modules {
 		inputs = append(inputs, struct{ flag, path string }{"module", m})
 	}
-	dir := filepath.Dir(o.output)
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return fmt.Errorf("--output %s: there is no directory %s", o.output, dir)
+	if dir, err := os.Stat(filepath.Dir(o.output)); err != nil || !dir.IsDir() {
+		return fmt.Errorf("--output %s: there is no directory %s", o.output, filepath.Dir(o.output))
+	}
+	target, err := aside.Target(o.output)
+	if err != nil {
+		return fmt.Errorf("--output: %w", err)
+	}
+	if err := notInput("--output", o.output, image.Files(o.image)...); err != nil {
+		return err
 	}
 	for _, in := range inputs {
 		if in.path == "" || in.flag == "private-key" && pack.IsKeyARN(in.path) {
@@ -322,21 +333,15 @@ func (o *eifBuild) checkFiles() error {
 				}
 			}
 		case in.flag == "rootfs" && info.IsDir():
-			root, err := filepath.EvalSymlinks(in.path)
-			if err == nil {
-				root, err = filepath.Abs(root)
-			}
-			if err == nil {
-				dir, err = filepath.EvalSymlinks(dir)
-			}
-			if err == nil {
-				dir, err = filepath.Abs(dir)
-			}
+			above, err := filepath.Abs(target)
 			if err != nil {
 				return err
 			}
-			if rel, err := filepath.Rel(root, dir); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
-				return usagef("--output %s: is inside of --rootfs %s, and would be packed with it", o.output, in.path)
+			for above != "/" {
+				above = filepath.Dir(above)
+				if dir, err := os.Stat(above); err == nil && os.SameFile(dir, info) {
+					return usagef("--output %s: is inside of --rootfs %s, and would be packed with it", o.output, in.path)
+				}
 			}
 		}
 	}

@@ -298,8 +298,8 @@ func TestEmptyFlags(t *testing.T) {
 func TestEIFMistakes(t *testing.T) {
 	f := newEIFFiles(t)
 	t.Setenv("NEB_CACHE", filepath.Join(t.TempDir(), "cache"))
-	if err := errors.Join(os.Mkdir(f.path("tree"), 0o755), os.Symlink("tree", f.path("link")), os.WriteFile(f.path("empty.tar"), nil, 0o644), os.WriteFile(f.path("huge"), nil, 0o644),
-		os.Truncate(f.path("huge"), 6<<30)); err != nil {
+	if err := errors.Join(os.Mkdir(f.path("tree"), 0o755), os.Symlink("tree", f.path("link")), os.Symlink("tree/app.eif", f.path("into")), os.WriteFile(f.path("empty.tar"), nil, 0o644), os.WriteFile(f.path("huge"), nil, 0o644),
+		os.Truncate(f.path("huge"), 2<<20)); err != nil {
 		t.Fatal(err)
 	}
 	a, _ := f.build(t, "a.eif", "--cmd", "/hello")
@@ -315,6 +315,9 @@ func TestEIFMistakes(t *testing.T) {
 		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/tree.tar", 2, "would replace @/tree.tar, which is read", "tree.tar"},
 		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/cert.pem --private-key @/key.pem -o @/key.pem", 2, "would replace @/key.pem", "key.pem"},
 		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/blobs/bzImage", 2, "would replace @/blobs/bzImage", "blobs/bzImage"},
+		{"eif build --rootfs @/tree --offline --cmd x -o @/into", 2, "is inside of --rootfs @/tree", ""},
+		{"eif build --image docker-archive:@/tree.tar:name --offline -o @/tree.tar", 2, "would replace @/tree.tar", "tree.tar"},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --kernel @/blobs/bzImage -o @/blobs/bzImage.config", 2, "would replace @/blobs/bzImage.config", "blobs/bzImage.config"},
 		{"eif build --rootfs @/none --offline --cmd x -o @/x.eif", 1, "--rootfs: stat @/none: no such file", ""},
 		{"eif build --rootfs @/tree.tar --offline --init @/none --cmd x -o @/x.eif", 1, "--init: stat @/none", ""},
 		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/none/x.eif", 1, "there is no directory @/none", ""},
@@ -326,8 +329,8 @@ func TestEIFMistakes(t *testing.T) {
 		{"eif build --rootfs @/empty.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/x.eif", 1, "@/empty.tar: expected a tar archive, found nothing", ""},
 		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o /dev/stdout", 1, "/dev/stdout is an open file", ""},
 		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/huge --private-key @/key.pem -o @/x.eif", 1, "@/huge: has more than 1048576 bytes", ""},
-		{"attest verify " + document + " --public-key @@/key.pem", 1, "--public-key: @/key.pem: expected a PUBLIC KEY, found a PRIVATE KEY", ""},
-		{"attest verify " + document + " --root @/key.pem", 1, "@/key.pem: expected a CERTIFICATE, found a PRIVATE KEY", ""},
+		{"attest verify " + document + " --public-key @@/key.pem", 1, "--public-key: @/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
+		{"attest verify " + document + " --root @/key.pem", 1, "@/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
 		{"run " + a + " --plot " + a, 2, "would replace " + a, "a.eif"},
 		{"run @/cert.pem --offline", 125, "@/cert.pem: ", ""},
 		{"run @/tree --offline", 125, "@/tree is no regular file", ""},

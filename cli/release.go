@@ -73,6 +73,15 @@ other files also name the kind of host and the isolation.`,
 			if err != nil {
 				return err
 			}
+			if commit != "" {
+				files, err := b.SourceFiles(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if err := checkTracked(cmd.Context(), source, files); err != nil {
+					return err
+				}
+			}
 			if err := b.Fetch(cmd.Context(), []lock.File{b.Lock.Kernel}); err != nil {
 				return err
 			}
@@ -81,11 +90,6 @@ other files also name the kind of host and the isolation.`,
 				return err
 			}
 			defer remove()
-			if commit != "" {
-				if err := checkTracked(cmd.Context(), source, r.Records); err != nil {
-					return err
-				}
-			}
 			r.Version, r.Host, r.Commit, r.Key, r.KernelSource = version, runtime.GOARCH, commit, signer, b.Store.Path(b.Lock.Kernel)
 			names, err := r.Make(output)
 			if err != nil {
@@ -182,8 +186,8 @@ func commitOf(ctx context.Context, source string, clean bool) (string, error) {
 	return git(ctx, source, "rev-parse", "HEAD")
 }
 
-// checkTracked checks that git has every source file that went into a component: git status does not say so of one that it was told to ignore.
-func checkTracked(ctx context.Context, source string, records []component.Record) error {
+// checkTracked checks that git has every source file that is compiled: git status does not speak of one that it was told to ignore.
+func checkTracked(ctx context.Context, source string, files []string) error {
 	list, err := git(ctx, source, "ls-files", "-z")
 	if err != nil {
 		return err
@@ -192,11 +196,9 @@ func checkTracked(ctx context.Context, source string, records []component.Record
 	for name := range strings.SplitSeq(list, "\x00") {
 		tracked[name] = true
 	}
-	for _, r := range records {
-		for _, in := range r.Inputs {
-			if in.Kind == component.SourceFile && !tracked[in.Name] {
-				return fmt.Errorf("%s: went into %s, and git ignores it: a release names the commit it is made of", filepath.Join(source, in.Name), r.Component)
-			}
+	for _, name := range files {
+		if !tracked[name] {
+			return fmt.Errorf("%s: is compiled in, and git ignores it: a release names the commit it is made of", filepath.Join(source, name))
 		}
 	}
 	return nil

@@ -96,6 +96,9 @@ have the image's real measurements and are not signed.`,
 	f.StringVar(&o.accel, "accel", "auto", "auto, kvm or tcg: auto uses KVM where it works")
 	choices(cmd, "accel", "auto", "kvm", "tcg")
 	f.StringVar(&o.cmdline, "cmdline", "", "appended to the kernel's command line; does not change the measurements")
+	for _, name := range []string{"cmdline", "qemu"} { // nothing more, and neb's own
+		f.SetAnnotation(name, emptySays, nil)
+	}
 	f.BoolVar(&o.debugMode, "debug-mode", false, "as nitro-cli has it; changes nothing here")
 	f.Bool("attach-console", true, "as nitro-cli has it; the console is always shown")
 	f.MarkHidden("attach-console")
@@ -138,7 +141,11 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	if err != nil {
 		return failed(err)
 	}
-	if err := warnOfProblems(ctx, note, path); err != nil {
+	err = warnOfProblems(ctx, note, path)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return &ExitError{Code: interrupted(ctx), Err: err}
+	case err != nil:
 		return failed(err)
 	}
 	if least := machine.MinMemory(st.Size()); o.memory > 0 && o.memory<<20 < least {

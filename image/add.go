@@ -206,11 +206,6 @@ func (t *Tree) AddTarReader(ctx context.Context, r io.Reader, prefix string) err
 // depend on who made the directory. Files are read when the tree is written; one that has changed by then is an error.
 func (t *Tree) AddDir(ctx context.Context, name, prefix string) error {
 	caller, callersGroup := uint32(os.Geteuid()), uint32(os.Getegid())
-	// WalkDir does not follow a link at its root, OpenRoot does: the tree would be empty.
-	name, err := filepath.EvalSymlinks(name)
-	if err != nil {
-		return err
-	}
 	root, err := os.OpenRoot(name)
 	if err != nil {
 		return err
@@ -225,7 +220,8 @@ func (t *Tree) AddDir(ctx context.Context, name, prefix string) error {
 	m := merge{t: t, root: top, layer: uint16(t.layers)}
 	type key struct{ dev, ino uint64 }
 	linked := map[key]string{}
-	err = filepath.WalkDir(name, func(path string, d fs.DirEntry, err error) error {
+	// WalkDir does not follow a link at its root, OpenRoot does: without the dot the tree would be empty.
+	err = filepath.WalkDir(name+"/.", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

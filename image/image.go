@@ -58,6 +58,25 @@ func HasTransport(ref string) bool {
 	return slices.ContainsFunc(transports[:len(transports)-1], func(t transport) bool { return strings.HasPrefix(ref, t.prefix) })
 }
 
+// Files are the files and directories that a reference may mean: those of which its path consists, with what may be the name of an image in them and
+// without. A registry's or an engine's reference means none.
+func Files(ref string) []string {
+	for _, prefix := range []string{"docker-archive:", "oci-archive:", "oci:"} {
+		rest, ok := strings.CutPrefix(ref, prefix)
+		if !ok {
+			continue
+		}
+		names := []string{rest}
+		for i, c := range rest {
+			if c == ':' || c == '@' {
+				names = append(names, rest[:i])
+			}
+		}
+		return names
+	}
+	return nil
+}
+
 // Open finds an image and reads its configuration.
 //
 // A reference is one of a registry (alpine:3, host/name@sha256:…, optionally with docker:// before it), or begins with

@@ -88,7 +88,7 @@ func (b *Builder) goJob(name string) func(context.Context, string) (job, error) 
 				return job{}, err
 			}
 			texts[file] = string(text)
-			inputs = append(inputs, textInput(SourceFile, file, texts[file]))
+			inputs = append(inputs, textInput("source file", file, texts[file]))
 		}
 		inputs = append(inputs, textInput("recipe", "environment and flags", strings.Join(append(append([]string{}, goEnv...), goFlags(name)...), "\n")))
 
@@ -234,8 +234,8 @@ func unzipFile(root *os.Root, f *zip.File, name string, mode fs.FileMode) error 
 // Go command checks them against go.sum.
 func (b *Builder) modules(ctx context.Context, goRoot string, texts map[string]string, prog program) (string, error) {
 	key := "modules-" + keyOf("modules", b.Lock.Go.Version, []Input{
-		textInput(SourceFile, "go.mod", texts["go.mod"]),
-		textInput(SourceFile, "go.sum", texts["go.sum"]),
+		textInput("source file", "go.mod", texts["go.mod"]),
+		textInput("source file", "go.sum", texts["go.sum"]),
 		textInput("imports", "", strings.Join(prog.outside, "\n")),
 	})
 	dir, _, err := b.Store.Output(ctx, key, func(dir string) error {

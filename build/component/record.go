@@ -17,12 +17,9 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/build/sandbox"
 )
 
-// SourceFile is the [Input.Kind] of a file of neb's own source tree, named by its path there.
-const SourceFile = "source file"
-
 // Input is one thing that went into a component.
 type Input struct {
-	Kind    string `json:"kind"` // "package", "kernel source", "patch", [SourceFile], …
+	Kind    string `json:"kind"` // "package", "kernel source", "patch", "source file", …
 	Name    string `json:"name"`
 	Version string `json:"version,omitempty"`
 	Size    int64  `json:"size,omitempty"` // bytes, of what was fetched

@@ -39,6 +39,24 @@ func (b *Builder) SourceDir(ctx context.Context) (string, error) {
 	return t.dir, nil
 }
 
+// SourceFiles are the files of the source tree that programs are compiled from, by their paths in it, sorted.
+func (b *Builder) SourceFiles(ctx context.Context) ([]string, error) {
+	t, err := b.sourceTree(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, name := range []string{"init", "linuxkit"} {
+		p, err := t.program(name)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, p.files...)
+	}
+	slices.Sort(files)
+	return slices.Compact(files), nil
+}
+
 func (b *Builder) findSource(ctx context.Context) (*sourceTree, error) {
 	for _, given := range []struct{ name, dir string }{{"--source", b.Source}, {"NEB_SOURCE", os.Getenv("NEB_SOURCE")}} {
 		if given.dir == "" {

@@ -124,7 +124,11 @@ func checkSums(path string) error {
 		return err
 	}
 	for line := range strings.Lines(string(text)) {
-		_, name, _ := strings.Cut(strings.TrimSpace(line), "  ")
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		_, name, _ := strings.Cut(line, "  ")
 		arch, file := filepath.Split(name)
 		if arch = strings.TrimSuffix(arch, "/"); !slices.Contains(component.Archs, arch) || !slices.Contains(names(arch), file) {
 			return fmt.Errorf("%s is in the way: it speaks of %q, which neb does not make; move it elsewhere, or choose another directory with --output", path, name)
