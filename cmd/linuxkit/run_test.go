@@ -337,7 +337,7 @@ func TestRefused(t *testing.T) {
 		{[]string{"build", "--name", name, "--arch", "arm64", lost}, "it is for linux/amd64, and linux/arm64 is wanted"},
 		{[]string{"build", "--name", name, "--arch", "amd64", "--strict", lost}, "ping: the extended attribute security.capability"},
 		{[]string{"build", "--name", name, "--arch", "amd64", "--max-entries", "3", lost}, "more than 3 entries"},
-		{[]string{"build", "--name", filepath.Join(dir, "no", "such", "dir"), good}, "no such file"},
+		{[]string{"build", "--name", filepath.Join(dir, "no", "such", "dir"), good}, "there is no directory"},
 		{[]string{"run", "qemu"}, "unknown command"},
 		{[]string{"pkg", "build"}, "unknown command"},
 		{[]string{"cache", "push", "x"}, "does not have it"},
