@@ -29,7 +29,7 @@ import (
 
 const root = "../.."
 
-var kernel = flag.Bool("kernel", false, "TestRealise: build kernel and all too, which compiles a kernel")
+var kernel = flag.Bool("kernel", false, "TestRealise: build kernel and all too, which compiles a kernel: give go test a -timeout of 45m")
 
 // source copies the source tree and puts the stand-in for nixpkgs and its busybox into it.
 func source(t *testing.T) string {
