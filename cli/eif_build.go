@@ -290,26 +290,24 @@ func (o *eifBuild) overrides() (pack.Overrides, error) {
 
 // checkFiles checks the files that the flags name: that those to read are there, and that the one to make is none of them, nor one that would be packed.
 func (o *eifBuild) checkFiles() error {
-	inputs := []struct{ flag, path string }{
+	type input struct{ flag, path string }
+	inputs := []input{
 		{"rootfs", o.rootfs}, {"blobs", o.blobs}, {"kernel", o.kernel}, {"kernel-config", o.config}, {"init", o.init}, {"nsm", o.nsm},
 		{"metadata", o.metadata}, {"signing-certificate", o.key.certificate}, {"private-key", o.key.key},
 	}
 	if o.kernel != "" && o.config == "" {
 		if _, err := os.Stat(o.kernel + ".config"); err == nil {
-			inputs = append(inputs, struct{ flag, path string }{"kernel", o.kernel + ".config"})
+			inputs = append(inputs, input{"kernel", o.kernel + ".config"})
 		}
 	}
 	for _, m := range o.modules {
-		inputs = append(inputs, struct{ flag, path string }{"module", m})
-	}
-	if dir, err := os.Stat(filepath.Dir(o.output)); err != nil || !dir.IsDir() {
-		return fmt.Errorf("--output %s: there is no directory %s", o.output, filepath.Dir(o.output))
+		inputs = append(inputs, input{"module", m})
 	}
 	target, err := aside.Target(o.output)
 	if err != nil {
 		return fmt.Errorf("--output: %w", err)
 	}
-	if err := notInput("--output", o.output, image.Files(o.image)...); err != nil {
+	if err := notInput("--output", o.output, image.Place(o.image)); err != nil {
 		return err
 	}
 	for _, in := range inputs {

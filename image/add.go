@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -162,12 +163,12 @@ func (t *Tree) AddTar(ctx context.Context, name, prefix string) error {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		in := &filled{Reader: f}
+		in := bufio.NewReader(f)
+		if _, err := in.Peek(1); err == io.EOF {
+			return fmt.Errorf("%s: %w", name, errNothing)
+		}
 		if err := t.AddTarReader(ctx, in, prefix); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
-		}
-		if !in.some {
-			return fmt.Errorf("%s: %w", name, errNothing)
 		}
 		return nil
 	}
@@ -182,18 +183,6 @@ func (t *Tree) AddTar(ctx context.Context, name, prefix string) error {
 }
 
 var errNothing = errors.New("expected a tar archive, found nothing")
-
-// filled is a reader of which one wants to know whether anything came.
-type filled struct {
-	io.Reader
-	some bool
-}
-
-func (f *filled) Read(p []byte) (int, error) {
-	n, err := f.Reader.Read(p)
-	f.some = f.some || n > 0
-	return n, err
-}
 
 // AddTarReader is what AddTar does with an archive that is read from r.
 func (t *Tree) AddTarReader(ctx context.Context, r io.Reader, prefix string) error {

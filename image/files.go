@@ -29,23 +29,27 @@ type files interface {
 // openFileOrDir opens PATH, PATH:NAME, PATH@DIGEST or PATH:NAME@DIGEST. Path and name may hold slashes, colons and signs like @: the shortest path that is
 // there counts.
 func openFileOrDir(ctx context.Context, rest string, o Options) (*Image, error) {
-	name, want := rest, ""
-	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
-		for i := range len(rest) {
-			if rest[i] != ':' && rest[i] != '@' {
-				continue
-			}
-			if _, err := os.Stat(rest[:i]); err == nil {
-				name, want = rest[:i], rest[i+1:]
-				break
-			}
-		}
-	}
+	name, want := splitPlace(rest)
 	info, err := os.Stat(name)
 	if err != nil {
 		return nil, err
 	}
 	return openPlace(ctx, name, info.IsDir(), want, o)
+}
+
+// splitPlace separates the path of a file or directory from the name of an image in it, "" for none.
+func splitPlace(rest string) (path, name string) {
+	if _, err := os.Stat(rest); errors.Is(err, fs.ErrNotExist) {
+		for i := range len(rest) {
+			if rest[i] != ':' && rest[i] != '@' {
+				continue
+			}
+			if _, err := os.Stat(rest[:i]); err == nil {
+				return rest[:i], rest[i+1:]
+			}
+		}
+	}
+	return rest, ""
 }
 
 // OpenLayout opens the image called name in an OCI layout: its reference, digest or, where there is but one image, "". A

@@ -42,15 +42,16 @@ var arches = map[string]string{"x86_64": "amd64", "aarch64": "arm64"}
 type transport struct {
 	prefix string
 	open   func(ctx context.Context, rest string, o Options) (*Image, error)
+	files  bool // on this machine, not in a registry or an engine
 }
 
 var transports = []transport{
-	{"docker-daemon:", openEngine},
-	{"docker-archive:", openFileOrDir},
-	{"oci-archive:", openFileOrDir},
-	{"oci:", openFileOrDir},
-	{"docker://", openRegistry},
-	{"", openRegistry},
+	{"docker-daemon:", openEngine, false},
+	{"docker-archive:", openFileOrDir, true},
+	{"oci-archive:", openFileOrDir, true},
+	{"oci:", openFileOrDir, true},
+	{"docker://", openRegistry, false},
+	{"", openRegistry, false},
 }
 
 // HasTransport reports whether a reference says by its beginning where the image is, see [Open]. One that does not is a registry's.
@@ -58,23 +59,15 @@ func HasTransport(ref string) bool {
 	return slices.ContainsFunc(transports[:len(transports)-1], func(t transport) bool { return strings.HasPrefix(ref, t.prefix) })
 }
 
-// Files are the files and directories that a reference may mean: those of which its path consists, with what may be the name of an image in them and
-// without. A registry's or an engine's reference means none.
-func Files(ref string) []string {
-	for _, prefix := range []string{"docker-archive:", "oci-archive:", "oci:"} {
-		rest, ok := strings.CutPrefix(ref, prefix)
-		if !ok {
-			continue
+// Place is the file or directory that [Open] reads for a reference, "" where that is a registry or an engine.
+func Place(ref string) string {
+	for _, t := range transports {
+		if rest, ok := strings.CutPrefix(ref, t.prefix); ok && t.files {
+			path, _ := splitPlace(rest)
+			return path
 		}
-		names := []string{rest}
-		for i, c := range rest {
-			if c == ':' || c == '@' {
-				names = append(names, rest[:i])
-			}
-		}
-		return names
 	}
-	return nil
+	return ""
 }
 
 // Open finds an image and reads its configuration.
