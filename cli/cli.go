@@ -20,6 +20,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/nitro-enclaves-bootstrap/neb/pack"
 )
 
 // streams is where a command writes. Every command gets the same one, and nothing else prints.
@@ -200,17 +202,7 @@ func refuseEmpty(cmd *cobra.Command) {
 
 // readSmall reads a file that is held in memory: a key, a certificate, a patch, kernel options.
 func readSmall(path string) ([]byte, error) {
-	const most = 256 << 20 // bytes; a patch from one kernel version to the next has some dozens of megabytes
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && len(text) > most {
-		err = fmt.Errorf("%s: has more than %d bytes", path, most)
-	}
-	return text, err
+	return pack.ReadAtMost(path, 256<<20) // a patch from one kernel version to the next has some dozens of megabytes
 }
 
 // choices are what the shell offers as values of a flag.

@@ -108,7 +108,7 @@ func (b Blobs) open(arch string) (_ *openBlobs, err error) {
 		}
 	}
 	if b.Cmdline != "" {
-		text, err := readSmall(b.Cmdline)
+		text, err := ReadAtMost(b.Cmdline, mostSmall)
 		if err != nil {
 			return nil, fmt.Errorf("the kernel's command line: %w", err)
 		}

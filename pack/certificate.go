@@ -12,7 +12,7 @@ import (
 
 // LoadCertificate reads the PEM text of a signing certificate from a file, and checks that there is a certificate in it.
 func LoadCertificate(path string) ([]byte, error) {
-	text, err := readSmall(path)
+	text, err := ReadAtMost(path, mostSmall)
 	if err != nil {
 		return nil, fmt.Errorf("the signing certificate: %w", err)
 	}

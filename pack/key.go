@@ -64,16 +64,18 @@ func (s *Signer) check() error {
 	return eif.CheckValidity(certificate, s.At)
 }
 
-// readSmall reads a file of which nobody has a large one.
-func readSmall(path string) ([]byte, error) {
-	const most = 1 << 20
+// mostSmall is how many bytes a key, a certificate or a command line may have.
+const mostSmall = 1 << 20
+
+// ReadAtMost reads a file into memory. One of more bytes than that is an error, and not read to its end.
+func ReadAtMost(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && len(text) > most {
+	if err == nil && int64(len(text)) > most {
 		err = fmt.Errorf("%s: has more than %d bytes", path, most)
 	}
 	return text, err
@@ -81,7 +83,7 @@ func readSmall(path string) ([]byte, error) {
 
 // LoadSigner reads a private key and a certificate from PEM files.
 func LoadSigner(keyFile, certificateFile string) (*Signer, error) {
-	text, err := readSmall(keyFile)
+	text, err := ReadAtMost(keyFile, mostSmall)
 	if err != nil {
 		return nil, fmt.Errorf("the private key: %w", err)
 	}
