@@ -62,7 +62,13 @@ func Target(name string) (string, error) {
 	at := name
 	for range most {
 		dir, err := filepath.EvalSymlinks(filepath.Dir(at))
-		if errors.Is(err, fs.ErrNotExist) {
+		if err == nil {
+			var info os.FileInfo
+			if info, err = os.Stat(dir); err == nil && !info.IsDir() {
+				err = unix.ENOTDIR
+			}
+		}
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 			return "", fmt.Errorf("%s: there is no directory %s", name, filepath.Dir(at))
 		}
 		if err != nil {

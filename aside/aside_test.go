@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/test/need"
 )
 
 func TestWrite(t *testing.T) {
@@ -106,6 +108,9 @@ func TestNames(t *testing.T) {
 	if err := Write(filepath.Join(dir, "none", "x"), hello); err == nil || !strings.Contains(err.Error(), "there is no directory "+filepath.Join(dir, "none")) {
 		t.Errorf("no directory: %v", err)
 	}
+	if err := Write(filepath.Join(dir, "made", "x"), hello); err == nil || !strings.Contains(err.Error(), "there is no directory "+filepath.Join(dir, "made")) {
+		t.Errorf("below a file: %v", err)
+	}
 	if err := Write(filepath.Join(dir, strings.Repeat("x", 255)), hello); err != nil {
 		t.Errorf("a long name: %v", err)
 	}
@@ -113,9 +118,7 @@ func TestNames(t *testing.T) {
 
 // Who replaces a file of somebody else's does not take it away.
 func TestOwner(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	need.Root(t)
 	path := filepath.Join(t.TempDir(), "theirs")
 	if err := errors.Join(os.WriteFile(path, nil, 0o640), os.Chown(path, 1234, 4321)); err != nil {
 		t.Fatal(err)
