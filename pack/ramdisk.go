@@ -130,17 +130,15 @@ func intruders(ctx context.Context, f *eif.File) ([]string, error) {
 			kind := h.Mode & initramfs.TypeMask
 			hash.Reset()
 			above, ends = above[:0], ends[:0]
-			for at := 0; ; {
-				next := strings.IndexByte(name[at+1:], '/')
-				if next < 0 {
-					hash.WriteString(name[at:])
-					break
+			start := 0
+			for i := 1; i < len(name); i++ {
+				if name[i] == '/' {
+					hash.WriteString(name[start:i])
+					above, ends = append(above, hash.Sum64()), append(ends, i)
+					start = i
 				}
-				end := at + 1 + next
-				hash.WriteString(name[at:end])
-				above, ends = append(above, hash.Sum64()), append(ends, end)
-				at = end
 			}
+			hash.WriteString(name[start:])
 			self := hash.Sum64()
 			if i > 0 {
 				if !app.Belongs(name, false) {

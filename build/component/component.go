@@ -240,10 +240,11 @@ func (b *Builder) build(ctx context.Context, j job) (Output, error) {
 	key := j.key()
 	if b.Fresh {
 		var o Output
-		// A name of its own: what the store holds under the key stays as it is.
-		_, _, err := b.Store.Output(ctx, fmt.Sprintf("fresh-%d-%s", os.Getpid(), key), func(dir string) error {
+		// A name of its own: what the store holds under the key stays as it is, and others may make the same meanwhile.
+		name := fmt.Sprintf("fresh-%d-%s", os.Getpid(), key)
+		_, _, err := b.Store.Output(ctx, name, func(dir string) error {
 			var err error
-			if o.Record, err = b.make(ctx, j, key, dir); err != nil {
+			if o.Record, err = b.make(ctx, j, name, dir); err != nil {
 				return err
 			}
 			if o.Dir, err = b.Store.Work(ctx); err != nil {
@@ -279,8 +280,8 @@ func (b *Builder) build(ctx context.Context, j job) (Output, error) {
 	return o, nil
 }
 
-// make makes a job in dir, and its record.
-func (b *Builder) make(ctx context.Context, j job, key, dir string) (rec Record, err error) {
+// make makes a job in dir, and its record. The name is that of its log.
+func (b *Builder) make(ctx context.Context, j job, name, dir string) (rec Record, err error) {
 	work := filepath.Join(dir, ".work")
 	if err := os.Mkdir(work, 0o755); err != nil {
 		return rec, err
@@ -288,10 +289,6 @@ func (b *Builder) make(ctx context.Context, j job, key, dir string) (rec Record,
 	mode, err := b.mode(ctx, work)
 	if err != nil {
 		return rec, err
-	}
-	name := key
-	if b.Fresh { // beside others that make the same
-		name = fmt.Sprintf("fresh-%d-%s", os.Getpid(), key)
 	}
 	log, err := newLog(b.Store, name, j.title(), b.Progress)
 	if err != nil {
