@@ -5,10 +5,11 @@ VERSION ?=
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN    := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 20s
-# Packages that several goroutines use, and others whose quick tests need no machine. Not ./build/component: what it unpacks and hashes takes a quarter of
+# Packages that several goroutines use, and others whose quick tests need no machine. Not ./internal/hermetic/component: what it unpacks and hashes takes a quarter of
 # an hour under the detector; its test with several builders at once runs by itself.
-RACE    := ./app ./build/lock/... ./build/result ./build/sandbox ./build/store/... ./cli ./eif ./image ./initramfs \
-           ./linuxkit ./machine/... ./nsm ./pack
+RACE    := ./eif ./image ./initramfs ./nsm ./internal/cli ./internal/contract ./internal/hermetic/lock \
+           ./internal/hermetic/resolve ./internal/hermetic/output ./internal/hermetic/sandbox ./internal/hermetic/store \
+           ./internal/hermetic/fetch ./internal/linuxkit ./internal/machine/... ./internal/pack
 
 .DEFAULT_GOAL := help
 
@@ -27,7 +28,7 @@ test: ## all tests that this machine can run, skips named
 .PHONY: race
 race: ## the packages of RACE under the race detector, with coverage; kernels are not compiled again for it
 	$(GO) test -race -short -timeout 30m -coverprofile coverage.out $(RACE)
-	$(GO) test -race -run '^TestTwoAtOnce$$' ./build/component
+	$(GO) test -race -run '^TestTwoAtOnce$$' ./internal/hermetic/component
 	$(GO) tool cover -func coverage.out | tail -n 1
 
 .PHONY: fuzz
@@ -61,11 +62,11 @@ docs: ## man pages and shell completions, into build-docs/
 
 .PHONY: notices
 notices: ## NOTICE, THIRD_PARTY_LICENSES and the licence table, from what is linked
-	$(GO) run ./build/release/notices
+	$(GO) run ./internal/tools/notices
 
 .PHONY: nix-hash
 nix-hash: ## nix/modules.json, after a change of go.sum
-	$(GO) run ./nix/modules
+	$(GO) run ./internal/tools/nixhash
 
 .PHONY: release
 release: ## archives, sums, bill of materials, provenance: make release VERSION=1.2.0

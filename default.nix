@@ -45,21 +45,16 @@ let
         top = builtins.head (builtins.match "([^/]*).*" below);
       in
       name != "testdata"
+      && below != "internal/testing"
       && builtins.match ".*_test[.]go" name == null
       && builtins.elem top [
-        "app"
-        "aside"
-        "build"
-        "cli"
         "cmd"
         "eif"
         "image"
         "initramfs"
+        "internal"
         "kernel"
-        "linuxkit"
-        "machine"
         "nsm"
-        "pack"
         "go.mod"
         "go.sum"
         "lockfile.go"

@@ -3,7 +3,7 @@ package neb
 
 import "embed"
 
-// LockFile is neb.lock, every outside input of a build; read it with build/lock.
+// LockFile is neb.lock, every outside input of a build; read it with internal/hermetic/lock.
 //
 //go:embed neb.lock
 var LockFile []byte

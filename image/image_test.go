@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/nitro-enclaves-bootstrap/neb/image"
-	. "github.com/nitro-enclaves-bootstrap/neb/test/puzzle"
+	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 	"golang.org/x/sys/unix"
 )
 

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nitro-enclaves-bootstrap/neb/test/need"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -120,7 +120,7 @@ func TestReadWhatWasWritten(t *testing.T) {
 
 // TestCpioReads lets GNU cpio unpack what was written.
 func TestCpioReads(t *testing.T) {
-	cpio := need.Command(t, "cpio")
+	cpio := require.Command(t, "cpio")
 	var b bytes.Buffer
 	write(t, &b, sample)
 	cmd := exec.Command(cpio, "-itv", "--quiet", "--numeric-uid-gid")

@@ -9,10 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/kernelprobe"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
-	"github.com/nitro-enclaves-bootstrap/neb/kernel/kerneltest"
-	"github.com/nitro-enclaves-bootstrap/neb/test/need"
-	"github.com/nitro-enclaves-bootstrap/neb/test/vm"
 )
 
 // images is the kernel's file name for each architecture.
@@ -43,7 +43,7 @@ func TestBoot(t *testing.T) {
 	for arch, image := range images {
 		t.Run(arch, func(t *testing.T) {
 			blobs := vm.Blobs(t, arch)
-			m := kerneltest.Machine{
+			m := kernelprobe.Machine{
 				QEMU:   emulator(t, arch),
 				Arch:   arch,
 				Kernel: filepath.Join(blobs, image),
@@ -51,14 +51,14 @@ func TestBoot(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()
-			probe, err := kerneltest.Build(ctx, arch, t.TempDir())
+			probe, err := kernelprobe.Build(ctx, arch, t.TempDir())
 			if err != nil {
 				t.Fatal(err)
 			}
 			line := kernel.Cmdline(arch)
 			for _, trust := range []string{"on", "off"} {
 				m.Cmdline = strings.ReplaceAll(line, "random.trust_cpu=on", "random.trust_cpu="+trust)
-				said, console, err := kerneltest.Run(ctx, m, probe)
+				said, console, err := kernelprobe.Run(ctx, m, probe)
 				if err != nil {
 					t.Fatalf("random.trust_cpu=%s: %v", trust, err)
 				}
@@ -77,12 +77,12 @@ func TestNodes(t *testing.T) {
 			blobs := vm.Blobs(t, arch)
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()
-			probe, err := kerneltest.Build(ctx, arch, t.TempDir())
+			probe, err := kernelprobe.Build(ctx, arch, t.TempDir())
 			if err != nil {
 				t.Fatal(err)
 			}
-			said, console, err := kerneltest.Run(ctx, kerneltest.Machine{
-				QEMU:    need.Command(t, "qemu-system-"+arch),
+			said, console, err := kernelprobe.Run(ctx, kernelprobe.Machine{
+				QEMU:    require.Command(t, "qemu-system-"+arch),
 				Arch:    arch,
 				Kernel:  filepath.Join(blobs, image),
 				Module:  filepath.Join(blobs, "nsm.ko"),
@@ -108,7 +108,7 @@ func emulator(t *testing.T, arch string) string {
 	if dir := os.Getenv("NEB_QEMU"); dir != "" {
 		return filepath.Join(dir, "bin", "qemu-system-"+arch)
 	}
-	return need.Command(t, "qemu-system-"+arch)
+	return require.Command(t, "qemu-system-"+arch)
 }
 
 // judge reports what the probe found wrong, and returns what it told.

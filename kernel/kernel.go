@@ -8,7 +8,7 @@
 // where all.config is the fragments one after the other, users' own last: the last word on an option counts.
 // Kconfig drops without a word what it does not know or what lacks a dependency; [Check] finds that.
 //
-// The package does not build anything: build/component does.
+// The package does not build anything: internal/hermetic/component does.
 package kernel
 
 import (

@@ -26,10 +26,10 @@ import (
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb"
-	"github.com/nitro-enclaves-bootstrap/neb/build/component"
-	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
-	"github.com/nitro-enclaves-bootstrap/neb/build/sandbox"
-	"github.com/nitro-enclaves-bootstrap/neb/build/store"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
 )
 
 // repeats is how often the second build is timed.

@@ -26,12 +26,12 @@ import (
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb"
-	"github.com/nitro-enclaves-bootstrap/neb/aside"
-	"github.com/nitro-enclaves-bootstrap/neb/build/component"
-	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
-	"github.com/nitro-enclaves-bootstrap/neb/build/store"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
-	"github.com/nitro-enclaves-bootstrap/neb/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
 )
 
 func main() {
@@ -109,7 +109,7 @@ func (b *bench) pack(tree, form string) error {
 		Overrides:  pack.Overrides{Cmd: []string{"/bin/true"}},
 		ErofsTools: tools{&component.Builder{Store: s, Lock: locked}, compression},
 	}
-	return aside.Write(b.eif, func(f *os.File) error {
+	return atomicfile.Write(b.eif, func(f *os.File) error {
 		_, err := build.To(ctx, f)
 		return err
 	})

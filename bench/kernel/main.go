@@ -15,8 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/kernelprobe"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
-	"github.com/nitro-enclaves-bootstrap/neb/kernel/kerneltest"
 )
 
 // patience is more than the slowest start or work takes, several times over.
@@ -70,11 +70,11 @@ func start(image string, words []string) (said []string, console string, err err
 	// A kernel that does not come to PID 1 on this machine says so by silence: the reference's is one.
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	probe, err := kerneltest.Build(ctx, "x86_64", dir)
+	probe, err := kernelprobe.Build(ctx, "x86_64", dir)
 	if err != nil {
 		return nil, "", err
 	}
-	return kerneltest.Run(ctx, kerneltest.Machine{
+	return kernelprobe.Run(ctx, kernelprobe.Machine{
 		QEMU:    os.Getenv("QEMU"),
 		Arch:    "x86_64",
 		Kernel:  image,

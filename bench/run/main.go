@@ -38,7 +38,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
-	"github.com/nitro-enclaves-bootstrap/neb/test/vm"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm"
 )
 
 // The enclave's services (bench/run/guest).

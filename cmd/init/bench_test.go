@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nitro-enclaves-bootstrap/neb/app"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 var meter once
@@ -38,7 +38,7 @@ func BenchmarkStart(b *testing.B) {
 	candidates := []candidate{
 		{"nitro-cli", ours, nitroCLI, ""},
 		{"nitro-cli,cgroup-v1", ours, nitroCLI, "neb.cgroup=v1"},
-		{"structured", ours, described(b, app.Description{Cmd: []string{"/meter"}, User: "1000", Complete: true}, application), ""},
+		{"structured", ours, described(b, contract.Description{Cmd: []string{"/meter"}, User: "1000", Complete: true}, application), ""},
 	}
 	for _, path := range strings.FieldsFunc(os.Getenv("NEB_REFERENCE_INIT"), func(r rune) bool { return r == ':' }) {
 		content, err := os.ReadFile(path)

@@ -8,19 +8,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nitro-enclaves-bootstrap/neb/app"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 // describe reads what to start: /neb/app, or else nitro-cli's /cmd and /env.
 func (e *enclave) describe() error {
-	text, err := readFile(app.Path, app.MaxSize)
+	text, err := readFile(contract.Path, contract.MaxSize)
 	if err == unix.ENOENT {
 		return e.describeNitroCLI()
 	}
 	if err != nil {
-		return fail("read", app.Path, err)
+		return fail("read", contract.Path, err)
 	}
-	if e.about, err = app.Decode(text); err != nil {
+	if e.about, err = contract.Decode(text); err != nil {
 		return &failure{doing: "read", what: err.Error(), cause: unpacking("")} // the error names the file
 	}
 	e.structured = true
@@ -28,36 +28,36 @@ func (e *enclave) describe() error {
 	if !e.about.Complete {
 		return nil
 	}
-	text, err = readFile(app.CompletePath, len(app.Complete))
-	if err == nil && text != app.Complete {
+	text, err = readFile(contract.CompletePath, len(contract.Complete))
+	if err == nil && text != contract.Complete {
 		err = errors.New("its content is not what a packer writes")
 	}
 	if err != nil {
-		return fail("check that the ramdisk is whole:", app.CompletePath, err).because(
+		return fail("check that the ramdisk is whole:", contract.CompletePath, err).because(
 			unpacking("the ramdisk was cut, or memory or inodes ran out while it was unpacked (its tmpfs is half of memory, with one inode for two pages)"))
 	}
 	return nil
 }
 
 func (e *enclave) describeNitroCLI() error {
-	cmd, err := readFile(app.CmdPath, app.MaxSize)
+	cmd, err := readFile(contract.CmdPath, contract.MaxSize)
 	if err != nil {
-		f := fail("read", app.CmdPath, err)
+		f := fail("read", contract.CmdPath, err)
 		return f.because(unpacking(f.cause))
 	}
 	e.about.Cmd = lines(cmd)
 	if len(e.about.Cmd) == 0 {
-		return &failure{doing: "read", what: app.CmdPath, err: errors.New("it is empty"), cause: "the image has neither CMD nor ENTRYPOINT; there is no default command"}
+		return &failure{doing: "read", what: contract.CmdPath, err: errors.New("it is empty"), cause: "the image has neither CMD nor ENTRYPOINT; there is no default command"}
 	}
-	env, err := readFile(app.EnvPath, 2*app.MaxSize)
+	env, err := readFile(contract.EnvPath, 2*contract.MaxSize)
 	if err != nil && err != unix.ENOENT {
-		return fail("read", app.EnvPath, err)
+		return fail("read", contract.EnvPath, err)
 	}
 	if e.env = lines(env); len(e.env) == 0 {
 		e.env = []string{"PATH=" + referencePath}
 	}
-	unix.Unlink(app.CmdPath)
-	unix.Unlink(app.EnvPath)
+	unix.Unlink(contract.CmdPath)
+	unix.Unlink(contract.EnvPath)
 	return nil
 }
 

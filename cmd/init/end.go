@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nitro-enclaves-bootstrap/neb/app"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 // wait reaps every process until the application has ended, and ends what it left behind.
@@ -32,7 +32,7 @@ func (e *enclave) wait(pid int) error {
 
 // clear ends what the application left behind: its StopSignal, a while of grace, SIGKILL.
 func (e *enclave) clear() {
-	stop, err := app.Signal(e.about.StopSignal)
+	stop, err := contract.Signal(e.about.StopSignal)
 	if err != nil {
 		stop = int(unix.SIGTERM)
 	}
@@ -69,11 +69,11 @@ func (e *enclave) end(phase string, why error) {
 	unix.Sync()
 	say(why.Error())
 	over, ok := why.(ended)
-	report := app.Report{Phase: phase}
+	report := contract.Report{Phase: phase}
 	if ok {
 		report.Status = uint32(over.status)
 		if over.signal != 0 {
-			report.Signal = app.SignalName(over.signal)
+			report.Signal = contract.SignalName(over.signal)
 		}
 	}
 	e.report(report)
@@ -92,11 +92,11 @@ func (e *enclave) end(phase string, why error) {
 }
 
 // report sends r to the port of the description. Nobody may be there: it takes two seconds at most, and says nothing.
-func (e *enclave) report(r app.Report) {
+func (e *enclave) report(r contract.Report) {
 	if e.about.ExitReport == 0 {
 		return
 	}
-	b, err := app.EncodeReport(r)
+	b, err := contract.EncodeReport(r)
 	if err != nil {
 		return
 	}

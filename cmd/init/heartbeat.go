@@ -9,12 +9,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nitro-enclaves-bootstrap/neb/app"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 const (
 	parentCID     = 3
-	heartbeatPort = app.HeartbeatPort
+	heartbeatPort = contract.HeartbeatPort
 	heartbeatByte = 0xB7
 	retryPause    = 20 * time.Millisecond
 )

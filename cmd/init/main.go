@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nitro-enclaves-bootstrap/neb/app"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 // enclave is what the steps know and learn. The zero value is the beginning.
@@ -27,7 +27,7 @@ type enclave struct {
 	console  bool // there is one
 
 	structured bool // /neb/app is there; otherwise nitro-cli's mode
-	about      app.Description
+	about      contract.Description
 	account    account
 	env        []string
 }
@@ -135,7 +135,7 @@ type ended struct {
 
 func (e ended) Error() string {
 	if e.signal != 0 {
-		return "exit signal=" + app.SignalName(e.signal)
+		return "exit signal=" + contract.SignalName(e.signal)
 	}
 	return "exit status=" + strconv.Itoa(e.status)
 }

@@ -8,30 +8,30 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nitro-enclaves-bootstrap/neb/app"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 const moduleCompressed = 4 // MODULE_INIT_COMPRESSED_FILE of linux/module.h
 
 // loadModules loads what /neb/modules lists, or /nsm.ko alone, and then shuts loading off if there was a list.
 func (e *enclave) loadModules() error {
-	var list app.Modules
-	text, err := readFile(app.ModulesPath, app.MaxSize)
+	var list contract.Modules
+	text, err := readFile(contract.ModulesPath, contract.MaxSize)
 	listed := err == nil
 	switch {
 	case listed:
-		if list, err = app.DecodeModules(text); err != nil {
+		if list, err = contract.DecodeModules(text); err != nil {
 			return &failure{doing: "read", what: err.Error()}
 		}
 	case err != unix.ENOENT:
-		return fail("read", app.ModulesPath, err)
+		return fail("read", contract.ModulesPath, err)
 	}
 	named := false
 	for _, path := range list.Paths {
-		named = named || path == app.NSMPath
+		named = named || path == contract.NSMPath
 	}
 	if !named {
-		if err := e.loadModule(app.NSMPath, true); err != nil {
+		if err := e.loadModule(contract.NSMPath, true); err != nil {
 			return err
 		}
 	}

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nitro-enclaves-bootstrap/neb/app"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 const (
@@ -20,26 +20,26 @@ func (e *enclave) makeRoot() error {
 	var err error
 	if n := e.about.ErofsParts; n > 0 {
 		err = mountErofs(int(n))
-	} else if err = unix.Mount(app.RootPath, app.RootPath, "", unix.MS_BIND, ""); err != nil {
-		f := fail("mount", app.RootPath, err)
+	} else if err = unix.Mount(contract.RootPath, contract.RootPath, "", unix.MS_BIND, ""); err != nil {
+		f := fail("mount", contract.RootPath, err)
 		err = f.because(unpacking(f.cause))
 	}
 	if err != nil {
 		return err
 	}
 	for _, dir := range []string{"/dev", "/proc"} {
-		if err := move(dir, app.RootPath+dir); err != nil {
+		if err := move(dir, contract.RootPath+dir); err != nil {
 			return err
 		}
 	}
-	if err := unix.Chdir(app.RootPath); err != nil {
-		return fail("change to", app.RootPath, err)
+	if err := unix.Chdir(contract.RootPath); err != nil {
+		return fail("change to", contract.RootPath, err)
 	}
 	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
 		return fail("mount", "/", err)
 	}
 	if err := unix.Chroot("."); err != nil {
-		return fail("change the root to", app.RootPath, err)
+		return fail("change the root to", contract.RootPath, err)
 	}
 	if err := unix.Chdir("/"); err != nil {
 		return fail("change to", "/", err)
@@ -75,12 +75,12 @@ func mountErofs(parts int) error {
 	if err := join(parts); err != nil {
 		return err
 	}
-	device, fd, err := loop(app.RootPart(0))
+	device, fd, err := loop(contract.RootPart(0))
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	for _, dir := range []string{lower, layer, app.RootPath} {
+	for _, dir := range []string{lower, layer, contract.RootPath} {
 		if err := mkdir(dir, 0o755); err != nil {
 			return err
 		}
@@ -96,8 +96,8 @@ func mountErofs(parts int) error {
 			return err
 		}
 	}
-	if err := unix.Mount("overlay", app.RootPath, "overlay", 0, "lowerdir="+lower+",upperdir="+layer+"/upper,workdir="+layer+"/work"); err != nil {
-		return fail("mount", app.RootPath, err)
+	if err := unix.Mount("overlay", contract.RootPath, "overlay", 0, "lowerdir="+lower+",upperdir="+layer+"/upper,workdir="+layer+"/work"); err != nil {
+		return fail("mount", contract.RootPath, err)
 	}
 	return nil
 }
@@ -110,14 +110,14 @@ func join(parts int) error {
 	if parts == 1 {
 		return nil
 	}
-	first := app.RootPart(0)
+	first := contract.RootPart(0)
 	to, err := open(first, unix.O_WRONLY|unix.O_APPEND)
 	if err != nil {
 		return fail("open", first, err)
 	}
 	defer unix.Close(to)
 	for i := 1; i < parts; i++ {
-		if err := appendFile(to, app.RootPart(i)); err != nil {
+		if err := appendFile(to, contract.RootPart(i)); err != nil {
 			return err
 		}
 	}

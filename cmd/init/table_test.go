@@ -24,14 +24,14 @@ import (
 	"github.com/ulikunitz/xz"
 	"golang.org/x/sys/unix"
 
-	"github.com/nitro-enclaves-bootstrap/neb/app"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
-	"github.com/nitro-enclaves-bootstrap/neb/machine"
-	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
-	"github.com/nitro-enclaves-bootstrap/neb/test/need"
-	"github.com/nitro-enclaves-bootstrap/neb/test/puzzle"
-	"github.com/nitro-enclaves-bootstrap/neb/test/vm"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm"
 )
 
 // said matches what the probe says of one of its words.
@@ -71,7 +71,7 @@ func file(t testing.TB, name, from string) entry {
 // compile makes a program of testdata/c with musl's compiler.
 func compile(t testing.TB, name string, flags ...string) []byte {
 	t.Helper()
-	cc := need.Command(t, "musl-gcc")
+	cc := require.Command(t, "musl-gcc")
 	out := filepath.Join(t.TempDir(), name)
 	args := append([]string{"-O2", "-o", out, "testdata/c/" + name + ".c"}, flags...)
 	if words, err := exec.Command(cc, args...).CombinedOutput(); err != nil {
@@ -107,7 +107,7 @@ func withLibraries(t testing.TB, name string) []entry {
 			}
 		}
 		if !found {
-			need.Lacks(t, l+" where the test looks for libraries")
+			require.Lacks(t, l+" where the test looks for libraries")
 		}
 	}
 	return all
@@ -119,7 +119,7 @@ const peak = `^probe: rss: [1-7]?\d{1,3} kB$`
 // TestShapes boots images of all shapes.
 func TestShapes(t *testing.T) {
 	probe := program("probe", probeProgram(t, eif.X86_64))
-	run := func(d app.Description, s script, tree ...entry) scene {
+	run := func(d contract.Description, s script, tree ...entry) scene {
 		d.Entrypoint, d.Cmd, d.Complete = []string{"/probe"}, s.words(), true
 		return scene{second: described(t, d, append(tree, probe)...), want: s.want(`^neb: exit status=0$`)}
 	}
@@ -206,10 +206,10 @@ func TestShapes(t *testing.T) {
 			},
 			never: []string{"warning"},
 		},
-		"structured": run(app.Description{
+		"structured": run(contract.Description{
 			Env: []string{"A=b", "WORDS=two\nlines"}, User: "app", WorkingDir: "/srv/a/b", Hostname: "vault",
 		}, structured, append(users, link("etc/resolv.conf", "/run/resolvconf/resolv.conf"))...),
-		"no /etc, user and group by number, loopback down, as root within": run(app.Description{
+		"no /etc, user and group by number, loopback down, as root within": run(contract.Description{
 			User: "0:7", LoopbackDown: true, NSMOwner: "77:78", NSMMode: 0o640, Env: []string{"HOME=/h"},
 		}, script{
 			"env", `["HOME=/h" "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "HOSTNAME=enclave"]`,
@@ -226,93 +226,93 @@ func TestShapes(t *testing.T) {
 		}),
 		// Set-UID root, so that it can become others: PID 1 starts it as app.
 		"a second user cannot attest": {
-			second: described(t, app.Description{Entrypoint: []string{"/su"}, Cmd: second.words(), User: "app", Complete: true}, append(users, entry{name: "su", mode: 0o4755, body: probe.body})...),
+			second: described(t, contract.Description{Entrypoint: []string{"/su"}, Cmd: second.words(), User: "app", Complete: true}, append(users, entry{name: "su", mode: 0o4755, body: probe.body})...),
 			want:   second.want(`^neb: exit status=0$`),
 		},
-		"read-only directories": run(app.Description{User: "1000", WorkingDir: "/ro/sub"}, script{
+		"read-only directories": run(contract.Description{User: "1000", WorkingDir: "/ro/sub"}, script{
 			"cwd", "/ro/sub",
 			"write=/ro/new", "EACCES",
 			"read=/ro/file", `"content"`,
 			"as=1000,id", "EPERM",
 		}, entry{name: "ro", mode: initramfs.TypeDir | 0o555}, entry{name: "ro/sub", mode: initramfs.TypeDir | 0o555}, text("ro/file", "content")),
 		"relative to WORKDIR": {
-			second: described(t, app.Description{Entrypoint: []string{"./probe"}, Cmd: []string{"name", "exit=255"}, WorkingDir: "/opt"}, program("opt/probe", probe.body)),
+			second: described(t, contract.Description{Entrypoint: []string{"./probe"}, Cmd: []string{"name", "exit=255"}, WorkingDir: "/opt"}, program("opt/probe", probe.body)),
 			want:   []string{said("name", `"./probe"`), `^neb: exit status=255$`},
 		},
 		"in the image's PATH, exits 1": {
-			second: described(t, app.Description{Entrypoint: []string{"probe", "exit=1"}, Env: []string{"PATH=/nowhere:/opt/"}}, program("opt/probe", probe.body)),
+			second: described(t, contract.Description{Entrypoint: []string{"probe", "exit=1"}, Env: []string{"PATH=/nowhere:/opt/"}}, program("opt/probe", probe.body)),
 			want:   []string{`^neb: exit status=1$`},
 		},
 		"killed": {
-			second: described(t, app.Description{Cmd: []string{"/probe", "die=SIGKILL"}}, probe),
+			second: described(t, contract.Description{Cmd: []string{"/probe", "die=SIGKILL"}}, probe),
 			want:   []string{`^neb: exit signal=SIGKILL$`},
 		},
 		"forks and exits, what is left is told": {
-			second: described(t, app.Description{Cmd: []string{"/probe", "leave=tame", "exit=0"}, StopSignal: "SIGINT"}, probe),
+			second: described(t, contract.Description{Cmd: []string{"/probe", "leave=tame", "exit=0"}, StopSignal: "SIGINT"}, probe),
 			want:   []string{`^probe: left behind, tame`, `^probe: tame process got SIGINT$`, `^neb: exit status=0$`},
 		},
 		"ignores SIGTERM, is killed": {
-			second:  described(t, app.Description{Cmd: []string{"/probe", "leave=stubborn", "exit=4"}}, probe),
+			second:  described(t, contract.Description{Cmd: []string{"/probe", "leave=stubborn", "exit=4"}}, probe),
 			cmdline: "neb.grace=400ms",
 			want:    []string{`^probe: left behind, stubborn`, `^probe: stubborn process got SIGTERM$`, `^neb: exit status=4$`},
 		},
-		"signals to PID 1 reach the application": run(app.Description{}, script{
+		"signals to PID 1 reach the application": run(contract.Description{}, script{
 			"kill1=SIGTERM", "SIGTERM", "kill1=SIGINT", "SIGINT", "kill1=SIGHUP", "SIGHUP", "kill1=SIGUSR1", "SIGUSR1",
 			"kill1=SIGKILL", "none", "kill1=SIGSEGV", "none", "kill1=SIGABRT", "none",
 		}),
 		"ignores SIGTERM itself, and goes on; its child gets it": {
-			second: described(t, app.Description{Cmd: []string{"/probe", "leave=tame", "outlive=SIGTERM", "exit=5"}}, probe),
+			second: described(t, contract.Description{Cmd: []string{"/probe", "leave=tame", "outlive=SIGTERM", "exit=5"}}, probe),
 			want:   []string{`^probe: left behind, tame`, `^probe: tame process got SIGTERM$`, said("outlive=SIGTERM", "a child"), `^neb: exit status=5$`},
 		},
 		"10,000 orphans": {
-			second: described(t, app.Description{Cmd: []string{"/orphans", "10000", "/probe", "zombies", "rss"}}, probe, program("orphans", compile(t, "orphans", "-static"))),
+			second: described(t, contract.Description{Cmd: []string{"/orphans", "10000", "/probe", "zombies", "rss"}}, probe, program("orphans", compile(t, "orphans", "-static"))),
 			want:   []string{`^orphans: 10000$`, said("zombies", "0"), peak, `^neb: exit status=0$`},
 		},
 		"busybox": {
-			second: described(t, app.Description{Entrypoint: []string{"sh", "-c"}, Cmd: []string{`echo "I am $(id -u) in $PWD with $(ulimit -n) of $(ulimit -Hn)"; exit 12`}, WorkingDir: "/root"}, file(t, "bin/sh", need.Command(t, "busybox"))),
+			second: described(t, contract.Description{Entrypoint: []string{"sh", "-c"}, Cmd: []string{`echo "I am $(id -u) in $PWD with $(ulimit -n) of $(ulimit -Hn)"; exit 12`}, WorkingDir: "/root"}, file(t, "bin/sh", require.Command(t, "busybox"))),
 			want:   []string{`^I am 0 in /root with 1048576 of 1048576$`, `^neb: exit status=12$`},
 		},
 		"dynamic, glibc": {
-			second: described(t, app.Description{Cmd: []string{"env"}, Env: []string{"A=glibc"}}, withLibraries(t, "/usr/bin/env")...),
+			second: described(t, contract.Description{Cmd: []string{"env"}, Env: []string{"A=glibc"}}, withLibraries(t, "/usr/bin/env")...),
 			want:   []string{`^A=glibc$`, `^neb: exit status=0$`},
 		},
 		"dynamic, musl": {
-			second: described(t, app.Description{Cmd: []string{"/hello"}}, program("hello", compile(t, "hello")), file(t, "lib/ld-musl-x86_64.so.1", "/lib/ld-musl-x86_64.so.1")),
+			second: described(t, contract.Description{Cmd: []string{"/hello"}}, program("hello", compile(t, "hello")), file(t, "lib/ld-musl-x86_64.so.1", "/lib/ld-musl-x86_64.so.1")),
 			want:   []string{`^hello from a dynamic program$`, `^neb: exit status=0$`},
 		},
 		"a script": {
-			second: plain("/start\n", "", file(t, "bin/sh", need.Command(t, "busybox")), program("start", []byte("#!/bin/sh\necho PATH is $PATH, $(ulimit -n) of $(ulimit -Hn)\n"))),
+			second: plain("/start\n", "", file(t, "bin/sh", require.Command(t, "busybox")), program("start", []byte("#!/bin/sh\necho PATH is $PATH, $(ulimit -n) of $(ulimit -Hn)\n"))),
 			want:   []string{`^PATH is /sbin:/usr/sbin:/bin:/usr/bin, 1024 of 4096$`, `^neb: exit status=0$`},
 		},
 		"a script without #!, as glibc's execvpe runs it": {
-			second: plain("start\none\n", "PATH=/opt", file(t, "bin/sh", need.Command(t, "busybox")), program("opt/start", []byte("echo $0 with $1; exit 6\n"))),
+			second: plain("start\none\n", "PATH=/opt", file(t, "bin/sh", require.Command(t, "busybox")), program("opt/start", []byte("echo $0 with $1; exit 6\n"))),
 			want:   []string{`^/opt/start with one$`, `^neb: exit status=6$`},
 		},
 		"modules by list, parameters, shut off": {
-			first:   []entry{modules(t, app.Modules{Paths: []string{"/nsm.ko"}})},
+			first:   []entry{modules(t, contract.Modules{Paths: []string{"/nsm.ko"}})},
 			cmdline: `nsm.neb_test="a b"`,
-			second:  described(t, app.Description{Cmd: []string{"/probe", "stat=/dev/nsm", "read=/proc/sys/kernel/modules_disabled"}}, probe),
+			second:  described(t, contract.Description{Cmd: []string{"/probe", "stat=/dev/nsm", "read=/proc/sys/kernel/modules_disabled"}}, probe),
 			want:    []string{`nsm: unknown parameter 'neb_test' ignored`, said("stat=/dev/nsm", "020600 0:0 0"), said("read=/proc/sys/kernel/modules_disabled", `"1"`)},
 		},
 		"modules by list, left open": {
-			first:  []entry{modules(t, app.Modules{Open: true})},
-			second: described(t, app.Description{Cmd: []string{"/probe", "stat=/dev/nsm", "read=/proc/sys/kernel/modules_disabled"}}, probe),
+			first:  []entry{modules(t, contract.Modules{Open: true})},
+			second: described(t, contract.Description{Cmd: []string{"/probe", "stat=/dev/nsm", "read=/proc/sys/kernel/modules_disabled"}}, probe),
 			want:   []string{said("stat=/dev/nsm", "020600 0:0 0"), said("read=/proc/sys/kernel/modules_disabled", `"0"`)},
 		},
 		"a compressed module": {
-			first:   []entry{modules(t, app.Modules{Paths: []string{"/neb/lib/nsm.ko.zst"}}), program("neb/lib/nsm.ko.zst", puzzle.Zstd.Pack(t, file(t, "", filepath.Join(vm.Blobs(t, eif.X86_64), "nsm.ko")).body))},
+			first:   []entry{modules(t, contract.Modules{Paths: []string{"/neb/lib/nsm.ko.zst"}}), program("neb/lib/nsm.ko.zst", images.Zstd.Pack(t, file(t, "", filepath.Join(vm.Blobs(t, eif.X86_64), "nsm.ko")).body))},
 			without: []string{"nsm.ko"},
-			second:  described(t, app.Description{Cmd: []string{"/probe", "stat=/dev/nsm"}}, probe),
+			second:  described(t, contract.Description{Cmd: []string{"/probe", "stat=/dev/nsm"}}, probe),
 			want:    []string{said("stat=/dev/nsm", "020600 0:0 0"), `^neb: exit status=0$`},
 		},
 		"without nsm.ko": {
 			without: []string{"nsm.ko"},
-			second:  described(t, app.Description{Cmd: []string{"/probe", "stat=/dev/nsm"}}, probe),
+			second:  described(t, contract.Description{Cmd: []string{"/probe", "stat=/dev/nsm"}}, probe),
 			want:    []string{said("stat=/dev/nsm", "ENOENT"), `^neb: exit status=0$`},
 		},
 		"halts": {
 			late:   "neb.end=halt", // not measured: the machine appends that an enclave ends by a reboot
-			second: described(t, app.Description{Cmd: []string{"/probe"}}, probe),
+			second: described(t, contract.Description{Cmd: []string{"/probe"}}, probe),
 			want:   []string{`^neb: exit status=0$`, `reboot: System halted`},
 			runs:   true,
 		},
@@ -323,21 +323,21 @@ func TestShapes(t *testing.T) {
 	}
 	// The most that a description may hold, in as many records as it may have, which is what takes the most memory.
 	most := []string{"/probe", "rss", "exit=0"}
-	for len(most) < app.MaxRecords/2 {
+	for len(most) < contract.MaxRecords/2 {
 		most = append(most, strings.Repeat("x", 100))
 	}
-	most = append(most, strings.Repeat("y", app.MaxValue))
-	variables := make([]string, app.MaxRecords-2-len(most))
+	most = append(most, strings.Repeat("y", contract.MaxValue))
+	variables := make([]string, contract.MaxRecords-2-len(most))
 	for i := range variables {
 		variables[i] = "V" + strconv.Itoa(i) + "=" + strings.Repeat("z", 90)
 	}
 	table["a large description"] = scene{
-		second: described(t, app.Description{Entrypoint: most[:1], Cmd: most[1:], Env: variables, Complete: true}, probe),
+		second: described(t, contract.Description{Entrypoint: most[:1], Cmd: most[1:], Env: variables, Complete: true}, probe),
 		want:   []string{peak, `^neb: exit status=0$`},
 	}
 	for name, compress := range compressions {
 		table["a ramdisk in "+name] = scene{
-			second: described(t, app.Description{Cmd: []string{"/probe", "say=unpacked"}, Complete: true}, probe),
+			second: described(t, contract.Description{Cmd: []string{"/probe", "say=unpacked"}, Complete: true}, probe),
 			raw:    func(b []byte) []byte { return compress(t, b) },
 			want:   []string{said("say=unpacked", `"unpacked"`), `^neb: exit status=0$`},
 		}
@@ -347,8 +347,8 @@ func TestShapes(t *testing.T) {
 
 // compressions are those of ramdisks that kernel/fragments/platform.config asks for.
 var compressions = map[string]func(testing.TB, []byte) []byte{
-	"gzip": puzzle.Gzip.Pack,
-	"zstd": puzzle.Zstd.Pack,
+	"gzip": images.Gzip.Pack,
+	"zstd": images.Zstd.Pack,
 	"xz": func(t testing.TB, b []byte) []byte {
 		t.Helper()
 		var out bytes.Buffer
@@ -380,9 +380,9 @@ var compressions = map[string]func(testing.TB, []byte) []byte{
 	},
 }
 
-func modules(t testing.TB, m app.Modules) entry {
+func modules(t testing.TB, m contract.Modules) entry {
 	t.Helper()
-	b, err := app.EncodeModules(m)
+	b, err := contract.EncodeModules(m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -403,7 +403,7 @@ func TestFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := func(d app.Description, want string, tree ...entry) scene {
+	run := func(d contract.Description, want string, tree ...entry) scene {
 		if len(d.Cmd) == 0 {
 			d.Cmd = []string{"/probe", "say=started"}
 		}
@@ -411,7 +411,7 @@ func TestFaults(t *testing.T) {
 		return scene{second: described(t, d, append(tree, probe)...), want: []string{want}, never: []string{"^probe"}}
 	}
 	with := func(s scene, change func(*scene)) scene { change(&s); return s }
-	good := run(app.Description{}, "")
+	good := run(contract.Description{}, "")
 	table := map[string]scene{
 		"no /cmd":             {beats: true, second: plain("", "")[:7], want: []string{`^neb: read /cmd: no such file or directory: the application's ramdisk has none, or was not unpacked$`}},
 		"empty /cmd":          {beats: true, second: plain("", "A=b\n"), want: []string{`^neb: read /cmd: it is empty: the image has neither CMD nor ENTRYPOINT; there is no default command$`}},
@@ -430,7 +430,7 @@ func TestFaults(t *testing.T) {
 			s.want = []string{`^neb: load module /nsm.ko: exec format error: it was built for kernel 6\.11\.\d+.*, and this is 6\.12\.`}
 		}),
 		"a module that is missing": with(good, func(s *scene) {
-			s.first, s.cmdline = []entry{modules(t, app.Modules{Paths: []string{"/nsm.ko", "/neb/lib/tun.ko"}})}, "nsm.neb_test=1"
+			s.first, s.cmdline = []entry{modules(t, contract.Modules{Paths: []string{"/nsm.ko", "/neb/lib/tun.ko"}})}, "nsm.neb_test=1"
 			s.want = []string{`nsm: unknown parameter 'neb_test' ignored`, `^neb: open module /neb/lib/tun.ko: no such file or directory`}
 		}),
 		"/neb/modules is unknown": with(good, func(s *scene) {
@@ -449,23 +449,23 @@ func TestFaults(t *testing.T) {
 			s.cmdline = "neb.grace=ten"
 			s.want = []string{`^neb: kernel command line neb.grace=ten: expected a time like 10s`}
 		}),
-		"no such command":           run(app.Description{Cmd: []string{"/bin/server"}}, `^neb: exec /bin/server: no such file or directory: the image has no such file$`),
-		"a command below /tmp":      run(app.Description{Cmd: []string{"/tmp/server"}}, `^neb: exec /tmp/server: no such file or directory: what the image has below /tmp/ is hidden by the file system that is mounted there$`, program("tmp/server", probe.body)),
-		"no such command in PATH":   run(app.Description{Cmd: []string{"server"}, Env: []string{"PATH=/bin:/opt"}}, `^neb: exec server: no such file or directory: not in /bin/server, /opt/server$`),
-		"no such relative command":  run(app.Description{Cmd: []string{"bin/server"}, WorkingDir: "/srv"}, `^neb: exec bin/server: no such file or directory: it is relative to /srv$`),
-		"no loader":                 run(app.Description{Cmd: []string{"/env"}}, `^neb: exec /env: no such file or directory: is it a dynamic binary without its loader /lib64/ld-linux-x86-64.so.2\?$`, file(t, "env", "/usr/bin/env")),
-		"no interpreter":            run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: no such file or directory: it is a script, and its interpreter /bin/sh is not in the image$`, program("start", []byte("#!/bin/sh\n"))),
-		"script with DOS line ends": run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: no such file or directory: its first line ends in a carriage return`, program("start", []byte("#!/probe\r\n"))),
-		"no script":                 run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: exec format error: it is neither an ELF file nor a script`, program("start", []byte("echo hello\n"))),
+		"no such command":           run(contract.Description{Cmd: []string{"/bin/server"}}, `^neb: exec /bin/server: no such file or directory: the image has no such file$`),
+		"a command below /tmp":      run(contract.Description{Cmd: []string{"/tmp/server"}}, `^neb: exec /tmp/server: no such file or directory: what the image has below /tmp/ is hidden by the file system that is mounted there$`, program("tmp/server", probe.body)),
+		"no such command in PATH":   run(contract.Description{Cmd: []string{"server"}, Env: []string{"PATH=/bin:/opt"}}, `^neb: exec server: no such file or directory: not in /bin/server, /opt/server$`),
+		"no such relative command":  run(contract.Description{Cmd: []string{"bin/server"}, WorkingDir: "/srv"}, `^neb: exec bin/server: no such file or directory: it is relative to /srv$`),
+		"no loader":                 run(contract.Description{Cmd: []string{"/env"}}, `^neb: exec /env: no such file or directory: is it a dynamic binary without its loader /lib64/ld-linux-x86-64.so.2\?$`, file(t, "env", "/usr/bin/env")),
+		"no interpreter":            run(contract.Description{Cmd: []string{"/start"}}, `^neb: exec /start: no such file or directory: it is a script, and its interpreter /bin/sh is not in the image$`, program("start", []byte("#!/bin/sh\n"))),
+		"script with DOS line ends": run(contract.Description{Cmd: []string{"/start"}}, `^neb: exec /start: no such file or directory: its first line ends in a carriage return`, program("start", []byte("#!/probe\r\n"))),
+		"no script":                 run(contract.Description{Cmd: []string{"/start"}}, `^neb: exec /start: exec format error: it is neither an ELF file nor a script`, program("start", []byte("echo hello\n"))),
 		"no script, and no shell":   {second: plain("/start\n", "", program("start", []byte("echo hello\n"))), want: []string{`^neb: exec /start: exec format error: it is neither an ELF file nor a script with #! in its first line, and /bin/sh to run it is not in the image$`}},
-		"for another machine":       run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: exec format error: it was built for aarch64, and this enclave is x86_64$`, program("start", elfFile(183, ""))),
-		"not executable":            run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: permission denied: it is not executable: chmod \+x$`, text("start", "#!/probe\n")),
-		"a directory":               run(app.Description{Cmd: []string{"/start"}}, `^neb: exec /start: permission denied: it is a directory$`, dir("start")),
-		"closed to the user":        run(app.Description{User: "1000"}, `^neb: exec /probe: permission denied: it, or a directory above it, is not open to the user 1000$`, entry{name: "probe", mode: 0o700, body: probe.body}),
-		"unknown user":              run(app.Description{User: "app"}, `^neb: find User "app": the image's /etc/passwd has no such user; a number would need none$`),
-		"WORKDIR is a file":         run(app.Description{WorkingDir: "/probe/x"}, `^neb: create /probe/x: not a directory$`),
-		"/tmp is a file":            run(app.Description{}, `^neb: mount /tmp: not a directory: the image has a file where this directory must be$`, text("tmp", "")),
-		"/dev leads out":            run(app.Description{}, `^neb: mount /dev: not a directory: the image has a file where this directory must be$`, link("dev", "/neb")),
+		"for another machine":       run(contract.Description{Cmd: []string{"/start"}}, `^neb: exec /start: exec format error: it was built for aarch64, and this enclave is x86_64$`, program("start", elfFile(183, ""))),
+		"not executable":            run(contract.Description{Cmd: []string{"/start"}}, `^neb: exec /start: permission denied: it is not executable: chmod \+x$`, text("start", "#!/probe\n")),
+		"a directory":               run(contract.Description{Cmd: []string{"/start"}}, `^neb: exec /start: permission denied: it is a directory$`, dir("start")),
+		"closed to the user":        run(contract.Description{User: "1000"}, `^neb: exec /probe: permission denied: it, or a directory above it, is not open to the user 1000$`, entry{name: "probe", mode: 0o700, body: probe.body}),
+		"unknown user":              run(contract.Description{User: "app"}, `^neb: find User "app": the image's /etc/passwd has no such user; a number would need none$`),
+		"WORKDIR is a file":         run(contract.Description{WorkingDir: "/probe/x"}, `^neb: create /probe/x: not a directory$`),
+		"/tmp is a file":            run(contract.Description{}, `^neb: mount /tmp: not a directory: the image has a file where this directory must be$`, text("tmp", "")),
+		"/dev leads out":            run(contract.Description{}, `^neb: mount /dev: not a directory: the image has a file where this directory must be$`, link("dev", "/neb")),
 		"unknown field":             {second: []entry{text("neb/app", "Version=1\x00Cmd=/probe\x00Seccomp=on\x00"), dir("rootfs")}, want: []string{`^neb: read /neb/app: unknown field "Seccomp": use the init that came with the packer$`}},
 		"later version":             {second: []entry{text("neb/app", "Version=2\x00Cmd=/probe\x00"), dir("rootfs")}, want: []string{`^neb: read /neb/app: version "2"`}},
 		"not whole":                 {second: good.second[:len(good.second)-1], want: []string{`^neb: check that the ramdisk is whole: /neb/complete: no such file or directory: the ramdisk was cut`}},
@@ -474,21 +474,21 @@ func TestFaults(t *testing.T) {
 			s.want = []string{`/neb/complete: no such file or directory: the ramdisk was cut`}
 		}),
 		"cut in the last entry": with(good, func(s *scene) {
-			s.raw = func(b []byte) []byte { return b[:bytes.Index(b, []byte(app.Complete))&^3] }
+			s.raw = func(b []byte) []byte { return b[:bytes.Index(b, []byte(contract.Complete))&^3] }
 			s.want = []string{`/neb/complete: its content is not what a packer writes`}
 		}),
 		"damaged": with(good, func(s *scene) {
 			s.raw = func(b []byte) []byte { b[bytes.Index(b, []byte("rootfs/probe"))-110] = '?'; return b }
 			s.want = []string{`/neb/complete: no such file or directory: the kernel said: Initramfs unpacking failed: `}
 		}),
-		"too little memory":   with(run(app.Description{}, `/neb/complete: no such file or directory: the kernel said: Initramfs unpacking failed: write error$`, text("large", string(make([]byte, 70<<20)))), func(s *scene) { s.memory = 128 << 20 }),
-		"too few inodes":      with(run(app.Description{}, `/neb/complete: no such file or directory: the ramdisk was cut, or memory or inodes ran out`, many(20000)...), func(s *scene) { s.memory, s.first = 100<<20, []entry{dir("proc")} }),
+		"too little memory":   with(run(contract.Description{}, `/neb/complete: no such file or directory: the kernel said: Initramfs unpacking failed: write error$`, text("large", string(make([]byte, 70<<20)))), func(s *scene) { s.memory = 128 << 20 }),
+		"too few inodes":      with(run(contract.Description{}, `/neb/complete: no such file or directory: the ramdisk was cut, or memory or inodes ran out`, many(20000)...), func(s *scene) { s.memory, s.first = 100<<20, []entry{dir("proc")} }),
 		"unknown compression": {second: good.second, raw: func([]byte) []byte { return []byte("BZh91AY&SY0000000000") }, want: []string{`^neb: read /cmd: no such file or directory: the kernel said: Initramfs unpacking failed: compression method bzip2 not configured$`}},
-		"the program is not erofs": with(run(app.Description{ErofsParts: 1}, `^neb: mount /neb/lower: invalid argument: the file is no erofs image`), func(s *scene) {
+		"the program is not erofs": with(run(contract.Description{ErofsParts: 1}, `^neb: mount /neb/lower: invalid argument: the file is no erofs image`), func(s *scene) {
 			s.second = append(s.second, text("neb/root.0", strings.Repeat("x", 8192)))
 			last(s.second)
 		}),
-		"a part of erofs is absent": run(app.Description{ErofsParts: 1}, `^neb: open /neb/root.0: no such file or directory`),
+		"a part of erofs is absent": run(contract.Description{ErofsParts: 1}, `^neb: open /neb/root.0: no such file or directory`),
 	}
 	all(t, table)
 }
@@ -510,7 +510,7 @@ func many(n int) []entry {
 // TestParents boots beside parents that answer the heartbeat in ways of their own.
 func TestParents(t *testing.T) {
 	const short = "neb.heartbeat=1500ms"
-	application := described(t, app.Description{Cmd: []string{"/probe", "say=started"}}, program("probe", probeProgram(t, eif.X86_64)))
+	application := described(t, contract.Description{Cmd: []string{"/probe", "say=started"}}, program("probe", probeProgram(t, eif.X86_64)))
 	started := []string{said("say=started", `"started"`), `^neb: exit status=0$`}
 	answer := func(b byte) vsock.Handler {
 		return func(_ context.Context, c *vsock.Conn) {
@@ -560,18 +560,18 @@ func TestReports(t *testing.T) {
 		cmd     []string
 		console string
 		qemu    []string
-		want    app.Report
+		want    contract.Report
 	}{
-		"status":                               {[]string{"/probe", "exit=42"}, "", nil, app.Report{Phase: "exit", Status: 42}},
-		"signal":                               {[]string{"/probe", "die=SIGKILL"}, "", nil, app.Report{Phase: "exit", Signal: "SIGKILL"}},
-		"no command":                           {[]string{"/none"}, "", nil, app.Report{Phase: "exec"}},
-		"another console than the machine has": {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "ttyS7", nil, app.Report{Phase: "exit", Status: 9}},
-		"no serial port at all":                {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "", []string{"-machine", "isa-serial=off"}, app.Report{Phase: "exit", Status: 9}},
+		"status":                               {[]string{"/probe", "exit=42"}, "", nil, contract.Report{Phase: "exit", Status: 42}},
+		"signal":                               {[]string{"/probe", "die=SIGKILL"}, "", nil, contract.Report{Phase: "exit", Signal: "SIGKILL"}},
+		"no command":                           {[]string{"/none"}, "", nil, contract.Report{Phase: "exec"}},
+		"another console than the machine has": {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "ttyS7", nil, contract.Report{Phase: "exit", Status: 9}},
+		"no serial port at all":                {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "", []string{"-machine", "isa-serial=off"}, contract.Report{Phase: "exit", Status: 9}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reports := make(chan []byte, 4)
 			s := scene{
-				second: described(t, app.Description{Cmd: c.cmd, ExitReport: 9001, Complete: true}, program("probe", probeProgram(t, eif.X86_64))),
+				second: described(t, contract.Description{Cmd: c.cmd, ExitReport: 9001, Complete: true}, program("probe", probeProgram(t, eif.X86_64))),
 				parent: map[uint32]vsock.Handler{9001: func(_ context.Context, conn *vsock.Conn) {
 					conn.Accept()
 					b, _ := io.ReadAll(conn)
@@ -584,7 +584,7 @@ func TestReports(t *testing.T) {
 			}
 			select {
 			case b := <-reports:
-				if got, err := app.DecodeReport(string(b)); err != nil || got != c.want {
+				if got, err := contract.DecodeReport(string(b)); err != nil || got != c.want {
 					t.Errorf("got %+v, %v; want %+v", got, err, c.want)
 				}
 			default:
@@ -596,8 +596,8 @@ func TestReports(t *testing.T) {
 
 // TestErofs boots an application from an erofs image, whole and in parts.
 func TestErofs(t *testing.T) {
-	need.Root(t)
-	mkfs := need.Command(t, "mkfs.erofs")
+	require.Root(t)
+	mkfs := require.Command(t, "mkfs.erofs")
 	tree, image := t.TempDir(), filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(filepath.Join(tree, "probe"), probeProgram(t, eif.X86_64), 0o755); err != nil {
 		t.Fatal(err)
@@ -605,7 +605,7 @@ func TestErofs(t *testing.T) {
 	// cap_net_admin, effective and permitted (struct vfs_cap_data, version 2).
 	capability := "\x01\x00\x00\x02\x00\x10\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 	if err := unix.Setxattr(filepath.Join(tree, "probe"), "security.capability", []byte(capability), 0); err != nil {
-		need.Lacks(t, "a temporary directory with file capabilities ("+err.Error()+")")
+		require.Lacks(t, "a temporary directory with file capabilities ("+err.Error()+")")
 	}
 	if err := os.Mkdir(filepath.Join(tree, "ro"), 0o755); err != nil {
 		t.Fatal(err)
@@ -638,7 +638,7 @@ func TestErofs(t *testing.T) {
 	}
 	for _, parts := range []int{1, 3} {
 		t.Run(strconv.Itoa(parts), func(t *testing.T) {
-			d := app.Description{Cmd: append([]string{"/probe"}, words.words()...), ErofsParts: uint32(parts), Complete: true}
+			d := contract.Description{Cmd: append([]string{"/probe"}, words.words()...), ErofsParts: uint32(parts), Complete: true}
 			second := described(t, d)
 			// One of three is longer than what join copies before it gives memory back.
 			cuts := []int{0, len(content)}
@@ -646,7 +646,7 @@ func TestErofs(t *testing.T) {
 				cuts = []int{0, 1 << 20, 1<<20 + joinStep + 1<<20, len(content)}
 			}
 			for i := range parts {
-				second = append(second, text(strings.TrimPrefix(app.RootPart(i), "/"), string(content[cuts[i]:cuts[i+1]])))
+				second = append(second, text(strings.TrimPrefix(contract.RootPart(i), "/"), string(content[cuts[i]:cuts[i+1]])))
 				last(second)
 			}
 			s := scene{second: second, want: words.want(`^neb: exit status=0$`)}
@@ -683,9 +683,9 @@ func TestAarch64(t *testing.T) {
 	}
 	all(t, map[string]scene{
 		"nitro-cli":  {arch: eif.AArch64, second: plain("/probe\nenv\nkill1=SIGTERM\nkill1=SIGSEGV\nexit=3\n", "A=b\n", probe), want: []string{said("env", `["A=b"]`), said("kill1=SIGTERM", "SIGTERM"), said("kill1=SIGSEGV", "none"), `^neb: exit status=3$`}},
-		"structured": {arch: eif.AArch64, second: described(t, app.Description{Entrypoint: []string{"/probe"}, Cmd: words.words(), User: "1000", Complete: true}, probe), want: words.want(`^neb: exit status=0$`)},
+		"structured": {arch: eif.AArch64, second: described(t, contract.Description{Entrypoint: []string{"/probe"}, Cmd: words.words(), User: "1000", Complete: true}, probe), want: words.want(`^neb: exit status=0$`)},
 		"for another machine": {
-			arch: eif.AArch64, second: described(t, app.Description{Cmd: []string{"/start"}, Complete: true}, program("start", elfFile(62, ""))),
+			arch: eif.AArch64, second: described(t, contract.Description{Cmd: []string{"/start"}, Complete: true}, program("start", elfFile(62, ""))),
 			want: []string{`^neb: exec /start: exec format error: it was built for x86_64, and this enclave is aarch64$`}, beats: true,
 		},
 		"no /cmd": {arch: eif.AArch64, second: plain("", "")[:7], want: []string{`^neb: read /cmd: no such file or directory: `}, beats: true},

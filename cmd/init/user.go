@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nitro-enclaves-bootstrap/neb/app"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 // account is who the application runs as.
@@ -19,7 +19,7 @@ type account struct {
 	home     string
 }
 
-const maxID = 1<<32 - 2 // the kernel's: the last number is none, "leave as it is". Docker lets less be written, see app.ID
+const maxID = 1<<32 - 2 // the kernel's: the last number is none, "leave as it is". Docker lets less be written, see contract.ID
 
 // lookUp finds "user", "uid", "user:group" and mixtures in the image's files, as Docker does. The field of the description that names it stands in the error.
 func lookUp(field, spec string) (account, error) {
@@ -46,7 +46,7 @@ func resolveUser(spec, passwd, group string) (account, error) {
 	if user == "" {
 		user = "0"
 	}
-	uid, numeric, err := app.ID(user)
+	uid, numeric, err := contract.ID(user)
 	if err != nil {
 		return account{}, err
 	}
@@ -72,7 +72,7 @@ func resolveUser(spec, passwd, group string) (account, error) {
 	if !found && !numeric {
 		return account{}, errors.New("the image's /etc/passwd has no such user; a number would need none")
 	}
-	gid, numeric, err := app.ID(grp)
+	gid, numeric, err := contract.ID(grp)
 	if err != nil {
 		return account{}, err
 	}

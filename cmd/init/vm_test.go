@@ -15,13 +15,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nitro-enclaves-bootstrap/neb/app"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
-	"github.com/nitro-enclaves-bootstrap/neb/machine"
-	"github.com/nitro-enclaves-bootstrap/neb/machine/vsock"
-	"github.com/nitro-enclaves-bootstrap/neb/test/show"
-	"github.com/nitro-enclaves-bootstrap/neb/test/vm"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/report"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm"
 )
 
 // entry is a file, directory or link of a ramdisk.
@@ -314,9 +314,9 @@ func (s *scene) write(t testing.TB, blobs string) string {
 }
 
 // described is the second ramdisk of neb eif build: a description, a tree, and the entry that says that it is whole.
-func described(t testing.TB, d app.Description, tree ...entry) []entry {
+func described(t testing.TB, d contract.Description, tree ...entry) []entry {
 	t.Helper()
-	b, err := app.Encode(d)
+	b, err := contract.Encode(d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +325,7 @@ func described(t testing.TB, d app.Description, tree ...entry) []entry {
 		e.name = "rootfs/" + e.name
 		all = append(all, e)
 	}
-	return append(all, text("neb/complete", app.Complete))
+	return append(all, text("neb/complete", contract.Complete))
 }
 
 // plain is the second ramdisk of nitro-cli.
@@ -343,7 +343,7 @@ func plain(cmd, env string, tree ...entry) []entry {
 
 // TestStarts says how long the machines of the tests before it took to start. It is seconds on an idle host; ten times that is no host's fault.
 func TestStarts(t *testing.T) {
-	show.Linef(t, "%d machines, from power-on to the first line of application or init: at most %.1f s (%s)", starts.count, starts.slowest.Seconds(), starts.name)
+	report.Linef(t, "%d machines, from power-on to the first line of application or init: at most %.1f s (%s)", starts.count, starts.slowest.Seconds(), starts.name)
 	if starts.slowest > 30*time.Second {
 		t.Errorf("%s took %v to start", starts.name, starts.slowest)
 	}

@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/image"
-	"github.com/nitro-enclaves-bootstrap/neb/linuxkit"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
 	"github.com/spf13/cobra"
 )
 

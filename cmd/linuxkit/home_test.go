@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	. "github.com/nitro-enclaves-bootstrap/neb/test/puzzle"
+	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 )
 
 // TestWithoutHome stands in a directory with files that would mislead, and has no HOME: none of them may be read, and none made.

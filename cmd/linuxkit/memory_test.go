@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
-	. "github.com/nitro-enclaves-bootstrap/neb/test/puzzle"
+	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 )
 
 // TestMain is linuxkit itself when a test starts it, to measure a process that has nothing else in it.

@@ -19,7 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
-	. "github.com/nitro-enclaves-bootstrap/neb/test/puzzle"
+	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 )
 
 // call runs the command and returns its status and what it said.

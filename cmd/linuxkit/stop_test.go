@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	. "github.com/nitro-enclaves-bootstrap/neb/test/puzzle"
+	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 )
 
 // TestSignal sends a signal to commands whose output goes into a pipe that nobody empties.

@@ -4,7 +4,7 @@ package main
 import (
 	"os"
 
-	"github.com/nitro-enclaves-bootstrap/neb/cli"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/cli"
 )
 
 func main() {

@@ -17,11 +17,11 @@ import (
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb"
-	"github.com/nitro-enclaves-bootstrap/neb/build/component"
-	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
-	"github.com/nitro-enclaves-bootstrap/neb/build/store"
-	"github.com/nitro-enclaves-bootstrap/neb/test/need"
-	"github.com/nitro-enclaves-bootstrap/neb/test/show"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/report"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
 const root = "../.."
@@ -51,7 +51,7 @@ func (c client) run(t *testing.T, stdin io.Reader, args ...string) (string, erro
 	if err != nil {
 		how = err.Error()
 	}
-	show.Linef(t, "$ %s docker %s: %s in %v", strings.Join(c.env, " "), strings.Join(args, " "), how, time.Since(began).Round(time.Second))
+	report.Linef(t, "$ %s docker %s: %s in %v", strings.Join(c.env, " "), strings.Join(args, " "), how, time.Since(began).Round(time.Second))
 	return string(out), err
 }
 
@@ -70,12 +70,12 @@ func tail(s string) string {
 // makeBase imports the base image: a minimal Debian from the machine's mirrors, unless NEB_TEST_BASE_IMAGE names an image with Go.
 func makeBase(t *testing.T) string {
 	t.Helper()
-	need.Docker(t)
+	require.Docker(t)
 	if image := os.Getenv("NEB_TEST_BASE_IMAGE"); image != "" {
 		return image
 	}
-	need.Root(t)
-	debootstrap := need.Command(t, "debootstrap")
+	require.Root(t)
+	debootstrap := require.Command(t, "debootstrap")
 	tree := filepath.Join(t.TempDir(), "base")
 	args := []string{"--variant=minbase", "--include=ca-certificates", "bookworm", tree}
 	if mirror := debianMirror(t); mirror != "" {
@@ -186,7 +186,7 @@ func compare(t *testing.T, dir, arch string, components ...string) {
 				t.Errorf("%s/%s from Docker differs from neb build's", arch, f.Name)
 				continue
 			}
-			show.Linef(t, "%s/%s: the bytes of neb build, SHA-256 %s", arch, f.Name, f.SHA256)
+			report.Linef(t, "%s/%s: the bytes of neb build, SHA-256 %s", arch, f.Name, f.SHA256)
 		}
 	}
 	var found []string
@@ -244,7 +244,7 @@ func TestDocker(t *testing.T) {
 	t.Run("BuildKit", func(t *testing.T) {
 		name := tag("buildkit")
 		// The other architecture alone: the files themselves, as of the builder's own.
-		client{need.BuildKit(t), []string{"DOCKER_BUILDKIT=1"}}.build(t, image, name, "--build-arg", "TARGET=init", "--build-arg", "ARCH=aarch64")
+		client{require.BuildKit(t), []string{"DOCKER_BUILDKIT=1"}}.build(t, image, name, "--build-arg", "TARGET=init", "--build-arg", "ARCH=aarch64")
 		compare(t, extract(t, name), "aarch64", "init")
 	})
 
@@ -268,9 +268,9 @@ func TestDocker(t *testing.T) {
 	targets(image, "init", component.Archs...)
 
 	// docker build -t blobs_all . compiles the one kernel of this test.
-	need.Time(t)
+	require.Time(t)
 	if runtime.GOARCH != "amd64" {
-		need.Lacks(t, "a processor of x86_64, where alone the kernel's toolchain was tried")
+		require.Lacks(t, "a processor of x86_64, where alone the kernel's toolchain was tried")
 	}
 	if !t.Run("all", func(t *testing.T) {
 		name := tag("all")

@@ -14,8 +14,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nitro-enclaves-bootstrap/neb/test/need"
-	"github.com/nitro-enclaves-bootstrap/neb/test/show"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/report"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
 const root = "../.."
@@ -167,7 +167,7 @@ func TestMarks(t *testing.T) {
 
 // Every command in the docs runs: in a copy of the source, with neb in PATH, from the cache, one shell a page.
 func TestCommands(t *testing.T) {
-	need.Sandbox(t)
+	require.Sandbox(t)
 	bin := t.TempDir()
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "neb"), "./cmd/neb")
 	build.Dir = root
@@ -211,7 +211,7 @@ func TestCommands(t *testing.T) {
 			if err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}
-			show.Linef(t, "%d blocks of commands", len(found))
+			report.Linef(t, "%d blocks of commands", len(found))
 		})
 	}
 }
@@ -319,7 +319,7 @@ func TestWorkflows(t *testing.T) {
 
 // The licences and notices are those of what is linked.
 func TestNotices(t *testing.T) {
-	cmd := exec.Command("go", "run", "./build/release/notices", "-check")
+	cmd := exec.Command("go", "run", "./internal/tools/notices", "-check")
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nitro-enclaves-bootstrap/neb/test/jail"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/confine"
 )
 
 // nebPath is the program under test, guestPath the one in x86_64 enclaves, armPath the same for aarch64, compiled once for all tests.
@@ -27,7 +27,7 @@ const jailed = "jailed"
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == jailed {
-		err := jail.NoNamespaces()
+		err := confine.NoNamespaces()
 		if err == nil {
 			err = syscall.Exec(os.Args[2], os.Args[2:], os.Environ())
 		}

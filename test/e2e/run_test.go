@@ -28,8 +28,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/nitro-enclaves-bootstrap/neb/test/need"
-	"github.com/nitro-enclaves-bootstrap/neb/test/vm"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm"
 )
 
 // measured is what `neb eif build` prints.
@@ -384,7 +384,7 @@ func TestEvents(t *testing.T) {
 
 // TestAsUser boots as an ordinary user, who has nothing but the files.
 func TestAsUser(t *testing.T) {
-	need.Root(t)
+	require.Root(t)
 	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}})))
 	as := ordinaryUser(t, map[string]string{"neb": nebPath, "app.eif": eif, "qemu": vm.Emulator(t)})
 	out, err := as("neb", "run", "app.eif", "--qemu", "qemu", "--timeout", "120s")
@@ -432,14 +432,14 @@ func ordinaryUser(t *testing.T, files map[string]string) func(name string, args 
 // as the image's configuration says. (The copy to the layout rewrites the configuration, whose digest is in the metadata;
 // what is measured is the same.)
 func TestSources(t *testing.T) {
-	need.Docker(t)
+	require.Docker(t)
 	tag := dockerImage(t, "ENV GREETING=hello\nUSER 1000:1000\nWORKDIR /srv/app\nENTRYPOINT [\"/guest\"]\nCMD [\"hello\"]\n")
 	saved := filepath.Join(t.TempDir(), "saved.tar")
 	if out, err := exec.Command("docker", "save", "-o", saved, tag).CombinedOutput(); err != nil {
 		t.Fatalf("docker save: %v\n%s", err, out)
 	}
 	converted := filepath.Join(t.TempDir(), "layout")
-	copied := exec.Command(need.Command(t, "skopeo"), "--insecure-policy", "copy", "-q", "docker-archive:"+saved, "oci:"+converted)
+	copied := exec.Command(require.Command(t, "skopeo"), "--insecure-policy", "copy", "-q", "docker-archive:"+saved, "oci:"+converted)
 	if out, err := copied.CombinedOutput(); err != nil {
 		t.Fatalf("skopeo copy: %v\n%s", err, out)
 	}
@@ -503,7 +503,7 @@ func TestCompat(t *testing.T) {
 // TestErofsNeedsSandbox: a compressed root is made by the locked tools, and where nothing can close them off the error says what is missing,
 // and no file is left.
 func TestErofsNeedsSandbox(t *testing.T) {
-	need.Root(t)
+	require.Root(t)
 	from, err := blobs["x86_64"]()
 	if err != nil {
 		t.Fatal(err)

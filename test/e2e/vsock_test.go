@@ -19,7 +19,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/nitro-enclaves-bootstrap/neb/test/vm/peer"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm/peer"
 )
 
 // The ports of the parent, besides those that package peer has for the enclave.

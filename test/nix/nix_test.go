@@ -20,11 +20,11 @@ import (
 	"testing"
 
 	"github.com/nitro-enclaves-bootstrap/neb"
-	"github.com/nitro-enclaves-bootstrap/neb/build/component"
-	"github.com/nitro-enclaves-bootstrap/neb/build/lock"
-	"github.com/nitro-enclaves-bootstrap/neb/build/store"
-	"github.com/nitro-enclaves-bootstrap/neb/test/need"
-	"github.com/nitro-enclaves-bootstrap/neb/test/show"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/report"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
 const root = "../.."
@@ -34,8 +34,8 @@ var kernel = flag.Bool("kernel", false, "TestRealise: build kernel and all too, 
 // source copies the source tree and puts the stand-in for nixpkgs and its busybox into it.
 func source(t *testing.T) string {
 	t.Helper()
-	need.Command(t, "nix-instantiate")
-	busybox := need.StaticCommand(t, "busybox")
+	require.Command(t, "nix-instantiate")
+	busybox := require.StaticCommand(t, "busybox")
 	dir := filepath.Join(t.TempDir(), "neb")
 	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
 	list.Dir = root
@@ -146,7 +146,7 @@ func TestEvaluate(t *testing.T) {
 			if err != nil || !strings.HasSuffix(out, ".drv") {
 				t.Errorf("%v: %s %v", cmd, out, err)
 			}
-			show.Linef(t, "-A %s %s: %s", attribute, strings.Join(args, " "), filepath.Base(out))
+			report.Linef(t, "-A %s %s: %s", attribute, strings.Join(args, " "), filepath.Base(out))
 		}
 	}
 	for _, system := range []string{"x86_64-linux", "aarch64-linux"} {
@@ -164,14 +164,14 @@ func TestSource(t *testing.T) {
 	dir, s := source(t), newStore(t)
 	derivation := func() string { return s.must("nix-instantiate", "-A", "kernel", filepath.Join(dir, "default.nix")) }
 	before := derivation()
-	for _, name := range []string{"app.eif", "result-2", "notes/draft", "Makefile", "docs/kernel.md", "cli/man_test.go", "pack/testdata/new", ".git/HEAD"} {
+	for _, name := range []string{"app.eif", "result-2", "notes/draft", "Makefile", "docs/kernel.md", "internal/cli/man_test.go", "internal/pack/testdata/new", "internal/testing/vm/vm.go", ".git/HEAD"} {
 		edit(t, filepath.Join(dir, name))
 		if after := derivation(); after != before {
 			t.Errorf("%s: the kernel would be built anew", name)
 			before = after
 		}
 	}
-	for _, name := range []string{"kernel/fragments/base.config", "build/component/kernel.go", "neb.lock"} {
+	for _, name := range []string{"kernel/fragments/base.config", "internal/hermetic/component/kernel.go", "neb.lock"} {
 		edit(t, filepath.Join(dir, name))
 		after := derivation()
 		if after == before {
@@ -237,7 +237,7 @@ func TestHashes(t *testing.T) {
 	if nixHashes = slices.Compact(nixHashes); !slices.Equal(nixHashes, lockHashes) {
 		t.Errorf("Nix fetches %d files, the lock names %d, or others", len(nixHashes), len(lockHashes))
 	}
-	show.Linef(t, "Nix fetches %d files by the hashes of the lock", len(nixHashes))
+	report.Linef(t, "Nix fetches %d files by the hashes of the lock", len(nixHashes))
 	// Nix itself says where a file of this content goes.
 	for _, f := range found[:min(3, len(found))] {
 		want := s.must("nix-store", "--print-fixed-path", "sha256", f.SHA256, f.Name)
@@ -249,9 +249,9 @@ func TestHashes(t *testing.T) {
 
 // nix/modules.json is the hash of what go.sum names, and Nix agrees how such a hash is made.
 func TestModules(t *testing.T) {
-	need.Command(t, "nix-hash")
+	require.Command(t, "nix-hash")
 	keep := filepath.Join(t.TempDir(), "modules")
-	cmd := exec.Command("go", "run", "./nix/modules", "-check", "-keep", keep)
+	cmd := exec.Command("go", "run", "./internal/tools/nixhash", "-check", "-keep", keep)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -324,7 +324,7 @@ func TestRealise(t *testing.T) {
 			t.Errorf("-A %s made %v\nneb build %v", a.name, found, want)
 		}
 		for _, name := range slices.Sorted(maps.Keys(found)) {
-			show.Linef(t, "-A %s, built in Nix's sandbox: %s with SHA-256 %s; of neb build: %s", a.name, name, found[name], want[name])
+			report.Linef(t, "-A %s, built in Nix's sandbox: %s with SHA-256 %s; of neb build: %s", a.name, name, found[name], want[name])
 		}
 	}
 }
@@ -352,7 +352,7 @@ func (s nixStore) addInputs(dir string, cache *store.Store, files []lock.File) {
 		}
 	}
 	modules := filepath.Join(work, "neb-go-modules")
-	keep := exec.Command("go", "run", "./nix/modules", "-check", "-keep", modules)
+	keep := exec.Command("go", "run", "./internal/tools/nixhash", "-check", "-keep", modules)
 	keep.Dir = root
 	if out, err := keep.CombinedOutput(); err != nil {
 		s.t.Fatalf("%v\n%s", err, out)

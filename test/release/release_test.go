@@ -17,8 +17,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nitro-enclaves-bootstrap/neb/test/need"
-	"github.com/nitro-enclaves-bootstrap/neb/test/show"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/report"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
 const root = "../.."
@@ -33,7 +33,7 @@ func neb(t *testing.T, dir, program string, args ...string) (string, error) {
 }
 
 func TestRelease(t *testing.T) {
-	need.Namespaces(t)
+	require.Namespaces(t)
 	work := t.TempDir()
 	program := filepath.Join(work, "neb")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./cmd/neb")
@@ -91,7 +91,7 @@ func TestRelease(t *testing.T) {
 		if !bytes.Equal(one, two) {
 			t.Errorf("%s: differs between two releases", e.Name())
 		}
-		show.Linef(t, "made twice: %x  %s, %d bytes", sha256.Sum256(one), e.Name(), len(one))
+		report.Linef(t, "made twice: %x  %s, %d bytes", sha256.Sum256(one), e.Name(), len(one))
 	}
 
 	const archive = "enclaves-blobs-0.0.1.tar.xz"
@@ -100,7 +100,7 @@ func TestRelease(t *testing.T) {
 	if err != nil || strings.Count(out, "same") < 15 {
 		t.Errorf("neb verify: %v\n%s", err, out)
 	}
-	show.Linef(t, "neb verify --release: %d files are the same", strings.Count(out, "same"))
+	report.Linef(t, "neb verify --release: %d files are the same", strings.Count(out, "same"))
 	sums := exec.Command("sha256sum", "-c", "--strict", "SHA256SUMS")
 	sums.Dir = releases[0]
 	if out, err := sums.CombinedOutput(); err != nil {
@@ -125,7 +125,7 @@ func TestRelease(t *testing.T) {
 	if err == nil || !strings.Contains(out, want) {
 		t.Errorf("one byte changed: expected %q, found %v\n%s", want, err, out)
 	}
-	show.Linef(t, "one byte changed: %s", strings.TrimSpace(out))
+	report.Linef(t, "one byte changed: %s", strings.TrimSpace(out))
 }
 
 // git runs git in dir, as somebody, and returns what it prints.

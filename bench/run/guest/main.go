@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/nitro-enclaves-bootstrap/neb/test/vm/peer"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm/peer"
 )
 
 // The services. Each reads two numbers of 8 bytes first, little-endian: n, and how much to write at once.

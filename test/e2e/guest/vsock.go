@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nitro-enclaves-bootstrap/neb/test/vm/peer"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm/peer"
 )
 
 func init() {

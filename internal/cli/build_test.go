@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
+)
+
+// tryBuild runs neb with an empty store, where nothing can be fetched.
+func tryBuild(t *testing.T, args ...string) (code int, stderr string) {
+	t.Helper()
+	t.Setenv("NEB_CACHE", filepath.Join(t.TempDir(), "store"))
+	var out, err bytes.Buffer
+	code = Main(append(args, "--offline"), &out, &err)
+	if out.Len() > 0 {
+		t.Errorf("neb %v printed %q", args, out.String())
+	}
+	return code, err.String()
+}
+
+func TestBuildRefuses(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	file := write("file", "")
+	write("foreign/x86_64/notes", "")
+	vhost := write("vhost.config", "CONFIG_TUN=y\nCONFIG_VHOST_VSOCK=y\n")
+	syntax := write("syntax.config", "CONFIG_TUN: yes\n")
+	result := filepath.Join(dir, "result")
+	for _, c := range []struct {
+		name     string
+		args     []string
+		code     int
+		expected []string
+	}{
+		{"unknown target", []string{"build", "initrd"}, 2, []string{`unknown target "initrd"`, "all, init, linuxkit, kernel, emulator"}},
+		{"unknown architecture", []string{"build", "--arch", "riscv64"}, 2, []string{`unknown architecture "riscv64"`, "x86_64 or aarch64"}},
+		{"unknown flag", []string{"build", "--fast"}, 2, []string{"--fast"}},
+		{"jobs", []string{"build", "-j", "-1", "-o", result}, 2, []string{"--jobs -1"}},
+		{"output is a file", []string{"build", "-o", file}, 1, []string{file, "found a file"}},
+		{"output holds something else", []string{"build", "--arch", "x86_64", "-o", filepath.Join(dir, "foreign")}, 1, []string{"foreign/x86_64/notes is in the way"}},
+		{"no such fragment", []string{"build", "-o", result, "--config-fragment", "/nowhere"}, 1, []string{"--config-fragment", "/nowhere"}},
+		{"no such patch", []string{"build", "-o", result, "--patch", "/nowhere"}, 1, []string{"--patch", "/nowhere"}},
+		{"no such kernel", []string{"build", "kernel", "-o", result, "--kernel-source", "/nowhere"}, 1, []string{"kernel source", "/nowhere"}},
+		{"no such source", []string{"build", "init", "-o", result, "--source", "/nowhere"}, 1, []string{"--source", "/nowhere"}},
+		{"refused option", []string{"build", "kernel", "-o", result, "--config-fragment", vhost}, 1, []string{vhost + ":2", "CONFIG_VHOST_VSOCK"}},
+		{"fragment in wrong syntax", []string{"build", "kernel", "-o", result, "--config-fragment", syntax}, 1, []string{syntax + ":1"}},
+		{"offline", []string{"build", "kernel", "-o", result}, 1, []string{"--offline", "linux-source-6.12", "gcc-14"}},
+		{"offline, all at once", []string{"build", "--arch", "x86_64,aarch64", "-o", result}, 1, []string{"golang.org/toolchain", "linux-source-6.12", "gcc-14-aarch64-linux-gnu"}},
+		{"verify nothing", []string{"verify", filepath.Join(dir, "nowhere")}, 1, []string{"nowhere", "no such file"}},
+		{"verify a file", []string{"verify", file}, 1, []string{file, "found a file"}},
+		{"verify something else", []string{"verify", dir}, 1, []string{dir, "holds no blobs"}},
+		{"verify two", []string{"verify", "a", "b"}, 2, []string{"at most 1"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			code, stderr := tryBuild(t, c.args...)
+			if code != c.code {
+				t.Errorf("exit status %d, expected %d", code, c.code)
+			}
+			for _, expected := range c.expected {
+				if !strings.Contains(stderr, expected) {
+					t.Errorf("expected %q in %q", expected, stderr)
+				}
+			}
+			if _, err := os.Stat(result); err == nil {
+				t.Error("a result was made")
+			}
+		})
+	}
+}
+
+func TestWarnsAboutKexec(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kexec.config")
+	if err := os.WriteFile(path, []byte("CONFIG_KEXEC=y\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr := tryBuild(t, "build", "kernel", "-o", filepath.Join(t.TempDir(), "result"), "--config-fragment", path)
+	if !strings.Contains(stderr, "warning: "+path+":1: CONFIG_KEXEC=y: root in the enclave could start another kernel") {
+		t.Errorf("found %q", stderr)
+	}
+}
+
+// What was built is verified, from the store; a byte changed, a file missing or one too many is found.
+func TestBuildAndVerify(t *testing.T) {
+	require.Sandbox(t)
+	dir := filepath.Join(t.TempDir(), "result")
+	neb := func(args ...string) (code int, stdout, stderr string) {
+		var out, err bytes.Buffer
+		code = Main(args, &out, &err)
+		return code, out.String(), err.String()
+	}
+	code, stdout, stderr := neb("build", "init", "--arch", "x86_64", "--source", "..", "-o", dir, "--json")
+	var report buildReport
+	if code != 0 || json.Unmarshal([]byte(stdout), &report) != nil || report.Output != dir || len(report.Files) != 1 || report.Files[0].Path != "x86_64/init" {
+		t.Fatalf("exit status %d, %q, %q", code, stdout, stderr)
+	}
+	verify := func(expectedCode int, expected ...string) {
+		t.Helper()
+		code, stdout, stderr := neb("verify", dir, "--cached", "--source", "..")
+		if code != expectedCode {
+			t.Errorf("neb verify: exit status %d, expected %d: %s", code, expectedCode, stderr)
+		}
+		for _, e := range expected {
+			if !strings.Contains(stdout, e) {
+				t.Errorf("neb verify: expected %q in %q", e, stdout)
+			}
+		}
+	}
+	verify(0, "same        x86_64/init\n", "same        SHA256SUMS\n")
+	// Built again, beside what the store has.
+	if code, stdout, stderr := neb("verify", dir, "--source", ".."); code != 0 || !strings.Contains(stdout, "same        x86_64/init\n") || !strings.Contains(stderr, "making init x86_64") {
+		t.Errorf("neb verify: exit status %d, %q, %q", code, stdout, stderr)
+	}
+
+	path := filepath.Join(dir, "x86_64", "init")
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content[len(content)/2] ^= 1
+	if err := errors.Join(os.WriteFile(path, content, 0o755), os.WriteFile(filepath.Join(dir, "x86_64", "extra"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	verify(1, "different   x86_64/init  (expected SHA-256 "+report.Files[0].SHA256, "unexpected  x86_64/extra\n")
+}

@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+)
+
+func newEIFSignCommand(s streams) *cobra.Command {
+	var key keyFlags
+	cmd := &cobra.Command{
+		Use:   "sign EIF --signing-certificate FILE --private-key FILE|ARN",
+		Short: "Sign an Enclave Image File, or replace its signature",
+		Long: `Sign an Enclave Image File, in its place: it has the new signature whole, or is as it was. A signature that it has is
+replaced. The measurements, now with PCR8, go to standard output as nitro-cli sign-eif prints them.`,
+		Example: "  neb eif sign hello.eif --signing-certificate cert.pem --private-key key.pem",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			signer, err := key.signer(cmd)
+			if err != nil {
+				return err
+			}
+			if signer == nil {
+				return usagef("--signing-certificate and --private-key say who signs")
+			}
+			file, in, err := openEIF(args[0])
+			if err != nil {
+				return err
+			}
+			defer in.Close()
+			var m eif.Measurements
+			err = atomicfile.Write(args[0], func(out *os.File) error {
+				m, err = pack.Sign(cmd.Context(), out, file, signer)
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			return printMeasurements(s, m)
+		},
+	}
+	key.add(cmd)
+	cmd.Flags().Bool("json", true, "no effect: the measurements are always printed as JSON")
+	cmd.Flags().MarkHidden("json")
+	return cmd
+}

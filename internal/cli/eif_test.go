@@ -1,0 +1,789 @@
+package cli
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha512"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"debug/elf"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"maps"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
+	"github.com/nitro-enclaves-bootstrap/neb/nsm"
+)
+
+// command runs neb and returns its status and what it printed.
+func command(args ...string) (status int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	status = Main(args, &out, &errs)
+	return status, out.String(), errs.String()
+}
+
+// eifFiles are a directory with blobs that look real, a tree, and a key with its certificate.
+type eifFiles struct{ dir string }
+
+func (f eifFiles) path(name string) string { return filepath.Join(f.dir, name) }
+
+func newEIFFiles(t *testing.T) eifFiles {
+	t.Helper()
+	f := eifFiles{t.TempDir()}
+	kernel := make([]byte, 4096)
+	copy(kernel[0x1fe:], "\x55\xaa")
+	copy(kernel[0x202:], "HdrS")
+	kernel[0x211] = 1
+	binary.LittleEndian.PutUint16(kernel[0x20e:], 0x300)
+	copy(kernel[0x500:], "6.12.117 (build@neb)\x00")
+	var program bytes.Buffer
+	binary.Write(&program, binary.LittleEndian, elf.Header64{
+		Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1},
+		Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1, Ehsize: 64,
+	})
+	program.WriteString("/neb/app /neb/root.")
+
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "tester"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template.NotAfter = time.Now().Add(-time.Minute)
+	expired, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tree bytes.Buffer
+	w := tar.NewWriter(&tree)
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "hello", Mode: 0o755, Size: 5}); err != nil {
+		t.Fatal(err)
+	}
+	w.Write([]byte("hello"))
+	w.Close()
+	for name, content := range map[string][]byte{
+		"blobs/bzImage":        kernel,
+		"blobs/bzImage.config": []byte("#\n#\n# Linux/x86_64 6.12.117 Kernel Configuration\n"),
+		"blobs/cmdline":        []byte("console=ttyS0\n"),
+		"blobs/init":           program.Bytes(),
+		"tree.tar":             tree.Bytes(),
+		"cert.pem":             pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		"expired.pem":          pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: expired}),
+		"key.pem":              pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
+		"custom.json":          []byte(`{"Team":"x"}`),
+		"large.json":           []byte(`{"x":"` + strings.Repeat("x", 4096) + `"}`),
+		"list.json":            []byte(`[1]`),
+	} {
+		if err := os.MkdirAll(filepath.Dir(f.path(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(f.path(name), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+// build makes an EIF and returns its name and its registers.
+func (f eifFiles) build(t *testing.T, name string, more ...string) (string, map[string]string) {
+	t.Helper()
+	args := append([]string{"eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm", "", "--output", f.path(name)}, more...)
+	status, out, errs := command(args...)
+	if status != 0 {
+		t.Fatalf("%v: status %d: %s", args, status, errs)
+	}
+	var info struct{ Measurements map[string]string }
+	if err := json.Unmarshal([]byte(out), &info); err != nil || info.Measurements["HashAlgorithm"] != "Sha384 { ... }" {
+		t.Fatalf("it prints %s (%v)", out, err)
+	}
+	return f.path(name), info.Measurements
+}
+
+func TestEIFCommands(t *testing.T) {
+	f := newEIFFiles(t)
+	t.Setenv("SOURCE_DATE_EPOCH", "")
+	a, pcrs := f.build(t, "a.eif", "--cmd", "/hello", "--name", "n", "--version", "v", "--metadata", f.path("custom.json"))
+	// nitro-cli's names for the same; --json changes nothing.
+	b := f.path("b.eif")
+	if status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--output-file", b,
+		"--image_name", "n", "--image_version", "v", "--metadata", f.path("custom.json"), "--cmd", "/hello", "--json"); status != 0 {
+		t.Fatalf("status %d: %s", status, errs)
+	}
+	if x, y := readFile(t, a), readFile(t, b); !bytes.Equal(x, y) {
+		t.Error("nitro-cli's names make another file")
+	}
+	signed, signedPCRs := f.build(t, "s.eif", "--cmd", "/hello", "--signing-certificate", f.path("cert.pem"), "--private-key", f.path("key.pem"))
+	other, _ := f.build(t, "o.eif", "--entrypoint", "/hello", "--cmd", "-v", "--env", "A=b", "--workdir", "/srv", "--user", "7", "--cmdline", "quiet")
+	if signedPCRs["PCR8"] == "" || pcrs["PCR8"] != "" {
+		t.Errorf("PCR8 %q and %q", signedPCRs["PCR8"], pcrs["PCR8"])
+	}
+	broken := f.path("broken.eif")
+	damaged := readFile(t, a)
+	damaged[len(damaged)-1] ^= 1
+	if err := os.WriteFile(broken, damaged, 0o644); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := os.WriteFile(f.path("empty"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	inner := sha512.Sum384(nil)
+	outer := sha512.Sum384(append(make([]byte, 48), inner[:]...))
+	emptyPCR := hex.EncodeToString(outer[:])
+
+	const role = "arn:aws:iam::123456789012:role/Webserver"
+	for _, test := range []struct {
+		args   string
+		status int
+		out    string // in standard output
+		err    string // in standard error
+	}{
+		{"eif describe " + a, 0, `"CheckCRC": true`, ""},
+		{"eif describe " + a, 0, `"Team": "x"`, ""},
+		{"eif describe " + broken, 0, `"CheckCRC": false`, ""},
+		{"eif describe " + f.path("tree.tar"), 1, "", "begins with"},
+		{"eif describe " + f.path("nothing"), 1, "", "no such file"},
+		{"eif describe " + f.dir, 1, "", "no regular file"},
+		{"eif describe", 2, "", "accepts 1 arg"},
+
+		{"eif verify " + a, 0, "consistent, not signed", ""},
+		{"eif verify " + signed, 0, "consistent, signer not checked", ""},
+		{"eif verify " + signed + " --signing-certificate " + f.path("cert.pem"), 0, ": verified", ""},
+		{"eif verify " + a + " --pcr0 " + pcrs["PCR0"], 0, ": verified", ""},
+		{"eif verify " + a + " --pcr0 " + strings.ToUpper(pcrs["PCR0"]), 0, ": verified", ""},
+		{"eif verify " + a + " --pcr0 " + pcrs["PCR1"], 1, "PCR0 should be", ""},
+		{"eif verify " + a + " --pcr1 " + pcrs["PCR1"] + " --pcr2 " + pcrs["PCR2"], 0, ": consistent, a part is as expected", ""},
+		{"eif verify " + a + " --pcr0 " + pcrs["PCR0"] + " --pcr2 " + pcrs["PCR1"], 1, "PCR2 should be", ""},
+		{"eif verify " + a + " --pcr8 " + signedPCRs["PCR8"], 1, "no signature", ""},
+		{"eif verify " + signed + " --at 2001-01-01T00:00:00Z", 1, "valid from", ""},
+		{"eif verify " + broken + " --json", 1, `"Result":"wrong"`, ""},
+		{"eif verify " + a + " --pcr0 123", 2, "", "--pcr0"},
+		{"eif verify " + a + " --at yesterday", 2, "", "--at"},
+
+		{"eif diff " + a + " " + b, 0, "", ""},
+		{"eif diff " + a + " " + other, 1, `cmdline: it is "console=ttyS0" and "quiet" (PCR0, PCR1)`, ""},
+		{"eif diff " + a + " " + other + " --json", 1, `"Section":"cmdline"`, ""},
+		{"eif diff " + a, 2, "", "accepts 2 arg"},
+
+		{"eif extract " + a + " --list", 0, "1 -rwxr-xr-x 0:0 5 rootfs/hello", ""},
+		{"eif extract " + a + " --output " + f.path("parts") + " --unpack", 0, "parts/ramdisk-1", ""},
+		{"eif extract " + a, 2, "", "--output and --list"},
+
+		{"eif pcr --role-arn " + role, 0, `"PCR3": "78fce75db17cd4e0a3fb8dad3ad128ca5e77edbb2b2c7f75329dccd99aa5f6ef4fc1f1a452e315b9e98f9e312e6921e6"`, ""},
+		{"eif pcr --signing-certificate " + f.path("cert.pem"), 0, signedPCRs["PCR8"], ""},
+		{"eif pcr --instance-id i-0123456789abcdef0", 0, `"PCR4": "d6432900ac1c343cb40286898792c55e962aef0cc35c4910c0c286145b51af19e782cb21cc31a042671d7dfbd398251c"`, ""},
+		{"eif pcr --input " + f.path("empty"), 0, `"PCR": "` + emptyPCR + `"`, ""},
+		{"eif pcr --role-arn x", 2, "", "ARN"},
+		{"eif pcr", 2, "", "what to measure"},
+
+		{"eif policy " + a, 0, `"kms:RecipientAttestation:PCR0": "` + pcrs["PCR0"] + `"`, ""},
+		{"eif policy " + a + " --pcr 0 --role-arn " + role, 0, `"kms:RecipientAttestation:PCR3": "78fce75d`, ""},
+		{"eif policy " + a + " --pcr 1 --pcr 2", 1, "", "without PCR0 and PCR8"},
+		{"eif policy " + a + " --pcr 8", 1, "", "no signature"},
+		{"eif policy " + broken, 1, "", "checksum"},
+
+		{"eif sign " + a, 2, "", "who signs"},
+		{"eif sign " + a + " --private-key " + f.path("key.pem"), 2, "", "go together"},
+		{"eif sign " + a + " --private-key " + f.path("cert.pem") + " --signing-certificate " + f.path("cert.pem"), 1, "", "no private key"},
+		{"eif sign " + broken + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem"), 1, "", "checksum"},
+		{"eif sign " + b + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem"), 0, signedPCRs["PCR8"], ""},
+		{"eif verify " + b + " --pcr8 " + signedPCRs["PCR8"], 0, ": verified", ""},
+		{"eif sign " + b + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("expired.pem"), 1, "", "is valid from"},
+		{"eif policy " + b + " --pcr 8", 0, signedPCRs["PCR8"], ""},
+		{"eif sign " + b + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("expired.pem") + " --allow-expired", 0, "PCR8", ""},
+		{"eif policy " + b + " --pcr 8", 0, "PCR8", "warning: " + b + ": the signing certificate is valid from"},
+		{"eif pcr --signing-certificate " + f.path("expired.pem"), 0, "PCR8", "expired.pem: the signing certificate is valid from"},
+
+		{"eif build --output x", 2, "", "--image and --rootfs"},
+		{"eif build --rootfs x --image y --output x", 2, "", "--image and --rootfs"},
+		{"eif build --rootfs x", 2, "", "--output"},
+		{"eif build --rootfs x --output y --arch mips", 2, "", "mips"},
+		{"eif build --rootfs x --output y --compat linuxkit", 2, "", "nitro-cli"},
+		{"eif build --rootfs x --output y --metadata " + f.path("large.json"), 1, "", "4096 bytes"},
+		{"eif build --rootfs x --output y --metadata " + f.path("list.json"), 1, "", "JSON object"},
+		{"eif build --rootfs " + f.path("tree.tar") + " --arch x86_64 --blobs " + f.path("blobs") + " --nsm= --output " + f.path("none.eif"), 1, "", "neither an ENTRYPOINT nor a CMD"},
+		{"eif build --rootfs " + f.path("tree.tar") + " --arch x86_64 --blobs " + f.path("blobs") + " --nsm= --cmd x --output " + f.path("no/such/directory"), 1, "", "there is no directory"},
+	} {
+		status, out, errs := command(strings.Fields(test.args)...)
+		if status != test.status || !strings.Contains(out, test.out) || !strings.Contains(errs, test.err) {
+			t.Errorf("neb %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s\nwant %q", test.args, status, test.status, out, test.out, errs, test.err)
+		}
+	}
+	if _, err := os.Stat(f.path("none.eif")); err == nil {
+		t.Error("a build that failed left a file")
+	}
+	if left, _ := filepath.Glob(f.path(".*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestEmptyFlags gives each flag an empty value, as a shell does whose variable is not set. None may pass for one that was not given.
+func TestEmptyFlags(t *testing.T) {
+	f := newEIFFiles(t)
+	a, _ := f.build(t, "a.eif", "--cmd", "/hello")
+	says := map[string]bool{"nsm": true, "workdir": true, "user": true, "stop-signal": true}
+	tried := 0
+	for _, c := range []struct {
+		cmd  *cobra.Command
+		args []string
+	}{
+		{newEIFBuildCommand(streams{}), []string{"eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "/hello", "--output", f.path("e.eif")}},
+		{newEIFVerifyCommand(streams{}), []string{"eif", "verify", a}},
+		{newEIFExtractCommand(streams{}), []string{"eif", "extract", a}},
+		{newEIFSignCommand(streams{}), []string{"eif", "sign", a}},
+		{newEIFPCRCommand(streams{}), []string{"eif", "pcr", "--input", a}},
+		{newEIFPolicyCommand(streams{}), []string{"eif", "policy", a}},
+		{newAttestVerifyCommand(streams{}), []string{"attest", "verify", a}},
+	} {
+		c.cmd.Flags().VisitAll(func(flag *pflag.Flag) {
+			if flag.Value.Type() != "string" {
+				return
+			}
+			tried++
+			args := append(slices.Clone(c.args), "--"+flag.Name, "")
+			status, _, errs := command(args...)
+			if want := "--" + flag.Name + " is empty"; !says[flag.Name] && (status != 2 || !strings.Contains(errs, want)) || says[flag.Name] && status != 0 {
+				t.Errorf("neb %q: status %d; said %s", args, status, errs)
+			}
+		})
+	}
+	if tried < 60 {
+		t.Errorf("%d flags were tried", tried)
+	}
+}
+
+// TestEIFMistakes makes mistakes that cost what is there, or that have to be found before anything is built: the store is empty, and nothing is fetched.
+func TestEIFMistakes(t *testing.T) {
+	f := newEIFFiles(t)
+	t.Setenv("NEB_CACHE", filepath.Join(t.TempDir(), "cache"))
+	if err := errors.Join(os.Mkdir(f.path("tree"), 0o755), os.Symlink("tree", f.path("link")), os.Symlink("tree/app.eif", f.path("into")), os.WriteFile(f.path("empty.tar"), nil, 0o644), os.WriteFile(f.path("huge"), nil, 0o644),
+		os.Truncate(f.path("huge"), 2<<20)); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := f.build(t, "a.eif", "--cmd", "/hello")
+	document := f.path("cert.pem")
+	for _, test := range []struct {
+		args   string // @ stands for the directory
+		status int
+		want   string
+		kept   string // a file that must stay as it is
+	}{
+		{"eif build --rootfs @/tree --offline --cmd x -o @/tree/app.eif", 2, "is inside of --rootfs @/tree", ""},
+		{"eif build --rootfs @/tree --offline --cmd x -o @/link/app.eif", 2, "is inside of --rootfs @/tree", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/tree.tar", 2, "would replace @/tree.tar, which is read", "tree.tar"},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/cert.pem --private-key @/key.pem -o @/key.pem", 2, "would replace @/key.pem", "key.pem"},
+		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/blobs/bzImage", 2, "would replace @/blobs/bzImage", "blobs/bzImage"},
+		{"eif build --rootfs @/tree --offline --cmd x -o @/into", 2, "is inside of --rootfs @/tree", ""},
+		{"eif build --image docker-archive:@/tree.tar:name --offline -o @/tree.tar", 2, "would replace @/tree.tar", "tree.tar"},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --kernel @/blobs/bzImage -o @/blobs/bzImage.config", 2, "would replace @/blobs/bzImage.config", "blobs/bzImage.config"},
+		{"eif build --rootfs @/none --offline --cmd x -o @/x.eif", 1, "--rootfs: stat @/none: no such file", ""},
+		{"eif build --rootfs @/tree.tar --offline --init @/none --cmd x -o @/x.eif", 1, "--init: stat @/none", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/none/x.eif", 1, "there is no directory @/none", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --rootfs-format zip -o @/x.eif", 1, `root format "zip": expected cpio or erofs`, ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --stop-signal FOO -o @/x.eif", 1, "StopSignal", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --exit-report 9000 -o @/x.eif", 1, "ExitReport: port 9000 of the parent is the heartbeat's", ""},
+		{"eif build --image docker-archive:@/none --offline -o @/x.eif", 1, "@/none: no such file", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/x.eif", 1, "are not in it, and --offline forbids fetching", ""}, // all else being right
+		{"eif build --rootfs @/empty.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/x.eif", 1, "@/empty.tar: expected a tar archive, found nothing", ""},
+		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o /dev/stdout", 1, "/dev/stdout is an open file", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/huge --private-key @/key.pem -o @/x.eif", 1, "@/huge: has more than 1048576 bytes", ""},
+		{"attest verify " + document + " --public-key @@/key.pem", 1, "--public-key: @/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
+		{"attest verify " + document + " --root @/key.pem", 1, "@/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
+		{"run " + a + " --plot " + a, 2, "would replace " + a, "a.eif"},
+		{"run @/cert.pem --offline", 125, "@/cert.pem: ", ""},
+		{"run @/tree --offline", 125, "@/tree is no regular file", ""},
+	} {
+		args := strings.Fields(strings.ReplaceAll(test.args, "@/", f.dir+"/"))
+		var before []byte
+		if test.kept != "" {
+			before = readFile(t, f.path(test.kept))
+		}
+		status, out, errs := command(args...)
+		if want := strings.ReplaceAll(test.want, "@/", f.dir+"/"); status != test.status || !strings.Contains(errs, want) {
+			t.Errorf("neb %s: status %d, expected %d and %q; said %s%s", test.args, status, test.status, want, out, errs)
+		}
+		if test.kept != "" && !bytes.Equal(before, readFile(t, f.path(test.kept))) {
+			t.Errorf("neb %s: %s is another file now", test.args, test.kept)
+		}
+	}
+}
+
+// TestRootFromPipe packs what comes through a pipe, and does not wait for an EIF from one.
+func TestRootFromPipe(t *testing.T) {
+	f := newEIFFiles(t)
+	_, want := f.build(t, "file.eif", "--cmd", "/hello")
+	fifo := f.path("fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, errs := command("eif", "describe", fifo); status != 1 || !strings.Contains(errs, "is no regular file") {
+		t.Errorf("neb eif describe: status %d: %s", status, errs)
+	}
+	for _, content := range [][]byte{readFile(t, f.path("tree.tar")), nil} {
+		go os.WriteFile(fifo, content, 0)
+		if len(content) > 0 {
+			if _, found := f.build(t, "pipe.eif", "--cmd", "/hello", "--rootfs", fifo); !maps.Equal(found, want) {
+				t.Errorf("through a pipe: %v, expected %v", found, want)
+			}
+			continue
+		}
+		if status, _, errs := command("eif", "build", "--rootfs", fifo, "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "x", "-o", f.path("x.eif")); status != 1 || !strings.Contains(errs, "found nothing") {
+			t.Errorf("an empty pipe: status %d: %s", status, errs)
+		}
+	}
+}
+
+// TestWarnOfProblems: what EC2 refuses may start here, and is warned about.
+func TestWarnOfProblems(t *testing.T) {
+	f := newEIFFiles(t)
+	good, _ := f.build(t, "good.eif", "--cmd", "/hello")
+	cut, _ := f.build(t, "cut.eif", "--cmd", "/hello")
+	content := readFile(t, cut)
+	content[len(content)-1] ^= 1
+	if err := os.WriteFile(cut, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	expired, _ := f.build(t, "expired.eif", "--cmd", "/hello", "--signing-certificate", f.path("expired.pem"), "--private-key", f.path("key.pem"), "--allow-expired")
+	for path, want := range map[string]string{good: "", cut: "the checksum in the header", expired: "valid from"} {
+		var said []string
+		if err := warnOfProblems(t.Context(), func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }, path); err != nil {
+			t.Fatal(err)
+		}
+		if text := strings.Join(said, "\n"); !strings.Contains(text, want) || (want == "") != (text == "") {
+			t.Errorf("%s: %q, expected %q", path, text, want)
+		}
+	}
+}
+
+// TestMissingBlobs names the kernel, init or both, and has the others made, and no more.
+func TestMissingBlobs(t *testing.T) {
+	for _, test := range []struct {
+		o    eifBuild
+		want string
+	}{
+		{eifBuild{}, "kernel init"},
+		{eifBuild{kernel: "k"}, "init"},
+		{eifBuild{init: "i"}, "kernel"},
+		{eifBuild{kernel: "k", init: "i"}, ""},
+	} {
+		if got := strings.Join(test.o.missing(), " "); got != test.want {
+			t.Errorf("kernel %q, init %q: %q is made, want %q", test.o.kernel, test.o.init, got, test.want)
+		}
+	}
+	f := newEIFFiles(t)
+	status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--kernel", f.path("blobs/bzImage"), "--init", f.path("blobs/init"),
+		"--cmd", "/hello", "--output", f.path("own.eif"))
+	if status != 0 || !bytes.Contains(readFile(t, f.path("own.eif")), []byte(kernel.Cmdline("x86_64"))) {
+		t.Errorf("with a kernel and an init of its own: status %d: %s", status, errs)
+	}
+}
+
+// TestNoEntrypoint clears an image's ENTRYPOINT.
+func TestNoEntrypoint(t *testing.T) {
+	f := newEIFFiles(t)
+	path, _ := f.build(t, "cmd.eif", "--entrypoint", "", "--cmd", "/hello", "--cmd", "")
+	if status, _, errs := command("eif", "extract", path, "--output", f.path("parts"), "--unpack"); status != 0 {
+		t.Fatal(errs)
+	}
+	if d, err := contract.Decode(string(readFile(t, f.path("parts/1/neb/app")))); err != nil || !slices.Equal(d.Command(), []string{"/hello", ""}) {
+		t.Errorf("it starts %q (%v)", d.Command(), err)
+	}
+}
+
+// TestDockerURI takes an image by one name from an engine and from a registry that have different ones.
+func TestDockerURI(t *testing.T) {
+	f := newEIFFiles(t)
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	uri := strings.TrimPrefix(server.URL, "http://") + "/app:1"
+	newImage := func(command string) v1.Image {
+		img, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{Architecture: "amd64", OS: "linux", Config: v1.Config{Cmd: []string{command}}, RootFS: v1.RootFS{Type: "layers"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return img
+	}
+	tag, err := name.NewTag(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(tag, newImage("/registry")); err != nil {
+		t.Fatal(err)
+	}
+	var saved bytes.Buffer
+	if err := tarball.Write(tag, newImage("/engine"), &saved); err != nil {
+		t.Fatal(err)
+	}
+	has := true
+	engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !has:
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprint(w, `{"message":"No such image"}`)
+		case r.URL.Path == "/images/"+uri+"/json":
+			fmt.Fprintf(w, `{"RepoTags":[%q]}`, uri)
+		default:
+			w.Write(saved.Bytes())
+		}
+	}))
+	for _, name := range []string{"DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("DOCKER_HOST", strings.Replace(engine.URL, "http", "tcp", 1))
+	try := func(from, said, start string, flags ...string) {
+		t.Helper()
+		args := append([]string{"eif", "build", "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--output", f.path("d.eif")}, flags...)
+		status, _, errs := command(args...)
+		if status != 0 || !strings.Contains(errs, said) {
+			t.Errorf("%s: status %d: %s", from, status, errs)
+		}
+		if !bytes.Contains(readFile(t, f.path("d.eif")), []byte(start)) {
+			t.Errorf("%s: the file does not start %s", from, start)
+		}
+	}
+	try("an engine that has it", uri+": from the Docker engine", "/engine", "--docker-uri", uri)
+	try("--image", "", "/registry", "--image", uri)
+	has = false
+	try("an engine that has it not", "the Docker engine has no such image", "/registry", "--docker-uri", uri)
+	engine.Close()
+	try("no engine", "no Docker engine answers at tcp://", "/registry", "--docker-uri", uri)
+	try("no engine", uri+": from its registry", "/registry", "--docker-uri", uri)
+}
+
+// TestEIFDescription sets every field of the description by its flag, and reads what was written.
+func TestEIFDescription(t *testing.T) {
+	f := newEIFFiles(t)
+	path, _ := f.build(t, "all.eif", "--entrypoint", "/hello", "--cmd", "two\nlines", "--env", "A=b", "--workdir", "/srv", "--user", "7:8", "--stop-signal", "SIGINT",
+		"--hostname", "vault", "--loopback=false", "--nsm-owner", "9", "--nsm-mode", "0660", "--exit-report", "9001", "--modules-open")
+	if status, _, errs := command("eif", "extract", path, "--output", f.path("parts"), "--unpack"); status != 0 {
+		t.Fatal(errs)
+	}
+	got, err := contract.Decode(string(readFile(t, f.path("parts/1/neb/app"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := contract.Description{
+		Entrypoint: []string{"/hello"}, Cmd: []string{"two\nlines"}, Env: []string{"A=b"}, WorkingDir: "/srv", User: "7:8", StopSignal: "SIGINT",
+		Hostname: "vault", LoopbackDown: true, NSMOwner: "9", NSMMode: 0o660, ExitReport: 9001, Complete: true,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the description is %+v, want %+v", got, want)
+	}
+	// A field that is new needs a flag, and a place above.
+	for i, v := 0, reflect.ValueOf(want); i < v.NumField(); i++ {
+		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "ErofsParts" {
+			t.Errorf("this test does not set %s", name)
+		}
+	}
+	modules, err := contract.DecodeModules(string(readFile(t, f.path("parts/0/neb/modules"))))
+	if err != nil || !modules.Open {
+		t.Errorf("the modules are %+v (%v)", modules, err)
+	}
+
+	for _, test := range []struct {
+		flag   string
+		status int
+		err    string
+	}{
+		{"--nsm-mode=9", 2, "--nsm-mode"},
+		{"--nsm-mode=0", 2, "from 0001 to 0777"},
+		{"--nsm-mode=01777", 2, "from 0001 to 0777"},
+		{"--nsm-owner=a:b:c", 1, "NSMOwner"},
+		{"--exit-report=4294967295", 1, "ExitReport"},
+		{"--exit-report=4294967296", 2, "--exit-report"},
+		{"--stop-signal=SIGNONE", 1, "StopSignal"},
+		{"--hostname=a_b", 1, "Hostname"},
+		{"--module=" + f.path("key.pem"), 1, "no kernel module"},
+	} {
+		status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "x", "--output", f.path("no.eif"), test.flag)
+		if status != test.status || !strings.Contains(errs, test.err) {
+			t.Errorf("%s: status %d, want %d; said %s, want %q", test.flag, status, test.status, errs, test.err)
+		}
+	}
+}
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// emulated is an attestation document without a signature, as QEMU makes them.
+func emulated(t *testing.T, pcr0 eif.PCR, nonce []byte) []byte {
+	t.Helper()
+	zero := make([]byte, 64)
+	payload, err := cbor.Marshal(map[string]any{
+		"module_id": "i-1234567890abcdef0-enc9876543210abcde", "digest": "SHA384", "timestamp": uint64(1_790_000_000_000),
+		"pcrs": map[int][]byte{0: pcr0[:]}, "certificate": zero, "cabundle": [][]byte{zero},
+		"public_key": nil, "user_data": nil, "nonce": nonce,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := cbor.Marshal([]any{[]byte{0xa1, 0x01, 0x20}, map[int]int{}, payload, zero})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return document
+}
+
+func TestAttestVerify(t *testing.T) {
+	f := newEIFFiles(t)
+	image, pcrs := f.build(t, "a.eif", "--cmd", "/hello")
+	pcr0, err := eif.ParsePCR(pcrs["PCR0"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	document := emulated(t, pcr0, []byte{1, 2})
+	for name, content := range map[string][]byte{
+		"bin": document, "hex": []byte(hex.EncodeToString(document) + "\n"), "b64": []byte(base64.StdEncoding.EncodeToString(document)),
+		"debug": emulated(t, eif.PCR{}, nil), "rubbish": []byte("hello"), "huge": make([]byte, 300<<10),
+	} {
+		if err := os.WriteFile(f.path(name), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const allow = " --allow-emulated"
+	other, zeros := strings.Repeat("ab", 48), strings.Repeat("0", 96)
+	for _, test := range []struct {
+		args   string
+		status int
+		out    string
+		err    string
+	}{
+		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + allow, 0, "as expected, but not signed", ""},
+		{"hex --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + allow, 0, "as expected", ""},
+		{"b64 --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + allow, 0, "as expected", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 0102", 1, "not signed", ""},
+		{"bin --pcr0 " + other + " --nonce 0102" + allow, 1, "PCR0 is expected to be abab", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 03" + allow, 1, "the nonce is expected", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + allow, 1, "whether the document is fresh", ""},
+		{"bin --nonce 0102" + allow, 1, "which enclave is expected", ""},
+		{"bin --pcr1 " + pcrs["PCR1"] + " --nonce 0102" + allow, 1, "which enclave is expected", ""},
+		{"bin --any-pcr --any-nonce" + allow, 0, "as expected", ""},
+		{"bin --any-pcr --any-nonce --user-data 00" + allow, 1, "has none", ""},
+		{"bin --any-pcr --any-nonce --json" + allow, 0, `"Emulated": true`, ""},
+		{"bin --eif " + image + " --nonce 0102" + allow, 1, "PCR1 is expected", ""}, // the test's document has PCR0 alone
+		{"bin --eif " + image + " --pcr0 " + other, 2, "", "contradict"},
+		{"debug --any-pcr --any-nonce" + allow, 1, "debug mode", ""},
+		{"debug --any-pcr --any-nonce --allow-debug" + allow, 0, "as expected", ""},
+		{"debug --pcr0 " + zeros + " --any-nonce --allow-debug" + allow, 1, "which enclave is expected", ""},
+		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce" + allow, 1, "PCR0 is expected to be zero", ""},
+		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce --allow-debug" + allow, 0, "as expected", ""},
+		{"bin --pcr8 " + zeros + " --any-nonce --allow-debug" + allow, 1, "which enclave is expected", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + " --pcr3 " + zeros + " --any-nonce" + allow, 1, "PCR3 is expected to be zero", ""},
+		{"rubbish --any-pcr --any-nonce", 1, "", "COSE_Sign1"},
+		{"huge", 1, "", "more than"},
+		{"nothing", 1, "", "no such file"},
+		{"bin --nonce xyz", 2, "", "hexadecimal"},
+		{"bin --root rubbish", 1, "", "--root"},
+	} {
+		args := strings.Fields("attest verify " + test.args)
+		args[2] = f.path(args[2])
+		status, out, errs := command(args...)
+		if status != test.status || !strings.Contains(out, test.out) || !strings.Contains(errs, test.err) {
+			t.Errorf("neb attest verify %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s\nwant %q", test.args, status, test.status, out, test.out, errs, test.err)
+		}
+	}
+}
+
+// TestEIFErofs packs a compressed root with the locked tools, in the sandbox: the same bytes twice, its tree listed and compared.
+func TestEIFErofs(t *testing.T) {
+	require.Sandbox(t)
+	f := newEIFFiles(t)
+	for _, tree := range []struct{ name, hello string }{{"one", "hello"}, {"two", "hallo"}} {
+		if err := os.MkdirAll(f.path(tree.name+"/srv"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range map[string]string{"hello": tree.hello, "srv/data": strings.Repeat("data ", 50000)} {
+			if err := os.WriteFile(f.path(tree.name+"/"+name), []byte(text), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var built [][]byte
+	for _, build := range []struct{ tree, zone string }{{"one", "UTC"}, {"one", "Asia/Tokyo"}, {"two", "UTC"}} {
+		t.Setenv("TZ", build.zone)
+		output := f.path(fmt.Sprintf("%d.eif", len(built)))
+		status, _, errs := command("eif", "build", "--rootfs", f.path(build.tree), "--rootfs-format", "erofs", "--arch", "x86_64",
+			"--blobs", f.path("blobs"), "--nsm=", "--cmd", "/hello", "--output", output)
+		if status != 0 {
+			t.Fatalf("status %d: %s", status, errs)
+		}
+		built = append(built, readFile(t, output))
+	}
+	if !bytes.Equal(built[0], built[1]) {
+		t.Error("the same tree was packed to other bytes the second time")
+	}
+	if status, out, errs := command("eif", "extract", f.path("0.eif"), "--list"); status != 0 || !strings.Contains(out, "srv/data") || !strings.Contains(out, "hello") {
+		t.Errorf("extract --list: status %d: %s%s", status, out, errs)
+	}
+	if status, out, errs := command("eif", "diff", f.path("0.eif"), f.path("1.eif")); status != 0 {
+		t.Errorf("diff of equal files: status %d: %s%s", status, out, errs)
+	}
+	if status, out, errs := command("eif", "diff", f.path("0.eif"), f.path("2.eif")); status != 1 || !strings.Contains(out, "hello") || strings.Contains(out, "srv/data") {
+		t.Errorf("diff of two trees: status %d: %s%s", status, out, errs)
+	}
+}
+
+// TestEIFErofsTimes packs an archive with a time of its own on each file, and reads the times back with the locked fsck.erofs.
+func TestEIFErofsTimes(t *testing.T) {
+	require.Sandbox(t)
+	f := newEIFFiles(t)
+	var tree bytes.Buffer
+	w := tar.NewWriter(&tree)
+	for _, h := range []*tar.Header{
+		{Typeflag: tar.TypeDir, Name: "srv/", Mode: 0o755, ModTime: time.Unix(1_500_000_000, 0)},
+		{Typeflag: tar.TypeReg, Name: "srv/old", Mode: 0o644, ModTime: time.Unix(1_400_000_000, 0)},
+		{Typeflag: tar.TypeReg, Name: "srv/new", Mode: 0o644, ModTime: time.Unix(1_700_000_000, 0)},
+	} {
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Close()
+	if err := os.WriteFile(f.path("times.tar"), tree.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for epoch, want := range map[string]map[string]int64{
+		"":           {"srv": 1_500_000_000, "srv/old": 1_400_000_000, "srv/new": 1_700_000_000},
+		"1600000000": {"srv": 1_500_000_000, "srv/old": 1_400_000_000, "srv/new": 1_600_000_000},
+	} {
+		t.Setenv("SOURCE_DATE_EPOCH", epoch)
+		name, parts := f.path("t"+epoch+".eif"), f.path("parts"+epoch)
+		for _, args := range [][]string{
+			{"eif", "build", "--rootfs", f.path("times.tar"), "--rootfs-format", "erofs", "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "/x", "--output", name},
+			{"eif", "extract", name, "--output", parts, "--unpack"},
+		} {
+			if status, _, errs := command(args...); status != 0 {
+				t.Fatalf("neb %q: status %d: %s", args, status, errs)
+			}
+		}
+		tools := &erofsTools{flags: &buildFlags{}, s: streams{out: io.Discard, err: io.Discard}}
+		defer tools.close()
+		work, err := tools.Work(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(work)
+		for _, sub := range []string{"src", "out"} {
+			if err := os.MkdirAll(filepath.Join(work, sub), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(work, "src/image"), readFile(t, filepath.Join(parts, "1/neb/root.0")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := tools.Run(t.Context(), work, "/usr/bin/fsck.erofs", "--extract=/out/root", "/src/image"); err != nil {
+			t.Fatal(err)
+		}
+		for name, seconds := range want {
+			info, err := os.Stat(filepath.Join(work, "out/root", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := info.ModTime().Unix(); got != seconds {
+				t.Errorf("SOURCE_DATE_EPOCH=%s: %s: time %d, want %d", epoch, name, got, seconds)
+			}
+		}
+	}
+	status, out, errs := command("eif", "diff", f.path("t.eif"), f.path("t1600000000.eif"))
+	if want := "erofs root: srv/new: time 1700000000 and 1600000000"; status != 1 || !strings.Contains(out, want) || strings.Contains(out, "srv/old") {
+		t.Errorf("diff: status %d: %s%s\nwant %s alone", status, out, errs, want)
+	}
+	if status, out, errs := command("eif", "extract", f.path("t.eif"), "--list"); status != 0 || !strings.Contains(out, "1 -rw-r--r-- 0:0 0 rootfs/srv/new\n") {
+		t.Errorf("extract --list: status %d: %s%s", status, out, errs)
+	}
+}
+
+// TestAttestVerifySigned gives the command a document that a real enclave's hypervisor signed; TestPublishedDocument of package nsm says where it is from.
+func TestAttestVerifySigned(t *testing.T) {
+	document, err := base64.StdEncoding.DecodeString(string(readFile(t, "../../nsm/testdata/published.b64")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := nsm.Parse(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newEIFFiles(t)
+	tampered := bytes.Clone(document)
+	tampered[len(tampered)-1] ^= 1
+	for name, content := range map[string][]byte{
+		"signed": document, "tampered": tampered,
+		"root.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: nsm.AWSRoot().Raw}),
+	} {
+		if err := os.WriteFile(f.path(name), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := " --at " + d.Time.UTC().Format(time.RFC3339)
+	const waived = " --any-pcr --any-nonce"
+	for _, test := range []struct {
+		args   string
+		status int
+		out    string
+	}{
+		{"signed --pcr0 " + hex.EncodeToString(d.PCRs[0]) + " --nonce " + hex.EncodeToString(d.Nonce) + at, 0, ": verified"},
+		{"signed" + waived + at + " --root " + f.path("root.pem"), 0, ": verified"},
+		{"signed" + waived + at + " --root " + f.path("cert.pem"), 1, "another certificate than the root"},
+		{"signed" + waived, 1, "is valid from"},
+		{"signed --any-nonce" + at + " --pcr0 " + strings.Repeat("ab", 48), 1, "PCR0 is expected"},
+		{"signed --any-pcr" + at + " --nonce 0102", 1, "the nonce is expected"},
+		{"signed" + waived + at + " --public-key " + hex.EncodeToString(d.PublicKey), 0, ": verified"},
+		{"signed" + waived + at + " --public-key 00", 1, "the public key is expected"},
+		{"tampered" + waived + at, 1, "signature is not by the key"},
+	} {
+		args := strings.Fields("attest verify " + test.args)
+		args[2] = f.path(args[2])
+		status, out, errs := command(args...)
+		if status != test.status || !strings.Contains(out, test.out) {
+			t.Errorf("neb attest verify %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s", test.args, status, test.status, out, test.out, errs)
+		}
+	}
+}

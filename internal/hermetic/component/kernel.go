@@ -1,0 +1,335 @@
+package component
+
+import (
+	"archive/tar"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
+)
+
+// kernelArch is what building a kernel for an architecture needs to know about it.
+var kernelArch = map[string]struct {
+	arch   string // the kernel's name of it
+	cross  string // how its tools' names begin, on every host: the name is in the configuration
+	target string // of make, and its file's name
+	image  string // the file
+	set    string // the lock's compiler
+	fix    func(image *os.File) error
+
+	options, objects int // how many neb's own configuration has, tools included
+}{
+	"x86_64": {
+		arch: "x86_64", cross: "x86_64-linux-gnu-", target: "bzImage", image: "arch/x86/boot/bzImage", set: lock.GCCx86_64,
+		options: 998, objects: 1814,
+	},
+	"aarch64": {
+		arch: "arm64", cross: "aarch64-linux-gnu-", target: "Image", image: "arch/arm64/boot/Image", set: lock.GCCaarch64,
+		options: 1021, objects: 1823,
+		fix: func(image *os.File) error { return kernel.SetTextOffset(image) },
+	},
+}
+
+// The two steps of a kernel's build; what they find and leave is in their comments.
+var (
+	//go:embed recipe/kernel-configure.sh
+	kernelConfigure string
+	//go:embed recipe/kernel-compile.sh
+	kernelCompile string
+)
+
+// kernelEnv is all that the kernel's build can know about where and when it runs.
+var kernelEnv = []string{
+	"KBUILD_BUILD_TIMESTAMP=@0", // a bare 0 would silently be the current time
+	"KBUILD_BUILD_USER=neb",
+	"KBUILD_BUILD_HOST=neb",
+	"KBUILD_BUILD_VERSION=1",
+	"XZ_DEFAULTS=-T0",
+}
+
+// kernelJob is the kernel of an architecture, with its configuration, command line and nsm.ko.
+func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
+	if err := kernel.Refuse(b.Fragments); err != nil {
+		return job{}, fmt.Errorf("kernel %s: %w", arch, err)
+	}
+	a := kernelArch[arch]
+	tools, err := b.toolchain(lock.Base, a.set)
+	if err != nil {
+		return job{}, err
+	}
+	source, err := b.kernelSource(ctx)
+	if err != nil {
+		return job{}, err
+	}
+	fragments := append(kernel.Fragments(arch), b.Fragments...)
+	patches := append(kernel.Patches(), b.Patches...)
+
+	inputs := []Input{source.input}
+	// Where a user's files are changes nothing that is built, and is nobody else's business.
+	for _, p := range patches {
+		inputs = append(inputs, textInput("patch", filepath.Base(p.Name), p.Text))
+	}
+	for _, f := range fragments {
+		inputs = append(inputs, textInput("config fragment", filepath.Base(f.Name), f.Text))
+	}
+	inputs = append(inputs,
+		textInput("command line", "cmdline", kernel.Cmdline(arch)),
+		textInput("recipe", "kernel-configure.sh", kernelConfigure),
+		textInput("recipe", "kernel-compile.sh", kernelCompile),
+		textInput("recipe", "environment", strings.Join(append([]string{a.arch, a.cross, a.target, a.image, rootVersion, fmt.Sprint(kernel.TextOffset)}, kernelEnv...), "\n")),
+	)
+	inputs = append(inputs, tools.inputs()...)
+
+	needs := func(ctx context.Context) ([]lock.File, error) {
+		packages, err := b.unlessStored(ctx, tools.key(), tools.packages)
+		return slices.Concat(packages, source.fetch), err
+	}
+	return job{name: "kernel", arch: arch, inputs: inputs, needs: needs, make: func(ctx context.Context, r *run) error {
+		root, err := b.root(ctx, tools, source.fetch...)
+		if err != nil {
+			return err
+		}
+		if err := source.place(ctx, b, r); err != nil {
+			return fmt.Errorf("kernel source: %w", err)
+		}
+		return b.compileKernel(ctx, r, root, fragments, patches)
+	}}, nil
+}
+
+func (b *Builder) compileKernel(ctx context.Context, r *run, root string, fragments []kernel.Fragment, patches []kernel.Patch) error {
+	a := kernelArch[r.arch]
+	var all strings.Builder
+	for _, f := range fragments {
+		fmt.Fprintf(&all, "# %s\n%s\n", f.Name, f.Text)
+	}
+	texts := map[string]string{"all.config": all.String(), "configure.sh": kernelConfigure, "compile.sh": kernelCompile}
+	var series strings.Builder
+	for i, p := range patches {
+		name := fmt.Sprintf("%04d.patch", i)
+		texts[name] = p.Text
+		fmt.Fprintln(&series, name)
+	}
+	texts["series"] = series.String()
+	if err := place(r.work, "src", texts); err != nil {
+		return err
+	}
+
+	env := append([]string{
+		"ARCH=" + a.arch,
+		"CROSS_COMPILE=" + a.cross,
+		"TARGET=" + a.target,
+		"IMAGE=" + a.image,
+		fmt.Sprintf("MAKEFLAGS=-j%d", b.jobs()),
+	}, kernelEnv...)
+	command := func(script string) sandbox.Command {
+		return sandbox.Command{Root: root, Env: env, Args: []string{"/bin/sh", "-eu", sandbox.Src + "/" + script}}
+	}
+	b.Progress.Send(progress.Event{Stage: r.title(), Note: "unpacking, patching and configuring the kernel"})
+	if err := r.sandboxed(ctx, command("configure.sh")); err != nil {
+		if refused := refusedPatch(r, patches); refused != nil {
+			return refused
+		}
+		return errLogged{fmt.Errorf("configuring: %w", err)}
+	}
+	config, err := os.ReadFile(filepath.Join(r.work, "out", "config"))
+	if err != nil {
+		return err
+	}
+	if err := kernel.Check(fragments, config); err != nil {
+		return err
+	}
+	names := b.Fragments
+	if b.KernelSource == "" {
+		names = fragments // another kernel need not have what ours has
+	}
+	if err := kernel.CheckNames(names, os.DirFS(filepath.Join(r.work, "build", "linux")), config); err != nil {
+		return err
+	}
+	if len(b.Fragments) == 0 && len(b.Patches) == 0 && b.KernelSource == "" {
+		// A user may want it otherwise; a newer kernel's defaults may not.
+		if err := kernel.CheckHardening(r.arch, config); err != nil {
+			return fmt.Errorf("the configuration is less hardened than it must be: %w", err)
+		}
+	}
+
+	r.log.count("compile "+r.title(), "objects", estimate(r.arch, config), isObject)
+	if err := r.sandboxed(ctx, command("compile.sh")); err != nil {
+		return errLogged{fmt.Errorf("compiling: %w", err)}
+	}
+	r.log.counted()
+
+	for from, to := range map[string]string{"image": a.target, "config": a.target + ".config", "nsm.ko": "nsm.ko"} {
+		if err := os.Rename(filepath.Join(r.work, "out", from), filepath.Join(r.dir, to)); err != nil {
+			return err
+		}
+	}
+	if a.fix != nil {
+		image, err := os.OpenFile(filepath.Join(r.dir, a.target), os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(a.fix(image), image.Close()); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(r.dir, "cmdline"), []byte(kernel.Cmdline(r.arch)+"\n"), 0o644)
+}
+
+// object matches the lines of make that compile something for the kernel or for its tools.
+var object = regexp.MustCompile(`^  (CC|AS|HOSTCC)( \[M\])? `)
+
+func isObject(line string) bool { return object.MatchString(line) }
+
+var optionOn = regexp.MustCompile(`(?m)^CONFIG_\w+=[ym]$`)
+
+// estimate is about how many objects a configuration makes, by the number of its options that are on.
+func estimate(arch string, config []byte) int64 {
+	on := len(optionOn.FindAllIndex(config, -1))
+	own := kernelArch[arch]
+	return int64(on * own.objects / own.options)
+}
+
+// refusedPatch reads from a job's output which patch did not apply, and where; nil if they all did.
+func refusedPatch(r *run, patches []kernel.Patch) error {
+	text, err := os.ReadFile(filepath.Join(r.work, "out", "patch"))
+	if err != nil {
+		return nil
+	}
+	// The last line is the number of the patch, the others are what patch(1) said.
+	said := strings.Split(strings.TrimSpace(string(text)), "\n")
+	i, err := strconv.Atoi(strings.TrimSuffix(said[len(said)-1], ".patch"))
+	if err != nil || i >= len(patches) {
+		return nil
+	}
+	file, where := "", []string{}
+	for _, line := range said[:len(said)-1] {
+		if name, ok := strings.CutPrefix(line, "patching file "); ok {
+			file = strings.Trim(name, "'")
+			continue
+		}
+		where = append(where, strings.TrimSpace(file+": "+line))
+	}
+	return fmt.Errorf("patch %s does not apply to this kernel: %s", patches[i].Name, strings.Join(where, "; "))
+}
+
+// kernelSource is where a kernel's source comes from.
+type kernelSource struct {
+	input Input
+	fetch []lock.File
+	// place makes it either work/src/linux.tar or the directory work/build/linux.
+	place func(ctx context.Context, b *Builder, r *run) error
+}
+
+func (b *Builder) kernelSource(ctx context.Context) (kernelSource, error) {
+	if b.KernelSource == "" {
+		return kernelSource{
+			input: lockedInputs("kernel source", b.Lock.Kernel)[0],
+			fetch: []lock.File{b.Lock.Kernel},
+			place: placeLockedKernel,
+		}, nil
+	}
+	info, err := os.Stat(b.KernelSource)
+	if err != nil {
+		return kernelSource{}, fmt.Errorf("kernel source: %w", err)
+	}
+	// A walk does not follow a link at its beginning, and /usr/src/linux often is one.
+	path, err := filepath.EvalSymlinks(b.KernelSource)
+	if err != nil {
+		return kernelSource{}, fmt.Errorf("kernel source: %w", err)
+	}
+	own := Input{Kind: "kernel source", Name: "user's own"}
+	same := func(sum string, err error) error {
+		if err == nil && sum != own.SHA256 {
+			err = fmt.Errorf("%s has changed since the build began: SHA-256 %s then, %s now", b.KernelSource, own.SHA256, sum)
+		}
+		return err
+	}
+	if info.IsDir() {
+		if _, err := os.Stat(filepath.Join(path, "Kconfig")); err != nil {
+			return kernelSource{}, fmt.Errorf("kernel source: %s has no file Kconfig, expected the top of a kernel's source tree", b.KernelSource)
+		}
+		own.SHA256, err = hashTree(ctx, path)
+		return kernelSource{input: own, place: func(ctx context.Context, b *Builder, r *run) error {
+			copied := filepath.Join(r.work, "build", "linux")
+			if err := copyTree(ctx, path, copied); err != nil {
+				return err
+			}
+			return same(hashTree(ctx, copied))
+		}}, err
+	}
+	own.SHA256, own.Size, err = hashFile(path)
+	return kernelSource{input: own, place: func(_ context.Context, b *Builder, r *run) error {
+		copied := filepath.Join(r.work, "src", "linux.tar")
+		if err := copyInto(path, copied); err != nil {
+			return err
+		}
+		sum, _, err := hashFile(copied)
+		return same(sum, err)
+	}}, err
+}
+
+// placeLockedKernel takes the source's tarball out of its Debian package.
+func placeLockedKernel(_ context.Context, b *Builder, r *run) error {
+	deb, err := os.Open(b.Store.Path(b.Lock.Kernel))
+	if err != nil {
+		return err
+	}
+	defer deb.Close()
+	data, err := sandbox.DebData(deb)
+	if err != nil {
+		return err
+	}
+	for archive := tar.NewReader(data); ; {
+		h, err := archive.Next()
+		if err != nil {
+			return fmt.Errorf("%s: no usr/src/linux-source-*.tar.xz in it: %w", b.Lock.Kernel.Path, err)
+		}
+		if ok, _ := path.Match("usr/src/linux-source-*.tar.xz", strings.TrimPrefix(h.Name, "./")); ok && h.Typeflag == tar.TypeReg {
+			return writeInto(filepath.Join(r.work, "src", "linux.tar"), archive)
+		}
+	}
+}
+
+// place writes texts as files of a directory of work.
+func place(work, dir string, texts map[string]string) error {
+	for name, text := range texts {
+		if err := writeInto(filepath.Join(work, dir, name), strings.NewReader(text)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeInto(path string, r io.Reader) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Chmod(0o644), f.Close()) // whatever the umask
+}
+
+func copyInto(from, to string) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return writeInto(to, f)
+}

@@ -1,0 +1,71 @@
+package component
+
+import (
+	"context"
+	"runtime"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
+)
+
+// toolchain is a set of locked packages.
+type toolchain struct{ packages []lock.File }
+
+func (b *Builder) toolchain(sets ...string) (toolchain, error) {
+	packages, err := b.Lock.Files(runtime.GOARCH, sets...)
+	return toolchain{packages}, err
+}
+
+func (t toolchain) inputs() []Input { return lockedInputs("package", t.packages...) }
+
+// rootVersion changes when the same packages are unpacked to something else.
+const rootVersion = "2"
+
+func (t toolchain) key() string { return "root-" + keyOf("root", rootVersion, t.inputs()) }
+
+// root is the toolchain unpacked, as an output of the store that builds share. Whatever more the caller needs is
+// fetched in the same go.
+func (b *Builder) root(ctx context.Context, t toolchain, more ...lock.File) (string, error) {
+	key := t.key()
+	b.roots.Lock()
+	defer b.roots.Unlock()
+	if dir := b.roots.dirs[key]; dir != "" {
+		return dir, b.Fetch(ctx, more)
+	}
+	dir, err := b.verifiedRoot(ctx, key, t, more)
+	if err == nil {
+		if b.roots.dirs == nil {
+			b.roots.dirs = map[string]string{}
+		}
+		b.roots.dirs[key] = dir
+	}
+	return dir, err
+}
+
+// verifiedRoot is root, hashed again: once for each builder.
+func (b *Builder) verifiedRoot(ctx context.Context, key string, t toolchain, more []lock.File) (string, error) {
+	dir, err := b.stored(ctx, key)
+	if err != nil {
+		return "", err
+	}
+	if dir != "" {
+		return dir, b.Fetch(ctx, more)
+	}
+	if err := b.Fetch(ctx, append(more, t.packages...)); err != nil {
+		return "", err
+	}
+	dir, _, err = b.Store.Output(ctx, key, func(dir string) error {
+		var packages []sandbox.Package
+		for _, f := range t.packages {
+			packages = append(packages, sandbox.Package{Name: f.Name, Path: b.Store.Path(f)})
+		}
+		return sandbox.Unpack(ctx, dir, packages, b.Progress)
+	})
+	return dir, err
+}
+
+// Fetch brings downloads into the store, or says which of them are missing where the builder is [Builder.Offline].
+func (b *Builder) Fetch(ctx context.Context, files []lock.File) error {
+	return b.Store.Fetch(ctx, files, store.FetchOptions{Offline: b.Offline, Progress: b.Progress})
+}

@@ -1,0 +1,85 @@
+package lock
+
+import (
+	"cmp"
+	"fmt"
+	"go/version"
+	"slices"
+	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/debian"
+)
+
+// Change is what became of one locked file.
+type Change struct {
+	Name, Arch    string
+	Before, After string // versions; "" where it was not there, or is not any more
+	Backwards     bool   // After is an older version than Before
+	Content       bool   // the same version with another hash
+}
+
+func (c Change) String() string {
+	name := c.Name
+	if c.Arch != "" {
+		name += " (" + c.Arch + ")"
+	}
+	switch {
+	case c.Before == "":
+		return fmt.Sprintf("%s: new, %s", name, c.After)
+	case c.After == "":
+		return fmt.Sprintf("%s: gone, was %s", name, c.Before)
+	case c.Backwards:
+		return fmt.Sprintf("%s: %s -> %s, which goes BACKWARDS", name, c.Before, c.After)
+	case c.Content:
+		return fmt.Sprintf("%s: %s has other content", name, c.After)
+	}
+	return fmt.Sprintf("%s: %s -> %s", name, c.Before, c.After)
+}
+
+// Diff lists how two locks differ, sorted by name.
+func Diff(before, after *Lock) []Change {
+	type key struct{ name, arch string }
+	files := func(l *Lock) map[key]File {
+		all := map[key]File{}
+		for _, f := range l.All() {
+			if f.Name != "" { // an empty lock has files without a name
+				all[key{f.Name, f.Arch}] = f
+			}
+		}
+		return all
+	}
+	was, is := files(before), files(after)
+	var changes []Change
+	for k, b := range was {
+		a := is[k]
+		if a.Version != b.Version || a.SHA256 != b.SHA256 {
+			changes = append(changes, Change{
+				Name: k.name, Arch: k.arch, Before: b.Version, After: a.Version,
+				Backwards: a.Version != "" && older(a, b),
+				Content:   a.Version == b.Version,
+			})
+		}
+	}
+	for k, a := range is {
+		if _, there := was[k]; !there {
+			changes = append(changes, Change{Name: k.name, Arch: k.arch, After: a.Version})
+		}
+	}
+	slices.SortFunc(changes, func(a, b Change) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Arch, b.Arch))
+	})
+	return changes
+}
+
+// older reports whether a has an older version than b.
+func older(a, b File) bool {
+	if a.Archive != GoProxy {
+		return debian.Compare(a.Version, b.Version) < 0
+	}
+	goVersion := func(f File) string {
+		v, _ := strings.CutPrefix(f.Version, "v0.0.1-")
+		v, _, _ = strings.Cut(v, ".linux-")
+		return v
+	}
+	return version.Compare(goVersion(a), goVersion(b)) < 0
+}

@@ -1,0 +1,332 @@
+package lock
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// hash is a SHA-256 of the right form.
+func hash(n int) string { return fmt.Sprintf("%064x", n+1) }
+
+// small is a lock with every part, and as few packages as may be: every root, and one that two of them need.
+func small() *Lock {
+	at := time.Date(2026, 11, 22, 9, 15, 44, 0, time.UTC)
+	l := &Lock{
+		Indexes: []Index{
+			{PartKernel, Debian, "trixie", "main", at, hash(1)},
+			{PartKernel, Security, "trixie-security", "main", at, hash(2)},
+			{PartToolchain, Debian, "trixie", "main", at, hash(1)},
+		},
+		Kernel:   File{"linux-source-6.12", "6.12.117-1", "all", Security, "pool/main/l/linux/linux-source-6.12_6.12.117-1_all.deb", at, 153474904, hash(3)},
+		Emulator: File{"qemu", "1:10.0.13+ds-1", "source", Debian, "pool/main/q/qemu/qemu_10.0.13+ds.orig.tar.xz", at, 1 << 25, hash(4)},
+		Go:       Go{Version: "1.26.8", Hosts: map[string]File{}},
+	}
+	for i, host := range Hosts {
+		v := "v0.0.1-go1.26.8.linux-" + host
+		l.Go.Hosts[host] = File{"golang.org/toolchain", v, host, GoProxy, "golang.org/toolchain/@v/" + v + ".zip", time.Time{}, 7e7, hash(5 + i)}
+	}
+	packages := map[string]*Package{}
+	add := func(name, arch, host, set string) *Package {
+		key := name + " " + arch
+		if packages[key] == nil {
+			packages[key] = &Package{
+				File: File{name, "1.0-1", arch, Debian, "pool/main/" + name + "_1.0-1_" + arch + ".deb", at, 1000, hash(100 + len(packages))},
+				Sets: map[string][]string{},
+			}
+		}
+		p := packages[key]
+		if !slices.Contains(p.Sets[host], set) {
+			p.Sets[host] = append(p.Sets[host], set)
+		}
+		return p
+	}
+	for _, set := range Sets {
+		for _, host := range Hosts {
+			for _, r := range Roots {
+				if r.Set == set && (r.Host == "" || r.Host == host) {
+					for _, name := range r.Packages {
+						p := add(name, host, host, set)
+						if name == "bash" {
+							p.Needs = []string{"libtinfo6"}
+							add("libtinfo6", host, host, set)
+						}
+						if name == "make" {
+							p.Needs = []string{"data"}
+							add("data", "all", host, set)
+						}
+					}
+				}
+			}
+		}
+	}
+	for _, p := range packages {
+		l.Packages = append(l.Packages, *p)
+	}
+	slices.SortFunc(l.Packages, func(a, b Package) int { return compareFiles(a.File, b.File) })
+	return l
+}
+
+func TestRoundTrip(t *testing.T) {
+	want := small()
+	got, err := Read(bytes.NewReader(want.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("expected what was written, found %+v", got)
+	}
+	if !bytes.Equal(got.Bytes(), want.Bytes()) {
+		t.Error("written twice, the lock differs")
+	}
+}
+
+// TestRepositoryLock reads the lock that neb is built with, and asks of it what builds ask.
+func TestRepositoryLock(t *testing.T) {
+	f, err := os.Open("../../../neb.lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	l, err := Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := func(host string, sets ...string) int64 {
+		files, err := l.Files(host, sets...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := l.Kernel.Size
+		for _, f := range files {
+			n += f.Size
+			if f.Arch != host && f.Arch != "all" {
+				t.Errorf("host %s: %s is for %s", host, f.Name, f.Arch)
+			}
+		}
+		return n
+	}
+	// What a first build fetches from Debian is part of what users wait for; the limits are the issue's.
+	for _, tt := range []struct {
+		what string
+		size int64
+		most int64
+	}{
+		{"x86_64", size("amd64", Base, GCCx86_64), 240e6},
+		{"both", size("amd64", Base, GCCx86_64, GCCaarch64), 290e6},
+	} {
+		if tt.size > tt.most {
+			t.Errorf("a first build of %s fetches %d bytes from Debian, expected at most %d", tt.what, tt.size, tt.most)
+		}
+	}
+	for _, f := range l.All() {
+		if f.Archive != GoProxy && !strings.HasPrefix(f.Path, "pool/") {
+			t.Errorf("%s: path %s", f.Name, f.Path)
+		}
+	}
+}
+
+func TestFiles(t *testing.T) {
+	l := small()
+	for _, tt := range []struct {
+		host  string
+		sets  []string
+		words string // names that have to be there, after "!" not
+	}{
+		{"amd64", []string{GCCx86_64}, "gcc !gcc-x86-64-linux-gnu !gcc-aarch64-linux-gnu !make"},
+		{"amd64", []string{GCCaarch64}, "gcc-aarch64-linux-gnu !gcc"},
+		{"arm64", []string{GCCx86_64}, "gcc-x86-64-linux-gnu !gcc"},
+		{"arm64", []string{GCCaarch64}, "gcc !gcc-x86-64-linux-gnu"},
+		{"amd64", []string{Base, GCCx86_64, Base}, "gcc make bash libtinfo6 data !meson"},
+		{"arm64", []string{EROFS}, "erofs-utils !make"},
+		{"arm64", nil, "!make !gcc"},
+	} {
+		files, err := l.Files(tt.host, tt.sets...)
+		if err != nil {
+			t.Errorf("%s %v: %v", tt.host, tt.sets, err)
+			continue
+		}
+		count := map[string]int{}
+		for _, f := range files {
+			count[f.Name]++
+		}
+		for word := range strings.FieldsSeq(tt.words) {
+			name, not := strings.CutPrefix(word, "!")
+			if want := map[bool]int{true: 0, false: 1}[not]; count[name] != want {
+				t.Errorf("%s %v: expected %s %d times, found %d", tt.host, tt.sets, name, want, count[name])
+			}
+		}
+	}
+	if _, err := l.Files("riscv64", Base); err == nil || !strings.Contains(err.Error(), `"riscv64"`) {
+		t.Errorf("unknown host: %v", err)
+	}
+	if _, err := l.Files("amd64", "gcc-riscv64"); err == nil || !strings.Contains(err.Error(), `"gcc-riscv64"`) {
+		t.Errorf("unknown set: %v", err)
+	}
+}
+
+// TestBadLocks spoils a good lock in one way each. The error names the line and says what is wrong.
+func TestBadLocks(t *testing.T) {
+	good := string(small().Bytes())
+	lines := strings.Split(good, "\n")
+	// line finds the first line that has a text, counted from 1.
+	line := func(text string) int {
+		for i, l := range lines {
+			if strings.Contains(l, text) {
+				return i + 1
+			}
+		}
+		t.Fatalf("the lock has no line with %s", text)
+		return 0
+	}
+	// in replaces a text in the line that begins the package of a name.
+	in := func(name, old, new string) string {
+		n := line(`{"name":"`+name+`"`) - 1
+		if !strings.Contains(lines[n], old) {
+			t.Fatalf("line %q has no %s", lines[n], old)
+		}
+		changed := slices.Clone(lines)
+		changed[n] = strings.Replace(changed[n], old, new, 1)
+		return strings.Join(changed, "\n")
+	}
+	without := func(text string) string {
+		return strings.Join(slices.Delete(slices.Clone(lines), line(text)-1, line(text)), "\n")
+	}
+	bash := line(`{"name":"bash"`)
+	bashHash := lines[bash-1][strings.Index(lines[bash-1], `"sha256":"`)+10:][:64]
+	for _, tt := range []struct {
+		name, text string
+		line       int // 0: the error is not about a line
+		words      []string
+	}{
+		{"empty", "", 1, []string{"truncated"}},
+		{"not JSON", "name,version\n", 1, []string{"not JSON"}},
+		{"another form", "[]\n", 1, []string{`expected "{"`, `found "["`}},
+		{"truncated", good[:len(good)/2], strings.Count(good[:len(good)/2], "\n") + 1, []string{"truncated"}},
+		{"no schema", strings.Replace(good, "\"schema\": 1,\n", "", 1), 2, []string{`"schema"`}},
+		{"newer schema", strings.Replace(good, `"schema": 1`, `"schema": 2`, 1), 2, []string{"expected 1", "found 2"}},
+		{"unknown field", strings.Replace(good, `"emulator":`, `"qemu":`, 1), line(`"emulator":`), []string{`unknown field "qemu"`}},
+		{"unknown field of a package", in("bash", `"arch"`, `"optional":true,"arch"`), bash, []string{`unknown field "optional"`}},
+		{"unknown field of the kernel", strings.Replace(good, `"kernel": {`, `"kernel": {"x":1,`, 1), line(`"kernel": {`), []string{`unknown field "x"`}},
+		{"field twice", strings.Replace(good, `"schema": 1,`, "\"schema\": 1,\n\"schema\": 1,", 1), 3, []string{"twice"}},
+		{"field of a package twice", in("bash", `"arch"`, `"version":"0","arch"`), bash, []string{"not in the form"}},
+		{"field in other case", in("bash", `"arch"`, `"Arch"`), bash, []string{"not in the form"}},
+		{"part missing", without(`"emulator":`), 0, []string{`"emulator" is missing`}},
+		{"hash too short", in("bash", bashHash, bashHash[:63]), bash, []string{"bash", "64 lower-case hexadecimal digits", bashHash[:63]}},
+		{"hash in capitals", in("bash", bashHash, strings.Repeat("A", 64)), bash, []string{"64 lower-case hexadecimal digits"}},
+		{"hash with other signs", in("bash", bashHash, strings.Repeat("g", 64)), bash, []string{"64 lower-case hexadecimal digits"}},
+		{"hash of another kind", in("bash", bashHash, "sha256:"+bashHash), bash, []string{"64 lower-case hexadecimal digits"}},
+		{"no hash", in("bash", bashHash, ""), bash, []string{"bash"}},
+		{"size 0", in("bash", `"size":1000`, `"size":0`), bash, []string{"size", "found 0"}},
+		{"size below 0", in("bash", `"size":1000`, `"size":-1`), bash, []string{"size", "found -1"}},
+		{"size as text", in("bash", `"size":1000`, `"size":"1000"`), bash, []string{"size", "int64", "string"}},
+		{"no version", in("bash", `"version":"1.0-1"`, `"version":""`), bash, []string{"bash", `"version"`, "empty"}},
+		{"version with a blank", in("bash", `"version":"1.0-1"`, `"version":"1.0 1"`), bash, []string{"blanks"}},
+		{"path upwards", in("bash", `"path":"pool/`, `"path":"pool/../../`), bash, []string{"plain path"}},
+		{"path from the root", in("bash", `"path":"pool/`, `"path":"/pool/`), bash, []string{"plain path"}},
+		{"path with a query", in("bash", `"path":"pool/`, `"path":"pool?x/`), bash, []string{"plain path"}},
+		{"unknown archive", in("bash", `"archive":"debian"`, `"archive":"ubuntu"`), bash, []string{"archive", `"ubuntu"`}},
+		{"no snapshot", in("bash", `"snapshot":"2026-11-22T09:15:44Z",`, ``), bash, []string{"snapshot"}},
+		{"wrong snapshot", in("bash", `"snapshot":"2026-11-22T09:15:44Z"`, `"snapshot":"yesterday"`), bash, []string{"snapshot", "yesterday"}},
+		{"unknown set", in("bash", `["base"]`, `["basic"]`), bash, []string{"sets", `"basic"`}},
+		{"unknown host", in("bash", `{"amd64":["base"]}`, `{"i386":["base"]}`), bash, []string{"sets", `"i386"`}},
+		{"set of the wrong host", in("bash", `{"amd64":["base"]}`, `{"arm64":["base"]}`), bash, []string{"bash", "amd64", "arm64"}},
+		{"set twice", in("bash", `["base"]`, `["base","base"]`), bash, []string{"twice"}},
+		{"no sets", in("bash", `{"amd64":["base"]}`, `{}`), bash, []string{"no sets"}},
+		{"package twice", strings.Replace(good, lines[bash-1], lines[bash-1]+"\n"+lines[bash-1], 1), bash + 1, []string{"bash", "twice"}},
+		{"out of order", strings.Replace(strings.Replace(good, lines[bash-1]+"\n", "", 1), "\"packages\": [\n", "\"packages\": [\n"+lines[bash-1]+"\n", 1), line(`"packages"`) + 2, []string{"out of order"}},
+		{"root missing", without(`{"name":"bison"`), 0, []string{"package bison is missing", "set base", "host amd64", "neb update toolchain"}},
+		{"dependency missing", without(`{"name":"libtinfo6"`), bash, []string{"package libtinfo6 is missing", "bash", "needs it"}},
+		{"needs what is not in its set", in("bash", `"needs":["libtinfo6"]`, `"needs":["meson"]`), bash, []string{"package meson is missing"}},
+		{"Go for one host", without(`"v0.0.1-go1.26.8.linux-arm64"`), 0, []string{"not JSON"}},
+		{"Go of two versions", strings.Replace(good, `"v0.0.1-go1.26.8.linux-arm64"`, `"v0.0.1-go1.26.9.linux-arm64"`, 1), line(`"v0.0.1-go1.26.8.linux-arm64"`), []string{"1.26.8", "1.26.9"}},
+		{"Go that is none", strings.Replace(good, `"v0.0.1-go1.26.8.linux-arm64"`, `"v1"`, 1), line(`"v0.0.1-go1.26.8.linux-arm64"`), []string{`"v1"`}},
+		{"wrong date of an index", strings.Replace(good, `"date":"2026`, `"date":"26`, 1), 4, []string{"date"}},
+		{"unknown part of an index", strings.Replace(good, `"part":"kernel"`, `"part":"firmware"`, 1), 4, []string{"part", "firmware"}},
+		{"blanks", strings.Replace(good, `{"name":"bash"`, `{ "name":"bash"`, 1), bash, []string{"not in the form"}},
+		{"line breaks of another system", strings.ReplaceAll(good, "\n", "\r\n"), 1, []string{"not in the form"}},
+		{"something behind the end", good + "{}\n", len(lines), []string{"not in the form"}},
+		{"no line break at the end", strings.TrimSuffix(good, "\n"), len(lines), []string{"not in the form"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Read(strings.NewReader(tt.text))
+			if err == nil {
+				t.Fatal("expected an error, found none")
+			}
+			if want := fmt.Sprintf("neb.lock:%d: ", tt.line); tt.line > 0 && !strings.HasPrefix(err.Error(), want) {
+				t.Errorf("expected the error to begin with %s, found: %v", want, err)
+			}
+			for _, w := range tt.words {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("expected the error to say %s, found: %v", w, err)
+				}
+			}
+		})
+	}
+}
+
+func TestDiff(t *testing.T) {
+	before, after := small(), small()
+	change := func(name, version string, n int) {
+		for i, p := range after.Packages {
+			if p.Name == name && p.Arch == "amd64" {
+				after.Packages[i].Version, after.Packages[i].SHA256 = version, hash(n)
+			}
+		}
+	}
+	change("bash", "1.0-2", 900)
+	change("bison", "1.0~rc1-1", 901)
+	change("coreutils", "1.0-1", 902)
+	after.Packages = slices.DeleteFunc(after.Packages, func(p Package) bool { return p.Name == "lz4" && p.Arch == "amd64" })
+	before.Packages = slices.DeleteFunc(before.Packages, func(p Package) bool { return p.Name == "zstd" && p.Arch == "arm64" })
+	for host, f := range after.Go.Hosts {
+		f.Version = strings.Replace(f.Version, "1.26.8", "1.26.10", 1)
+		after.Go.Hosts[host] = f
+	}
+	after.Kernel.Version = "6.12.99-1"
+	var got []string
+	for _, c := range Diff(before, after) {
+		got = append(got, c.String())
+	}
+	want := []string{
+		"bash (amd64): 1.0-1 -> 1.0-2",
+		"bison (amd64): 1.0-1 -> 1.0~rc1-1, which goes BACKWARDS",
+		"coreutils (amd64): 1.0-1 has other content",
+		"golang.org/toolchain (amd64): v0.0.1-go1.26.8.linux-amd64 -> v0.0.1-go1.26.10.linux-amd64",
+		"golang.org/toolchain (arm64): v0.0.1-go1.26.8.linux-arm64 -> v0.0.1-go1.26.10.linux-arm64",
+		"linux-source-6.12 (all): 6.12.117-1 -> 6.12.99-1, which goes BACKWARDS",
+		"lz4 (amd64): gone, was 1.0-1",
+		"zstd (arm64): new, 1.0-1",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("expected\n%s\nfound\n%s", strings.Join(want, "\n"), strings.Join(got, "\n"))
+	}
+	if n := len(Diff(&Lock{}, small())); n != len(small().All()) {
+		t.Errorf("from nothing: expected every file to be new, found %d", n)
+	}
+	if changes := Diff(small(), small()); len(changes) != 0 {
+		t.Errorf("expected no changes, found %v", changes)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	good := small().Bytes()
+	f.Add(good)
+	f.Add(good[:len(good)/2])
+	f.Add(bytes.Replace(good, []byte(`"size":1000`), []byte(`"size":1e3`), 1))
+	f.Add([]byte(`{"schema": 1, "go": [{"name":"x"}], "packages": [`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		l, err := Parse(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(l.Bytes(), data) {
+			t.Error("a lock was taken that would not be written like that")
+		}
+	})
+}

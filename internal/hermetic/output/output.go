@@ -1,0 +1,367 @@
+// Package output is the directory that neb build leaves: a directory of blobs for each architecture, as nitro-cli
+// wants them, with their hashes and what they were made of beside it.
+//
+//	x86_64/{bzImage,bzImage.config,cmdline,init,linuxkit,nsm.ko}
+//	aarch64/{Image,Image.config,cmdline,init,linuxkit,nsm.ko}
+//	x86_64.provenance.json, aarch64.provenance.json
+//	SHA256SUMS
+package output
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+)
+
+// Set is what was built for one architecture.
+type Set struct {
+	Arch    string
+	Outputs []component.Output
+}
+
+// Provenance is what an architecture's blobs were made of, component by component.
+type Provenance struct {
+	Schema     int                `json:"schema"` // 1
+	Arch       string             `json:"arch"`
+	Components []component.Record `json:"components"`
+}
+
+// SumsName is the file with the SHA-256 of every blob, as sha256sum(1) writes and checks it.
+const SumsName = "SHA256SUMS"
+
+// ProvenanceName is the file with an architecture's [Provenance].
+func ProvenanceName(arch string) string { return arch + ".provenance.json" }
+
+// names are all blobs of an architecture, sorted.
+func names(arch string) []string {
+	var all []string
+	for _, c := range component.Names {
+		all = append(all, component.Files(c, arch)...)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// executable are the blobs with permission to be executed.
+var executable = []string{"init", "linuxkit"}
+
+func mode(name string) fs.FileMode {
+	if slices.Contains(executable, name) {
+		return 0o755
+	}
+	return 0o644
+}
+
+// Write brings what was built into dir. Blobs of components that are not in sets stay as they are. Each
+// architecture's directory is exchanged for the new one in a single step: whenever this process is killed, it is
+// the old one or the new one.
+func Write(dir string, sets []Set) error {
+	err := write(dir, sets)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("output %s: %w: free space there, or choose another place with --output", dir, err)
+	}
+	if err != nil {
+		return fmt.Errorf("output %s: %w", dir, err)
+	}
+	return nil
+}
+
+// Check says whether dir can become a result, before anything is built for it.
+func Check(dir string) error {
+	if err := check(dir); err != nil {
+		return fmt.Errorf("output %s: %w", dir, err)
+	}
+	return nil
+}
+
+func check(dir string) error {
+	above := dir // or what is nearest to it
+	info, err := os.Stat(above)
+	for errors.Is(err, fs.ErrNotExist) && filepath.Dir(above) != above {
+		above = filepath.Dir(above)
+		info, err = os.Stat(above)
+	}
+	switch {
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("expected a directory or nothing, found a file")
+	}
+	if err := unix.Access(above, unix.W_OK); err != nil {
+		return fmt.Errorf("%s cannot be written to: %w", above, err)
+	}
+	if err := checkSums(filepath.Join(dir, SumsName)); err != nil {
+		return err
+	}
+	for _, arch := range component.Archs { // whichever are built, SHA256SUMS has all
+		if _, err := present(filepath.Join(dir, arch), arch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkSums refuses a file of sums that neb did not write: it would be replaced.
+func checkSums(path string) error {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		_, name, _ := strings.Cut(line, "  ")
+		arch, file := filepath.Split(name)
+		if arch = strings.TrimSuffix(arch, "/"); !slices.Contains(component.Archs, arch) || !slices.Contains(names(arch), file) {
+			return fmt.Errorf("%s is in the way: it speaks of %q, which neb does not make; move it elsewhere, or choose another directory with --output", path, name)
+		}
+	}
+	return nil
+}
+
+// present lists the blobs in a directory. Anything else in it is an error: it would be lost in the exchange.
+func present(dir, arch string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var have []string
+	for _, e := range entries {
+		if !slices.Contains(names(arch), e.Name()) || !e.Type().IsRegular() {
+			return nil, fmt.Errorf("%s is in the way: expected nothing but %s there; move it elsewhere, or choose another directory with --output",
+				filepath.Join(dir, e.Name()), strings.Join(names(arch), ", "))
+		}
+		have = append(have, e.Name())
+	}
+	return have, nil
+}
+
+func write(dir string, sets []Set) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("waiting for another neb: %w", err)
+	}
+	if err := clean(dir); err != nil {
+		return err
+	}
+	for _, set := range sets {
+		if err := exchange(dir, set); err != nil {
+			return err
+		}
+		if err := writeProvenance(dir, set); err != nil {
+			return err
+		}
+	}
+	sums, err := sums(dir)
+	if err != nil {
+		return err
+	}
+	if err := replace(filepath.Join(dir, SumsName), sums); err != nil {
+		return err
+	}
+	return d.Sync()
+}
+
+// newMark begins the names of what is being written. Under the lock, whatever has such a name was left by a
+// process that was killed.
+const newMark = ".neb-new-"
+
+func clean(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), newMark) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exchange puts an architecture's new blobs in the place of the old ones.
+func exchange(dir string, set Set) error {
+	old := filepath.Join(dir, set.Arch)
+	have, err := present(old, set.Arch)
+	if err != nil {
+		return err
+	}
+	from := map[string]string{} // blob to where it comes from
+	for _, name := range have {
+		from[name] = filepath.Join(old, name)
+	}
+	same := true
+	for _, o := range set.Outputs {
+		for _, f := range o.Files {
+			same = same && isFile(filepath.Join(old, f.Name), f)
+			from[f.Name] = filepath.Join(o.Dir, f.Name)
+		}
+	}
+	if same {
+		return nil
+	}
+	fresh := filepath.Join(dir, newMark+set.Arch)
+	if err := os.Mkdir(fresh, 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod(fresh, 0o755); err != nil {
+		return err
+	}
+	for name, path := range from {
+		if err := copyFile(path, filepath.Join(fresh, name), mode(name)); err != nil {
+			return err
+		}
+	}
+	err = unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, old, unix.RENAME_EXCHANGE)
+	switch {
+	case errors.Is(err, unix.ENOENT): // there is no old one
+		return os.Rename(fresh, old)
+	case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS):
+		// A file system that cannot exchange: for a moment there is neither.
+		if err := os.Rename(old, filepath.Join(dir, newMark+"old-"+set.Arch)); err != nil {
+			return err
+		}
+		if err := os.Rename(fresh, old); err != nil {
+			return err
+		}
+	case err != nil:
+		return &os.PathError{Op: "exchange", Path: old, Err: err}
+	}
+	return clean(dir)
+}
+
+// isFile reports whether the file at path is f, permissions included.
+func isFile(path string, f component.File) bool {
+	info, err := os.Lstat(path)
+	if err != nil || info.Size() != f.Size || info.Mode() != mode(f.Name) {
+		return false
+	}
+	sum, err := hashFile(path)
+	return err == nil && sum == f.SHA256
+}
+
+func copyFile(from, to string, mode fs.FileMode) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Chmod(mode), out.Sync(), out.Close())
+}
+
+// writeProvenance keeps the records of components that were not built now and are still there.
+func writeProvenance(dir string, set Set) error {
+	path := filepath.Join(dir, ProvenanceName(set.Arch))
+	records := map[string]component.Record{}
+	if text, err := os.ReadFile(path); err == nil {
+		var old Provenance
+		if err := json.Unmarshal(text, &old); err == nil {
+			for _, r := range old.Components {
+				records[r.Component] = r
+			}
+		}
+	}
+	for _, o := range set.Outputs {
+		records[o.Component] = o.Record
+	}
+	p := Provenance{Schema: 1, Arch: set.Arch}
+	for _, name := range component.Names {
+		r, ok := records[name]
+		for _, f := range r.Files {
+			ok = ok && isFile(filepath.Join(dir, set.Arch, f.Name), f)
+		}
+		if ok {
+			p.Components = append(p.Components, r)
+		}
+	}
+	text, err := json.MarshalIndent(p, "", "\t")
+	if err != nil {
+		return err
+	}
+	return replace(path, append(text, '\n'))
+}
+
+// sums is SHA256SUMS: every blob that is now in dir.
+func sums(dir string) ([]byte, error) {
+	var text bytes.Buffer
+	for _, arch := range slices.Sorted(slices.Values(component.Archs)) {
+		have, err := present(filepath.Join(dir, arch), arch)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range have {
+			sum, err := hashFile(filepath.Join(dir, arch, name))
+			if err != nil {
+				return nil, err
+			}
+			fmt.Fprintf(&text, "%s  %s/%s\n", sum, arch, name)
+		}
+	}
+	return text.Bytes(), nil
+}
+
+// replace writes a file aside and renames it, unless it is there with that content.
+func replace(path string, content []byte) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
+		return nil
+	}
+	aside := filepath.Join(filepath.Dir(path), newMark+filepath.Base(path))
+	f, err := os.OpenFile(aside, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err := errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(aside, path)
+}
+
+func hashFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}

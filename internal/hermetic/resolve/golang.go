@@ -1,0 +1,284 @@
+package resolve
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"go/version"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/mod/sumdb"
+	"golang.org/x/mod/sumdb/dirhash"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+)
+
+// Where toolchains are among the modules.
+const (
+	toolchainModule = "golang.org/toolchain"
+	toolchainPrefix = "v0.0.1-go"
+)
+
+// golang sets the lock's Go toolchain: to Options.Go, else to the newest patch release of the locked version that
+// there is for every host.
+func (r *resolver) golang(ctx context.Context, l *lock.Lock) error {
+	want := r.Go
+	if want == "" {
+		if r.before.Go.Version == "" {
+			return errors.New("the lock names no Go version to start from: say one with --go")
+		}
+		offered, err := r.offered(ctx)
+		if err != nil {
+			r.Progress.Send(progress.Event{Stage: "resolve toolchain", Note: fmt.Sprintf("Go stays at %s, as no proxy lists the toolchains it has (say a version with --go): %v", r.before.Go.Version, err)})
+			return nil
+		}
+		want = newestPatch(r.before.Go.Version, offered)
+	}
+	if !version.IsValid("go"+want) || version.Lang("go"+want) == "go"+want {
+		return fmt.Errorf("Go version: expected one like 1.26.8, found %q", want)
+	}
+	if want == r.before.Go.Version {
+		return nil
+	}
+	after := lock.Go{Version: want, Hosts: map[string]lock.File{}}
+	for _, host := range lock.Hosts {
+		f, err := r.toolchainOf(ctx, want, host)
+		if err != nil {
+			return err
+		}
+		after.Hosts[host] = f
+	}
+	l.Go = after
+	return nil
+}
+
+// offered lists the toolchains that the first answering proxy has.
+func (r *resolver) offered(ctx context.Context) ([]string, error) {
+	var urls []string
+	for _, proxy := range r.Mirrors.Proxies {
+		urls = append(urls, proxy+"/"+toolchainModule+"/@v/list")
+	}
+	if len(urls) == 0 {
+		return nil, errors.New("no Go module proxy to ask: set GOPROXY")
+	}
+	data, err := r.Client.Get(ctx, urls, mostRelease, func(data []byte) error {
+		if !strings.Contains(string(data), toolchainPrefix) {
+			return errors.New("lists no toolchains")
+		}
+		return nil
+	})
+	return strings.Fields(string(data)), err
+}
+
+// newestPatch is the newest version of the same minor release that is offered for every host; the one locked, where
+// none is newer.
+func newestPatch(locked string, offered []string) string {
+	hosts := map[string]int{} // by version
+	for _, v := range offered {
+		for _, host := range lock.Hosts {
+			if v, ok := strings.CutPrefix(v, toolchainPrefix); ok {
+				if v, ok := strings.CutSuffix(v, ".linux-"+host); ok {
+					hosts[v]++
+				}
+			}
+		}
+	}
+	best := locked
+	for v, n := range hosts {
+		released := !strings.ContainsAny(v, "abcdefghijklmnopqrstuvwxyz-") // no betas, candidates or vendors' own
+		if n == len(lock.Hosts) && released && version.Lang("go"+v) == version.Lang("go"+locked) && version.Compare("go"+v, "go"+best) > 0 {
+			best = v
+		}
+	}
+	return best
+}
+
+// toolchainOf downloads a toolchain once, for its hash, and checks it with the checksum database.
+func (r *resolver) toolchainOf(ctx context.Context, goVersion, host string) (lock.File, error) {
+	f := lock.File{Name: toolchainModule, Version: toolchainPrefix + goVersion + ".linux-" + host, Arch: host, Archive: lock.GoProxy}
+	f.Path = toolchainModule + "/@v/" + f.Version + ".zip"
+	urls := r.Mirrors.URLs(f)
+	if len(urls) == 0 {
+		return lock.File{}, errors.New("no Go module proxy to ask: set GOPROXY")
+	}
+	dir, err := os.MkdirTemp("", "neb-update-")
+	if err != nil {
+		return lock.File{}, err
+	}
+	defer os.RemoveAll(dir)
+	zip := filepath.Join(dir, "toolchain.zip")
+	var failures []error
+	for _, address := range urls {
+		f.Size, f.SHA256, err = r.download(ctx, address, zip)
+		if err == nil {
+			err = r.checkSum(f, zip)
+		}
+		if err == nil {
+			return f, nil
+		}
+		if ctx.Err() != nil {
+			return lock.File{}, context.Cause(ctx)
+		}
+		failures = append(failures, fmt.Errorf("%s: %w", fetch.Redacted(address), err))
+	}
+	return lock.File{}, fmt.Errorf("Go %s for %s: %w", goVersion, host, errors.Join(failures...))
+}
+
+// download writes what a URL has to a file and returns its size in bytes and SHA-256.
+func (r *resolver) download(ctx context.Context, address, name string) (int64, string, error) {
+	body, err := r.Client.Open(ctx, address, 0)
+	if err != nil {
+		return 0, "", err
+	}
+	defer body.Close()
+	out, err := os.Create(name)
+	if err != nil {
+		return 0, "", err
+	}
+	defer out.Close()
+	h := sha256.New()
+	var done int64
+	buffer := make([]byte, 256<<10)
+	for {
+		n, err := body.Read(buffer)
+		h.Write(buffer[:n])
+		if _, err := out.Write(buffer[:n]); err != nil {
+			return 0, "", err
+		}
+		done += int64(n)
+		if n > 0 {
+			r.Progress.Send(progress.Event{Stage: "fetch Go", Done: done, Total: max(body.Size, 0), Unit: "bytes"})
+		}
+		if err == io.EOF {
+			return done, hex.EncodeToString(h.Sum(nil)), out.Close()
+		}
+		if err != nil {
+			return 0, "", err
+		}
+	}
+}
+
+// checkSum checks a toolchain's module zip with the checksum database, as Go itself does.
+func (r *resolver) checkSum(f lock.File, zip string) error {
+	if r.SumDB == "off" {
+		r.Progress.Send(progress.Event{Stage: "resolve toolchain", Note: fmt.Sprintf("%s %s: GOSUMDB is off: its hash is what the proxy sent, checked with nothing", f.Name, f.Version)})
+		return nil
+	}
+	found, err := dirhash.HashZip(zip, dirhash.Hash1)
+	if err != nil {
+		return fmt.Errorf("module zip: %w", err)
+	}
+	db, err := r.sumDB()
+	if err != nil {
+		return err
+	}
+	lines, err := sumdb.NewClient(db).Lookup(f.Name, f.Version)
+	if err == nil && db.alarm() != "" {
+		err = errors.New(db.alarm())
+	}
+	if err != nil {
+		return fmt.Errorf("checksum database (GOSUMDB=off goes without it): %w", err)
+	}
+	for _, line := range lines {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == f.Name && fields[1] == f.Version {
+			if fields[2] != found {
+				return fmt.Errorf("wrong content: the checksum database says %s, found %s", fields[2], found)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("the checksum database knows no %s %s", f.Name, f.Version)
+}
+
+// sumDB is the checksum database that GOSUMDB names: "NAME", "NAME+KEY" or either with a URL behind it.
+func (r *resolver) sumDB() (*database, error) {
+	fields := strings.Fields(r.SumDB)
+	if len(fields) == 0 {
+		fields = []string{knownSumDB}
+	}
+	key := fields[0]
+	name, _, hasKey := strings.Cut(key, "+")
+	if !hasKey {
+		known, _, _ := strings.Cut(knownSumDB, "+")
+		if name != known {
+			return nil, fmt.Errorf("GOSUMDB: expected %s, or NAME+KEY, found %q", known, r.SumDB)
+		}
+		key = knownSumDB
+	}
+	db := &database{r: r, key: key}
+	for _, proxy := range r.Mirrors.Proxies {
+		db.urls = append(db.urls, proxy+"/sumdb/"+name)
+	}
+	if len(fields) > 1 {
+		db.urls = append(db.urls, strings.TrimRight(fields[1], "/"))
+	} else {
+		db.urls = append(db.urls, "https://"+name)
+	}
+	return db, nil
+}
+
+// knownSumDB is the name and the public key of the checksum database that Go itself trusts.
+const knownSumDB = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
+
+// database is what the client of a checksum database reads and keeps. Nothing is kept from one update to the
+// next: an update is rare, and trusts no file of the machine.
+type database struct {
+	r    *resolver
+	key  string
+	urls []string
+
+	mu     sync.Mutex
+	latest []byte
+	wrong  string
+}
+
+func (d *database) ReadRemote(path string) ([]byte, error) {
+	var urls []string
+	for _, base := range d.urls {
+		urls = append(urls, base+path)
+	}
+	return d.r.Client.Get(context.Background(), urls, mostRelease, func([]byte) error { return nil })
+}
+
+func (d *database) ReadConfig(file string) ([]byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if file == "key" {
+		return []byte(d.key), nil
+	}
+	return d.latest, nil
+}
+
+func (d *database) WriteConfig(_ string, before, after []byte) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if string(before) != string(d.latest) {
+		return sumdb.ErrWriteConflict
+	}
+	d.latest = after
+	return nil
+}
+
+func (d *database) ReadCache(string) ([]byte, error) { return nil, os.ErrNotExist }
+func (d *database) WriteCache(string, []byte)        {}
+func (d *database) Log(string)                       {}
+
+func (d *database) SecurityError(message string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wrong = message
+}
+
+func (d *database) alarm() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.wrong
+}

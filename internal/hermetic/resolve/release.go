@@ -1,0 +1,263 @@
+package resolve
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+	"github.com/ulikunitz/xz"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/debian"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+)
+
+//go:embed keys
+var keyFiles embed.FS
+
+// Keyring returns the keys that this version of neb trusts to sign the indexes of an archive.
+func Keyring(archive string) (openpgp.EntityList, error) {
+	var all openpgp.EntityList
+	names, err := fs.Glob(keyFiles, "keys/"+archive+"/*.asc")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		data, err := keyFiles.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		keys, err := openpgp.ReadArmoredKeyRing(bytes.NewReader(data))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		all = append(all, keys...)
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("neb has no keys for the archive %s", archive)
+	}
+	return all, nil
+}
+
+// release is a Release file whose signature was checked.
+type release struct {
+	index lock.Index // without its part
+	files map[string]indexFile
+	byID  bool // index files are also found by their hash
+}
+
+// indexFile is one file that a Release file vouches for.
+type indexFile struct {
+	size   int64 // bytes
+	sha256 string
+}
+
+// place is a suite of an archive.
+type place struct{ archive, suite string }
+
+func (p place) String() string { return p.archive + " " + p.suite }
+
+const (
+	mostRelease = 4 << 20   // bytes of a Release file; Debian's has 0.2 MB
+	mostIndex   = 128 << 20 // bytes of a compressed index; Debian's largest has 10 MB
+)
+
+// release fetches and checks the Release file of a suite: InRelease, or Release with Release.gpg where a mirror
+// has no InRelease. A mirror whose file is wrong, expired or older than the lock is passed over for the next.
+func (r *resolver) release(ctx context.Context, p place) (*release, error) {
+	if known := r.releases[p]; known != nil {
+		return known, nil
+	}
+	keys := r.Keys[p.archive]
+	if keys == nil {
+		var err error
+		if keys, err = Keyring(p.archive); err != nil {
+			return nil, err
+		}
+	}
+	at := "dists/" + p.suite + "/"
+	var found *release
+	inline := r.Mirrors.Newest(p.archive, at+"InRelease", r.Now)
+	_, err := r.Client.Get(ctx, inline, mostRelease, func(data []byte) error {
+		text, err := openInline(keys, data, r.Now)
+		if err == nil {
+			found, err = r.accept(p, text, data)
+		}
+		return err
+	})
+	if err == nil {
+		r.releases[p] = found
+		return found, nil
+	}
+	if ctx.Err() != nil {
+		return nil, err
+	}
+	// Few mirrors lack InRelease; those that have it and were refused are refused here for the same reason.
+	detached := r.Mirrors.Newest(p.archive, at+"Release", r.Now)
+	for _, address := range detached {
+		data, err := r.Client.Get(ctx, []string{address}, mostRelease, func([]byte) error { return nil })
+		if err != nil {
+			continue
+		}
+		_, err = r.Client.Get(ctx, []string{address + ".gpg"}, mostRelease, func(signature []byte) error {
+			if err := checkDetached(keys, data, signature, r.Now); err != nil {
+				return err
+			}
+			var err error
+			found, err = r.accept(p, data, data)
+			return err
+		})
+		if err == nil {
+			r.releases[p] = found
+			return found, nil
+		}
+	}
+	return nil, fmt.Errorf("no mirror has an acceptable index of %s:\n  %w", p, err)
+}
+
+// openInline returns the text of a clear-signed message that one of the keys signed.
+func openInline(keys openpgp.KeyRing, data []byte, now time.Time) ([]byte, error) {
+	block, rest := clearsign.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("no OpenPGP signature: expected a clear-signed file, found one that begins with %q", beginning(data))
+	}
+	if len(bytes.TrimSpace(rest)) > 0 {
+		return nil, fmt.Errorf("%d bytes follow the signature", len(rest))
+	}
+	_, err := block.VerifySignature(keys, &packet.Config{Time: func() time.Time { return now }})
+	if err != nil {
+		return nil, badSignature(err)
+	}
+	return block.Plaintext, nil
+}
+
+func checkDetached(keys openpgp.KeyRing, data, signature []byte, now time.Time) error {
+	_, err := openpgp.CheckArmoredDetachedSignature(keys, bytes.NewReader(data), bytes.NewReader(signature), &packet.Config{Time: func() time.Time { return now }})
+	if err != nil {
+		return badSignature(err)
+	}
+	return nil
+}
+
+func badSignature(err error) error {
+	return fmt.Errorf("bad OpenPGP signature: expected one by a key that neb holds (internal/hermetic/resolve/keys): %w", err)
+}
+
+func beginning(data []byte) string {
+	return string(data[:min(len(data), 40)])
+}
+
+// accept reads a Release file whose signature is good, and refuses one that is not the newest state of the suite.
+func (r *resolver) accept(p place, text, whole []byte) (*release, error) {
+	var fields debian.Stanza
+	err := debian.Each(bytes.NewReader(text), func(s debian.Stanza) error {
+		if fields != nil {
+			return fmt.Errorf("expected one stanza, found more")
+		}
+		fields = s
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("Release file: %w", err)
+	}
+	// A mirror could serve another suite, signed by the same key, under this name.
+	if fields["Codename"] != p.suite {
+		return nil, fmt.Errorf("expected the index of %s, found one of %q", p.suite, fields["Codename"])
+	}
+	date, err := releaseTime(fields["Date"])
+	if err != nil {
+		return nil, fmt.Errorf("Date: %w", err)
+	}
+	if until := fields["Valid-Until"]; until != "" {
+		t, err := releaseTime(until)
+		if err != nil {
+			return nil, fmt.Errorf("Valid-Until: %w", err)
+		}
+		if r.Now.After(t) {
+			return nil, fmt.Errorf("expired: the index of %s was valid until %s, and it is %s now", p, t.Format(time.RFC3339), r.Now.UTC().Format(time.RFC3339))
+		}
+	}
+	for _, x := range r.before.Indexes {
+		if x.Archive == p.archive && x.Suite == p.suite && date.Before(x.Date) {
+			return nil, fmt.Errorf("older than the lock: the index of %s is of %s, the lock was made from one of %s", p, date.Format(time.RFC3339), x.Date.Format(time.RFC3339))
+		}
+	}
+	sum := sha256.Sum256(whole)
+	out := &release{
+		index: lock.Index{Archive: p.archive, Suite: p.suite, Component: component, Date: date, SHA256: hex.EncodeToString(sum[:])},
+		files: map[string]indexFile{},
+		byID:  fields["Acquire-By-Hash"] == "yes",
+	}
+	for line := range strings.Lines(fields["SHA256"]) {
+		f := strings.Fields(line)
+		if len(f) == 0 {
+			continue
+		}
+		if len(f) != 3 {
+			return nil, fmt.Errorf("SHA256: expected 'hash size name', found %q", strings.TrimSpace(line))
+		}
+		size, err := strconv.ParseInt(f[1], 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("SHA256: size of %s: %w", f[2], err)
+		}
+		out.files[f[2]] = indexFile{size, f[0]}
+	}
+	return out, nil
+}
+
+// releaseTime reads a time as Release files write it (RFC 1123, always UTC).
+func releaseTime(s string) (time.Time, error) {
+	for _, layout := range []string{"Mon, 02 Jan 2006 15:04:05 MST", "Mon, 2 Jan 2006 15:04:05 MST", time.RFC1123Z} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t.UTC(), nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("expected the form 'Mon, 02 Jan 2006 15:04:05 UTC', found %q", s)
+}
+
+// each reads an index of a suite ("binary-amd64/Packages", "source/Sources"), stanza by stanza.
+func (r *resolver) each(ctx context.Context, p place, name string, f func(debian.Stanza) error) error {
+	rel, err := r.release(ctx, p)
+	if err != nil {
+		return err
+	}
+	name = component + "/" + name + ".xz"
+	want, ok := rel.files[name]
+	if !ok {
+		return fmt.Errorf("the Release file of %s vouches for no %s", p, name)
+	}
+	at := "dists/" + p.suite + "/"
+	var urls []string
+	if rel.byID {
+		dir := name[:strings.LastIndexByte(name, '/')]
+		urls = r.Mirrors.Newest(p.archive, at+dir+"/by-hash/SHA256/"+want.sha256, r.Now)
+	}
+	urls = append(urls, r.Mirrors.Newest(p.archive, at+name, r.Now)...)
+	data, err := r.Client.Get(ctx, urls, mostIndex, func(data []byte) error {
+		sum := sha256.Sum256(data)
+		if got := hex.EncodeToString(sum[:]); int64(len(data)) != want.size || got != want.sha256 {
+			return fmt.Errorf("expected %d bytes with SHA-256 %s as the Release file says, found %d bytes with %s", want.size, want.sha256, len(data), got)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("index %s of %s:\n  %w", name, p, err)
+	}
+	unpacked, err := xz.NewReader(bytes.NewReader(data))
+	if err == nil {
+		err = debian.Each(unpacked, f)
+	}
+	if err != nil {
+		return fmt.Errorf("index %s of %s: %w", name, p, err)
+	}
+	return nil
+}

@@ -1,0 +1,252 @@
+// Package resolve makes a lock anew from the package indexes of Debian, after checking their signatures, and
+// from the toolchains that Go's module proxies offer.
+//
+// It is the only place where a new version comes in: a build never asks an index.
+package resolve
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/debian"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+)
+
+// What is taken from where.
+const (
+	component    = "main"
+	kernelSource = "linux-source-6.12"
+	emulator     = "qemu"
+)
+
+var (
+	mainSuite     = place{lock.Debian, "trixie"}
+	updatesSuite  = place{lock.Debian, "trixie-updates"}
+	securitySuite = place{lock.Security, "trixie-security"}
+
+	// The kernel is what attackers of an enclave face: the newest, wherever it is.
+	kernelSuites = []place{mainSuite, updatesSuite, securitySuite}
+	// The toolchain sees locked input only. The main archive keeps a file until the next point release, months;
+	// the security archive may replace it any day. So a package comes from there only where the main archive
+	// lacks what is asked for.
+	toolchainSuites = []place{mainSuite, securitySuite}
+)
+
+// Options say where indexes come from. Mirrors must be set.
+type Options struct {
+	Mirrors  fetch.Mirrors
+	Client   fetch.Client
+	Now      time.Time                     // the time to check Valid-Until against; zero: the clock's
+	Keys     map[string]openpgp.EntityList // by archive, in place of the keys that neb holds
+	Go       string                        // the Go version to take ("1.26.8"); "": the newest patch release of the locked one
+	SumDB    string                        // Go's GOSUMDB: the database to check toolchains with; "off" for none
+	Progress progress.Func
+}
+
+type resolver struct {
+	Options
+	before   *lock.Lock
+	releases map[place]*release
+}
+
+// Update returns the lock with the parts resolved anew, and the rest as it was. before may be an empty lock, then
+// every part has to be resolved and Options.Go has to be set.
+func Update(ctx context.Context, before *lock.Lock, parts []string, o Options) (*lock.Lock, error) {
+	if o.Now.IsZero() {
+		o.Now = time.Now()
+	}
+	r := &resolver{Options: o, before: before, releases: map[place]*release{}}
+	after := *before
+	steps := map[string]func(context.Context, *lock.Lock) error{
+		lock.PartKernel:    r.kernel,
+		lock.PartToolchain: r.toolchain,
+		lock.PartEmulator:  r.emulator,
+	}
+	for _, part := range lock.Parts {
+		if !slices.Contains(parts, part) {
+			continue
+		}
+		o.Progress.Send(progress.Event{Stage: "resolve " + part})
+		if err := steps[part](ctx, &after); err != nil {
+			return nil, fmt.Errorf("update %s: %w", part, err)
+		}
+	}
+	return &after, nil
+}
+
+// record puts the indexes that a part was resolved from into the lock, in place of the former ones.
+func (r *resolver) record(l *lock.Lock, part string, places []place) {
+	var indexes []lock.Index
+	for _, p := range lock.Parts {
+		if p != part {
+			for _, x := range l.Indexes {
+				if x.Part == p {
+					indexes = append(indexes, x)
+				}
+			}
+			continue
+		}
+		var own []lock.Index
+		for _, at := range places {
+			x := r.releases[at].index
+			x.Part = part
+			own = append(own, x)
+		}
+		slices.SortFunc(own, func(a, b lock.Index) int {
+			return strings.Compare(a.Archive+" "+a.Suite, b.Archive+" "+b.Suite)
+		})
+		indexes = append(indexes, own...)
+	}
+	l.Indexes = indexes
+}
+
+// settle is how long after a Release file's Date the snapshots of its archive are sure to hold what it names: they
+// are taken some hours later.
+const settle = 24 * time.Hour
+
+// candidate is one version of a package in a suite.
+type candidate struct {
+	lock.File
+	place     place
+	depends   [][]debian.Relation
+	conflicts [][]debian.Relation
+	provides  [][]debian.Relation
+}
+
+// packageFile is the file that a stanza of a Packages index describes.
+func (r *resolver) packageFile(p place, s debian.Stanza) (lock.File, error) {
+	size, err := strconv.ParseInt(s["Size"], 10, 64)
+	if err != nil {
+		return lock.File{}, fmt.Errorf("%s: Size: %w", s["Package"], err)
+	}
+	return lock.File{
+		Name: s["Package"], Version: s["Version"], Arch: s["Architecture"], Archive: p.archive, Path: s["Filename"],
+		Snapshot: r.releases[p].index.Date.Add(settle), Size: size, SHA256: s["SHA256"],
+	}, nil
+}
+
+func (r *resolver) kernel(ctx context.Context, l *lock.Lock) error {
+	var best lock.File
+	for _, p := range kernelSuites {
+		err := r.each(ctx, p, "binary-amd64/Packages", func(s debian.Stanza) error {
+			if s["Package"] != kernelSource || best.Name != "" && debian.Compare(s["Version"], best.Version) <= 0 {
+				return nil
+			}
+			var err error
+			best, err = r.packageFile(p, s)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if best.Name == "" {
+		return fmt.Errorf("no suite has the package %s", kernelSource)
+	}
+	l.Kernel = best
+	r.record(l, lock.PartKernel, kernelSuites)
+	return nil
+}
+
+func (r *resolver) emulator(ctx context.Context, l *lock.Lock) error {
+	var best lock.File
+	err := r.each(ctx, mainSuite, "source/Sources", func(s debian.Stanza) error {
+		if s["Package"] != emulator || best.Name != "" && debian.Compare(s["Version"], best.Version) <= 0 {
+			return nil
+		}
+		for line := range strings.Lines(s["Checksums-Sha256"]) {
+			f := strings.Fields(line)
+			if len(f) != 3 || !strings.HasSuffix(f[2], ".orig.tar.xz") {
+				continue
+			}
+			size, err := strconv.ParseInt(f[1], 10, 64)
+			if err != nil {
+				return fmt.Errorf("%s: size of %s: %w", emulator, f[2], err)
+			}
+			best = lock.File{
+				Name: emulator, Version: s["Version"], Arch: "source", Archive: mainSuite.archive, Path: s["Directory"] + "/" + f[2],
+				Snapshot: r.releases[mainSuite].index.Date.Add(settle), Size: size, SHA256: f[0],
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if best.Name == "" {
+		return fmt.Errorf("the index of %s has no source %s with a tarball *.orig.tar.xz", mainSuite, emulator)
+	}
+	l.Emulator = best
+	r.record(l, lock.PartEmulator, []place{mainSuite})
+	return nil
+}
+
+func (r *resolver) toolchain(ctx context.Context, l *lock.Lock) error {
+	packages := map[string]*lock.Package{} // by name and architecture
+	for _, host := range lock.Hosts {
+		u := newUniverse(host)
+		for _, p := range toolchainSuites {
+			err := r.each(ctx, p, "binary-"+host+"/Packages", func(s debian.Stanza) error {
+				c, err := r.candidate(p, s)
+				if err != nil {
+					return err
+				}
+				u.add(c)
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if err := u.solve(packages); err != nil {
+			return fmt.Errorf("host %s: %w", host, err)
+		}
+	}
+	l.Packages = nil
+	for _, p := range packages {
+		slices.Sort(p.Needs)
+		l.Packages = append(l.Packages, *p)
+	}
+	slices.SortFunc(l.Packages, func(a, b lock.Package) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Arch, b.Arch))
+	})
+	if err := r.golang(ctx, l); err != nil {
+		return err
+	}
+	r.record(l, lock.PartToolchain, toolchainSuites)
+	return nil
+}
+
+func (r *resolver) candidate(p place, s debian.Stanza) (*candidate, error) {
+	f, err := r.packageFile(p, s)
+	if err != nil {
+		return nil, err
+	}
+	c := &candidate{File: f, place: p}
+	for _, field := range []struct {
+		to    *[][]debian.Relation
+		names []string
+	}{
+		{&c.depends, []string{"Pre-Depends", "Depends"}},
+		{&c.conflicts, []string{"Conflicts", "Breaks"}},
+		{&c.provides, []string{"Provides"}},
+	} {
+		for _, name := range field.names {
+			groups, err := debian.Relations(s[name])
+			if err != nil {
+				return nil, fmt.Errorf("%s: %s: %w", f.Name, name, err)
+			}
+			*field.to = append(*field.to, groups...)
+		}
+	}
+	return c, nil
+}

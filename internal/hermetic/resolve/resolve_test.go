@@ -1,0 +1,627 @@
+package resolve
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+	"github.com/ulikunitz/xz"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+)
+
+// now is when the tests happen.
+var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+func newKey(t *testing.T, name string) *openpgp.Entity {
+	t.Helper()
+	key, err := openpgp.NewEntity(name, "", name+"@example.org", &packet.Config{
+		Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return now.Add(-1000 * time.Hour) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func sum(data []byte) string {
+	s := sha256.Sum256(data)
+	return hex.EncodeToString(s[:])
+}
+
+// suite is one suite of a stand-in archive.
+type suite struct {
+	place
+	codename string // "": that of the place
+	date     time.Time
+	until    time.Time // zero: for ever
+	key      *openpgp.Entity
+	indexes  map[string]string // by name below main/, without .xz
+}
+
+// archive is stand-in archives on an HTTP server.
+type archive struct {
+	*httptest.Server
+	mu    sync.Mutex
+	files map[string][]byte // by path
+	asked []string
+}
+
+func newArchive(t *testing.T) *archive {
+	a := &archive{files: map[string][]byte{}}
+	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.asked = append(a.asked, r.URL.Path)
+		data, ok := a.files[r.URL.Path]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = w.Write(data)
+	}))
+	t.Cleanup(a.Close)
+	return a
+}
+
+// publish puts a suite on the server, signed.
+func (a *archive) publish(t *testing.T, s suite) {
+	t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	dir := "/" + s.archive + "/dists/" + s.suite + "/"
+	if s.codename == "" {
+		s.codename = s.suite
+	}
+	var release bytes.Buffer
+	fmt.Fprintf(&release, "Origin: Debian\nCodename: %s\nDate: %s\n", s.codename, s.date.Format("Mon, 02 Jan 2006 15:04:05 UTC"))
+	if !s.until.IsZero() {
+		fmt.Fprintf(&release, "Valid-Until: %s\n", s.until.Format("Mon, 02 Jan 2006 15:04:05 UTC"))
+	}
+	fmt.Fprintf(&release, "Acquire-By-Hash: yes\nSHA256:\n")
+	for name, text := range s.indexes {
+		var packed bytes.Buffer
+		w, err := xz.WriterConfig{DictCap: 1 << 16}.NewWriter(&packed) // small: there are hundreds of them
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(w, text)
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		name = "main/" + name + ".xz"
+		a.files[dir+name] = packed.Bytes()
+		fmt.Fprintf(&release, " %s %d %s\n", sum(packed.Bytes()), packed.Len(), name)
+	}
+	var signed bytes.Buffer
+	w, err := clearsign.Encode(&signed, s.key.PrivateKey, &packet.Config{Time: func() time.Time { return now.Add(-time.Hour) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = w.Write(release.Bytes())
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.files[dir+"InRelease"] = signed.Bytes()
+	var detached bytes.Buffer
+	if err := openpgp.ArmoredDetachSign(&detached, s.key, bytes.NewReader(release.Bytes()), &packet.Config{Time: func() time.Time { return now.Add(-time.Hour) }}); err != nil {
+		t.Fatal(err)
+	}
+	a.files[dir+"Release"], a.files[dir+"Release.gpg"] = release.Bytes(), detached.Bytes()
+}
+
+// change replaces a file of the server.
+func (a *archive) change(path string, f func([]byte) []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if data := f(a.files[path]); data == nil {
+		delete(a.files, path)
+	} else {
+		a.files[path] = data
+	}
+}
+
+// pkg is a stanza of a Packages index; more are further lines of it.
+func pkg(name, version, arch string, more ...string) string {
+	path := "pool/main/" + name + "_" + version + "_" + arch + ".deb"
+	return fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\nFilename: %s\nSize: 1000\nSHA256: %s\n%s\n\n", name, version, arch, path, sum([]byte(path)), strings.Join(more, "\n"))
+}
+
+// roots are stanzas of all packages that a host's sets begin with, but for those that are named.
+func roots(host string, but ...string) string {
+	var b strings.Builder
+	seen := map[string]bool{}
+	for _, r := range lock.Roots {
+		for _, name := range r.Packages {
+			if (r.Host == "" || r.Host == host) && !seen[name] && !slices.Contains(but, name) {
+				b.WriteString(pkg(name, "1.0-1", host))
+			}
+			seen[name] = true
+		}
+	}
+	return b.String()
+}
+
+const qemuSource = `Package: qemu
+Version: 1:9.0-1
+Directory: pool/main/q/qemu
+Checksums-Sha256:
+ 1111111111111111111111111111111111111111111111111111111111111111 10 qemu_9.0.orig.tar.xz
+
+Package: qemu
+Version: 1:10.0.13+ds-1
+Directory: pool/main/q/qemu
+Checksums-Sha256:
+ 2222222222222222222222222222222222222222222222222222222222222222 11 qemu_10.0.13+ds-1.dsc
+ 3333333333333333333333333333333333333333333333333333333333333333 12345 qemu_10.0.13+ds.orig.tar.xz
+ 4444444444444444444444444444444444444444444444444444444444444444 12 qemu_10.0.13+ds-1.debian.tar.xz
+
+`
+
+// world is a full set of archives whose toolchain resolves.
+type world struct {
+	*archive
+	debian, security *openpgp.Entity
+	suites           map[place]*suite
+	options          Options
+	before           *lock.Lock
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{archive: newArchive(t), debian: newKey(t, "debian"), security: newKey(t, "security")}
+	kernel := pkg("linux-source-6.12", "6.12.107-1", "all") + pkg("linux-source-6.12", "6.12.99-1", "all")
+	w.suites = map[place]*suite{
+		mainSuite: {place: mainSuite, date: now.Add(-100 * time.Hour), key: w.debian, indexes: map[string]string{
+			"binary-amd64/Packages": roots("amd64") + kernel,
+			"binary-arm64/Packages": roots("arm64") + kernel,
+			"source/Sources":        qemuSource,
+		}},
+		updatesSuite: {place: updatesSuite, date: now.Add(-50 * time.Hour), until: now.Add(50 * time.Hour), key: w.debian, indexes: map[string]string{
+			"binary-amd64/Packages": "",
+		}},
+		securitySuite: {place: securitySuite, date: now.Add(-10 * time.Hour), until: now.Add(90 * time.Hour), key: w.security, indexes: map[string]string{
+			"binary-amd64/Packages": pkg("linux-source-6.12", "6.12.117-1", "all") + pkg("bash", "1.0-1+deb13u1", "amd64"),
+			"binary-arm64/Packages": pkg("linux-source-6.12", "6.12.117-1", "all"),
+		}},
+	}
+	w.options = Options{
+		Mirrors: fetch.Mirrors{Archives: map[string][]string{lock.Debian: {w.URL + "/debian"}, lock.Security: {w.URL + "/debian-security"}}},
+		Client:  fetch.Client{Stall: 2 * time.Second},
+		Now:     now,
+		Keys:    map[string]openpgp.EntityList{lock.Debian: {w.debian}, lock.Security: {w.security}},
+		SumDB:   "off",
+	}
+	w.before = &lock.Lock{Go: lock.Go{Version: "1.26.8", Hosts: map[string]lock.File{}}}
+	for _, host := range lock.Hosts {
+		v := toolchainPrefix + "1.26.8.linux-" + host
+		w.before.Go.Hosts[host] = lock.File{Name: toolchainModule, Version: v, Arch: host, Archive: lock.GoProxy, Path: toolchainModule + "/@v/" + v + ".zip", Size: 1, SHA256: sum([]byte(host))}
+	}
+	return w
+}
+
+// update publishes everything and resolves the parts.
+func (w *world) update(t *testing.T, parts ...string) (*lock.Lock, error) {
+	t.Helper()
+	for _, s := range w.suites {
+		w.publish(t, *s)
+	}
+	return Update(t.Context(), w.before, parts, w.options)
+}
+
+func wants(t *testing.T, err error, words ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("expected an error that says %q, found none", words)
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("expected the error to say %q, found: %v", w, err)
+		}
+	}
+}
+
+func TestUpdate(t *testing.T) {
+	w := newWorld(t)
+	l, err := w.update(t, lock.Parts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock.Read(bytes.NewReader(l.Bytes())); err != nil {
+		t.Errorf("the new lock cannot be read: %v", err)
+	}
+	if l.Kernel.Version != "6.12.117-1" || l.Kernel.Archive != lock.Security {
+		t.Errorf("expected the newest kernel, 6.12.117-1 of the security archive, found %s of %s", l.Kernel.Version, l.Kernel.Archive)
+	}
+	if bash, _ := l.Package("amd64", "bash"); bash.Version != "1.0-1" || bash.Archive != lock.Debian {
+		t.Errorf("expected bash from the main archive, found %s of %s", bash.Version, bash.Archive)
+	}
+	want := lock.File{Name: "qemu", Version: "1:10.0.13+ds-1", Arch: "source", Archive: lock.Debian, Path: "pool/main/q/qemu/qemu_10.0.13+ds.orig.tar.xz",
+		Snapshot: now.Add(-76 * time.Hour), Size: 12345, SHA256: strings.Repeat("3", 64)}
+	if l.Emulator != want {
+		t.Errorf("expected %+v, found %+v", want, l.Emulator)
+	}
+	var indexes []string
+	for _, x := range l.Indexes {
+		indexes = append(indexes, x.Part+" "+x.Suite)
+		inRelease := w.files["/"+x.Archive+"/dists/"+x.Suite+"/InRelease"]
+		if x.SHA256 != sum(inRelease) || !x.Date.Equal(w.suites[place{x.Archive, x.Suite}].date) {
+			t.Errorf("index %s: expected date and hash of its InRelease, found %v and %s", x.Suite, x.Date, x.SHA256)
+		}
+	}
+	if want := []string{"kernel trixie", "kernel trixie-updates", "kernel trixie-security", "toolchain trixie", "toolchain trixie-security", "emulator trixie"}; !slices.Equal(indexes, want) {
+		t.Errorf("expected the indexes %q, found %q", want, indexes)
+	}
+	again, err := w.update(t, lock.Parts...)
+	if err != nil || len(lock.Diff(l, again)) != 0 {
+		t.Errorf("resolved twice from the same indexes, the locks differ: %v (%v)", lock.Diff(l, again), err)
+	}
+}
+
+// TestPartialUpdate changes everything in the archives and updates one part: the others stay as they were.
+func TestPartialUpdate(t *testing.T) {
+	for _, part := range lock.Parts {
+		t.Run(part, func(t *testing.T) {
+			w := newWorld(t)
+			before, err := w.update(t, lock.Parts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.before = before
+			for _, s := range w.suites {
+				s.date = s.date.Add(time.Hour)
+				for name, text := range s.indexes {
+					s.indexes[name] = strings.NewReplacer("1.0-1", "1.0-2", "6.12.117", "6.12.118", "10.0.13+ds", "10.0.14+ds").Replace(text)
+				}
+			}
+			after, err := w.update(t, part)
+			if err != nil {
+				t.Fatal(err)
+			}
+			changed := map[string]bool{
+				lock.PartKernel:    after.Kernel != before.Kernel,
+				lock.PartEmulator:  after.Emulator != before.Emulator,
+				lock.PartToolchain: !slices.EqualFunc(after.Packages, before.Packages, func(a, b lock.Package) bool { return a.File == b.File }),
+			}
+			for p, c := range changed {
+				if c != (p == part) {
+					t.Errorf("part %s: changed is %v", p, c)
+				}
+			}
+			for i, x := range after.Indexes {
+				if same := x == before.Indexes[i]; same == (x.Part == part) {
+					t.Errorf("index %s of part %s: same is %v", x.Suite, x.Part, same)
+				}
+			}
+		})
+	}
+}
+
+// TestRefused serves indexes that must not be taken.
+func TestRefused(t *testing.T) {
+	const inRelease = "/debian-security/dists/trixie-security/InRelease"
+	for _, tt := range []struct {
+		name  string
+		spoil func(*testing.T, *world)   // before publishing
+		after func(*world, func(string)) // after it, by path
+		words []string
+	}{
+		{"expired", func(_ *testing.T, w *world) { w.suites[securitySuite].until = now.Add(-time.Second) }, nil,
+			[]string{"expired", "trixie-security", "2026-11-23T11:59:59Z"}},
+		{"older than the lock", func(_ *testing.T, w *world) {
+			w.before.Indexes = []lock.Index{{Part: lock.PartKernel, Archive: lock.Security, Suite: "trixie-security", Component: "main", Date: now.Add(-9 * time.Hour), SHA256: strings.Repeat("0", 64)}}
+		}, nil, []string{"older than the lock", "trixie-security", "2026-11-23T02:00:00Z", "2026-11-23T03:00:00Z"}},
+		{"unknown key", func(t *testing.T, w *world) { w.suites[securitySuite].key = newKey(t, "stranger") }, nil,
+			[]string{"bad OpenPGP signature", "key that neb holds"}},
+		{"key of the other archive", func(_ *testing.T, w *world) { w.suites[securitySuite].key = w.debian }, nil,
+			[]string{"bad OpenPGP signature"}},
+		{"changed after signing", nil, func(w *world, _ func(string)) {
+			w.change(inRelease, func(b []byte) []byte {
+				return bytes.Replace(b, []byte("SHA256:\n"), []byte("SHA256:\n "+strings.Repeat("0", 64)+" 1 main/x\n"), 1)
+			})
+			w.change(strings.Replace(inRelease, "InRelease", "Release", 1), func(b []byte) []byte { return append(b, "X: y\n"...) })
+		}, []string{"bad OpenPGP signature"}},
+		{"not signed", nil, func(w *world, _ func(string)) {
+			w.change(inRelease, func([]byte) []byte { return []byte("Origin: Debian\nCodename: trixie-security\n") })
+			w.change(strings.Replace(inRelease, "InRelease", "Release.gpg", 1), func([]byte) []byte { return nil })
+		}, []string{"no OpenPGP signature"}},
+		{"more behind the signature", nil, func(w *world, _ func(string)) {
+			w.change(inRelease, func(b []byte) []byte { return append(b, "\nPackage: evil\n"...) })
+			w.change(strings.Replace(inRelease, "InRelease", "Release", 1), func([]byte) []byte { return nil })
+		}, []string{"follow the signature"}},
+		{"another suite under this name", func(_ *testing.T, w *world) { w.suites[securitySuite].codename = "bookworm-security" }, nil,
+			[]string{"expected the index of trixie-security", `"bookworm-security"`}},
+		{"no date", nil, func(w *world, sign func(string)) { sign("Codename: trixie-security\n") }, []string{"Date"}},
+		{"no such suite", nil, func(w *world, _ func(string)) {
+			for _, name := range []string{"InRelease", "Release", "Release.gpg"} {
+				w.change(strings.Replace(inRelease, "InRelease", name, 1), func([]byte) []byte { return nil })
+			}
+		}, []string{"no mirror has an acceptable index", "trixie-security", "not there"}},
+		{"index changed", nil, func(w *world, _ func(string)) {
+			w.change("/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz", func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
+		}, []string{"binary-amd64/Packages.xz", "as the Release file says", "SHA-256"}},
+		{"index missing", nil, func(w *world, _ func(string)) {
+			w.change("/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz", func([]byte) []byte { return nil })
+		}, []string{"binary-amd64/Packages.xz", "not there"}},
+		{"index not vouched for", func(_ *testing.T, w *world) { delete(w.suites[securitySuite].indexes, "binary-amd64/Packages") }, nil,
+			[]string{"vouches for no main/binary-amd64/Packages.xz"}},
+		{"no kernel anywhere", func(_ *testing.T, w *world) {
+			for _, s := range w.suites {
+				for name, text := range s.indexes {
+					s.indexes[name] = strings.ReplaceAll(text, "linux-source-6.12", "linux-source-6.13")
+				}
+			}
+		}, nil, []string{"no suite has the package linux-source-6.12"}},
+		{"nonsense in an index", func(_ *testing.T, w *world) { w.suites[mainSuite].indexes["binary-amd64/Packages"] = "no field\n" }, nil,
+			[]string{"binary-amd64/Packages.xz", "line 1"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			if tt.spoil != nil {
+				tt.spoil(t, w)
+			}
+			for _, s := range w.suites {
+				w.publish(t, *s)
+			}
+			if tt.after != nil {
+				tt.after(w, func(text string) {
+					var signed bytes.Buffer
+					out, err := clearsign.Encode(&signed, w.security.PrivateKey, &packet.Config{Time: func() time.Time { return now }})
+					if err != nil {
+						t.Fatal(err)
+					}
+					_, _ = io.WriteString(out, text)
+					out.Close()
+					w.change(inRelease, func([]byte) []byte { return signed.Bytes() })
+					w.change(strings.Replace(inRelease, "InRelease", "Release", 1), func([]byte) []byte { return nil })
+				})
+			}
+			_, err := Update(t.Context(), w.before, []string{lock.PartKernel}, w.options)
+			wants(t, err, append(tt.words, "update kernel")...)
+		})
+	}
+}
+
+// TestMirrorPassedOver has a first mirror whose index is refused: the second one's is taken.
+func TestMirrorPassedOver(t *testing.T) {
+	w, stale := newWorld(t), newWorld(t)
+	for _, s := range w.suites {
+		w.publish(t, *s)
+	}
+	for at, s := range stale.suites {
+		s.key = w.suites[at].key
+		s.until = now.Add(-time.Hour)
+		stale.publish(t, *s)
+	}
+	for name, urls := range w.options.Mirrors.Archives {
+		w.options.Mirrors.Archives[name] = append([]string{stale.URL + "/" + name}, urls...)
+	}
+	l, err := Update(t.Context(), w.before, []string{lock.PartKernel}, w.options)
+	if err != nil || l.Kernel.Version != "6.12.117-1" {
+		t.Errorf("expected the second mirror's kernel, found %q (%v)", l.Kernel.Version, err)
+	}
+}
+
+// TestDetachedSignature is a mirror that has Release and Release.gpg alone.
+func TestDetachedSignature(t *testing.T) {
+	w := newWorld(t)
+	for at, s := range w.suites {
+		w.publish(t, *s)
+		w.change("/"+at.archive+"/dists/"+at.suite+"/InRelease", func([]byte) []byte { return nil })
+	}
+	l, err := Update(t.Context(), w.before, []string{lock.PartKernel}, w.options)
+	if err != nil || l.Kernel.Version != "6.12.117-1" {
+		t.Fatalf("found %q (%v)", l.Kernel.Version, err)
+	}
+	w.change("/debian/dists/trixie/Release.gpg", func(b []byte) []byte {
+		return []byte(strings.Replace(string(b), "BEGIN PGP SIGNATURE", "BEGIN PGP MESSAGE", 1))
+	})
+	if _, err := Update(t.Context(), w.before, []string{lock.PartKernel}, w.options); err == nil {
+		t.Error("a broken detached signature was taken")
+	}
+}
+
+// TestSnapshotsOnly is a machine without mirrors of Debian: indexes come from the snapshot of now.
+func TestSnapshotsOnly(t *testing.T) {
+	w := newWorld(t)
+	for at, s := range w.suites {
+		w.publish(t, *s)
+		w.mu.Lock()
+		for path, data := range w.files {
+			if rest, ok := strings.CutPrefix(path, "/"+at.archive+"/"); ok {
+				w.files["/archive/"+at.archive+"/20261123T120000Z/"+rest] = data
+				delete(w.files, path)
+			}
+		}
+		w.mu.Unlock()
+	}
+	w.options.Mirrors = fetch.Mirrors{Snapshots: w.URL + "/archive"}
+	l, err := Update(t.Context(), w.before, []string{lock.PartKernel}, w.options)
+	if err != nil || l.Kernel.Version != "6.12.117-1" {
+		t.Errorf("found %q (%v)", l.Kernel.Version, err)
+	}
+}
+
+// TestClosure resolves dependencies of every kind that Debian has.
+func TestClosure(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		index string // stanzas beside the roots other than bash
+		bash  string // the fields of bash
+		want  string // what bash needs
+		words []string
+	}{
+		{"nothing", "", "", "", nil},
+		{"chain", pkg("a", "1", "amd64", "Depends: b") + pkg("b", "1", "all"), "Depends: a", "a", nil},
+		{"before and while", pkg("a", "1", "amd64") + pkg("b", "1", "all"), "Pre-Depends: a\nDepends: b", "a b", nil},
+		{"not what is recommended", "", "Recommends: a\nSuggests: b", "", nil},
+		{"circle", pkg("a", "1", "amd64", "Depends: bash"), "Depends: a", "a", nil},
+		{"version", pkg("a", "1", "amd64") + pkg("a", "3", "amd64"), "Depends: a (<< 2)", "a", nil},
+		{"newest", pkg("a", "1", "amd64") + pkg("a", "3", "amd64") + pkg("a", "2", "amd64"), "Depends: a (>= 2)", "a", nil},
+		{"first alternative", pkg("a", "1", "amd64") + pkg("b", "1", "amd64"), "Depends: b | a", "b", nil},
+		{"second alternative", pkg("b", "1", "amd64"), "Depends: a | b", "b", nil},
+		{"alternative that is chosen already", pkg("a", "1", "amd64"), "Depends: a | dash", "dash", nil},
+		{"provided", pkg("z", "1", "amd64", "Provides: virtual") + pkg("y", "1", "amd64", "Provides: virtual"), "Depends: virtual", "y", nil},
+		{"provided by what is chosen already", pkg("y", "1", "amd64", "Provides: virtual") + pkg("z", "1", "amd64", "Provides: virtual"), "Depends: z, virtual", "z", nil},
+		{"provided with a version", pkg("y", "1", "amd64", "Provides: v") + pkg("z", "1", "amd64", "Provides: v (= 2.0)"), "Depends: v (>= 1.5)", "z", nil},
+		{"any architecture", pkg("a", "1", "amd64"), "Depends: a:any", "a", nil},
+		{"this architecture", pkg("a", "1", "amd64"), "Depends: a:amd64", "a", nil},
+		{"missing", "", "Depends: nowhere (>= 2) | never", "", []string{"bash 1.0-1 depends on nowhere (>= 2) | never", "no suite has"}},
+		{"version missing", pkg("a", "1", "amd64"), "Depends: a (>= 2)", "", []string{"a (>= 2)"}},
+		{"another architecture", pkg("a", "1", "amd64"), "Depends: a:i386", "", []string{"a:i386"}},
+		{"unversioned provision", pkg("y", "1", "amd64", "Provides: v"), "Depends: v (>= 1)", "", []string{"v (>= 1)"}},
+		{"two versions wanted", pkg("a", "1", "amd64") + pkg("a", "2", "amd64") + pkg("b", "1", "amd64", "Depends: a (<< 2)"), "Depends: a (>= 2), b", "",
+			[]string{"b 1 depends on a (<< 2)", "a 2 is chosen already"}},
+		{"conflict", pkg("a", "1", "amd64", "Conflicts: dash"), "Depends: a", "", []string{"a 1 conflicts with dash", "dash 1.0-1"}},
+		{"broken version", pkg("a", "1", "amd64", "Breaks: dash (<< 2)"), "Depends: a", "", []string{"conflicts with dash (<< 2)"}},
+		{"broken version that is not there", pkg("a", "1", "amd64", "Breaks: dash (<< 1)"), "Depends: a", "a", nil},
+		{"conflict with one's own name", pkg("a", "1", "amd64", "Provides: shell", "Conflicts: shell"), "Depends: a", "a", nil},
+		{"nonsense", "", "Depends: a b c", "", []string{"bash", "Depends"}},
+		{"left out on purpose", pkg("libgcc-14-dev", "1", "amd64", "Depends: libasan8 (>= 14), a") + pkg("a", "1", "amd64"), "Depends: libgcc-14-dev", "libgcc-14-dev", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.suites[securitySuite].indexes["binary-amd64/Packages"] = ""
+			w.suites[mainSuite].indexes["binary-amd64/Packages"] = roots("amd64", "bash") + pkg("bash", "1.0-1", "amd64", strings.Split(tt.bash, "\n")...) + tt.index
+			l, err := w.update(t, lock.PartToolchain)
+			if tt.words != nil {
+				wants(t, err, tt.words...)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			bash, _ := l.Package("amd64", "bash")
+			if got := strings.Join(bash.Needs, " "); got != tt.want {
+				t.Errorf("expected bash to need %q, found %q", tt.want, got)
+			}
+			for _, name := range bash.Needs {
+				if p, ok := l.Package("amd64", name); !ok || !p.In("amd64", lock.Base) {
+					t.Errorf("%s is not in the set that needs it", name)
+				}
+			}
+			if tt.name == "newest" {
+				if a, _ := l.Package("amd64", "a"); a.Version != "3" {
+					t.Errorf("expected the newest version of a, found %s", a.Version)
+				}
+			}
+		})
+	}
+	t.Run("security where the main archive has none", func(t *testing.T) {
+		w := newWorld(t)
+		w.suites[mainSuite].indexes["binary-amd64/Packages"] = roots("amd64", "bash")
+		l, err := w.update(t, lock.PartToolchain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bash, _ := l.Package("amd64", "bash"); bash.Version != "1.0-1+deb13u1" || bash.Archive != lock.Security {
+			t.Errorf("found %s of %s", bash.Version, bash.Archive)
+		}
+	})
+	t.Run("root missing", func(t *testing.T) {
+		w := newWorld(t)
+		w.suites[mainSuite].indexes["binary-arm64/Packages"] = roots("arm64", "bison")
+		_, err := w.update(t, lock.PartToolchain)
+		wants(t, err, "host arm64", "set base", "no suite has the package bison")
+	})
+	t.Run("hosts that disagree", func(t *testing.T) {
+		w := newWorld(t)
+		for _, host := range lock.Hosts {
+			w.suites[mainSuite].indexes["binary-"+host+"/Packages"] = roots(host, "bash") + pkg("bash", "1.0-1", host, "Depends: a") +
+				strings.Replace(pkg("a", "1", "all"), "pool/", "pool/"+host+"/", 1) + "\n"
+		}
+		i := strings.Index(w.suites[mainSuite].indexes["binary-arm64/Packages"], "Package: a\n")
+		text := w.suites[mainSuite].indexes["binary-arm64/Packages"]
+		w.suites[mainSuite].indexes["binary-arm64/Packages"] = text[:i] + strings.Replace(text[i:], "SHA256: ", "SHA256: 0", 1)
+		_, err := w.update(t, lock.PartToolchain)
+		wants(t, err, "a: the indexes of the hosts name two files")
+	})
+}
+
+func TestKeyring(t *testing.T) {
+	for archive, want := range map[string][]string{
+		lock.Debian:   {"04b54c3cdca79751b16bc6b5225629df75b188bd", "41587f7db8c774bccf131416762f67a0b2c39de4"},
+		lock.Security: {"5e04a1e3223a19a20706e20f9904613d4cce68c6"},
+	} {
+		keys, err := Keyring(archive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, k := range keys {
+			got = append(got, hex.EncodeToString(k.PrimaryKey.Fingerprint))
+			if k.PrivateKey != nil {
+				t.Errorf("%s: a private key", archive)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: expected the keys %v, found %v", archive, want, got)
+		}
+	}
+	if _, err := Keyring("ubuntu"); err == nil {
+		t.Error("expected an error for an archive without keys")
+	}
+}
+
+func TestNewestPatch(t *testing.T) {
+	both := func(versions ...string) []string {
+		var all []string
+		for _, v := range versions {
+			all = append(all, toolchainPrefix+v+".linux-amd64", toolchainPrefix+v+".linux-arm64", toolchainPrefix+v+".windows-amd64")
+		}
+		return all
+	}
+	for _, tt := range []struct {
+		locked  string
+		offered []string
+		want    string
+	}{
+		{"1.26.8", nil, "1.26.8"},
+		{"1.26.8", both("1.26.7", "1.26.9", "1.26.10", "1.26.8"), "1.26.10"},
+		{"1.26.8", both("1.27.0", "1.25.20", "1.26.7"), "1.26.8"},
+		{"1.26.8", append(both("1.26.9"), toolchainPrefix+"1.26.10.linux-amd64"), "1.26.9"},
+		{"1.26.0", both("1.26rc3", "1.26.1-vendor", "1.26.1"), "1.26.1"},
+		{"1.26.8", []string{"v0.0.1", "nonsense", ""}, "1.26.8"},
+	} {
+		if got := newestPatch(tt.locked, tt.offered); got != tt.want {
+			t.Errorf("%s of %d: expected %s, found %s", tt.locked, len(tt.offered), tt.want, got)
+		}
+	}
+}
+
+// TestGoStays: without a list of toolchains the locked version stays, and the user is told.
+func TestGoStays(t *testing.T) {
+	w := newWorld(t)
+	var notes []string
+	w.options.Progress = func(e progress.Event) {
+		if e.Note != "" {
+			notes = append(notes, e.Note)
+		}
+	}
+	w.options.Mirrors.Proxies = []string{w.URL + "/no-proxy"}
+	l, err := w.update(t, lock.PartToolchain)
+	if err != nil || l.Go.Version != "1.26.8" {
+		t.Fatalf("found Go %s (%v)", l.Go.Version, err)
+	}
+	if len(notes) != 1 || !strings.Contains(notes[0], "Go stays at 1.26.8") || !strings.Contains(notes[0], "--go") {
+		t.Errorf("expected to be told that Go stays, found %q", notes)
+	}
+	for _, bad := range []string{"1.26", "one", "go1.26.8", "1.26.8; rm"} {
+		w.options.Go = bad
+		_, err := w.update(t, lock.PartToolchain)
+		wants(t, err, "Go version", bad)
+	}
+}

@@ -1,0 +1,115 @@
+package linuxkit_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
+	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
+)
+
+// TestAbsurdDocuments gives documents of few bytes for each value, wherever one is read, and counts what they cost.
+func TestAbsurdDocuments(t *testing.T) {
+	// absurd fills a list, with one byte less than is read and with far more.
+	absurd := func(head, element, tail string, size int) []byte {
+		n := (size - len(head) - len(tail)) / (len(element) + 1)
+		return []byte(head + strings.Repeat(element+",", n-1) + element + tail)
+	}
+	const (
+		values = "more than 100000 JSON values"
+		bytes4 = "more than 4194304 bytes"
+		fits   = 4<<20 - 1
+		index  = "application/vnd.oci.image.index.v1+json"
+		costly = `{"annotations":{"":""},"platform":{}}`
+	)
+	layout := func(pieces ...[]byte) string { // a layout whose last piece's manifest leads to the first
+		l := NewLayout(t)
+		d := l.Blob(index, pieces[len(pieces)-1])
+		for _, p := range pieces[:len(pieces)-1] {
+			l.Blob("c", p)
+		}
+		l.Name(d, "")
+		return "oci:" + l.Dir()
+	}
+	bare := func(name string, content []byte) string {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	config := absurd(`{"history":[`, `{}`, `]}`, fits)
+	open := func(ref string) func() error {
+		return func() error {
+			img, err := image.Open(t.Context(), ref, image.Options{Arch: "x86_64"})
+			if err == nil {
+				img.Close()
+			}
+			return err
+		}
+	}
+	serves := func(manifest []byte) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write(manifest) }))
+		t.Cleanup(s.Close)
+		return strings.TrimPrefix(s.URL, "http://") + "/a:1"
+	}
+	pull := func(ref string) func() error {
+		cache := linuxkit.Cache{Dir: t.TempDir()}
+		return func() error { return cache.Pull(t.Context(), ref, "") }
+	}
+	imported := func(index []byte) func() error {
+		archive := Layer(t, File("index.json", string(index)))
+		cache := linuxkit.Cache{Dir: t.TempDir()}
+		return func() error { _, _, err := cache.Import(t.Context(), bytes.NewReader(archive)); return err }
+	}
+	manifests, layers := `{"schemaVersion":2,"manifests":[`, `{"schemaVersion":2,"layers":[`
+	full := absurd(manifests, `{}`, `]}`, 32<<20)
+	for _, c := range []struct {
+		name string
+		do   func() error
+		want string
+	}{
+		{"index.json", open("oci:" + bare("index.json", full)), bytes4},
+		{"index.json that fits", open("oci:" + bare("index.json", absurd(manifests, `{}`, `]}`, fits))), values},
+		{"costly elements", open("oci:" + bare("index.json", absurd(manifests, costly, `]}`, fits))), values},
+		{"as many as are read", open("oci:" + bare("index.json", absurd(manifests, `{}`, `]}`, 149_000))), `digest ":"`},
+		{"manifest.json", open("docker-archive:" + bare("manifest.json", absurd(`[`, `{}`, `]`, 32<<20))), bytes4},
+		{"manifest.json that fits", open("docker-archive:" + bare("manifest.json", absurd(`[`, `{}`, `]`, fits))), values},
+		{"manifest", open(layout(absurd(layers, `{}`, `]}`, fits))), values},
+		{"index", open(layout(absurd(manifests, `{}`, `]}`, fits))), values},
+		{"configuration", open(layout(config, fmt.Appendf(nil, `{"schemaVersion":2,"config":{"digest":%q}}`, Digest(config)))), values},
+		{"a registry's manifest", open(serves(absurd(layers, `{}`, `]}`, fits))), values},
+		{"a registry's large manifest", open(serves(full)), bytes4},
+		{"pulled", pull(serves(absurd(layers, `{}`, `]}`, fits))), values},
+		{"imported", imported(full), bytes4},
+		{"imported, fits", imported(absurd(manifests, `{}`, `]}`, fits)), values},
+		{"the cache's index", func() error { _, err := linuxkit.Cache{Dir: bare("index.json", full)}.Images(); return err }, bytes4},
+		{"the cache's index, fits", func() error {
+			_, err := linuxkit.Cache{Dir: bare("index.json", absurd(manifests, costly, `]}`, fits))}.Images()
+			return err
+		}, values},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			err := c.do()
+			runtime.ReadMemStats(&after)
+			cost := after.TotalAlloc - before.TotalAlloc
+			t.Logf("%d MB", cost>>20)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%.300v, want %q", err, c.want)
+			}
+			if cost > 256<<20 {
+				t.Errorf("%d MB were allocated on the way, want at most 256", cost>>20)
+			}
+		})
+	}
+}

@@ -1,0 +1,43 @@
+package linuxkit_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
+	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
+)
+
+// FuzzLayer gives any bytes as a layer. It is refused, or becomes a ramdisk that the independent reader takes.
+func FuzzLayer(f *testing.F) {
+	for _, p := range puzzles {
+		for _, entries := range p.layers {
+			f.Add(Layer(f, entries...))
+		}
+	}
+	f.Add(Gzip.Pack(f, Layer(f, File("a", "b"))))
+	f.Add(Zstd.Pack(f, Layer(f, File("a", "b"))))
+	f.Add(Layer(f, Sparse("sparse", "data", 5000)))
+	f.Fuzz(func(t *testing.T, layer []byte) {
+		tree := image.NewTree(t.TempDir(), image.Limits{Entries: 1000, Bytes: 1 << 20})
+		defer tree.Close()
+		if tree.AddTarReader(t.Context(), bytes.NewReader(layer), "rootfs") != nil {
+			return
+		}
+		var b bytes.Buffer
+		ignore := func(string, string) error { return nil }
+		if err := linuxkit.WriteRamdisk(&b, tree, linuxkit.Ramdisk{Complete: true, Lost: ignore}); err != nil {
+			// A path of the layer, or one through its symbolic links, may be too long with the prefix. Nothing else is wrong.
+			if !strings.Contains(err.Error(), "the kernel unpacks at most 4095") {
+				t.Error(err)
+			}
+			return
+		}
+		lines := newc(t, b.Bytes()).lines
+		if len(lines) < 3 || !strings.HasPrefix(lines[0], "neb ") {
+			t.Errorf("%q", lines)
+		}
+	})
+}

@@ -1,0 +1,219 @@
+package linuxkit_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
+	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
+)
+
+// TestHostileLayers gives layers that must be refused by name, and watches that nothing is written anywhere.
+func TestHostileLayers(t *testing.T) {
+	plain := func(entries ...Entry) []byte { return Layer(t, entries...) }
+	deep := strings.Repeat("d/", 2500)
+	var chain, labels []Entry
+	for i := range 50 {
+		chain = append(chain, Link(fmt.Sprint(i), fmt.Sprint(i+1)))
+	}
+	for i := range 35 {
+		labels = append(labels, File(fmt.Sprint(i), "").With(func(h *tar.Header) {
+			h.PAXRecords = map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 1_000_000)}
+		}))
+	}
+	for _, c := range []struct {
+		name   string
+		layers [][]byte
+		limits image.Limits
+		want   []string
+	}{
+		{"dots lead out", [][]byte{plain(File("../../etc/x", "1"))}, image.Limits{}, []string{"layer 1 of 1 (sha256:", `"../../etc/x"`, "lead out"}},
+		{"dots lead nowhere", [][]byte{plain(Dir("a/", 0o755), File("a/../b", "1"))}, image.Limits{}, []string{`"a/../b"`}},
+		{"a hard link leads out", [][]byte{plain(Link("x", "../../etc/passwd"))}, image.Limits{}, []string{`"x"`, `"../../etc/passwd"`}},
+		{"a whiteout of the parent", [][]byte{plain(File("a/.wh...", ""))}, image.Limits{}, []string{`a whiteout of ".."`}},
+		{"a whiteout of itself", [][]byte{plain(File("a/.wh..", ""))}, image.Limits{}, []string{`a whiteout of "."`}},
+		{"a whiteout of nothing", [][]byte{plain(File("a/.wh.", ""))}, image.Limits{}, []string{`a whiteout of ""`}},
+		{"a loop of links", [][]byte{plain(Symlink("a", "b"), Symlink("b", "a"), File("a/x", "1"))}, image.Limits{}, []string{`"a/x"`, "symbolic links"}},
+		{"a link to itself", [][]byte{plain(Symlink("a", "a"), File("a/x", "1"))}, image.Limits{}, []string{"symbolic links"}},
+		{"a link that grows", [][]byte{plain(Symlink("a", "a/a/a/a"), File("a/x", "1"))}, image.Limits{}, []string{"symbolic links"}},
+		{"hard links in a ring", [][]byte{plain(Link("a", "b"), Link("b", "a"))}, image.Limits{}, []string{"neither in this layer nor"}},
+		{"a hard link to itself", [][]byte{plain(File("a", "1"), Link("a", "./a"))}, image.Limits{}, []string{"itself"}},
+		{"hard links in a long row", [][]byte{plain(append(chain, File("50", "1"))...)}, image.Limits{}, []string{"more than 40"}},
+		{"a hard link to a directory", [][]byte{plain(Dir("d/", 0o755), Link("a", "d"))}, image.Limits{}, []string{"is a directory"}},
+		{"a hard link to what is hidden", [][]byte{plain(File("t", "1")), plain(File(".wh.t", "")), plain(Link("a", "t"))}, image.Limits{}, []string{"layer 3 of 3", "neither in this layer nor"}},
+		{"a hard link to what aufs linked in another layer", [][]byte{plain(File(".wh..wh.plnk/1", "1")), plain(Link("a", ".wh..wh.plnk/1"))}, image.Limits{}, []string{"layer 2 of 2", `a hard link to ".wh..wh.plnk/1"`, "neither in this layer nor"}},
+		{"a root that is a file", [][]byte{plain(File(".", "1"))}, image.Limits{}, []string{"root"}},
+		{"a symbolic link to nothing", [][]byte{plain(Symlink("a", ""))}, image.Limits{}, []string{`"a"`, "points to"}},
+		{"a long symbolic link", [][]byte{plain(Symlink("a", deep))}, image.Limits{}, []string{`"a"`, "4095"}},
+		{"a long path", [][]byte{plain(File(deep+"x", ""))}, image.Limits{}, []string{"5001 bytes"}},
+		{"a long name", [][]byte{plain(File(strings.Repeat("x", 256), ""))}, image.Limits{}, []string{"256 bytes"}},
+		{"an owner below zero", [][]byte{plain(File("a", "").With(func(h *tar.Header) { h.Uid = -1; h.Format = tar.FormatGNU }))}, image.Limits{}, []string{"owner -1"}},
+		{"an owner too high", [][]byte{plain(File("a", "").With(func(h *tar.Header) { h.Gid = 1<<32 - 1 }))}, image.Limits{}, []string{"group 4294967295"}},
+		{"too many entries", [][]byte{plain(File("a", ""), File("b", ""), File("c", ""))}, image.Limits{Entries: 2}, []string{"more than 2 entries", "raise the limit"}},
+		{"too many entries of one name", [][]byte{plain(slices.Repeat([]Entry{File("a", "")}, 9)...)}, image.Limits{Entries: 8}, []string{"entry 9: more than 8 entries"}},
+		{"too many whiteouts", [][]byte{plain(slices.Repeat([]Entry{File(".wh.a", "")}, 5)...), plain(slices.Repeat([]Entry{File(".wh.a", "")}, 5)...)}, image.Limits{Entries: 8}, []string{"of 2 (sha256:", "more than 8 entries"}},
+		{"too long attributes", [][]byte{plain(labels...)}, image.Limits{Entries: 100}, []string{`"31"`, "bytes of names, links and attributes"}},
+		{"too many bytes", [][]byte{plain(File("a", strings.Repeat("x", 1<<20)))}, image.Limits{Bytes: 1 << 19}, []string{"more than 524288 bytes", "raise the limit"}},
+		{"no archive at all", [][]byte{bytes.Repeat([]byte("x"), 5000)}, image.Limits{}, []string{"entry 1", "invalid tar header"}},
+		{"xz", [][]byte{append([]byte("\xfd7zXZ\x00"), make([]byte, 2000)...)}, image.Limits{}, []string{"compressed with xz"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := NewLayout(t)
+			l.Name(l.Image("amd64", c.layers, Plain, Gzip), "")
+			refused(t, "oci:"+l.Dir(), c.limits, c.want...)
+		})
+	}
+}
+
+// refused builds an image and wants an error that says all of want, and a directory that is empty afterwards.
+func refused(t *testing.T, ref string, limits image.Limits, want ...string) {
+	t.Helper()
+	work := t.TempDir()
+	tree, err := linuxkit.Build(t.Context(), &linuxkit.Config{Init: []string{ref}}, linuxkit.Options{Open: opener(t), Dir: work, Limits: limits})
+	if err == nil {
+		tree.Close()
+		t.Fatal("it was taken")
+	}
+	for _, w := range want {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("%v\ndoes not say %q", err, w)
+		}
+	}
+	if left, err := os.ReadDir(work); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+// TestDamagedLayers cuts, changes and swaps what is stored.
+func TestDamagedLayers(t *testing.T) {
+	layer := Layer(t, File("a", strings.Repeat("abc", 1000)), File("b", strings.Repeat("x", 100_000)))
+	for _, way := range []Compression{Plain, Gzip, Zstd} {
+		packed := way.Pack(t, layer)
+		flipped := bytes.Clone(packed)
+		flipped[len(flipped)/2] ^= 1
+		for name, blob := range map[string][]byte{
+			"cut":           packed[:len(packed)/2],
+			"cut by a byte": packed[:len(packed)-1],
+			"empty":         {},
+			"a bit changed": flipped,
+			"more after it": append(bytes.Clone(packed), "more"...),
+		} {
+			t.Run(fmt.Sprintf("%s, %s", name, way[len("application/vnd.oci.image.layer.v1."):]), func(t *testing.T) {
+				l := NewLayout(t)
+				d := l.Image("amd64", [][]byte{layer}, way)
+				l.Pieces["blobs/sha256/"+Digest(packed)[len("sha256:"):]] = blob
+				l.Name(d, "")
+				refused(t, "oci:"+l.Dir(), image.Limits{}, "layer 1 of 1 ("+Digest(packed))
+			})
+		}
+	}
+	// The blob is as its digest says, but not what the configuration has.
+	l := NewLayout(t)
+	l.Name(l.Manifest(l.JSON("c", Config("amd64", [][]byte{layer})), []Descriptor{l.Blob(string(Gzip), Gzip.Pack(t, Layer(t, File("evil", "1"))))}), "")
+	refused(t, "oci:"+l.Dir(), image.Limits{}, "its diff ID should be "+Digest(layer))
+}
+
+// TestBomb inflates a few kilobytes to more than the limit, and must stop there.
+func TestBomb(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := w.WriteHeader(&tar.Header{Name: "bomb", Mode: 0o644, Size: 1 << 30, Typeflag: tar.TypeReg}); err != nil {
+		t.Fatal(err)
+	}
+	head := bytes.Clone(b.Bytes())
+	for _, way := range []Compression{Gzip, Zstd} {
+		bomb := way.Pack(t, append(head, make([]byte, 64<<20)...))
+		l := NewLayout(t)
+		l.Name(l.Manifest(l.JSON("c", Config("amd64", [][]byte{nil})), []Descriptor{l.Blob(string(way), bomb)}), "")
+		refused(t, "oci:"+l.Dir(), image.Limits{Bytes: 8 << 20}, "more than 8388608 bytes, inflated")
+	}
+	// A sparse file of a terabyte is a few hundred bytes of tar.
+	sparse := Layer(t, Sparse("sparse", "data", 1<<40))
+	l := NewLayout(t)
+	l.Name(l.Image("amd64", [][]byte{sparse}, Plain), "")
+	refused(t, "oci:"+l.Dir(), image.Limits{}, "more than 68719476736 bytes")
+}
+
+func TestSparse(t *testing.T) {
+	for _, way := range []Compression{Plain, Gzip} {
+		l := NewLayout(t)
+		l.Name(l.Image("amd64", [][]byte{Layer(t, File("before", "1")), Layer(t, Sparse("sparse", "data", 100_000))}, way), "")
+		tree, err := linuxkit.Build(t.Context(), &linuxkit.Config{Init: []string{"oci:" + l.Dir()}}, linuxkit.Options{Open: opener(t), Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tree.Close()
+		e, ok := tree.Lookup("sparse")
+		if !ok {
+			t.Fatal("no file sparse")
+		}
+		b, err := io.ReadAll(tree.Open(e))
+		if err != nil || len(b) != 100_000 || string(b[:5]) != "data\x00" || bytes.Trim(b[4:], "\x00") != nil && len(bytes.Trim(b[4:], "\x00")) > 0 {
+			t.Errorf("%s: %d bytes, %q…, %v", way, len(b), b[:min(5, len(b))], err)
+		}
+	}
+}
+
+// TestLost says what a ramdisk cannot hold.
+func TestLost(t *testing.T) {
+	l := NewLayout(t)
+	l.Name(l.Image("amd64", [][]byte{Layer(t, File("ping", "x").With(func(h *tar.Header) {
+		h.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20"}
+	}), Link("pong", "ping"), File("fine", ""))}, Gzip), "")
+	config := &linuxkit.Config{Init: []string{"oci:" + l.Dir()}}
+	if _, err := ramdisk(t, config, linuxkit.Ramdisk{}); err == nil || !strings.Contains(err.Error(), "ping: the extended attribute security.capability") {
+		t.Errorf("without anyone to tell: %v", err)
+	}
+	var told []string
+	_, err := ramdisk(t, config, linuxkit.Ramdisk{Lost: func(path, what string) error { told = append(told, path); return nil }})
+	if err != nil || fmt.Sprint(told) != "[ping pong ping pong]" { // written twice
+		t.Errorf("told of %v, %v", told, err)
+	}
+
+	// A file of 4 GiB that is one hole, so that it costs nothing.
+	big := filepath.Join(t.TempDir(), "big")
+	if err := os.WriteFile(big, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(big, 1<<32); err != nil {
+		t.Fatal(err)
+	}
+	config = &linuxkit.Config{Files: []linuxkit.File{{Path: "big", Source: big}, {Path: "d/small", Source: "/dev/null"}}}
+	config.Files[1].Source = os.Args[0]
+	told = nil
+	b, err := ramdisk(t, config, linuxkit.Ramdisk{Lost: func(path, what string) error { told = append(told, path+" "+what); return nil }})
+	if err != nil || len(told) != 2 || !strings.Contains(told[0], "big it has 4294967296 bytes and is left out") {
+		t.Errorf("told of %v, %v", told, err)
+	}
+	if lines := newc(t, b).lines; len(lines) != 2 {
+		t.Errorf("%d entries, want d and d/small", len(lines))
+	}
+	if _, err := ramdisk(t, config, linuxkit.Ramdisk{}); err == nil || !strings.Contains(err.Error(), "big: it has 4294967296 bytes") {
+		t.Errorf("without anyone to tell: %v", err)
+	}
+}
+
+// TestCancelled ends in the middle.
+func TestCancelled(t *testing.T) {
+	l := NewLayout(t)
+	l.Name(l.Image("amd64", [][]byte{Layer(t, File("a", strings.Repeat("x", 4<<20)))}, Gzip), "")
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := linuxkit.Build(ctx, &linuxkit.Config{Init: []string{"x"}}, linuxkit.Options{Dir: t.TempDir(), Open: func(ctx context.Context, _ string) (*image.Image, error) {
+		img, err := image.Open(ctx, "oci:"+l.Dir(), image.Options{Arch: "x86_64"})
+		cancel()
+		return img, err
+	}})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want that it was cancelled", err)
+	}
+}

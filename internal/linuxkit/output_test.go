@@ -1,0 +1,166 @@
+package linuxkit_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
+	"golang.org/x/sys/unix"
+)
+
+// TestNothingBeforeTheEnd looks at the directory when all is written and nothing has its name yet: what is there would be
+// left by a program that is killed.
+func TestNothingBeforeTheEnd(t *testing.T) {
+	dir := t.TempDir()
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR, 0o600)
+	if err != nil {
+		require.Lacks(t, "a temporary directory with files without a name ("+err.Error()+")")
+	}
+	unix.Close(fd)
+	names := func() string {
+		t.Helper()
+		var all []string
+		for _, e := range must(os.ReadDir(dir)) {
+			all = append(all, e.Name())
+		}
+		return strings.Join(all, " ")
+	}
+	write := func(content string) {
+		t.Helper()
+		before := names()
+		text := content
+		tree, err := linuxkit.Build(t.Context(), &linuxkit.Config{Files: []linuxkit.File{
+			{Path: "boot/kernel", Contents: &text}, {Path: "boot/cmdline", Contents: &text}, {Path: "f", Contents: &text},
+		}}, linuxkit.Options{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tree.Close()
+		err = linuxkit.Write(t.Context(), tree, linuxkit.Output{
+			Base: filepath.Join(dir, "x"), Formats: must(linuxkit.FindFormats([]string{"kernel+initrd-nogz", "tar-kernel-initrd"})),
+			Approve: func() error {
+				if now := names(); now != before {
+					t.Errorf("before the end there is %q", now)
+				}
+				return nil
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{"x-kernel": content, "x-initrd.img": "070701"} {
+			file := filepath.Join(dir, name)
+			if b := must(os.ReadFile(file)); !strings.HasPrefix(string(b), want) {
+				t.Errorf("%s begins with %.20q, want %q", name, b, want)
+			}
+			if mode := must(os.Stat(file)).Mode(); mode != 0o644 {
+				t.Errorf("%s has the mode %v", name, mode)
+			}
+		}
+		if now, want := names(), "x-cmdline x-initrd.img x-initrd.tar x-kernel"; now != want {
+			t.Errorf("there is %q, want %q", now, want)
+		}
+	}
+	write("first")
+	write("second, over the first")
+}
+
+// TestOutputThroughLinks replaces the file that a symbolic link leads to, and nothing that is no file.
+func TestOutputThroughLinks(t *testing.T) {
+	dir := t.TempDir()
+	target := filepath.Join(dir, "real")
+	for _, err := range []error{
+		os.WriteFile(target, []byte("old"), 0o600), os.Symlink("real", filepath.Join(dir, "x.tar")), os.Mkdir(filepath.Join(dir, "d.tar"), 0o755),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree := image.NewTree(dir, image.Limits{})
+	defer tree.Close()
+	out := linuxkit.Output{Base: filepath.Join(dir, "x"), Formats: must(linuxkit.FindFormats([]string{"tar"}))}
+	if err := linuxkit.Write(t.Context(), tree, out); err != nil {
+		t.Fatal(err)
+	}
+	if link, err := os.Readlink(filepath.Join(dir, "x.tar")); link != "real" || len(must(os.ReadFile(target))) != 1024 {
+		t.Errorf("x.tar leads to %q (%v), and %s has not the archive", link, err, target)
+	}
+	out.Base = filepath.Join(dir, "d")
+	if err := linuxkit.Write(t.Context(), tree, out); err == nil || !strings.Contains(err.Error(), "d.tar is no regular file, and would be replaced by one") {
+		t.Errorf("over a directory: %v", err)
+	}
+}
+
+// TestStopped ends the writing of each format in its middle: where the tree loses an attribute, or between large bodies.
+func TestStopped(t *testing.T) {
+	big := filepath.Join(t.TempDir(), "big")
+	if err := os.WriteFile(big, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(big, 1<<30); err != nil { // a hole: it would be copied for a while
+		t.Fatal(err)
+	}
+	tree := image.NewTree(t.TempDir(), image.Limits{})
+	defer tree.Close()
+	if err := tree.Put(&image.Entry{Path: "a", Mode: 0o100644, Xattrs: []image.Xattr{{Name: "user.x", Value: "1"}}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.PutFile(&image.Entry{Path: "b", Mode: 0o100644}, big); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range linuxkit.Formats {
+		t.Run(f.Name, func(t *testing.T) {
+			dir := t.TempDir()
+			why := errors.New("the test wants no more")
+			ctx, stop := context.WithCancelCause(t.Context())
+			if f.Stream {
+				stop(why) // it loses nothing
+			}
+			err := linuxkit.Write(ctx, tree, linuxkit.Output{Base: filepath.Join(dir, "x"), Formats: []linuxkit.Format{f}, Ramdisk: linuxkit.Ramdisk{
+				Lost: func(string, string) error { stop(why); return nil },
+			}})
+			if !errors.Is(err, why) {
+				t.Errorf("%v, want %v", err, why)
+			}
+			if left := must(os.ReadDir(dir)); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+// TestOwnComplete has images with names of ours in their root, where they have no prefix.
+func TestOwnComplete(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		entry      images.Entry
+	}{
+		{"a file", "neb: expected a directory or nothing, found the mode 100644", images.File("neb", "1")},
+		{"a symbolic link", "neb: expected a directory or nothing, found the mode 120777", images.Symlink("neb", "etc")},
+		{"complete itself", "neb/complete: it is the tree's own and is left out", images.File("neb/complete", "not at all")},
+		{"complete as a directory", "neb/complete: it is the tree's own and is left out", images.File("neb/complete/x", "1")},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := images.NewLayout(t)
+			l.Name(l.Image("amd64", [][]byte{images.Layer(t, c.entry)}, images.Gzip), "")
+			config := linuxkit.Config{Init: []string{"oci:" + l.Dir()}}
+			if _, err := ramdisk(t, &config, linuxkit.Ramdisk{Complete: true}); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+			if _, err := ramdisk(t, &config, linuxkit.Ramdisk{}); err != nil {
+				t.Errorf("where it is not asked for: %v", err)
+			}
+			config.Prefix = "rootfs/"
+			if _, err := ramdisk(t, &config, linuxkit.Ramdisk{Complete: true}); err != nil {
+				t.Errorf("with a prefix: %v", err)
+			}
+		})
+	}
+}

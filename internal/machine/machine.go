@@ -1,0 +1,420 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
+)
+
+// lastWords is how long the host may take, when the enclave has ended, to read what it sent before.
+const lastWords = 5 * time.Second
+
+// heartbeat is the byte that is sent and answered there.
+const heartbeat = 0xb7
+
+// Config is the machine that is to be. EIF and Emulator must be given.
+type Config struct {
+	// Emulator is the directory with bin/qemu-system-*, or one QEMU program.
+	Emulator string
+	// EIF is the image to boot.
+	EIF string
+	// Memory in bytes; 0 means [DefaultMemory] of the image. CPUs; 0 means 1.
+	Memory int64
+	CPUs   int
+	// Cmdline is appended to the image's kernel command line. Measurements do not change with it.
+	Cmdline string
+	// Accel is "kvm" or "tcg"; anything else is KVM where it works, and emulation (TCG) where not.
+	Accel string
+	// Console receives what the enclave writes to its serial line, byte for byte. It may be nil.
+	Console io.Writer
+	// Vsock configures the parent. A handler for [contract.HeartbeatPort] is added where there is none.
+	Vsock vsock.Config
+	// Event is told what happens, one event at a time. It may be nil, and must not call the machine.
+	Event func(Event)
+	// Args are further arguments for QEMU.
+	Args []string
+	// Messages receives what QEMU itself says (standard error). It may be nil.
+	Messages io.Writer
+}
+
+// Event is something that happened, with the time since the start of QEMU.
+type Event struct {
+	Kind  EventKind
+	Since time.Duration
+	Text  string // for Line: the line, without its end; for Parent: what happened
+}
+
+// EventKind names events as neb run --json does.
+type EventKind string
+
+// The events of a machine. Lines come as they are written, the others once each at most, but for [Parent].
+const (
+	PowerOn   EventKind = "power-on"  // QEMU has been started
+	Line      EventKind = "console"   // a line of the console
+	Ready     EventKind = "vsock"     // the enclave's vsock driver is ready
+	Heartbeat EventKind = "heartbeat" // init has said that it is up
+	Parent    EventKind = "parent"    // something about the machine or vsock that a user should know
+	Rebooted  EventKind = "reboot"    // the enclave ended itself
+	Ended     EventKind = "power-off" // QEMU is gone
+)
+
+// A Machine is an enclave that was started.
+type Machine struct {
+	cfg     Config
+	dir     string // sockets and temporary files, removed at the end
+	device  *vsock.Device
+	cmd     *exec.Cmd
+	monitor *monitor
+	made    time.Time    // before anybody could have an event
+	started atomic.Int64 // power-on, in nanoseconds after made
+
+	console  sync.WaitGroup
+	spoke    atomic.Bool // there was something on the console
+	stderr   tail
+	events   sync.Mutex
+	once     map[EventKind]bool
+	beat     chan struct{}
+	off      chan struct{} // closed when QEMU is gone
+	done     chan struct{}
+	released sync.Once
+	meant    atomic.Bool // its end is: it rebooted, or was stopped
+	err      error
+}
+
+// Start boots the enclave. It returns when QEMU runs; ctx ends it.
+func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
+	img, err := open(cfg.EIF)
+	if err != nil {
+		return nil, err
+	}
+	defer img.f.Close()
+	if cfg.Memory == 0 {
+		cfg.Memory = DefaultMemory(img.size)
+	}
+	if cfg.CPUs == 0 {
+		cfg.CPUs = 1
+	}
+	m := &Machine{cfg: cfg, made: time.Now(), once: map[EventKind]bool{}, beat: make(chan struct{}), off: make(chan struct{}), done: make(chan struct{})}
+	if m.dir, err = os.MkdirTemp("", "neb-run-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			m.release()
+		}
+	}()
+	// A socket's path has 108 bytes with the zero at its end (unix(7)), and a comma ends a value of QEMU's options.
+	if longest := m.path("monitor"); len(longest) > 107 || strings.Contains(longest, ",") {
+		return nil, fmt.Errorf("%s: expected a path of at most 107 bytes without a comma, for sockets: choose another TMPDIR", longest)
+	}
+
+	vc := cfg.Vsock
+	vc.Handlers = map[uint32]vsock.Handler{contract.HeartbeatPort: m.answer}
+	for port, h := range cfg.Vsock.Handlers {
+		vc.Handlers[port] = h
+	}
+	vc.Report = m.report
+	vc.Grace = lastWords
+	if m.device, err = vsock.Listen(m.path("vsock"), vc); err != nil {
+		return nil, err
+	}
+	if m.monitor, err = listenMonitor(m.path("monitor"), m.reboot); err != nil {
+		return nil, err
+	}
+	program, err := findQEMU(cfg.Emulator, img.arch)
+	if err != nil {
+		return nil, err
+	}
+	args, err := m.arguments(ctx, program, img)
+	if err != nil {
+		return nil, err
+	}
+
+	m.cmd = exec.CommandContext(ctx, program, args...)
+	// QEMU unpacks the image into its temporary directory.
+	m.cmd.Env = append(os.Environ(), "TMPDIR="+m.dir)
+	// Ctrl-C belongs to us, and a QEMU without us to nobody.
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	m.cmd.Stderr = &m.stderr
+	if cfg.Messages != nil {
+		m.cmd.Stderr = io.MultiWriter(&m.stderr, cfg.Messages)
+	}
+	console, err := m.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	m.started.Store(int64(time.Since(m.made)))
+	if err := m.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", program, err)
+	}
+	m.event(Event{Kind: PowerOn})
+	if note := boards[img.arch].note; note != "" {
+		m.event(Event{Kind: Parent, Text: note})
+	}
+	m.console.Add(1)
+	go m.readConsole(console)
+	go m.wait()
+	return m, nil
+}
+
+func (m *Machine) path(name string) string { return filepath.Join(m.dir, name) }
+
+// release gives back what does not end with QEMU.
+func (m *Machine) release() {
+	m.released.Do(func() {
+		if m.monitor != nil {
+			m.monitor.close()
+		}
+		if m.device != nil {
+			m.device.Close()
+		}
+		os.RemoveAll(m.dir)
+	})
+}
+
+func (m *Machine) wait() {
+	m.console.Wait() // the pipe ends with QEMU; Wait would close it before it is read
+	err := m.cmd.Wait()
+	close(m.off)
+	m.event(Event{Kind: Ended})
+	m.release()
+	m.events.Lock()
+	defer m.events.Unlock()
+	var exit *exec.ExitError
+	switch {
+	case m.meant.Load():
+	case errors.As(err, &exit):
+		m.err = fmt.Errorf("%s: %w: %s", filepath.Base(m.cmd.Path), err, m.stderr.String())
+	default:
+		m.err = err
+	}
+	close(m.done)
+}
+
+// Wait waits for the end of the enclave, whoever brought it about, and until the host has read what it sent, for at most 5 seconds. It returns an
+// error when QEMU failed.
+func (m *Machine) Wait() error {
+	<-m.done
+	return m.err
+}
+
+// Done is closed at the end of the enclave.
+func (m *Machine) Done() <-chan struct{} { return m.done }
+
+// Off is closed when the enclave has ended, before [Machine.Done]: the host may still have to read what it sent.
+func (m *Machine) Off() <-chan struct{} { return m.off }
+
+// Beat is closed when the enclave's heartbeat was answered.
+func (m *Machine) Beat() <-chan struct{} { return m.beat }
+
+// Stop ends the enclave at once and waits for it.
+func (m *Machine) Stop() error {
+	m.kill()
+	return m.Wait()
+}
+
+// kill ends QEMU, and takes no lock: whoever is told of events may take his time.
+func (m *Machine) kill() {
+	m.meant.Store(true)
+	m.cmd.Process.Kill()
+}
+
+// Abandon ends the enclave as Stop does, and does not wait for whoever takes its console and events: that one may never come back.
+func (m *Machine) Abandon() {
+	m.kill()
+	m.device.Cut()
+	released := make(chan struct{})
+	go func() {
+		m.release()
+		close(released)
+	}()
+	select {
+	case <-released:
+	case <-time.After(time.Second): // it waits for somebody who has an event to tell
+		os.RemoveAll(m.dir)
+	}
+}
+
+// Dial connects to a vsock port of the enclave. It waits for the enclave's driver as long as ctx lets it.
+func (m *Machine) Dial(ctx context.Context, port uint32) (*vsock.Conn, error) {
+	return m.device.Dial(ctx, port)
+}
+
+// event passes e on.
+func (m *Machine) event(e Event) {
+	if e.Kind != PowerOn {
+		e.Since = time.Since(m.made) - time.Duration(m.started.Load()) // whoever took the last event may take his time
+	}
+	m.events.Lock()
+	defer m.events.Unlock()
+	if e.Kind != Line && e.Kind != Parent {
+		if m.once[e.Kind] {
+			return
+		}
+		m.once[e.Kind] = true
+	}
+	if m.cfg.Event != nil {
+		m.cfg.Event(e)
+	}
+}
+
+// answer serves the heartbeat: the byte that came goes back.
+func (m *Machine) answer(_ context.Context, c *vsock.Conn) {
+	if c.Accept() != nil {
+		return
+	}
+	c.SetDeadline(time.Now().Add(time.Minute)) // init connects first and loads modules then, which a busy host may draw out
+	var b [1]byte
+	if _, err := c.Read(b[:]); err != nil {
+		return
+	}
+	if b[0] != heartbeat {
+		m.event(Event{Kind: Parent, Text: fmt.Sprintf("heartbeat of byte %#02x, expected %#02x: not answered", b[0], heartbeat)})
+		return
+	}
+	if _, err := c.Write(b[:]); err != nil {
+		return
+	}
+	m.event(Event{Kind: Heartbeat})
+	if !m.spoke.Load() {
+		m.event(Event{Kind: Parent, Text: "the console is silent: the enclave's kernel has no driver for this machine's serial line, or was told to be quiet"})
+	}
+	m.events.Lock()
+	select {
+	case <-m.beat:
+	default:
+		close(m.beat)
+	}
+	m.events.Unlock()
+	// The enclave closes when it has read; closing first is as good, but its init may look at how the connection ended.
+	c.Read(b[:])
+}
+
+// report turns what the vsock device reports into events. The device is locked meanwhile.
+func (m *Machine) report(e vsock.Event) {
+	if f := m.cfg.Vsock.Report; f != nil {
+		f(e)
+	}
+	var text string
+	switch e.Kind {
+	case vsock.Started:
+		go m.event(Event{Kind: Ready})
+		return
+	case vsock.Refused:
+		text = fmt.Sprintf("the enclave wants port %d of the parent, where nothing listens: refused", e.Addr.Port)
+	case vsock.WrongCID:
+		text = fmt.Sprintf("the enclave wants port %d of CID %d: refused; on EC2 the parent is CID 3", e.Addr.Port, e.Addr.CID)
+	case vsock.Full:
+		text = "the enclave has opened more connections than are served at once: further ones are refused"
+	case vsock.Broken:
+		text = fmt.Sprintf("the enclave's vsock driver breaks the rules, vsock is dead until it is reset: %v", e.Err)
+	default:
+		return
+	}
+	go m.event(Event{Kind: Parent, Text: text})
+}
+
+// reboot ends QEMU: an enclave that reboots has ended.
+func (m *Machine) reboot() {
+	m.kill() // first of all: the enclave would start over while somebody is told
+	m.event(Event{Kind: Rebooted})
+}
+
+// readConsole copies the serial line and cuts it into lines.
+func (m *Machine) readConsole(r io.Reader) {
+	defer m.console.Done()
+	var line []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			m.spoke.Store(true)
+		}
+		if n > 0 && m.cfg.Console != nil {
+			m.cfg.Console.Write(buf[:n])
+		}
+		for _, b := range buf[:n] {
+			switch {
+			case b == '\n':
+				m.event(Event{Kind: Line, Text: strings.TrimRight(string(line), "\r")})
+				line = line[:0]
+			case len(line) < maxLine:
+				line = append(line, b)
+			}
+		}
+		if err != nil {
+			if len(line) > 0 {
+				m.event(Event{Kind: Line, Text: strings.TrimRight(string(line), "\r")})
+			}
+			return
+		}
+	}
+}
+
+// maxLine is how much of a console line an event holds, in bytes; what is longer is cut.
+const maxLine = 16 << 10
+
+// tail keeps the end of what is written to it, for errors.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if over := len(t.b) - 4096; over > 0 {
+		t.b = append(t.b[:0], t.b[over:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(string(t.b))
+}
+
+var _ net.Conn = (*vsock.Conn)(nil)
+
+// An image is what has to be known of an EIF to boot it.
+type image struct {
+	path string
+	size int64
+	arch string
+	file *eif.File
+	f    *os.File // behind file
+}
+
+func open(path string) (*image, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	file, err := eif.Open(f, st.Size())
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &image{path: path, size: st.Size(), arch: file.Arch(), file: file, f: f}, nil
+}

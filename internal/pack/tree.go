@@ -1,0 +1,393 @@
+package pack
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/template"
+
+	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
+)
+
+// modes of what Build puts into ramdisks itself.
+const (
+	dir0755  = initramfs.TypeDir | 0o755
+	dir1777  = initramfs.TypeDir | 0o1777
+	file0755 = initramfs.TypeFile | 0o755
+	file0644 = initramfs.TypeFile | 0o644
+	file0600 = initramfs.TypeFile | 0o600
+)
+
+// disk is a ramdisk that is ready to be written.
+type disk struct {
+	tree     *image.Tree
+	complete bool   // the last entry is to say that it is whole
+	work     string // a directory that goes away with it; "" for none
+}
+
+func (d *disk) close() {
+	d.tree.Close()
+	if d.work != "" {
+		os.RemoveAll(d.work)
+	}
+}
+
+// write writes the ramdisk.
+func (d *disk) write(ctx context.Context, w io.Writer, b *Build) error {
+	out, err := b.follow(ctx, w, d.tree)
+	if err != nil {
+		return err
+	}
+	defer out.end()
+	return linuxkit.WriteRamdisk(out, d.tree, linuxkit.Ramdisk{
+		Epoch:    b.latest(),
+		Complete: d.complete,
+		Lost: func(path, what string) error {
+			if e, ok := d.tree.Lookup(path); ok && e.Size > initramfs.MaxSize {
+				return fmt.Errorf("%s has %d bytes, and a cpio archive cannot hold a file of 4 GiB or more: use --rootfs-format erofs", path, e.Size)
+			}
+			b.warn("%s: %s (an erofs root keeps it)", path, what)
+			return nil
+		},
+	})
+}
+
+// interruptible is a writer that ends with a context and reports how much has gone through it.
+type interruptible struct {
+	ctx         context.Context
+	w           io.Writer
+	progress    func(done, total int64) // may be nil
+	done, total int64
+}
+
+// follow is a writer for a tree.
+func (b *Build) follow(ctx context.Context, w io.Writer, t *image.Tree) (*interruptible, error) {
+	i := &interruptible{ctx: ctx, w: w, progress: b.Progress}
+	const perEntry = 160 // bytes of a header with its name, more or less
+	err := t.Walk(func(e *image.Entry) error {
+		if i.total += perEntry; e.First {
+			i.total += e.Size
+		}
+		return nil
+	})
+	return i, err
+}
+
+// end reports that all has gone through: the total was an estimate.
+func (i *interruptible) end() {
+	if i.progress != nil {
+		i.progress(i.total, i.total)
+	}
+}
+
+func (i *interruptible) Write(p []byte) (int, error) {
+	if i.ctx.Err() != nil {
+		return 0, context.Cause(i.ctx)
+	}
+	n, err := i.w.Write(p)
+	i.count(int64(n))
+	return n, err
+}
+
+func (i *interruptible) ReadFrom(r io.Reader) (int64, error) {
+	if i.ctx.Err() != nil {
+		return 0, context.Cause(i.ctx)
+	}
+	r = followed{i, r}
+	if to, ok := i.w.(io.ReaderFrom); ok {
+		return to.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{i.w}, r)
+}
+
+// followed is a file on its way into an interruptible: a single one may be larger than all the others.
+type followed struct {
+	i *interruptible
+	r io.Reader
+}
+
+func (f followed) Read(p []byte) (int, error) {
+	if f.i.ctx.Err() != nil {
+		return 0, context.Cause(f.i.ctx)
+	}
+	n, err := f.r.Read(p)
+	f.i.count(int64(n))
+	return n, err
+}
+
+func (i *interruptible) count(n int64) {
+	i.done += n
+	if i.progress != nil {
+		i.progress(min(i.done, i.total-1), i.total)
+	}
+}
+
+// ramdisks makes both ramdisks.
+func (b *Build) ramdisks(ctx context.Context, blobs *openBlobs) (bootstrap, application *disk, err error) {
+	make := []func(context.Context, *openBlobs) (*disk, error){b.bootstrap, b.application}
+	if b.NitroCLI {
+		make = []func(context.Context, *openBlobs) (*disk, error){b.nitroBootstrap, b.nitroApplication}
+	}
+	if bootstrap, err = make[0](ctx, blobs); err != nil {
+		return nil, nil, err
+	}
+	if application, err = make[1](ctx, blobs); err != nil {
+		bootstrap.close()
+		return nil, nil, err
+	}
+	return bootstrap, application, nil
+}
+
+func put(t *image.Tree, name string, mode uint32, content []byte) error {
+	return t.Put(&image.Entry{Path: strings.TrimPrefix(name, "/"), Mode: mode}, content)
+}
+
+// bootstrap is the first ramdisk: what every enclave with these blobs has.
+func (b *Build) bootstrap(ctx context.Context, blobs *openBlobs) (*disk, error) {
+	t := image.NewTree(b.TempDir, image.Limits{})
+	errs := []error{
+		put(t, "dev", dir0755, nil),
+		t.PutFile(&image.Entry{Path: "init", Mode: file0755}, b.Blobs.Init),
+	}
+	var modules contract.Modules
+	if blobs.nsm != nil {
+		modules.Paths = []string{contract.NSMPath}
+		errs = append(errs, t.PutFile(&image.Entry{Path: strings.TrimPrefix(contract.NSMPath, "/"), Mode: file0644}, b.Blobs.NSM))
+	}
+	for _, file := range b.Modules {
+		name := contract.ModuleDir + "/" + filepath.Base(file)
+		if slices.Contains(modules.Paths, name) {
+			errs = append(errs, fmt.Errorf("two modules are called %s", filepath.Base(file)))
+		}
+		modules.Paths = append(modules.Paths, name)
+		errs = append(errs, checkModuleFile(file, b.Arch, blobs.release), t.PutFile(&image.Entry{Path: strings.TrimPrefix(name, "/"), Mode: file0644}, file))
+	}
+	switch {
+	case blobs.structured:
+		// init then loads the named modules, and the kernel no others, for ever, unless loading is left open.
+		modules.Open = b.ModulesOpen
+		text, err := contract.EncodeModules(modules)
+		errs = append(errs, err, put(t, contract.ModulesPath, file0644, text))
+	case len(b.Modules) > 0:
+		errs = append(errs, fmt.Errorf("%s does not read %s, and would load no module but nsm.ko: use neb's init", b.Blobs.Init, contract.ModulesPath))
+	}
+	if err := errors.Join(errs...); err != nil {
+		t.Close()
+		return nil, fmt.Errorf("the first ramdisk: %w", err)
+	}
+	return &disk{tree: t}, nil
+}
+
+// mounts are the directories that init mounts things on. An application's tree that lacks one gets it.
+var mounts = []struct {
+	name string
+	mode uint32
+}{
+	{"dev", dir0755}, {"proc", dir0755}, {"run", dir0755}, {"sys", dir0755}, {"tmp", dir1777},
+}
+
+// root puts the application's tree at a prefix of t.
+func (b *Build) root(ctx context.Context, t *image.Tree, prefix string) error {
+	err := func() error {
+		if b.Image != nil {
+			return t.AddImage(ctx, b.Image, prefix)
+		}
+		info, err := os.Stat(b.RootFS)
+		if err != nil {
+			return err
+		}
+		if info.IsDir() {
+			return t.AddDir(ctx, b.RootFS, prefix)
+		}
+		return t.AddTar(ctx, b.RootFS, prefix)
+	}()
+	if err != nil {
+		return err
+	}
+	in, err := t.Sub(prefix)
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if _, there := in.Lookup(m.name); !there {
+			if err := in.Put(&image.Entry{Path: m.name, Mode: m.mode}, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return b.warnHidden(t, prefix)
+}
+
+// warnHidden names what of the image the application will not see: init mounts new file systems at /run and /tmp. What is empty there, and
+// the target of linuxkit's link /etc/resolv.conf, nobody misses.
+func (b *Build) warnHidden(t *image.Tree, prefix string) error {
+	return t.Walk(func(e *image.Entry) error {
+		name := "/" + strings.TrimPrefix(strings.TrimPrefix(e.Path, prefix), "/")
+		below := strings.HasPrefix(name, "/run/") || strings.HasPrefix(name, "/tmp/")
+		if below && !e.IsDir() && !strings.HasPrefix(name, "/run/resolvconf/") {
+			b.warn("%s is hidden by the empty file system that init mounts at %s: put it elsewhere if the application needs it", name, name[:4])
+		}
+		return nil
+	})
+}
+
+// application is the second ramdisk.
+func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error) {
+	d := &disk{tree: image.NewTree(b.TempDir, image.Limits{}), complete: true}
+	description := Application(b.config(), b.Overrides)
+	description.Complete = true
+	err := func() error {
+		if err := b.checkUnderstood(description, blobs); err != nil {
+			return err
+		}
+		if b.RootFormat == Erofs {
+			if !blobs.erofs {
+				return fmt.Errorf("%s does not know erofs roots: use neb's init, or --rootfs-format cpio", b.Blobs.Init)
+			}
+			if err := put(d.tree, contract.RootPath, dir0755, nil); err != nil {
+				return err
+			}
+			if err := b.erofs(ctx, d, &description); err != nil {
+				return err
+			}
+		} else if err := b.root(ctx, d.tree, strings.TrimPrefix(contract.RootPath, "/")); err != nil {
+			return err
+		}
+		text, err := contract.Encode(description)
+		if err != nil {
+			return err
+		}
+		if err := put(d.tree, contract.Path, file0644, text); err != nil {
+			return err
+		}
+		// An init that does not know the description reads these; ours does not, and they can be left out where they
+		// cannot say it.
+		command, ok1 := lines(description.Command())
+		environment, ok2 := lines(description.Env)
+		if !ok1 || !ok2 {
+			return nil
+		}
+		return errors.Join(put(d.tree, contract.CmdPath, file0644, command), put(d.tree, contract.EnvPath, file0644, environment))
+	}()
+	if err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// checkUnderstood refuses a description that init, reading /cmd and /env alone, would understand otherwise than it is meant, and
+// names what of the image's own it passes over.
+func (b *Build) checkUnderstood(d contract.Description, blobs *openBlobs) error {
+	if blobs.structured {
+		return nil
+	}
+	if b.Overrides.beyondLines() {
+		return fmt.Errorf("%s does not read %s: all that can be said to it are a command and variables; use neb's init, or leave out the rest", b.Blobs.Init, contract.Path)
+	}
+	_, ok1 := lines(d.Command())
+	_, ok2 := lines(d.Env)
+	if !ok1 || !ok2 {
+		return fmt.Errorf("%s does not read %s, and an argument or variable with a line break in it cannot be said otherwise", b.Blobs.Init, contract.Path)
+	}
+	for _, v := range []struct{ name, value string }{{"WORKDIR", d.WorkingDir}, {"USER", d.User}, {"STOPSIGNAL", d.StopSignal}} {
+		if v.value != "" {
+			b.warn("%s does not read %s: it passes over the image's %s %s", b.Blobs.Init, contract.Path, v.name, v.value)
+		}
+	}
+	return nil
+}
+
+// The files that nitro-cli gives to linuxkit, with the same entries in the same order.
+var (
+	nitroBootstrapYAML = template.Must(template.New("bootstrap").Parse(`files:
+  - {path: dev, directory: true, mode: "0755"}
+  - {path: init, source: {{.Init}}, mode: "0755"}
+  - {path: nsm.ko, source: {{.NSM}}, mode: "0755"}
+`))
+	nitroApplicationYAML = template.Must(template.New("application").Parse(`prefix: rootfs/
+init:
+  - {{.Image}}
+files:
+  - {path: rootfs/dev, directory: true, mode: "0755"}
+  - {path: rootfs/run, directory: true, mode: "0755"}
+  - {path: rootfs/sys, directory: true, mode: "0755"}
+  - {path: rootfs/var, directory: true, mode: "0755"}
+  - {path: rootfs/proc, directory: true, mode: "0755"}
+  - {path: rootfs/tmp, directory: true, mode: "0755"}
+  - {path: cmd, source: {{.Cmd}}, mode: "0644"}
+  - {path: env, source: {{.Env}}, mode: "0644"}
+`))
+)
+
+// linuxkitDisk makes a ramdisk of a YAML file, as cmd/linuxkit does.
+func (b *Build) linuxkitDisk(ctx context.Context, yaml *template.Template, values map[string]string) (*disk, error) {
+	quoted := map[string]string{}
+	for name, value := range values {
+		text, err := json.Marshal(value) // a JSON string is a YAML string
+		if err != nil {
+			return nil, err
+		}
+		quoted[name] = string(text)
+	}
+	var text bytes.Buffer
+	if err := yaml.Execute(&text, quoted); err != nil {
+		return nil, err
+	}
+	config, err := linuxkit.Parse(yaml.Name(), text.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	tree, err := linuxkit.Build(ctx, config, linuxkit.Options{
+		Open: func(context.Context, string) (*image.Image, error) { return b.Image, nil },
+		Dir:  b.TempDir,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &disk{tree: tree, complete: len(config.Init) > 0}, nil
+}
+
+func (b *Build) nitroBootstrap(ctx context.Context, blobs *openBlobs) (*disk, error) {
+	if blobs.nsm == nil {
+		return nil, errors.New("nitro-cli needs a driver nsm.ko")
+	}
+	return b.linuxkitDisk(ctx, nitroBootstrapYAML, map[string]string{"Init": b.Blobs.Init, "NSM": b.Blobs.NSM})
+}
+
+func (b *Build) nitroApplication(ctx context.Context, _ *openBlobs) (*disk, error) {
+	if b.Image == nil {
+		return nil, errors.New("nitro-cli packs container images alone: use --image")
+	}
+	config := b.config()
+	command := config.Cmd
+	if command == nil {
+		command = config.Entrypoint
+	}
+	if command == nil {
+		return nil, errNoCommand
+	}
+	work, err := os.MkdirTemp(b.TempDir, "neb-eif-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	values := map[string]string{"Image": "image", "Cmd": filepath.Join(work, "cmd"), "Env": filepath.Join(work, "env")}
+	for name, all := range map[string][]string{"Cmd": command, "Env": config.Env} {
+		// nitro-cli writes a line break as it is, and init then reads two lines.
+		if err := os.WriteFile(values[name], []byte(strings.Join(append(all[:len(all):len(all)], ""), "\n")), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return b.linuxkitDisk(ctx, nitroApplicationYAML, values)
+}

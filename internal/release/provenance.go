@@ -1,0 +1,140 @@
+package release
+
+import (
+	"fmt"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
+)
+
+const home = "https://github.com/nitro-enclaves-bootstrap/neb"
+
+// The names that the provenance goes by. What they mean is in docs/releases.md.
+const (
+	statementType = "https://in-toto.io/Statement/v1"
+	predicateType = "https://slsa.dev/provenance/v1"
+	buildType     = home + "/blob/main/docs/releases.md#build-type"
+	builderID     = home + "/blob/main/docs/releases.md#builder"
+	// PayloadType is the media type of a statement in an [Envelope].
+	PayloadType = "application/vnd.in-toto+json"
+)
+
+// statement is an in-toto statement v1 whose predicate is SLSA provenance v1
+// (in-toto/attestation spec/v1/statement.md and slsa.dev/spec/v1.0/provenance).
+type statement struct {
+	Type          string     `json:"_type"`
+	Subject       []resource `json:"subject"`
+	PredicateType string     `json:"predicateType"`
+	Predicate     provenance `json:"predicate"`
+}
+
+// resource is an in-toto ResourceDescriptor.
+type resource struct {
+	Name             string            `json:"name,omitempty"`
+	URI              string            `json:"uri,omitempty"`
+	Digest           map[string]string `json:"digest,omitempty"`
+	DownloadLocation string            `json:"downloadLocation,omitempty"`
+}
+
+type provenance struct {
+	BuildDefinition struct {
+		BuildType            string         `json:"buildType"`
+		ExternalParameters   map[string]any `json:"externalParameters"`
+		InternalParameters   internal       `json:"internalParameters"`
+		ResolvedDependencies []resource     `json:"resolvedDependencies"`
+	} `json:"buildDefinition"`
+	RunDetails struct {
+		Builder    builder    `json:"builder"`
+		Byproducts []resource `json:"byproducts"`
+	} `json:"runDetails"`
+}
+
+// internal is what the machine that built put in: see docs/releases.md.
+type internal struct {
+	Host      string                  `json:"host"`      // Debian's name of its architecture
+	Isolation map[string]sandbox.Mode `json:"isolation"` // by "component architecture"
+}
+
+type builder struct {
+	ID string `json:"id"`
+}
+
+// lockName is what the lock is called among the resolved dependencies.
+const lockName = "neb.lock"
+
+// statement makes the provenance. There is no time in it: the same source gives the same statement, and whoever signs it
+// adds his own.
+func (r Release) statement(l *lock.Lock, blobs []file, modules []module, archive, bill []byte) ([]byte, error) {
+	s := statement{Type: statementType, PredicateType: predicateType}
+	s.Subject = append(s.Subject, resource{Name: archiveName(r.Version), Digest: digestOf(archive)})
+	for _, b := range blobs {
+		s.Subject = append(s.Subject, resource{Name: top + b.name, Digest: digestOf(b.data)})
+	}
+
+	def := &s.Predicate.BuildDefinition
+	def.BuildType = buildType
+	def.ExternalParameters = map[string]any{"version": r.Version, "architectures": Architectures(), "source": home}
+	def.InternalParameters = internal{r.Host, r.isolation()}
+	if r.Commit != "" {
+		def.ResolvedDependencies = append(def.ResolvedDependencies, resource{URI: "git+" + home, Digest: map[string]string{"gitCommit": r.Commit}})
+	}
+	def.ResolvedDependencies = append(def.ResolvedDependencies, resource{Name: lockName, Digest: digestOf(r.Lock)})
+	files, err := inputs(l, r.Host)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		def.ResolvedDependencies = append(def.ResolvedDependencies, resource{
+			Name: f.Name, URI: packageURL(f), Digest: map[string]string{"sha256": f.SHA256}, DownloadLocation: SnapshotURL(f),
+		})
+	}
+	for _, m := range modules {
+		sum, err := m.dirHash()
+		if err != nil {
+			return nil, err
+		}
+		def.ResolvedDependencies = append(def.ResolvedDependencies, resource{Name: m.path, URI: m.purl(), Digest: map[string]string{"dirHash": sum}})
+	}
+	for _, f := range ownInputs() {
+		def.ResolvedDependencies = append(def.ResolvedDependencies, resource{Name: f.name, Digest: digestOf(f.data)})
+	}
+
+	s.Predicate.RunDetails.Builder.ID = builderID
+	s.Predicate.RunDetails.Byproducts = []resource{{Name: billName(r.Version), Digest: digestOf(bill)}}
+	return indented(s)
+}
+
+// isolation is how each component's build was closed off, by "component architecture".
+func (r Release) isolation() map[string]sandbox.Mode {
+	how := map[string]sandbox.Mode{}
+	for _, rec := range r.Records {
+		how[rec.Component+" "+rec.Arch] = rec.Isolation
+	}
+	return how
+}
+
+// packageURL names a file of the lock as a package URL (github.com/package-url/purl-spec).
+func packageURL(f lock.File) string {
+	if f.Archive == lock.GoProxy {
+		return modulePURL(f.Name, f.Version)
+	}
+	return fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s", f.Name, escape(f.Version), f.Arch)
+}
+
+// modulePURL names a Go module as a package URL.
+func modulePURL(path, version string) string { return "pkg:golang/" + path + "@" + escape(version) }
+
+// escape writes a version as package URLs want it: with all but letters, digits and .-_~ as percent and hexadecimal digits;
+// the colon stays.
+func escape(version string) string {
+	var b []byte
+	for _, c := range []byte(version) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '.', c == '-', c == '_', c == '~', c == ':':
+			b = append(b, c)
+		default:
+			b = fmt.Appendf(b, "%%%02X", c)
+		}
+	}
+	return string(b)
+}

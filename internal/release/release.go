@@ -1,0 +1,382 @@
+// Package release wraps the blobs of a build for strangers: one archive in the layout that nitro-cli's packages use,
+// checksums, a bill of materials (CycloneDX) and a statement of where all of it comes from (SLSA provenance); and it
+// checks such a release again.
+//
+// Everything it writes depends on the blobs, the lock, the source, the kind of host and the isolation alone: a release made twice is the same, byte for byte.
+// It builds nothing itself.
+package release
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
+)
+
+// Blob is one file of the archive.
+type Blob struct {
+	Arch    string
+	Name    string      // as in the directory of its architecture
+	Mode    fs.FileMode // permission bits
+	Licence string      // SPDX expression
+}
+
+// Path is where the blob stands in the directory of a build: "x86_64/bzImage".
+func (b Blob) Path() string { return b.Arch + "/" + b.Name }
+
+// terms are the licence and the mode of the files of a component.
+var terms = map[string]struct {
+	licence string
+	mode    fs.FileMode
+}{
+	"kernel":   {"GPL-2.0-only WITH Linux-syscall-note", 0o644},
+	"init":     {"Apache-2.0", 0o755},
+	"linuxkit": {"Apache-2.0", 0o755},
+}
+
+// Architectures are those that a release holds, in the order of the archive.
+func Architectures() []string { return slices.Sorted(slices.Values(component.Archs)) }
+
+// Blobs are the files of a release, in the order of the archive.
+func Blobs() []Blob {
+	var blobs []Blob
+	for _, arch := range Architectures() {
+		for _, name := range component.Names {
+			for _, f := range component.Files(name, arch) {
+				blobs = append(blobs, Blob{arch, f, terms[name].mode, terms[name].licence})
+			}
+		}
+	}
+	slices.SortFunc(blobs, func(a, b Blob) int { return strings.Compare(a.Path(), b.Path()) })
+	return blobs
+}
+
+// Release is what a release is made of.
+type Release struct {
+	Version string // "1.2.0"
+	Blobs   string // the directory of the build: Blobs/x86_64/bzImage and so on
+	Lock    []byte // neb.lock, as the build read it
+	Host    string // Debian's name of the machine that built: "amd64" or "arm64"
+	Commit  string // git commit of the source, 40 or 64 hexadecimal digits; "" where the source is no checkout
+	// Records say what each component is made of and how its build was closed off.
+	Records []component.Record
+	// KernelSource is the file that the lock names as the kernel's source. The release holds it beside the archive, as the kernel's licence wants it, and
+	// in no checksum file: the lock and the provenance have its sum. "" leaves it out.
+	KernelSource string
+	// Key signs the provenance, see [Sign]; nil leaves it unsigned. The envelope is in no checksum file: it is signed itself.
+	Key crypto.Signer
+}
+
+// isolations are those that a release may be built in. A build in a mere chroot leaves too much to the machine.
+var isolations = []sandbox.Mode{sandbox.Namespaces, sandbox.UserNamespaces}
+
+// The names of the files of a release beside the sums.
+func archiveName(version string) string    { return "enclaves-blobs-" + version + ".tar.xz" }
+func billName(version string) string       { return "enclaves-blobs-" + version + ".cdx.json" }
+func provenanceName(version string) string { return "enclaves-blobs-" + version + ".provenance.json" }
+func envelopeName(version string) string   { return "enclaves-blobs-" + version + ".dsse.json" }
+
+// sums are the checksum files and their functions.
+var sums = []struct {
+	name, algorithm string
+	digest          func([]byte) []byte
+}{
+	{"SHA256SUMS", "sha256", func(b []byte) []byte { d := sha256.Sum256(b); return d[:] }},
+	{"SHA384SUMS", "sha384", func(b []byte) []byte { d := sha512.Sum384(b); return d[:] }},
+}
+
+var versionForm = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
+
+// CheckVersion says what is wrong with a version, if anything: three numbers and, for a release before the release,
+// a hyphen and a name ("1.2.0-rc.1").
+func CheckVersion(version string) error {
+	if !versionForm.MatchString(version) {
+		return fmt.Errorf("version %q: expected three numbers and an optional name, as in 1.2.0 or 1.2.0-rc.1", version)
+	}
+	return nil
+}
+
+// Make writes the release into dir, which it makes, and returns the names of its files in the order of the sums.
+//
+// It refuses blobs that were built in a chroot alone, a directory that lacks a blob, a Go module whose licence is not known, and another kernel source
+// than that of the lock.
+func (r Release) Make(dir string) ([]string, error) {
+	l, err := lock.Read(bytes.NewReader(r.Lock))
+	if err != nil {
+		return nil, err
+	}
+	if err := CheckVersion(r.Version); err != nil {
+		return nil, err
+	}
+	if err := r.checkRecords(); err != nil {
+		return nil, err
+	}
+	blobs, err := readBlobs(r.Blobs)
+	if err != nil {
+		return nil, err
+	}
+	archive, err := pack(blobs)
+	if err != nil {
+		return nil, err
+	}
+	papers, err := r.papers(l, blobs, archive)
+	if err != nil {
+		return nil, err
+	}
+	files := append([]file{{archiveName(r.Version), archive}}, papers...)
+	for _, s := range sums {
+		files = append(files, file{s.name, sumsOf(files[:3], s.digest)})
+	}
+	if r.Key != nil {
+		envelope, err := Sign(files[2].data, r.Key)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file{envelopeName(r.Version), envelope})
+	}
+	return writeAll(dir, files, func(work string) (names []string, err error) {
+		if r.KernelSource == "" {
+			return nil, nil
+		}
+		name := path.Base(l.Kernel.Path)
+		return []string{name}, copySource(r.KernelSource, filepath.Join(work, name), l.Kernel)
+	})
+}
+
+// papers are the bill of materials and the provenance of blobs, which are in the order of [Blobs], and of the archive that they were packed into.
+func (r Release) papers(l *lock.Lock, blobs []file, archive []byte) ([]file, error) {
+	modules, err := r.modules()
+	if err != nil {
+		return nil, err
+	}
+	bill, err := r.bill(l, blobs, modules)
+	if err != nil {
+		return nil, err
+	}
+	statement, err := r.statement(l, blobs, modules, archive, bill)
+	return []file{{billName(r.Version), bill}, {provenanceName(r.Version), statement}}, err
+}
+
+// CheckSource checks that the source in dir is the one that this neb was built from, as far as neb itself brings parts of it: lock, fragments and
+// patches. A release names the source's commit.
+func CheckSource(dir string, lockData []byte) error {
+	var wrong []error
+	for _, f := range append([]file{{lockName, lockData}}, ownInputs()...) {
+		path := filepath.Join(dir, filepath.FromSlash(f.name))
+		data, err := os.ReadFile(path)
+		switch {
+		case err != nil:
+			wrong = append(wrong, err)
+		case !bytes.Equal(data, f.data):
+			wrong = append(wrong, fmt.Errorf("%s: is another than the one that is built into this neb: run the neb of this source (go run ./cmd/neb)", path))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// checkRecords checks that there is a record of every component, and that it may be released.
+func (r Release) checkRecords() error {
+	for _, arch := range Architectures() {
+		for _, name := range component.Names {
+			i := slices.IndexFunc(r.Records, func(rec component.Record) bool { return rec.Component == name && rec.Arch == arch })
+			if i < 0 {
+				return fmt.Errorf("%s %s: there is no record of how it was built", name, arch)
+			}
+			if mode := r.Records[i].Isolation; !slices.Contains(isolations, mode) {
+				return fmt.Errorf("%s %s: built in isolation %q, a release needs %q or %q: build on a machine that allows namespaces, with an empty store",
+					name, arch, mode, isolations[0], isolations[1])
+			}
+		}
+	}
+	return nil
+}
+
+// saysPCR1 is what a section of the changelog has to say, as a line: "PCR1: changed: ", "PCR1: unchanged: " or "PCR1: new: ", and why.
+var saysPCR1 = regexp.MustCompile(`(?m)^PCR1: (changed|unchanged|new): \S`)
+
+// CheckChangelog checks that the changelog has a section about the version ("## 1.2.0", perhaps with a date) which says
+// whether PCR1 changed, and why: everybody who pins it has to know.
+func CheckChangelog(text, version string) error {
+	_, after, found := strings.Cut("\n"+text, "\n## "+version)
+	if !found || after != "" && !strings.ContainsAny(after[:1], " \n") {
+		return fmt.Errorf("CHANGELOG.md: has no section \"## %s\"", version)
+	}
+	section, _, _ := strings.Cut(after, "\n## ")
+	if !saysPCR1.MatchString(section) {
+		return fmt.Errorf("CHANGELOG.md: the section about %s does not say whether PCR1 changed, and why: expected a line \"PCR1: changed: …\", \"PCR1: unchanged: …\" or \"PCR1: new: …\"", version)
+	}
+	return nil
+}
+
+// file is one file of a release, whole: all of them together are some tens of megabytes.
+type file struct {
+	name string
+	data []byte
+}
+
+// writeAll writes the files, and what more writes, into dir, which gets its name only when all of them are there.
+func writeAll(dir string, files []file, more func(work string) (names []string, err error)) ([]string, error) {
+	dir = filepath.Clean(dir) // with a slash at its end it would be its own parent
+	if _, err := os.Lstat(dir); err == nil {
+		return nil, fmt.Errorf("%s: is there already; remove it or give another --output", dir)
+	}
+	parent := filepath.Dir(dir)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return nil, err
+	}
+	work, err := os.MkdirTemp(parent, ".release-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	var names []string
+	for _, f := range files {
+		if err := writeFile(filepath.Join(work, f.name), f.data); err != nil {
+			return nil, err
+		}
+		names = append(names, f.name)
+	}
+	others, err := more(work)
+	if err != nil {
+		return nil, err
+	}
+	names = append(names, others...)
+	if err := os.Chmod(work, 0o755); err != nil {
+		return nil, err
+	}
+	return names, os.Rename(work, dir)
+}
+
+func writeFile(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// copySource copies a file that has to be the locked one.
+func copySource(from, to string, locked lock.File) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	digest := sha256.New()
+	_, err = io.Copy(io.MultiWriter(out, digest), in)
+	if err := errors.Join(err, out.Sync(), out.Close()); err != nil {
+		return err
+	}
+	if found := hex.EncodeToString(digest.Sum(nil)); found != locked.SHA256 {
+		return fmt.Errorf("%s: SHA-256 is %s, neb.lock says %s of %s", from, found, locked.SHA256, locked.Path)
+	}
+	return nil
+}
+
+// readBlobs reads the blobs of a build from dir, in the order of [Blobs].
+func readBlobs(dir string) ([]file, error) {
+	var files []file
+	for _, b := range Blobs() {
+		data, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(b.Path())))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%s: lacks %s: run 'neb build --arch x86_64,aarch64' first", dir, b.Path())
+		}
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file{b.Path(), data})
+	}
+	return files, nil
+}
+
+// sumsOf is a checksum file as sha256sum writes it, sorted as given.
+func sumsOf(files []file, digest func([]byte) []byte) []byte {
+	var b strings.Builder
+	for _, f := range files {
+		fmt.Fprintf(&b, "%x  %s\n", digest(f.data), f.name)
+	}
+	return []byte(b.String())
+}
+
+func digestOf(data []byte) map[string]string {
+	d := map[string]string{}
+	for _, s := range sums {
+		d[s.algorithm] = hex.EncodeToString(s.digest(data))
+	}
+	return d
+}
+
+// SnapshotURL is where the archive of Debian snapshots holds a file of the lock; "" for one that it does not.
+func SnapshotURL(f lock.File) string {
+	if f.Snapshot.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("%s/%s/%s/%s", fetch.Snapshots, f.Archive, f.Snapshot.UTC().Format("20060102T150405Z"), f.Path)
+}
+
+// inputs are the files of the lock that go into a release built on the host.
+func inputs(l *lock.Lock, host string) ([]lock.File, error) {
+	packages, err := l.Files(host, lock.Base, lock.GCCx86_64, lock.GCCaarch64)
+	if err != nil {
+		return nil, err
+	}
+	return append([]lock.File{l.Kernel, l.Go.Hosts[host]}, packages...), nil
+}
+
+// ownInputs are the files of the source tree that go into a kernel, with their contents.
+func ownInputs() []file {
+	var files []file
+	seen := map[string]bool{}
+	for _, arch := range Architectures() {
+		for _, f := range kernel.Fragments(arch) {
+			if !seen[f.Name] {
+				seen[f.Name] = true
+				files = append(files, file{"kernel/fragments/" + f.Name, []byte(f.Text)})
+			}
+		}
+	}
+	for _, p := range kernel.Patches() {
+		files = append(files, file{"kernel/patches/" + p.Name, []byte(p.Text)})
+	}
+	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.name, b.name) })
+	return files
+}
+
+// indented is v as JSON for people, with a line break at the end.
+func indented(v any) ([]byte, error) {
+	var b strings.Builder
+	if err := encode(&b, v); err != nil {
+		return nil, err
+	}
+	return []byte(b.String()), nil
+}
+
+func encode(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

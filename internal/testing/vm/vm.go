@@ -1,0 +1,255 @@
+// Package vm gives tests what they need to boot enclaves: blobs, an emulator, and a machine whose console they can read.
+//
+// NEB_BLOBS and NEB_QEMU name blobs and an emulator that are there already. Without them both come from the store, built
+// if need be: minutes for the emulator and for each kernel, once.
+package vm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb"
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/output"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
+)
+
+// Patience is how long a test waits for a machine that should have answered: much more than it takes on two busy processors
+// without KVM.
+const Patience = 2 * time.Minute
+
+// built is a thing that is built once in a test binary.
+type built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func (b *built) get(t testing.TB, what string, build func() (string, error)) string {
+	t.Helper()
+	b.once.Do(func() { b.dir, b.err = build() })
+	if b.err != nil {
+		t.Fatalf("%s: %v", what, b.err)
+	}
+	return b.dir
+}
+
+var (
+	emulator built
+	blobs    = map[string]*built{eif.X86_64: {}, eif.AArch64: {}}
+)
+
+// builder is one for all tests: what it gave stays in the store as long as it is there.
+var builder = sync.OnceValues(func() (*component.Builder, error) {
+	locked, err := lock.Read(bytes.NewReader(neb.LockFile))
+	if err != nil {
+		return nil, err
+	}
+	s, err := store.Open("")
+	return &component.Builder{Store: s, Lock: locked}, err
+})
+
+// Emulator is the directory of an emulator, as [machine.Config] wants it.
+func Emulator(t testing.TB) string {
+	t.Helper()
+	if dir := os.Getenv("NEB_QEMU"); dir != "" {
+		return dir
+	}
+	return emulator.get(t, "emulator", func() (string, error) {
+		b, err := builder()
+		if err != nil {
+			return "", err
+		}
+		return b.Emulator(context.Background())
+	})
+}
+
+// Blobs is a directory with what neb build makes for arch: kernel, cmdline, nsm.ko, init, linuxkit.
+func Blobs(t testing.TB, arch string) string {
+	t.Helper()
+	if dir := os.Getenv("NEB_BLOBS"); dir != "" {
+		return filepath.Join(dir, arch)
+	}
+	return blobs[arch].get(t, "blobs for "+arch, func() (string, error) {
+		b, err := builder()
+		if err != nil {
+			return "", err
+		}
+		outputs, err := b.Build(context.Background(), arch, component.Names...)
+		if err != nil {
+			return "", err
+		}
+		dir, err := b.Store.Work(context.Background()) // goes with the store: there is no end of all tests to remove it at
+		if err != nil {
+			return "", err
+		}
+		dir = filepath.Join(dir, "result")
+		return filepath.Join(dir, arch), output.Write(dir, []output.Set{{Arch: arch, Outputs: outputs}})
+	})
+}
+
+// goarch are Go's names of architectures.
+var goarch = map[string]string{eif.X86_64: "amd64", eif.AArch64: "arm64"}
+
+// Program compiles the Go program of a package for arch, static, and returns its path.
+func Program(t testing.TB, arch, pkg string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "program")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+goarch[arch])
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
+	}
+	return path
+}
+
+// Image is [WriteImage] with the blobs of [Blobs], and returns the file's path.
+func Image(t testing.TB, arch string, files map[string][]byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "test.eif")
+	if err := WriteImage(path, Blobs(t, arch), arch, files); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// WriteImage writes an EIF whose kernel and command line are those in the directory blobs, and whose only ramdisk has an empty /dev and
+// the given files, by their names without a leading slash, all of them executable.
+func WriteImage(path, blobs, arch string, files map[string][]byte) error {
+	kernel, err := os.ReadFile(filepath.Join(blobs, map[string]string{eif.X86_64: "bzImage", eif.AArch64: "Image"}[arch]))
+	if err != nil {
+		return err
+	}
+	cmdline, err := os.ReadFile(filepath.Join(blobs, "cmdline"))
+	if err != nil {
+		return err
+	}
+	var ramdisk bytes.Buffer
+	c := initramfs.NewWriter(&ramdisk)
+	err = c.WriteHeader(&initramfs.Header{Name: "dev", Mode: initramfs.TypeDir | 0o755})
+	for name, b := range files {
+		err = errors.Join(err, c.WriteHeader(&initramfs.Header{Name: name, Mode: initramfs.TypeFile | 0o755, Size: int64(len(b))}))
+		_, e := c.Write(b)
+		err = errors.Join(err, e)
+	}
+	if err := errors.Join(err, c.Close()); err != nil {
+		return err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w, err := eif.NewWriter(f, arch)
+	if err != nil {
+		return err
+	}
+	for _, s := range []struct {
+		kind    eif.SectionType
+		content []byte
+	}{
+		{eif.Kernel, kernel},
+		{eif.Cmdline, bytes.TrimRight(cmdline, "\n")},
+		{eif.Meta, []byte("{}")},
+		{eif.Ramdisk, ramdisk.Bytes()},
+	} {
+		if err := w.Next(s.kind); err != nil {
+			return err
+		}
+		if _, err := w.Write(s.content); err != nil {
+			return err
+		}
+	}
+	return errors.Join(w.Close(), f.Close())
+}
+
+// A VM is a machine whose console is kept.
+type VM struct {
+	*machine.Machine
+	t       testing.TB
+	mu      sync.Mutex
+	console bytes.Buffer
+}
+
+// Write takes the console.
+func (v *VM) Write(p []byte) (int, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.console.Write(p)
+}
+
+// Console is what the enclave has written so far.
+func (v *VM) Console() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.console.String()
+}
+
+// Start boots cfg with [Emulator]. The machine is stopped at the end of the test, and its console shown if the test failed.
+func Start(t testing.TB, cfg machine.Config) *VM {
+	t.Helper()
+	v := &VM{t: t}
+	cfg.Emulator, cfg.Console = Emulator(t), v
+	m, err := machine.Start(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Machine = m
+	t.Cleanup(func() {
+		m.Stop()
+		if t.Failed() {
+			t.Logf("console:\n%s", v.Console())
+		}
+	})
+	return v
+}
+
+// WaitBeat waits for the enclave's heartbeat.
+func (v *VM) WaitBeat() {
+	v.t.Helper()
+	select {
+	case <-v.Beat():
+	case <-v.Done():
+		v.t.Fatalf("the enclave ended before its heartbeat: %v", v.Wait())
+	case <-time.After(Patience):
+		v.t.Fatal("no heartbeat")
+	}
+}
+
+// WaitEnd waits for the end of the enclave.
+func (v *VM) WaitEnd() {
+	v.t.Helper()
+	select {
+	case <-v.Done():
+		if err := v.Wait(); err != nil {
+			v.t.Fatal(err)
+		}
+	case <-time.After(Patience):
+		v.t.Fatal("the enclave does not end")
+	}
+}
+
+// Says waits until the console matches pattern, and returns its first group, or all that matched.
+func (v *VM) Says(pattern string) string {
+	v.t.Helper()
+	re := regexp.MustCompile("(?m)" + pattern)
+	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if m := re.FindStringSubmatch(v.Console()); m != nil {
+			return m[len(m)-1]
+		}
+	}
+	v.t.Fatalf("nothing like %q on the console", pattern)
+	return ""
+}
