@@ -21,7 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
 // streams is where a command writes. Every command gets the same one, and nothing else prints.
@@ -202,7 +202,7 @@ func refuseEmpty(cmd *cobra.Command) {
 
 // readSmall reads a file that is held in memory: a key, a certificate, a patch, kernel options.
 func readSmall(path string) ([]byte, error) {
-	return pack.ReadAtMost(path, 256<<20) // a patch from one kernel version to the next has some dozens of megabytes
+	return stream.ReadFile(path, 256<<20) // a patch from one kernel version to the next has some dozens of megabytes
 }
 
 // choices are what the shell offers as values of a flag.

@@ -328,7 +328,7 @@ func TestEIFMistakes(t *testing.T) {
 		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/x.eif", 1, "are not in it, and --offline forbids fetching", ""}, // all else being right
 		{"eif build --rootfs @/empty.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/x.eif", 1, "@/empty.tar: expected a tar archive, found nothing", ""},
 		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o /dev/stdout", 1, "/dev/stdout is an open file", ""},
-		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/huge --private-key @/key.pem -o @/x.eif", 1, "@/huge: has more than 1048576 bytes", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/huge --private-key @/key.pem -o @/x.eif", 1, "@/huge: file is larger than 1048576 bytes", ""},
 		{"attest verify " + document + " --public-key @@/key.pem", 1, "--public-key: @/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
 		{"attest verify " + document + " --root @/key.pem", 1, "@/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
 		{"run " + a + " --plot " + a, 2, "would replace " + a, "a.eif"},

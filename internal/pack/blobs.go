@@ -11,6 +11,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
 // Blobs are the files under the application, by their paths.
@@ -108,7 +109,7 @@ func (b Blobs) open(arch string) (_ *openBlobs, err error) {
 		}
 	}
 	if b.Cmdline != "" {
-		text, err := ReadAtMost(b.Cmdline, mostSmall)
+		text, err := stream.ReadFile(b.Cmdline, mostSmall)
 		if err != nil {
 			return nil, fmt.Errorf("the kernel's command line: %w", err)
 		}

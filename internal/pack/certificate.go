@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
 // LoadCertificate reads the PEM text of a signing certificate from a file, and checks that there is a certificate in it.
 func LoadCertificate(path string) ([]byte, error) {
-	text, err := ReadAtMost(path, mostSmall)
+	text, err := stream.ReadFile(path, mostSmall)
 	if err != nil {
 		return nil, fmt.Errorf("the signing certificate: %w", err)
 	}

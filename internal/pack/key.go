@@ -7,11 +7,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
 // ParseKey reads a private key from PEM text: PKCS #8 or the older form of EC keys. Other text and blocks such as
@@ -67,23 +66,9 @@ func (s *Signer) check() error {
 // mostSmall is how many bytes a key, a certificate or a command line may have.
 const mostSmall = 1 << 20
 
-// ReadAtMost reads a file into memory. One of more bytes than that is an error, and not read to its end.
-func ReadAtMost(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(text)) > most {
-		err = fmt.Errorf("%s: has more than %d bytes", path, most)
-	}
-	return text, err
-}
-
 // LoadSigner reads a private key and a certificate from PEM files.
 func LoadSigner(keyFile, certificateFile string) (*Signer, error) {
-	text, err := ReadAtMost(keyFile, mostSmall)
+	text, err := stream.ReadFile(keyFile, mostSmall)
 	if err != nil {
 		return nil, fmt.Errorf("the private key: %w", err)
 	}
