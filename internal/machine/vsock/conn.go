@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vhost"
 )
 
 // Addr is an address of vsock: the enclave's or the parent's CID and a port.
@@ -50,7 +52,7 @@ type Conn struct {
 
 	writing sync.Mutex // one Write at a time
 
-	// The rest is guarded by d.mu; changed is told about every change of it.
+	// The rest is guarded by the device's lock; changed is signalled at every change of it.
 	changed sync.Cond
 	state   state
 	err     error // why the connection died, where it was not in peace
@@ -59,8 +61,8 @@ type Conn struct {
 	say     uint8
 	queued  bool // in d.ready
 
-	// From the enclave to us. granted is the buffer that the enclave was told about, received and taken count bytes ever,
-	// told and window are the values of taken and granted that the enclave knows.
+	// From the enclave to us. granted is the buffer that the enclave was told about, received and taken count
+	// bytes ever, told and window are the values of taken and granted that the enclave knows.
 	in                       []chunk
 	granted, window          uint32
 	received, taken, told    uint32
@@ -69,7 +71,8 @@ type Conn struct {
 	readDeadline, writeLimit deadline
 	ending                   *time.Timer // resets a connection that we closed and the enclave did not; nil before
 
-	// From us to the enclave: what a Write waits to get rid of, bytes sent ever, and the enclave's last word about its buffer.
+	// From us to the enclave: what a Write waits to get rid of, bytes sent ever, and the enclave's last word
+	// about its buffer.
 	out               []byte
 	sent              uint32
 	peerBuf, peerDone uint32
@@ -81,7 +84,8 @@ type chunk struct {
 	off  int
 }
 
-// Chunks come in powers of two from 4 KiB to 64 KiB, and are used again: a connection that was read empty holds none.
+// Chunks come in powers of two from 4 KiB to 64 KiB, and are used again: a connection that was read empty
+// holds none.
 const (
 	minChunk = 12
 	maxChunk = 16
@@ -118,16 +122,16 @@ func (t *deadline) set(c *Conn, at time.Time) {
 	t.at = at
 	if !at.IsZero() {
 		t.timer = time.AfterFunc(time.Until(at), func() {
-			c.d.mu.Lock()
+			c.d.vhost.Lock()
 			c.changed.Broadcast()
-			c.d.mu.Unlock()
+			c.d.vhost.Unlock()
 		})
 	}
 }
 
 func (d *Device) newConn(k key) *Conn {
 	c := &Conn{d: d, key: k}
-	c.changed.L = &d.mu
+	c.changed.L = d.vhost
 	c.ctx, c.end = context.WithCancel(d.ctx)
 	c.granted = d.grant(0)
 	d.conns[k] = c
@@ -140,15 +144,15 @@ func (c *Conn) LocalAddr() net.Addr { return Addr{c.key.cid, c.key.port} }
 // RemoteAddr returns the enclave's address.
 func (c *Conn) RemoteAddr() net.Addr { return Addr{c.d.cfg.CID, c.key.peer} }
 
-// Context ends when the connection is gone for the enclave: closed by it, reset, or the enclave itself reset. What was received before
-// can still be read.
+// Context ends when the connection is gone for the enclave: closed by it, reset, or the enclave itself reset.
+// What was received before can still be read.
 func (c *Conn) Context() context.Context { return c.ctx }
 
-// Accept tells the enclave that its connection is taken. A [Handler] calls it before it reads or writes; one that returns
-// without it refuses the connection, and the enclave's connect fails with ECONNRESET.
+// Accept tells the enclave that its connection is taken. A [Handler] calls it before it reads or writes; one
+// that returns without it refuses the connection, and the enclave's connect fails with ECONNRESET.
 func (c *Conn) Accept() error {
-	c.d.mu.Lock()
-	defer c.d.mu.Unlock()
+	c.d.vhost.Lock()
+	defer c.d.vhost.Unlock()
 	if c.state == dead || c.closed {
 		return c.failure("accept")
 	}
@@ -168,11 +172,11 @@ func (c *Conn) failure(op string) error {
 	return &net.OpError{Op: op, Net: "vsock", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 }
 
-// Read reads what the enclave sent. It returns [io.EOF] when the enclave has shut its side down, and ECONNRESET behind what was received
-// when the connection was reset.
+// Read reads what the enclave sent. It returns [io.EOF] when the enclave has shut its side down, and
+// ECONNRESET behind what was received when the connection was reset.
 func (c *Conn) Read(p []byte) (int, error) {
-	c.d.mu.Lock()
-	defer c.d.mu.Unlock()
+	c.d.vhost.Lock()
+	defer c.d.vhost.Unlock()
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -194,10 +198,11 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo writes what the enclave sends to w, until the enclave shuts its side down. Nothing is held while it waits.
+// WriteTo writes what the enclave sends to w, until the enclave shuts its side down. Nothing is held while it
+// waits.
 func (c *Conn) WriteTo(w io.Writer) (total int64, err error) {
-	c.d.mu.Lock()
-	defer c.d.mu.Unlock()
+	c.d.vhost.Lock()
+	defer c.d.vhost.Unlock()
 	for {
 		if err := c.waitReadable(); err == io.EOF {
 			return total, nil
@@ -206,12 +211,13 @@ func (c *Conn) WriteTo(w io.Writer) (total int64, err error) {
 		}
 		first := c.in[0]
 		c.in = c.in[1:]
-		c.d.mu.Unlock()
+		c.d.vhost.Unlock()
 		n, err := w.Write(first.data[first.off:])
-		c.d.mu.Lock()
+		c.d.vhost.Lock()
 		freeChunk(first.data)
 		total += int64(n)
-		// What w did not take is lost, and so is the connection for its caller: the enclave's credit does not matter any more.
+		// What w did not take is lost, and so is the connection for its caller: the enclave's credit does not
+		// matter any more.
 		c.took(n)
 		if err != nil {
 			return total, err
@@ -248,19 +254,21 @@ func (c *Conn) took(n int) {
 		return
 	}
 	c.granted += c.d.grant(c.granted)
-	// A quarter of the buffer is a compromise between packets that carry nothing else and an enclave that stands still. It is
-	// the buffer that the enclave knows of: what was granted since may be so much more that it never gets there.
+	// A quarter of the buffer is a compromise between packets that carry nothing else and an enclave that
+	// stands still. It is the buffer that the enclave knows of: what was granted since may be so much more
+	// that it never gets there.
 	if c.taken-c.told >= c.window/4 {
 		c.tell(sayCredit)
 	}
 }
 
-// Write sends p to the enclave, as fast as the enclave's buffers allow. It keeps p until it returns and copies nothing aside.
+// Write sends p to the enclave, as fast as the enclave's buffers allow. It keeps p until it returns and
+// copies nothing aside.
 func (c *Conn) Write(p []byte) (int, error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	c.d.mu.Lock()
-	defer c.d.mu.Unlock()
+	c.d.vhost.Lock()
+	defer c.d.vhost.Unlock()
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -283,7 +291,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 }
 
-// ReadFrom sends what it reads from r until r ends. Where r is a socket or pipe of the host it holds no memory while r is silent.
+// ReadFrom sends what it reads from r until r ends. Where r is a socket or pipe of the host it holds no
+// memory while r is silent.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	raw, err := rawConn(r)
 	if err != nil {
@@ -291,7 +300,8 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	}
 	var total int64
 	for {
-		// A read is as large as the enclave can take, so that a chunk waits for descriptors only, and for those in turn.
+		// A read is as large as the enclave can take, so that a chunk waits for descriptors only, and for
+		// those in turn.
 		room, err := c.waitCredit()
 		if err != nil {
 			return total, err
@@ -347,8 +357,8 @@ func rawConn(r io.Reader) (syscall.RawConn, error) {
 
 // waitCredit waits until the enclave has room for data and returns how much.
 func (c *Conn) waitCredit() (int, error) {
-	c.d.mu.Lock()
-	defer c.d.mu.Unlock()
+	c.d.vhost.Lock()
+	defer c.d.vhost.Unlock()
 	for {
 		switch {
 		case c.closed, c.state == dead:
@@ -365,15 +375,16 @@ func (c *Conn) waitCredit() (int, error) {
 	}
 }
 
-// credit is how many bytes the enclave has room for. Its numbers are its own affair: nonsense stops its own connection.
+// credit is how many bytes the enclave has room for. Its numbers are its own affair: nonsense stops its own
+// connection.
 func (c *Conn) credit() int {
 	return max(0, int(int64(c.peerBuf)-int64(c.sent-c.peerDone)))
 }
 
 // CloseWrite tells the enclave that nothing more will be sent. Reading goes on.
 func (c *Conn) CloseWrite() error {
-	c.d.mu.Lock()
-	defer c.d.mu.Unlock()
+	c.d.vhost.Lock()
+	defer c.d.vhost.Unlock()
 	if c.closed || c.state != open {
 		return c.failure("close")
 	}
@@ -383,8 +394,8 @@ func (c *Conn) CloseWrite() error {
 
 // CloseRead tells the enclave that nothing more will be read. Writing goes on.
 func (c *Conn) CloseRead() error {
-	c.d.mu.Lock()
-	defer c.d.mu.Unlock()
+	c.d.vhost.Lock()
+	defer c.d.vhost.Unlock()
 	if c.closed || c.state != open {
 		return c.failure("close")
 	}
@@ -409,19 +420,21 @@ func (c *Conn) shut(how uint8) {
 	}
 }
 
-// closeTimeout is how long the enclave has to confirm a shutdown with a reset, as Linux gives its peers (VSOCK_CLOSE_TIMEOUT).
+// closeTimeout is how long the enclave has to confirm a shutdown with a reset, as Linux gives its peers
+// (VSOCK_CLOSE_TIMEOUT).
 const closeTimeout = 8 * time.Second
 
-// Close ends the connection in both directions. What was received and not read is thrown away, what Write has returned for
-// reaches the enclave.
+// Close ends the connection in both directions. What was received and not read is thrown away, what Write has
+// returned for reaches the enclave.
 func (c *Conn) Close() error { return c.finish(false) }
 
-// Abort ends the connection as Close does, but with a reset, which tells the enclave that what it got, or what it sent, is not whole.
+// Abort ends the connection as Close does, but with a reset, which tells the enclave that what it got, or
+// what it sent, is not whole.
 func (c *Conn) Abort() error { return c.finish(true) }
 
 func (c *Conn) finish(abort bool) error {
-	c.d.mu.Lock()
-	defer c.d.mu.Unlock()
+	c.d.vhost.Lock()
+	defer c.d.vhost.Unlock()
 	if c.closed {
 		return c.failure("close")
 	}
@@ -437,10 +450,11 @@ func (c *Conn) finish(abort bool) error {
 		c.reset(nil)
 	default:
 		c.shut(shutdownBoth)
-		// The enclave answers with a reset as soon as its application has closed too. One that never does must not keep a place.
+		// The enclave answers with a reset as soon as its application has closed too. One that never does
+		// must not keep a place.
 		c.ending = time.AfterFunc(c.d.closing, func() {
-			c.d.mu.Lock()
-			defer c.d.mu.Unlock()
+			c.d.vhost.Lock()
+			defer c.d.vhost.Unlock()
 			if c.state != dead {
 				c.reset(nil)
 			}
@@ -458,7 +472,8 @@ func (c *Conn) reset(err error) {
 	}
 }
 
-// die makes the device forget the connection, and all that it had to say: the enclave could make and end connections without taking anything.
+// die makes the device forget the connection, and all that it had to say: the enclave could make and end
+// connections without taking anything.
 func (c *Conn) die(err error) {
 	if c.state == dead {
 		return
@@ -502,8 +517,8 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.setDeadline(&c.read
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setDeadline(&c.writeLimit, t) }
 
 func (c *Conn) setDeadline(which *deadline, t time.Time) error {
-	c.d.mu.Lock()
-	defer c.d.mu.Unlock()
+	c.d.vhost.Lock()
+	defer c.d.vhost.Unlock()
 	if c.closed {
 		return net.ErrClosed
 	}
@@ -522,8 +537,8 @@ func (c *Conn) tell(what uint8) {
 	c.d.pump()
 }
 
-// emit fills h with the next packet for the enclave and returns its payload, at most room bytes; false where there is nothing to
-// say now.
+// emit fills h with the next packet for the enclave and returns its payload, at most room bytes; false where
+// there is nothing to say now.
 func (c *Conn) emit(h *header, room int) (payload []byte, ok bool) {
 	*h = header{
 		srcCID: uint64(c.key.cid), dstCID: uint64(c.d.cfg.CID), srcPort: c.key.port, dstPort: c.key.peer,
@@ -566,9 +581,9 @@ func (c *Conn) hasMore() bool {
 	return c.say != 0 || len(c.out) > 0 && c.state == open && c.credit() > 0
 }
 
-// receive handles a packet that the enclave sent for this connection; parts hold at least h.len bytes of payload where it carries data.
-// It returns false where the packet breaks the rules and the connection has to be reset.
-func (c *Conn) receive(h *header, parts [][]byte) bool {
+// receive handles a packet that the enclave sent for this connection; b holds at least h.len bytes if it
+// carries data. It returns false where the packet breaks the rules and the connection has to be reset.
+func (c *Conn) receive(h *header, b *vhost.Buffer) bool {
 	c.peerBuf, c.peerDone = h.bufAlloc, h.fwdCnt
 	switch h.op {
 	case opRequest:
@@ -598,14 +613,15 @@ func (c *Conn) receive(h *header, parts [][]byte) bool {
 			return false
 		}
 		c.received += h.len
-		c.fill(int(h.len), parts)
+		c.fill(int(h.len), b)
 	case opShutdown:
 		if c.state != open {
 			return false
 		}
 		c.shutByPeer |= uint8(h.flags & shutdownBoth)
 		if c.shutByPeer == shutdownBoth {
-			// Both sides of the enclave's application are done: a reset confirms it. What was received stays with us.
+			// Both sides of the enclave's application are done: a reset confirms it. What was received stays
+			// with us.
 			c.reset(syscall.EPIPE)
 			return true
 		}
@@ -625,10 +641,10 @@ func (c *Conn) receive(h *header, parts [][]byte) bool {
 // dialled says whether the connection was opened from our side.
 func (c *Conn) dialled() bool { return c.key.port >= FirstPort }
 
-// fill keeps n bytes of parts, behind what is there already.
-func (c *Conn) fill(n int, parts [][]byte) {
-	for i := 0; n > 0; i++ {
-		part := parts[i][:min(n, len(parts[i]))]
+// fill appends n bytes of b to what was received.
+func (c *Conn) fill(n int, b *vhost.Buffer) {
+	for n > 0 {
+		part := b.Next(n)
 		n -= len(part)
 		if last := len(c.in) - 1; last >= 0 {
 			m := min(cap(c.in[last].data)-len(c.in[last].data), len(part))

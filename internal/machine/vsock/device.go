@@ -2,14 +2,16 @@ package vsock
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vhost"
 )
 
 // CIDs with a meaning of their own.
@@ -18,8 +20,8 @@ const (
 	ParentCID = 3 // the parent instance, as an enclave sees it
 )
 
-// A Handler serves one connection that the enclave opened. It calls [Conn.Accept], or returns to refuse. The connection is closed when it
-// returns. ctx ends when the device is closed and [Config].Grace is over.
+// A Handler serves one connection that the enclave opened. It calls [Conn.Accept], or returns to refuse. The
+// connection is closed when it returns. ctx ends when the device is closed and [Config].Grace is over.
 type Handler func(ctx context.Context, c *Conn)
 
 // Config is what a device is to be. The zero value of each field has a meaning.
@@ -30,20 +32,23 @@ type Config struct {
 	AllowHostCID bool
 	// Handlers serve the parent's ports. A connection to a port without one is refused.
 	Handlers map[uint32]Handler
-	// MaxConns is how many connections of the enclave may be there at once, 0 means 2048. Further ones are refused. A connection counts
-	// until its handler has returned and the enclave has confirmed its end.
+	// MaxConns is how many connections of the enclave may be there at once, 0 means 2048. Further ones are
+	// refused. A connection counts until its handler has returned and the enclave has confirmed its end.
 	MaxConns int
-	// Grace is how long handlers may go on after the device is closed. Their connections are reset then, but what was received can be read.
+	// Grace is how long handlers may go on after the device is closed. Their connections are reset then, but
+	// what was received can be read.
 	Grace time.Duration
-	// PushBack makes the device stop taking the enclave's packets while its own wait for the enclave to take them, as
-	// the parent's Linux driver does. It serves to provoke the deadlock of two drivers that both do so.
+	// PushBack makes the device stop taking the enclave's packets while its own wait for the enclave to take
+	// them, as the parent's Linux driver does. It serves to provoke the deadlock of two drivers that both do
+	// so.
 	PushBack bool
-	// Report is told what happens, from several goroutines, with the device locked: it must return at once and not call
-	// the device. It may be nil.
+	// Report is told what happens, from several goroutines, with the device locked: it must return at once
+	// and not call the device. It may be nil.
 	Report func(Event)
 }
 
-// An Event is something that happened to a device. Kinds that the enclave can cause at will are reported once for each address.
+// An Event is something that happened to a device. Kinds that the enclave can cause at will are reported once
+// for each address.
 type Event struct {
 	Kind EventKind
 	Addr Addr  // for Refused and WrongCID: where the enclave wanted to go
@@ -64,37 +69,36 @@ const (
 )
 
 const (
-	// budget is how much the enclave may have sent that nobody has read yet, over all connections, in bytes, besides the minimum of
-	// each connection.
+	// budget is how much the enclave may have sent that nobody has read yet, over all connections, in bytes,
+	// besides the minimum of each connection.
 	budget    = 16 << 20
 	minWindow = 4 << 10
 	maxWindow = 256 << 10
 	// maxChunks is how many buffers of ReadFrom may wait for the enclave at once.
 	maxChunks = 64
-	// maxResets is how many resets may wait for the enclave before the device stops to take its packets. Those of the connections that
-	// there are then may still join them.
+	// maxResets is how many resets may wait for the enclave before the device stops to take its packets.
+	// Those of the connections that there are then may still join them.
 	maxResets = 256
 	// batch is how many packets are taken before others may have the lock.
 	batch = 32
 	// maxReported bounds the memory of what was reported.
 	maxReported = 64
-	// FirstPort is where the ports of our own connections start: none of these is a port of the parent that a [Handler] serves.
+	// FirstPort is where the ports of our own connections start: none of these is a port of the parent that a
+	// [Handler] serves.
 	FirstPort = 1 << 31
 )
 
 const (
 	queueRX = iota // to the enclave
 	queueTX        // from the enclave
-	queueEvents
 	queues
 )
 
-var queueNames = [queues]string{"receive", "transmit", "event"}
-
-// A Device is one vhost-user vsock device. It serves one QEMU at a time.
+// A Device is one vhost-user vsock device. It serves one QEMU at a time. The lock of its vhost part guards
+// all state.
 type Device struct {
 	cfg    Config
-	ln     *net.UnixListener
+	vhost  *vhost.Device
 	ctx    context.Context
 	cancel context.CancelFunc // the device is closed
 	grace  context.Context
@@ -102,12 +106,7 @@ type Device struct {
 	work   sync.WaitGroup
 	chunks chan struct{}
 
-	mu       sync.Mutex
-	mem      memory
-	features uint64
-	queue    [queues]queue
-	running  bool // both data queues run
-	broken   bool
+	running  bool
 	closed   bool          // no more work may begin
 	started  chan struct{} // closed while running
 	conns    map[key]*Conn
@@ -115,28 +114,11 @@ type Device struct {
 	resets   []header
 	stalled  bool          // the enclave's packets wait until ours have gone
 	serving  int           // connections of the enclave that count against MaxConns
-	closing  time.Duration // closeTimeout, but in tests
+	closing  time.Duration // closeTimeout, except in tests
 	budget   int
 	nextPort uint32
 	reported map[Event]bool
-	taken    [queues]chain // what take fills; each queue has its own, because a packet taken from one may send others
-}
-
-// A queue is a ring with the descriptors of its front end.
-type queue struct {
-	ring
-	kick      *os.File
-	addresses [3]uint64 // of descriptors, available and used entries, as QEMU sees them
-	placed    bool      // the addresses are known and good
-	enabled   bool
-}
-
-// locate finds the ring in memory.
-func (q *queue) locate(m memory) error {
-	n := uint64(q.size)
-	err := q.place(m.atUser(q.addresses[0], n*descSize), m.atUser(q.addresses[1], uint64(availSize(int(n)))), m.atUser(q.addresses[2], uint64(usedSize(int(n)))))
-	q.placed = err == nil
-	return err
+	taken    [queues]vhost.Buffer // each queue has its own, because a packet taken from one may send others
 }
 
 // fifo is the queue of connections that have something to say.
@@ -168,28 +150,22 @@ func (f *fifo) remove(c *Conn) {
 
 func (f *fifo) len() int { return len(f.items) - f.first }
 
-// Listen makes a device that waits for QEMU on a Unix socket at path, which must not exist. The path may have at most 107 bytes.
+// Listen makes a device that waits for QEMU on a Unix socket at path, which must not exist. The path may have
+// at most 107 bytes.
 func Listen(path string, cfg Config) (*Device, error) {
 	if cfg.CID == 0 {
 		cfg.CID = 16
 	}
 	if cfg.CID <= ParentCID || cfg.CID == 1<<32-1 {
-		return nil, fmt.Errorf("CID %d is not an enclave's: want one from 4 to 4294967294", cfg.CID)
+		return nil, fmt.Errorf("invalid CID %d of an enclave: expected 4 to 4294967294", cfg.CID)
 	}
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = 2048
 	}
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("vsock device: %w", err)
-	}
 	d := newDevice(cfg)
-	d.ln = ln
-	d.work.Add(1)
-	go func() {
-		defer d.work.Done()
-		d.accept()
-	}()
+	if err := d.vhost.Listen(path); err != nil {
+		return nil, fmt.Errorf("vsock: %w", err)
+	}
 	return d, nil
 }
 
@@ -199,18 +175,24 @@ func newDevice(cfg Config) *Device {
 		conns: map[key]*Conn{}, reported: map[Event]bool{},
 		started: make(chan struct{}), chunks: make(chan struct{}, maxChunks),
 	}
+	d.vhost = vhost.New(vhost.Config{
+		Queues:      []string{queueRX: "receive", queueTX: "transmit"},
+		OtherQueues: 1, // events, of which there are none
+		Space:       binary.LittleEndian.AppendUint64(nil, uint64(cfg.CID)),
+		Handler:     (*rings)(d),
+	})
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.grace, d.cut = context.WithCancel(context.Background())
 	return d
 }
 
-// Close ends the device: its socket, all connections, and after [Config].Grace all handlers. It waits for the handlers to return.
+// Close closes the device: its socket, all connections, and after [Config].Grace the context of all handlers.
+// It waits for the handlers to return.
 func (d *Device) Close() error {
-	err := d.ln.Close()
-	d.mu.Lock()
+	d.vhost.Lock()
 	d.closed = true
-	d.stop()
-	d.mu.Unlock()
+	d.vhost.Unlock()
+	err := d.vhost.Close()
 	d.cancel()
 	cut := time.AfterFunc(d.cfg.Grace, d.cut)
 	defer cut.Stop()
@@ -221,11 +203,11 @@ func (d *Device) Close() error {
 // Cut ends [Config.Grace] at once, before Close or during it.
 func (d *Device) Cut() { d.cut() }
 
-// Go runs f as a handler is run, in a goroutine: Close waits for it, and its ctx ends with theirs. It does nothing and returns false when the device
-// is closed.
+// Go runs f as a handler is run, in a goroutine: Close waits for it, and its ctx ends with theirs. It does
+// nothing and returns false when the device is closed.
 func (d *Device) Go(f func(ctx context.Context)) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.vhost.Lock()
+	defer d.vhost.Unlock()
 	if d.closed {
 		return false
 	}
@@ -237,39 +219,17 @@ func (d *Device) Go(f func(ctx context.Context)) bool {
 	return true
 }
 
-// accept serves one front end after the other.
-func (d *Device) accept() {
-	for {
-		conn, err := d.ln.AcceptUnix()
-		if err != nil {
-			return
-		}
-		stop := context.AfterFunc(d.ctx, func() { conn.Close() })
-		f := frontend{d: d, conn: conn}
-		if err := f.serve(); err != nil && d.ctx.Err() == nil {
-			d.mu.Lock()
-			d.report(Event{Kind: Broken, Err: err})
-			d.mu.Unlock()
-		}
-		stop()
-		conn.Close()
-		d.mu.Lock()
-		d.forget()
-		d.mu.Unlock()
-	}
-}
-
-// Dial opens a connection to a port of the enclave. It waits until the enclave's driver is ready and its application answers, and fails with
-// ECONNREFUSED where nobody listens on the port.
+// Dial opens a connection to a port of the enclave. It waits until the enclave's driver is ready and its
+// application answers, and fails with ECONNREFUSED where nobody listens on the port.
 func (d *Device) Dial(ctx context.Context, port uint32) (*Conn, error) {
 	fail := func(err error) (*Conn, error) {
 		return nil, &net.OpError{Op: "dial", Net: "vsock", Addr: Addr{d.cfg.CID, port}, Err: err}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.vhost.Lock()
+	defer d.vhost.Unlock()
 	for !d.running {
 		started := d.started
-		d.mu.Unlock()
+		d.vhost.Unlock()
 		var err error
 		select {
 		case <-started:
@@ -278,7 +238,7 @@ func (d *Device) Dial(ctx context.Context, port uint32) (*Conn, error) {
 		case <-d.ctx.Done():
 			err = net.ErrClosed
 		}
-		d.mu.Lock()
+		d.vhost.Lock()
 		if err != nil {
 			return fail(err)
 		}
@@ -295,9 +255,9 @@ func (d *Device) Dial(ctx context.Context, port uint32) (*Conn, error) {
 	}
 	c := d.newConn(k)
 	stop := context.AfterFunc(ctx, func() {
-		d.mu.Lock()
+		d.vhost.Lock()
 		c.changed.Broadcast()
-		d.mu.Unlock()
+		d.vhost.Unlock()
 	})
 	defer stop()
 	c.tell(sayRequest)
@@ -321,8 +281,8 @@ func (d *Device) Dial(ctx context.Context, port uint32) (*Conn, error) {
 	}
 }
 
-// grant says how much more receive buffer a connection gets that has some, and takes it from the budget. The more
-// connections there are, the less each gets; but never less than minWindow.
+// grant says how much more receive buffer a connection gets that has some, and takes it from the budget. The
+// more connections there are, the less each gets; but never less than minWindow.
 func (d *Device) grant(has uint32) uint32 {
 	want := min(max(d.budget/64, 0), maxWindow) &^ (minWindow - 1)
 	if has == 0 {
@@ -349,149 +309,66 @@ func (d *Device) report(e Event) {
 	d.cfg.Report(e)
 }
 
-// start runs the queues, once both are complete.
-func (d *Device) start() {
-	for i := range d.queue[:queueEvents] {
-		if q := &d.queue[i]; !q.placed || !q.enabled || q.kick == nil {
-			return
-		}
-	}
-	if d.running {
-		return
-	}
-	d.running = true
-	for i := range d.queue[:queueEvents] {
-		q := &d.queue[i]
-		q.eventIdx = d.features&featureEventIdx != 0
-		q.wantKicks(true)
-	}
-	close(d.started)
-	d.report(Event{Kind: Started})
-	d.watch(&d.queue[queueRX], d.pump)
-	d.watch(&d.queue[queueTX], func() {
-		for d.drain() {
-			// Handlers and writers get their turn between two batches.
-			d.mu.Unlock()
-			d.mu.Lock()
-		}
-	})
-	d.queue[queueTX].kick.Write(one[:]) // what came before we looked
+// rings is the device as its queues see it.
+type rings Device
+
+// Start reports that the enclave's driver is ready.
+func (r *rings) Start() {
+	r.running = true
+	close(r.started)
+	(*Device)(r).report(Event{Kind: Started})
 }
 
-// watch calls work, with the lock held, whenever the enclave kicks the queue, until the queue stops.
-func (d *Device) watch(q *queue, work func()) {
-	kick := q.kick
-	d.work.Add(1)
-	go func() {
-		defer d.work.Done()
-		var count [8]byte
-		for {
-			if _, err := kick.Read(count[:]); err != nil {
-				return
-			}
-			d.mu.Lock()
-			if q.kick == kick && d.running {
-				work()
-			}
-			d.mu.Unlock()
-		}
-	}()
+// Kick sends or receives packets.
+func (r *rings) Kick(queue int) (again bool) {
+	if queue == queueTX {
+		return (*Device)(r).drain()
+	}
+	(*Device)(r).pump()
+	return false
 }
 
-// stop ends all connections: the enclave that they led to is no more, or starts over. What it has sent before counts.
-func (d *Device) stop() {
+// Stop ends all connections. What the enclave has sent before counts.
+func (r *rings) Stop() {
+	d := (*Device)(r)
 	d.drainLast()
-	if d.running {
-		d.started = make(chan struct{})
-		d.report(Event{Kind: Stopped})
-	}
-	d.running, d.broken, d.stalled = false, false, false
+	d.running, d.stalled, d.started = false, false, make(chan struct{})
 	d.resets = nil
 	for _, c := range d.conns {
 		c.die(syscall.ECONNRESET)
 	}
-	for i := range d.queue {
-		q := &d.queue[i]
-		if q.kick != nil {
-			q.kick.Close()
-			q.kick = nil
-		}
-	}
+	d.report(Event{Kind: Stopped})
 }
 
-// forget is stop, and gives back what the front end lent.
-func (d *Device) forget() {
-	d.stop()
-	for i := range d.queue {
-		if c := d.queue[i].call; c != nil {
-			c.Close()
-		}
-		d.queue[i] = queue{}
-	}
-	d.mem.unmap()
-	d.mem = nil
-	d.features = 0
-}
+// Broken reports the error.
+func (r *rings) Broken(err error) { (*Device)(r).report(Event{Kind: Broken, Err: err}) }
 
-// fail leaves the rings alone until the enclave resets the device.
-func (d *Device) fail(name string, err error) {
-	if !d.broken {
-		d.broken = true
-		d.report(Event{Kind: Broken, Err: fmt.Errorf("%s queue: %w", name, err)})
-	}
-}
-
-// pump sends what the connections have to say, in turn, as long as the enclave gives buffers.
+// pump sends the packets of the connections, in turn, while the enclave provides buffers.
 func (d *Device) pump() {
-	if !d.running || d.broken {
-		return
-	}
-	r, chain := &d.queue[queueRX].ring, &d.taken[queueRX]
-	for len(d.resets) > 0 || d.ready.len() > 0 {
-		ok, err := r.take(d.mem, chain)
-		if err == nil && ok && (len(chain.out) > 0 || chain.len <= headerSize) {
-			err = fmt.Errorf("buffer of %d bytes to write and %d to read", chain.len, chain.outLen)
-		}
-		if err != nil {
-			d.fail(queueNames[queueRX], err)
-			return
-		}
-		if !ok {
-			r.wantKicks(true)
-			if n, err := r.available(); n == 0 || err != nil {
-				break
-			}
-			r.wantKicks(false)
-			continue
+	q, b := d.vhost.Queue(queueRX), &d.taken[queueRX]
+	for (len(d.resets) > 0 || d.ready.len() > 0) && q.Take(b) {
+		room := b.Room() - headerSize
+		if b.Len() > 0 || room <= 0 {
+			q.Fail(fmt.Errorf("buffer has %d bytes to write and %d to read, expected more than %d to write only",
+				b.Room(), b.Len(), headerSize))
+			break
 		}
 		var h header
-		payload, ok := d.nextPacket(&h, int(min(chain.len, maxPayload+headerSize))-headerSize)
+		payload, ok := d.nextPacket(&h, min(room, maxPayload))
 		if !ok {
-			r.untake()
+			q.Untake()
 			break
 		}
 		var raw [headerSize]byte
 		h.encode(raw[:])
-		scatter(chain.in, raw[:], payload)
-		r.give(chain.head, headerSize+len(payload))
+		b.Write(raw[:])
+		b.Write(payload)
+		q.Give(b)
 	}
-	r.signal()
+	q.Notify()
 	if d.stalled && !d.mustWait() {
 		d.stalled = false
-		d.queue[queueTX].kick.Write(one[:])
-	}
-}
-
-// scatter writes header and payload one behind the other into parts, which are large enough.
-func scatter(parts [][]byte, pieces ...[]byte) {
-	for _, p := range pieces {
-		for len(p) > 0 {
-			n := copy(parts[0], p)
-			p = p[n:]
-			if parts[0] = parts[0][n:]; len(parts[0]) == 0 {
-				parts = parts[1:]
-			}
-		}
+		d.vhost.Queue(queueTX).Wake()
 	}
 }
 
@@ -522,61 +399,40 @@ func (d *Device) mustWait() bool {
 	return len(d.resets) >= maxResets || d.cfg.PushBack && len(d.resets)+d.ready.len() > 0
 }
 
-// drain takes a batch of packets from the enclave and returns whether there may be more.
+// drain receives a batch of packets from the enclave and returns whether there may be more.
 func (d *Device) drain() bool {
-	if !d.running || d.broken {
-		return false
-	}
-	r, chain := &d.queue[queueTX].ring, &d.taken[queueTX]
-	defer r.signal()
-	r.wantKicks(false)
+	q, b := d.vhost.Queue(queueTX), &d.taken[queueTX]
+	defer q.Notify()
 	for range batch {
 		if d.mustWait() {
 			d.stalled = true
 			return false
 		}
-		ok, err := r.take(d.mem, chain)
-		if err != nil {
-			d.fail(queueNames[queueTX], err)
+		if !q.Take(b) {
 			return false
 		}
-		if !ok {
-			r.wantKicks(true)
-			n, err := r.available()
-			return n > 0 && err == nil
-		}
-		d.packet(chain)
-		r.give(chain.head, 0)
+		d.packet(b)
+		q.Give(b)
 	}
 	return true
 }
 
-// drainLast takes what is in the enclave's ring when it ends, and no more: an enclave that only resets its device may go on to fill it.
+// drainLast receives what is in the enclave's ring when it ends, and no more: an enclave that only resets its
+// device may go on to fill it.
 func (d *Device) drainLast() {
-	if !d.running || d.broken {
-		return
-	}
-	d.resets = nil // nobody waits for them any more, and they must not hold this up
-	n, err := d.queue[queueTX].available()
-	for taken := 0; err == nil && taken < int(n) && d.drain(); {
+	d.resets = nil // nobody waits for them any more, and they must not delay this
+	n := d.vhost.Queue(queueTX).Available()
+	for taken := 0; taken < n && d.drain(); {
 		taken += batch
 	}
 }
 
-// packet handles one packet of the enclave. One that is too short for its header or not from the enclave's address is dropped:
-// there is nobody to answer.
-func (d *Device) packet(c *chain) {
+// packet handles one packet of the enclave. It ignores one that is too short for its header or not from the
+// enclave's address: nobody could receive the answer.
+func (d *Device) packet(b *vhost.Buffer) {
 	var raw [headerSize]byte
-	parts := c.out
-	for n := 0; n < headerSize; {
-		if len(parts) == 0 {
-			return
-		}
-		m := copy(raw[n:], parts[0])
-		n += m
-		if parts[0] = parts[0][m:]; len(parts[0]) == 0 {
-			parts = parts[1:]
-		}
+	if n, _ := b.Read(raw[:]); n < headerSize {
+		return
 	}
 	var h header
 	h.decode(raw[:])
@@ -597,8 +453,8 @@ func (d *Device) packet(c *chain) {
 	k := key{cid: uint32(h.dstCID), port: h.dstPort, peer: h.srcPort}
 	if conn := d.conns[k]; conn != nil {
 		// Data of a wrong length cannot be left out of a stream.
-		bad := h.op == opData && (h.len > maxPayload || uint64(h.len) > c.outLen-headerSize)
-		if bad || !conn.receive(&h, parts) {
+		bad := h.op == opData && (h.len > maxPayload || int(h.len) > b.Len())
+		if bad || !conn.receive(&h, b) {
 			conn.reset(syscall.EPROTO)
 		}
 		return
@@ -626,8 +482,8 @@ func (d *Device) packet(c *chain) {
 		defer d.work.Done()
 		handler(d.grace, conn)
 		conn.Close()
-		d.mu.Lock()
-		defer d.mu.Unlock()
+		d.vhost.Lock()
+		defer d.vhost.Unlock()
 		conn.served = true
 		if conn.state == dead {
 			d.serving--

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/virtio"
 )
 
 // echo serves connections by sending back what comes, and half-closing at the end.
@@ -46,8 +48,8 @@ func TestEcho(t *testing.T) {
 	}
 	g.send(from(1000, 7, opReset), nil)
 	waitFor(t, "the connection to go", func() bool {
-		g.d.mu.Lock()
-		defer g.d.mu.Unlock()
+		g.d.vhost.Lock()
+		defer g.d.vhost.Unlock()
 		return len(g.d.conns) == 0 && g.d.budget == budget
 	})
 }
@@ -129,14 +131,14 @@ func TestDial(t *testing.T) {
 	t.Run("reset meanwhile", func(t *testing.T) {
 		got := dial(t.Context())
 		g.expect(opRequest)
-		g.reset()
+		g.Reset()
 		if err := (<-got).err; !errors.Is(err, syscall.ECONNRESET) {
 			t.Fatalf("dial: %v", err)
 		}
 	})
 	t.Run("before the driver is up", func(t *testing.T) {
 		got := dial(t.Context())
-		g.start(64)
+		g.Start(64)
 		g.fillRX()
 		h, _ := g.expect(opRequest)
 		g.send(from(80, h.srcPort, opResponse), nil)
@@ -177,7 +179,7 @@ func TestRefused(t *testing.T) {
 			h := from(1000, 7, opRequest)
 			c.change(&h)
 			g.send(h, nil)
-			got, _, ok := g.tryRecv(map[bool]time.Duration{true: 5 * time.Second, false: 20 * time.Millisecond}[c.answer])
+			got, _, ok := g.tryRecv(map[bool]time.Duration{true: patience, false: 20 * time.Millisecond}[c.answer])
 			if ok != c.answer {
 				t.Fatalf("answered %v: %+v", ok, got)
 			}
@@ -233,7 +235,8 @@ func TestBadPackets(t *testing.T) {
 	}
 }
 
-// Data that are longer than a packet may be, or than the buffer that holds them, end their connection: dropped, they were a hole in the stream.
+// Data that are longer than a packet may be, or than the buffer that holds them, end their connection:
+// dropped, they were a hole in the stream.
 func TestBadLength(t *testing.T) {
 	for name, c := range map[string]struct{ claimed, sent uint32 }{
 		"too long":     {maxPayload + 1, maxPayload + 1},
@@ -247,10 +250,10 @@ func TestBadLength(t *testing.T) {
 			h := from(1000, 7, opData)
 			h.len = c.claimed
 			const at = 0x100000
-			h.encode(g.mem[at:])
-			q := g.q[queueTX]
-			g.describe(q, q.free[0], at, headerSize+c.sent, 0, 0)
-			g.offer(q, q.free[0])
+			h.encode(g.Mem[at:])
+			q := g.Queues[queueTX]
+			g.Describe(q, q.Free[0], at, headerSize+c.sent, 0, 0)
+			g.Offer(q, q.Free[0])
 			if h, _ := g.expect(opReset); h.dstPort != 1000 {
 				t.Errorf("reset of %d", h.dstPort)
 			}
@@ -258,7 +261,8 @@ func TestBadLength(t *testing.T) {
 	}
 }
 
-// An application whose connect is interrupted by a signal calls again from the same port: it is the same call, before it is answered and after.
+// An application whose connect is interrupted by a signal calls again from the same port: it is the same
+// call, before it is answered and after.
 func TestCallAgain(t *testing.T) {
 	accept := make(chan struct{})
 	g := newDriver(t, serve(func(ctx context.Context, c *Conn) {
@@ -277,14 +281,15 @@ func TestCallAgain(t *testing.T) {
 	g.expect(opResponse)
 	g.send(from(1000, 7, opData), []byte("x"))
 	g.expect(opData)
-	g.d.mu.Lock()
-	defer g.d.mu.Unlock()
+	g.d.vhost.Lock()
+	defer g.d.vhost.Unlock()
 	if g.d.serving != 1 {
 		t.Errorf("%d handlers for one call", g.d.serving)
 	}
 }
 
-// An enclave that sends more than it was allowed to is cut off; until then, nothing is lost and memory has its bound.
+// An enclave that sends more than it was allowed to is cut off; until then, nothing is lost and memory has
+// its bound.
 func TestWindow(t *testing.T) {
 	release := make(chan struct{})
 	got := make(chan int, 1)
@@ -310,25 +315,25 @@ func TestWindow(t *testing.T) {
 	}
 }
 
-// A connection that was opened among many, with a small buffer, is told of the larger one that it gets when they are gone: the enclave, which has used
-// up the small one, waits for that.
+// A connection that was opened among many, with a small buffer, is told of the larger one that it gets when
+// they are gone: the enclave, which has used up the small one, waits for that.
 func TestWindowGrows(t *testing.T) {
 	g := newDriver(t, serve(func(_ context.Context, c *Conn) {
 		c.Accept()
 		io.Copy(io.Discard, c)
 	}), 64)
 	g.fillRX()
-	g.d.mu.Lock()
+	g.d.vhost.Lock()
 	g.d.budget = minWindow
-	g.d.mu.Unlock()
+	g.d.vhost.Unlock()
 	g.send(from(1000, 7, opRequest), nil)
 	h, _ := g.expect(opResponse)
 	if h.bufAlloc != minWindow {
 		t.Fatalf("a buffer of %d bytes, want the smallest", h.bufAlloc)
 	}
-	g.d.mu.Lock()
+	g.d.vhost.Lock()
 	g.d.budget = budget - minWindow
-	g.d.mu.Unlock()
+	g.d.vhost.Unlock()
 	g.send(from(1000, 7, opData), make([]byte, minWindow))
 	if h, _ := g.expect(opCreditUpdate); h.bufAlloc <= minWindow || h.fwdCnt != minWindow {
 		t.Errorf("credit %+v", h)
@@ -346,9 +351,9 @@ func TestFlood(t *testing.T) {
 			break
 		}
 	}
-	g.d.mu.Lock()
+	g.d.vhost.Lock()
 	waiting := len(g.d.resets)
-	g.d.mu.Unlock()
+	g.d.vhost.Unlock()
 	if waiting > maxResets || taken > maxResets+64 {
 		t.Fatalf("%d resets wait, %d packets were taken", waiting, taken)
 	}
@@ -356,7 +361,7 @@ func TestFlood(t *testing.T) {
 	for range taken + 1 { // the one that was not taken in time is still in the ring
 		g.expect(opReset)
 	}
-	g.usedBuffer(g.q[queueTX], time.Second)
+	g.UsedBuffer(g.Queues[queueTX], patience)
 	g.send(from(1001, 7, opRequest), nil)
 	g.expect(opResponse)
 }
@@ -382,15 +387,15 @@ func TestFloodOfConnections(t *testing.T) {
 						break flood
 					}
 				}
-				g.d.mu.Lock()
+				g.d.vhost.Lock()
 				resets, conns, ready := len(g.d.resets), len(g.d.conns), g.d.ready.len()
-				g.d.mu.Unlock()
+				g.d.vhost.Unlock()
 				if resets > maxResets+cfg.MaxConns || conns > cfg.MaxConns || ready > conns {
 					t.Fatalf("%d resets and %d connections wait, of %d that there are", resets, ready, conns)
 				}
 			}
-			g.reset()
-			g.start(64)
+			g.Reset()
+			g.Start(64)
 			g.fillRX()
 			g.send(from(1000, 8, opRequest), nil)
 			g.expect(opReset)
@@ -404,8 +409,8 @@ func TestCloseTimeout(t *testing.T) {
 	cfg.MaxConns = 4
 	g := newDriver(t, cfg, 64)
 	closing := func(after time.Duration) {
-		g.d.mu.Lock()
-		defer g.d.mu.Unlock()
+		g.d.vhost.Lock()
+		defer g.d.vhost.Unlock()
 		g.d.closing = after
 	}
 	closing(time.Hour)
@@ -438,8 +443,8 @@ func TestCloseTimeout(t *testing.T) {
 		g.expect(opReset)
 	}
 	waitFor(t, "the places of all but two connections", func() bool {
-		g.d.mu.Lock()
-		defer g.d.mu.Unlock()
+		g.d.vhost.Lock()
+		defer g.d.vhost.Unlock()
 		return len(g.d.conns) == 2 && g.d.serving == 2
 	})
 }
@@ -480,17 +485,17 @@ func TestMemory(t *testing.T) {
 	for range conns {
 		g.expect(opShutdown)
 	}
-	g.reset()
+	g.Reset()
 	waitFor(t, "the budget to come back", func() bool {
-		g.d.mu.Lock()
-		defer g.d.mu.Unlock()
+		g.d.vhost.Lock()
+		defer g.d.vhost.Unlock()
 		return g.d.budget == budget && g.d.serving == 0
 	})
 }
 
 func waitFor(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !done(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); !done(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain for %s", what)
 		}
@@ -515,8 +520,8 @@ func TestFairness(t *testing.T) {
 		g.send(h, nil)
 	}
 	waitFor(t, "all handlers to write", func() bool {
-		g.d.mu.Lock()
-		defer g.d.mu.Unlock()
+		g.d.vhost.Lock()
+		defer g.d.vhost.Unlock()
 		writing := 0
 		for _, c := range g.d.conns {
 			if len(c.out) > 0 {
@@ -539,7 +544,8 @@ func TestFairness(t *testing.T) {
 	}
 }
 
-// A reset of the enclave ends its connections, with what was received still readable, and the next life works.
+// A reset of the enclave ends its connections, with what was received still readable, and the next life
+// works.
 func TestReset(t *testing.T) {
 	got := make(chan error, 4)
 	text := make(chan string, 4)
@@ -555,18 +561,18 @@ func TestReset(t *testing.T) {
 		g.send(from(1000, 7, opRequest), nil)
 		g.expect(opResponse)
 		g.send(from(1000, 7, opData), []byte("last words"))
-		g.reset()
+		g.Reset()
 		if s := <-text; s != "last words" {
 			t.Errorf("%q was received", s)
 		}
 		if err := <-got; !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("end of the connection: %v", err)
 		}
-		g.start(64)
+		g.Start(64)
 	}
 	// QEMU goes and another comes.
-	g.conn.Close()
-	g.connect(32)
+	g.Close()
+	g.Connect(32)
 	g.fillRX()
 	g.send(from(1000, 7, opRequest), nil)
 	g.expect(opResponse)
@@ -579,8 +585,8 @@ func TestPushBack(t *testing.T) {
 	g := newDriver(t, cfg, 64)
 	g.send(from(1000, 7, opRequest), nil) // its response waits for a buffer
 	waitFor(t, "the response", func() bool {
-		g.d.mu.Lock()
-		defer g.d.mu.Unlock()
+		g.d.vhost.Lock()
+		defer g.d.vhost.Unlock()
 		return g.d.ready.len() > 0
 	})
 	if g.trySend(from(1001, 7, opRequest), nil, 50*time.Millisecond) {
@@ -610,165 +616,33 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
-// A broken ring is left alone, reported, and works again after a reset.
-func TestBroken(t *testing.T) {
-	const size = 64
-	for name, c := range map[string]func(g *driver, q *driverQueue){
-		"head outside": func(g *driver, q *driverQueue) { g.offer(q, size) },
-		"loop": func(g *driver, q *driverQueue) {
-			g.describe(q, 0, 0x20000, 1, descNext, 1)
-			g.describe(q, 1, 0x20000, 1, descNext, 0)
-			g.offer(q, 0)
-		},
-		"no memory there":   func(g *driver, q *driverQueue) { g.describe(q, 0, guestSize, 44, 0, 0); g.offer(q, 0) },
-		"end of memory":     func(g *driver, q *driverQueue) { g.describe(q, 0, guestSize-10, 44, 0, 0); g.offer(q, 0) },
-		"address overflow":  func(g *driver, q *driverQueue) { g.describe(q, 0, 1<<64-8, 44, 0, 0); g.offer(q, 0) },
-		"next outside":      func(g *driver, q *driverQueue) { g.describe(q, 0, 0x20000, 1, descNext, size); g.offer(q, 0) },
-		"indirect, odd":     func(g *driver, q *driverQueue) { g.describe(q, 0, 0x20000, 17, descIndirect, 0); g.offer(q, 0) },
-		"indirect, empty":   func(g *driver, q *driverQueue) { g.describe(q, 0, 0x20000, 0, descIndirect, 0); g.offer(q, 0) },
-		"indirect, nowhere": func(g *driver, q *driverQueue) { g.describe(q, 0, guestSize-16, 32, descIndirect, 0); g.offer(q, 0) },
-		"indirect, itself": func(g *driver, q *driverQueue) {
-			g.describe(q, 0, uint64(q.desc), 16, descIndirect, 0)
-			g.offer(q, 0)
-		},
-		"write before read": func(g *driver, q *driverQueue) {
-			g.describe(q, 0, 0x20000, 44, descWrite|descNext, 1)
-			g.describe(q, 1, 0x20000, 44, 0, 0)
-			g.offer(q, 0)
-		},
-		"index runs away": func(g *driver, q *driverQueue) { q.idx += size + 1; g.offer(q, 0) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			broken := make(chan error, 1)
-			cfg := serve(echo)
-			cfg.Report = func(e Event) {
-				if e.Kind == Broken {
-					broken <- e.Err
-				}
-			}
-			g := newDriver(t, cfg, size)
-			g.fillRX()
-			c(g, g.q[queueTX])
-			select {
-			case err := <-broken:
-				t.Log(err)
-			case <-time.After(5 * time.Second):
-				t.Fatal("the ring was not reported")
-			}
-			g.reset()
-			g.start(size)
-			g.fillRX()
-			g.send(from(1000, 7, opRequest), nil)
-			g.expect(opResponse)
-		})
-	}
-}
-
 // Indirect descriptors, several parts, header and payload cut anywhere.
 func TestIndirect(t *testing.T) {
 	g := newDriver(t, serve(echo), 64)
 	g.fillRX()
 	g.send(from(1000, 7, opRequest), nil)
 	g.expect(opResponse)
-	q := g.q[queueTX]
+	q := g.Queues[queueTX]
 	h := from(1000, 7, opData)
 	h.len = 6
 	packet := make([]byte, headerSize, 64)
 	h.encode(packet)
 	packet = append(packet, "abcdef"...)
 	table, data := 0x100000, 0x110000
-	copy(g.mem[data:], packet)
+	copy(g.Mem[data:], packet)
 	cuts := []int{0, 3, 43, 46, 50}
 	for i := range len(cuts) - 1 {
 		at := table + 16*i
-		g.put64(at, uint64(data+cuts[i]))
-		g.put32(at+8, uint32(cuts[i+1]-cuts[i]))
-		g.put16(at+12, descNext)
-		g.put16(at+14, uint16(i+1))
+		g.Put64(at, uint64(data+cuts[i]))
+		g.Put32(at+8, uint32(cuts[i+1]-cuts[i]))
+		g.Put16(at+12, virtio.DescNext)
+		g.Put16(at+14, uint16(i+1))
 	}
-	g.put16(table+16*(len(cuts)-2)+12, 0)
-	n := q.free[0]
-	g.describe(q, n, uint64(table), uint32(16*(len(cuts)-1)), descIndirect, 0)
-	g.offer(q, n)
+	g.Put16(table+16*(len(cuts)-2)+12, 0)
+	n := q.Free[0]
+	g.Describe(q, n, uint64(table), uint32(16*(len(cuts)-1)), virtio.DescIndirect, 0)
+	g.Offer(q, n)
 	if _, data := g.expect(opData); string(data) != "abcdef" {
 		t.Errorf("echo %q", data)
 	}
-}
-
-// TestEventIndex: with VIRTIO_RING_F_EVENT_IDX the device tells the driver about the buffer that it named and about no other, and says itself
-// from which buffer on it wants to be told (specification, 2.7.7 and 2.7.10).
-func TestEventIndex(t *testing.T) {
-	g := newDriver(t, serve(echo), 64)
-	g.reset()
-	g.more = featureEventIdx
-	g.start(64)
-	rx, tx := g.q[queueRX], g.q[queueTX]
-	told := func(q *driverQueue) bool {
-		var count [8]byte
-		q.call.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-		_, err := q.call.Read(count[:])
-		return err == nil
-	}
-	// The flags, which count without the index, say the opposite of it all the time.
-	for _, q := range g.q {
-		g.put16(q.avail, availNoEvent)
-	}
-	want := func(q *driverQueue, index uint16) { g.put16(q.avail+4+2*q.size, index) }
-	want(rx, 1)
-	want(tx, 3)
-	told(rx) // what a device says that was running already when it got the file
-	told(tx)
-	g.fillRX()
-
-	g.send(from(1000, 7, opRequest), nil)
-	g.expect(opResponse)
-	if told(rx) {
-		t.Error("told of the first buffer received, wanted the second")
-	}
-	g.send(from(1000, 7, opData), []byte("a"))
-	g.expect(opData)
-	waitFor(t, "word of the second buffer received", func() bool { return told(rx) })
-	if told(tx) {
-		t.Error("told of the first two buffers sent, wanted the fourth")
-	}
-	g.send(from(1000, 7, opData), []byte("b"))
-	g.expect(opData)
-	g.send(from(1000, 7, opData), []byte("c"))
-	g.expect(opData)
-	waitFor(t, "word of the fourth buffer sent", func() bool { return told(tx) })
-	if told(rx) {
-		t.Error("told of buffers received after the one that was named")
-	}
-	waitFor(t, "the device to name the next buffer", func() bool {
-		g.d.mu.Lock()
-		defer g.d.mu.Unlock()
-		return g.u16(tx.used+4+8*tx.size) == tx.idx
-	})
-}
-
-// TestSmallestRing: a driver may choose one descriptor, and the event index then is half of a word.
-func TestSmallestRing(t *testing.T) {
-	for _, size := range []uint16{1, 2, 64} {
-		r := ring{size: size}
-		mem := aligned(4096)
-		if err := r.place(mem[:1024], mem[1024:2048], mem[2048:]); err != nil {
-			t.Fatal(err)
-		}
-		at := 1024 + 4 + 2*int(size)
-		mem[at-1], mem[at], mem[at+1], mem[at+2] = 9, 2, 1, 9
-		if got := r.wanted(); got != 0x102 {
-			t.Errorf("the event index of a ring of %d is %#x, want 0x102", size, got)
-		}
-	}
-	g := newDriver(t, serve(echo), 64)
-	g.reset()
-	g.more = featureEventIdx
-	g.start(1)
-	g.fillRX()
-	q := g.q[queueTX]
-	h := from(1000, 7, opRequest)
-	h.encode(g.mem[q.data:])
-	g.describe(q, 0, uint64(q.data), headerSize, 0, 0)
-	g.offer(q, 0)
-	g.expect(opResponse)
 }

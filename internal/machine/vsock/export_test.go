@@ -1,6 +1,10 @@
 package vsock
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/virtio"
+)
 
 // A Guest is a driver for the tests of what stands on a device, which are outside of this package.
 type Guest struct{ *driver }
@@ -34,9 +38,7 @@ func (g *Guest) Say(port, to uint32, op uint16, flags uint32, data []byte) {
 
 // Put puts data and a shutdown of both sides into the ring without telling the device.
 func (g *Guest) Put(port, to uint32, data []byte) {
-	g.d.mu.Lock()
-	defer g.d.mu.Unlock()
-	q := g.q[queueTX]
+	q := g.Queues[queueTX]
 	for _, op := range []uint16{opData, opShutdown} {
 		h := from(port, to, op)
 		if op == opData {
@@ -44,19 +46,19 @@ func (g *Guest) Put(port, to uint32, data []byte) {
 		} else {
 			h.flags = shutdownBoth
 		}
-		n := q.free[0]
-		q.free = q.free[1:]
-		at := q.data + 4096*n
-		h.encode(g.mem[at:])
-		copy(g.mem[at+headerSize:], data)
-		g.describe(q, n, uint64(at), headerSize+h.len, 0, 0)
-		g.put16(q.avail+4+2*(int(q.idx)%q.size), uint16(n))
-		q.idx++
+		n := q.Free[0]
+		q.Free = q.Free[1:]
+		at := q.Data + virtio.BufferSize*n
+		h.encode(g.Mem[at:])
+		copy(g.Mem[at+headerSize:], data)
+		g.Describe(q, n, uint64(at), headerSize+h.len, 0, 0)
+		g.Add(q, n)
 	}
-	g.put16(q.avail+2, q.idx)
+	g.Publish(q)
 }
 
-// Hear waits for a packet with the given operation and returns the parent's port and the payload. Credit updates are left out.
+// Hear waits for a packet with the given operation and returns the parent's port and the payload. Credit
+// updates are left out.
 func (g *Guest) Hear(op uint16) (port uint32, data []byte) {
 	g.t.Helper()
 	for {
@@ -79,7 +81,7 @@ func (g *Guest) Next() (op uint16, data []byte) {
 }
 
 // Vanish is the end of QEMU.
-func (g *Guest) Vanish() { g.conn.Close() }
+func (g *Guest) Vanish() { g.Close() }
 
 // Reboot is QEMU's reset of the device.
-func (g *Guest) Reboot() { g.reset() }
+func (g *Guest) Reboot() { g.Reset() }

@@ -1,4 +1,4 @@
-package vsock
+package vhost
 
 import (
 	"encoding/binary"
@@ -28,7 +28,8 @@ const (
 	protocolFeatures = protocolMQ | protocolReplyAck | protocolConfig
 )
 
-// Messages of a vhost-user front end (docs/interop/vhost-user.rst of QEMU). Those that are missing belong to features not offered.
+// Messages of a vhost-user front end (docs/interop/vhost-user.rst of QEMU). The missing ones belong to
+// features that are not offered.
 const (
 	msgGetFeatures         = 1
 	msgSetFeatures         = 2
@@ -65,7 +66,7 @@ type frontend struct {
 	d        *Device
 	conn     *net.UnixConn
 	replyAck bool
-	protocol bool // VHOST_USER_F_PROTOCOL_FEATURES was negotiated: queues start disabled
+	protocol bool // VHOST_USER_F_PROTOCOL_FEATURES was negotiated: QEMU enables each queue
 }
 
 type message struct {
@@ -74,7 +75,7 @@ type message struct {
 	files          []*os.File
 }
 
-// serve answers messages until the front end goes away, which is no error.
+// serve answers messages until QEMU closes the connection, for which it returns nil.
 func (f *frontend) serve() error {
 	for {
 		m, err := f.read()
@@ -152,155 +153,155 @@ func (f *frontend) read() (*message, error) {
 
 func u64(v uint64) []byte { return binary.NativeEndian.AppendUint64(nil, v) }
 
-// sizes are the payloads that messages must have at least, in bytes.
+// sizes are the smallest payloads of messages, in bytes.
 var sizes = map[uint32]int{
-	msgSetFeatures: 8, msgSetMemTable: 8, msgSetVringNum: 8, msgSetVringAddr: 40, msgSetVringBase: 8, msgGetVringBase: 8,
-	msgSetVringKick: 8, msgSetVringCall: 8, msgSetVringErr: 8, msgSetProtocolFeatures: 8, msgSetVringEnable: 8, msgGetConfig: 12,
+	msgSetFeatures: 8, msgSetMemTable: 8, msgSetVringNum: 8, msgSetVringAddr: 40, msgSetVringBase: 8,
+	msgGetVringBase: 8, msgSetVringKick: 8, msgSetVringCall: 8, msgSetVringErr: 8, msgSetProtocolFeatures: 8,
+	msgSetVringEnable: 8, msgGetConfig: 12,
 }
 
-// handle does what m asks and returns the reply of those messages that have one.
+// handle executes m and returns its reply, or nil for messages that have none.
 func (f *frontend) handle(m *message) ([]byte, error) {
 	if len(m.payload) < sizes[m.request] {
-		return nil, fmt.Errorf("%d bytes, want %d", len(m.payload), sizes[m.request])
+		return nil, fmt.Errorf("payload has %d bytes, expected %d", len(m.payload), sizes[m.request])
 	}
 	d := f.d
-	d.mu.Lock()
-	defer d.mu.Unlock()
-
-	word := func(i int) uint32 { return binary.NativeEndian.Uint32(m.payload[4*i:]) }
-	long := func(i int) uint64 { return binary.NativeEndian.Uint64(m.payload[i:]) }
+	d.Lock()
+	defer d.Unlock()
 
 	switch m.request {
 	case msgGetFeatures:
 		return u64(features), nil
 	case msgSetFeatures:
-		if extra := long(0) &^ features; extra != 0 {
+		if extra := m.long(0) &^ features; extra != 0 {
 			return nil, fmt.Errorf("features %#x were not offered", extra)
 		}
-		d.features = long(0)
+		d.features = m.long(0)
 		f.protocol = d.features&featureProtocol != 0
 		return nil, nil
 	case msgGetProtocolFeatures:
 		return u64(protocolFeatures), nil
 	case msgSetProtocolFeatures:
-		f.replyAck = long(0)&protocolReplyAck != 0
+		f.replyAck = m.long(0)&protocolReplyAck != 0
 		return nil, nil
 	case msgGetQueueNum:
-		return u64(queues), nil
+		return u64(uint64(len(d.queues))), nil
 	case msgSetOwner, msgSetConfig:
 		return nil, nil
 	case msgResetOwner:
 		d.stop()
 		return nil, nil
 	case msgGetConfig:
-		return f.config(m.payload, word(0), word(1))
+		return d.config(m)
 	case msgSetMemTable:
-		return nil, f.setMemory(m)
+		mem, err := m.memory()
+		if err == nil {
+			d.setMemory(mem)
+		}
+		return nil, err
+	case msgSetVringNum, msgSetVringAddr, msgSetVringBase, msgGetVringBase, msgSetVringEnable:
+		return f.vring(m, m.word(0))
+	case msgSetVringKick, msgSetVringCall, msgSetVringErr:
+		return f.vring(m, m.word(0)&0xff)
 	}
+	return nil, errors.New("unknown message")
+}
 
-	switch m.request {
-	case msgSetVringNum, msgSetVringAddr, msgSetVringBase, msgGetVringBase, msgSetVringKick, msgSetVringCall, msgSetVringErr, msgSetVringEnable:
-	default:
-		return nil, errors.New("not known")
+// vring executes a message that concerns the queue with the given index.
+func (f *frontend) vring(m *message, index uint32) ([]byte, error) {
+	d := f.d
+	if int64(index) >= int64(len(d.queues)) {
+		return nil, fmt.Errorf("queue %d: the device has %d queues", index, len(d.queues))
 	}
-	index := word(0)
-	if m.request == msgSetVringKick || m.request == msgSetVringCall || m.request == msgSetVringErr {
-		index &= 0xff
-	}
-	if index >= queues {
-		return nil, fmt.Errorf("queue %d of %d", index, queues)
-	}
-	q := &d.queue[index]
+	q := &d.queues[index]
 	switch m.request {
 	case msgSetVringNum:
-		if word(1) > maxRingSize {
-			return nil, fmt.Errorf("ring of %d descriptors", word(1))
+		if m.word(1) > maxRingSize {
+			return nil, fmt.Errorf("ring of %d descriptors, expected at most %d", m.word(1), maxRingSize)
 		}
-		q.size = uint16(word(1))
+		q.size = uint16(m.word(1))
 	case msgSetVringBase:
-		q.next = uint16(word(1))
+		q.next = uint16(m.word(1))
 	case msgSetVringAddr:
-		// flags, then descriptors, used, available, log
-		q.addresses = [3]uint64{long(8), long(24), long(16)}
-		if err := q.locate(d.mem); err != nil {
-			// The enclave's driver chose the addresses: it is not QEMU's fault, and the device stays.
-			d.fail(queueNames[index], err)
+		// The payload is index and flags, then the addresses of descriptors, used, available, and log.
+		q.addresses = [3]uint64{m.long(8), m.long(24), m.long(16)}
+		if err := q.locate(); err != nil {
+			// The enclave's driver chose the addresses: QEMU made no mistake, and its connection stays.
+			d.fail(q.name, err)
 			return nil, nil
 		}
 		q.done = binary.LittleEndian.Uint16(q.used[2:])
-		q.signalled = q.done
+		q.notified = q.done
 	case msgSetVringKick:
-		if q.kick != nil {
-			q.kick.Close()
-			q.kick = nil
+		file := m.file()
+		setFile(&q.kick, file)
+		if file == nil {
+			return nil, errors.New("no kick descriptor: polling of queues is not supported")
 		}
-		if word(0)&vringNoFD != 0 || len(m.files) == 0 {
-			return nil, errors.New("a queue without a kick descriptor has to be polled, which this device does not")
-		}
-		q.kick, m.files[0] = m.files[0], nil
 		if !f.protocol {
 			q.enabled = true
 		}
 		d.start()
 	case msgSetVringCall:
-		if q.call != nil {
-			q.call.Close()
-			q.call = nil
+		file := m.file()
+		setFile(&q.call, file)
+		// QEMU may have missed a notification through the old descriptor.
+		if file != nil && d.running {
+			file.Write(one[:])
 		}
-		if word(0)&vringNoFD == 0 && len(m.files) > 0 {
-			q.call, m.files[0] = m.files[0], nil
-			// QEMU may have missed what was said to the old one.
-			if d.running {
-				q.call.Write(one[:])
-			}
-		}
-	case msgSetVringErr:
 	case msgSetVringEnable:
-		q.enabled = word(1) != 0
+		q.enabled = m.word(1) != 0
 		d.start()
 	case msgGetVringBase:
 		d.stop()
-		return binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, index), uint32(q.next)), nil
+		return binary.NativeEndian.AppendUint32(m.payload[:4:4], uint32(q.next)), nil
 	}
 	return nil, nil
 }
 
-// config is the configuration space: the enclave's CID, 8 bytes little-endian.
-func (f *frontend) config(payload []byte, offset, size uint32) ([]byte, error) {
-	space := binary.LittleEndian.AppendUint64(nil, uint64(f.d.cfg.CID))
-	if uint64(offset)+uint64(size) > uint64(len(space)) {
-		return nil, fmt.Errorf("%d bytes of configuration at %d", size, offset)
+// word returns the 32-bit word with index i of the payload.
+func (m *message) word(i int) uint32 { return binary.NativeEndian.Uint32(m.payload[4*i:]) }
+
+// long returns the 64-bit word at byte i of the payload.
+func (m *message) long(i int) uint64 { return binary.NativeEndian.Uint64(m.payload[i:]) }
+
+// file takes the descriptor that came with a kick or call message, or returns nil if it has none.
+func (m *message) file() *os.File {
+	if m.word(0)&vringNoFD != 0 || len(m.files) == 0 {
+		return nil
 	}
-	return append(payload[:12:12], space[offset:offset+size]...), nil
+	file := m.files[0]
+	m.files[0] = nil
+	return file
 }
 
-// setMemory maps the memory that QEMU shares, in place of what there was.
-func (f *frontend) setMemory(m *message) error {
-	const entry = 32
-	n := int(binary.NativeEndian.Uint32(m.payload))
+// config answers a read of the configuration space: m's payload is offset, size and flags, and the reply
+// repeats them.
+func (d *Device) config(m *message) ([]byte, error) {
+	offset, size, space := uint64(m.word(0)), uint64(m.word(1)), d.cfg.Space
+	if offset+size > uint64(len(space)) {
+		return nil, fmt.Errorf("configuration space of %d bytes: read of %d at %d", len(space), size, offset)
+	}
+	return append(m.payload[:12:12], space[offset:offset+size]...), nil
+}
+
+// memory maps the regions of m.
+func (m *message) memory() (memory, error) {
+	const entry = 32 // bytes a region: guest address, size, user address, offset of the file
+	n := int(m.word(0))
 	if n > maxRegions || len(m.payload) < 8+n*entry || len(m.files) < n {
-		return fmt.Errorf("%d memory regions in %d bytes with %d descriptors", n, len(m.payload), len(m.files))
+		return nil, fmt.Errorf("%d memory regions: message has %d bytes and %d descriptors",
+			n, len(m.payload), len(m.files))
 	}
 	var mem memory
 	for i := range n {
-		e := m.payload[8+i*entry:]
-		at := func(j int) uint64 { return binary.NativeEndian.Uint64(e[8*j:]) }
-		r, err := mapRegion(m.files[i], at(0), at(2), at(1), at(3))
+		at := 8 + i*entry
+		r, err := mapRegion(m.files[i], m.long(at), m.long(at+16), m.long(at+8), m.long(at+24))
 		if err != nil {
 			mem.unmap()
-			return err
+			return nil, fmt.Errorf("memory region at %#x: %w", m.long(at), err)
 		}
 		mem = append(mem, r)
 	}
-	d := f.d
-	d.mem.unmap()
-	d.mem = mem
-	for i := range d.queue {
-		if q := &d.queue[i]; q.placed {
-			if err := q.locate(mem); err != nil {
-				d.fail(queueNames[i], err)
-			}
-		}
-	}
-	return nil
+	return mem, nil
 }

@@ -1,0 +1,104 @@
+package vhost
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+	"unsafe"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/virtio"
+)
+
+// FuzzRing gives the device rings and memory that are noise: it must take and return buffers, or report the
+// ring as broken, and access nothing outside the memory.
+func FuzzRing(f *testing.F) {
+	const most = 8
+	// A valid ring with one buffer, an indirect one, and a loop.
+	good := make([]byte, 512)
+	binary.LittleEndian.PutUint64(good, 256)
+	binary.LittleEndian.PutUint32(good[8:], 44)
+	good[most*descSize+2] = 1
+	f.Add(good)
+	indirect := bytes.Clone(good)
+	binary.LittleEndian.PutUint32(indirect[8:], 32)
+	indirect[12] = descIndirect
+	f.Add(indirect)
+	loop := bytes.Clone(good)
+	loop[12] = descNext
+	f.Add(loop)
+	f.Add(bytes.Repeat([]byte{0xff}, 512))
+	f.Add(good[:511]) // a ring of one descriptor
+
+	f.Fuzz(func(t *testing.T, data []byte) {
+		mem := aligned(1024)
+		copy(mem, data)
+		u := newUpper()
+		d := u.dev
+		d.mem = memory{
+			{guest: 0, user: virtio.UserBase, data: mem[:512]},
+			{guest: 512, user: virtio.UserBase + 512, data: mem[512:]},
+		}
+		size := most >> (len(data) % 4)
+		avail := size * descSize
+		used := (avail + availSize(size) + 3) &^ 3 // as a driver aligns it; the ring of one descriptor needs that
+		q := d.Queue(0)
+		q.size = uint16(size)
+		q.eventIdx = len(data)%8 < 4
+		if err := q.place(mem[:avail], mem[avail:used], mem[used:used+usedSize(size)]); err != nil {
+			t.Fatal(err)
+		}
+		d.Lock()
+		defer d.Unlock()
+		d.running = true
+		// The device writes into the memory in which the ring may lie, so that each round can find another
+		// ring. A ring of noise can provide the same buffer for ever.
+		for range 100 {
+			if !q.Take(&u.buf) {
+				break
+			}
+			if n := u.buf.Len() + u.buf.Room(); n > 1024*most*maxRingSize {
+				t.Errorf("buffer of %d bytes", n)
+			}
+			for b := u.buf.Next(7); b != nil; b = u.buf.Next(7) {
+				if at := uintptr(unsafe.Pointer(&b[0])) - uintptr(unsafe.Pointer(&mem[0])); at+uintptr(len(b)) > 1024 {
+					t.Fatalf("%d bytes at %#x of the memory", len(b), at)
+				}
+				if u.buf.Room() > 0 {
+					u.buf.Write(b)
+				}
+			}
+			q.Give(&u.buf)
+		}
+		q.Notify()
+		d.stop()
+	})
+}
+
+// aligned makes memory whose first byte has an address that is a multiple of 16, as pages have.
+func aligned(n int) []byte {
+	b := make([]byte, n+16)
+	return b[16-uintptr(unsafe.Pointer(&b[0]))%16:][:n:n]
+}
+
+// FuzzFrontend sends the device any message of QEMU. QEMU is trusted, but must not be able to crash us by
+// mistake.
+func FuzzFrontend(f *testing.F) {
+	f.Add(uint32(msgSetMemTable), append(virtio.Words(1, 0), make([]byte, 32)...))
+	f.Add(uint32(msgGetConfig), virtio.Words(4, 8, 0))
+	f.Add(uint32(msgSetVringNum), virtio.Words(0, 3))
+	f.Add(uint32(msgSetVringAddr), make([]byte, 40))
+	f.Add(uint32(msgGetVringBase), virtio.Words(1, 0))
+	f.Fuzz(func(t *testing.T, request uint32, payload []byte) {
+		d := newUpper().dev
+		d.mem = memory{{guest: 0, user: 0, data: aligned(4096)}}
+		fe := frontend{d: d}
+		fe.handle(&message{request: msgSetVringNum, payload: virtio.Words(0, 8)})
+		fe.handle(&message{request: request, payload: payload})
+		fe.handle(&message{request: msgSetVringAddr, payload: append(virtio.Words(0, 0), payload...)})
+		d.Lock()
+		d.mem = nil
+		d.forget()
+		d.Unlock()
+		d.cancel()
+	})
+}
