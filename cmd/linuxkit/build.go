@@ -5,32 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/epoch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
 	"github.com/spf13/cobra"
 )
-
-// arches are the names that --arch knows.
-var arches = map[string]string{
-	"amd64": "x86_64", "x86_64": "x86_64",
-	"arm64": "aarch64", "aarch64": "aarch64",
-}
-
-// goArch are the names that images have for them.
-var goArch = map[string]string{"x86_64": "amd64", "aarch64": "arm64"}
 
 type buildFlags struct {
 	name, dir, file, prefix, arch string
 	formats                       []string
 	docker, pull, noSBOM, strict  bool
-	limitFlags
+	limits                        image.Limits
 }
 
 func newBuild(g *global) *cobra.Command {
@@ -38,26 +29,26 @@ func newBuild(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build [flags] FILE.yml...",
 		Short: "Build a ramdisk from YAML files",
-		Long: "Build a ramdisk from YAML files, several of which are merged; - is standard input.\n\n" +
-			"Images are named as in a registry, or begin with docker-daemon:, docker-archive:, oci-archive:, oci: or docker://.\n" +
-			"Plain names are looked for in the Docker engine (with --docker), in the cache, and in their registry.",
+		Long: "Build a ramdisk from YAML files. Several files are merged; - is standard input.\n\n" +
+			"An image name is a registry's, or begins with docker-daemon:, docker-archive:, oci-archive:, oci: or docker://.\n" +
+			"With --docker, a name without such a prefix is looked up in the Docker engine first, then in its registry.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return build(cmd.Context(), g, &f, args) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.name, "name", "", "what the names of output files begin with (default: the last FILE's)")
+	flags.StringVar(&f.name, "name", "", "beginning of the names of the output files (default: name of the last FILE)")
 	flags.StringVar(&f.dir, "dir", "", "directory of the output files")
-	flags.StringVar(&f.file, "o", "", "file of a single output that streams, - for standard output")
-	flags.StringSliceVarP(&f.formats, "format", "f", nil, "formats to write: "+linuxkit.FormatNames()+" (default kernel+initrd; tar with --o)")
-	flags.StringVar(&f.prefix, "prefix", "", "directory that images are put in, with a slash at the end (in the place of the YAML's)")
+	flags.StringVar(&f.file, "o", "", "output file of a single format, - for standard output (tar only)")
+	flags.StringSliceVarP(&f.formats, "format", "f", nil,
+		"formats to write: "+linuxkit.FormatNames()+" (default kernel+initrd; tar with --o)")
+	flags.StringVar(&f.prefix, "prefix", "", "directory for the trees of the images, with a slash at the end (overrides the YAML)")
 	flags.StringVar(&f.arch, "arch", runtime.GOARCH, "architecture of the images: amd64 or arm64")
 	flags.BoolVar(&f.docker, "docker", false, "look for images in the Docker engine first")
-	flags.BoolVar(&f.pull, "pull", false, "fetch images from their registry even if they are in the engine or the cache")
-	flags.BoolVar(&f.noSBOM, "no-sbom", false, "has no effect: none is ever written")
-	flags.BoolVar(&f.strict, "strict", os.Getenv("LINUXKIT_STRICT") == "1", "fail where the ramdisk cannot hold all of an image (LINUXKIT_STRICT=1)")
-	f.limitFlags.add(cmd, "Entries", "Bytes", "Window")
-	refuse(cmd, true, "size", "input-tar", "sbom-output")
-	refuse(cmd, false, "decompress-kernel", "sbom-current-time", "dry-run")
+	flags.BoolVar(&f.pull, "pull", false, "fetch images from their registry even if the Docker engine has them")
+	flags.BoolVar(&f.noSBOM, "no-sbom", false, "accepted for compatibility: linuxkit writes no bill of materials")
+	flags.BoolVar(&f.strict, "strict", os.Getenv("LINUXKIT_STRICT") == "1",
+		"fail if the ramdisk cannot hold everything in an image (LINUXKIT_STRICT=1)")
+	addLimits(flags, &f.limits)
 	return cmd
 }
 
@@ -66,18 +57,18 @@ func build(ctx context.Context, g *global, f *buildFlags, args []string) error {
 	if err != nil {
 		return err
 	}
+	dir := filepath.Dir(out.Base)
 	if out.File == "-" {
-		out.Stdout = g.out
+		out.Stdout, dir = g.out, ""
 	}
-	arch := arches[f.arch]
-	if arch == "" {
-		return fmt.Errorf("--arch %s: expected amd64 or arm64", f.arch)
+	machine, ok := arch.Parse(f.arch)
+	if !ok {
+		return fmt.Errorf("invalid --arch %s: expected amd64 or arm64", f.arch)
 	}
-	limits, err := f.limits()
-	if err != nil {
+	if err := limitsFromEnvironment(&f.limits); err != nil {
 		return err
 	}
-	if out.Ramdisk.Epoch, err = sourceDateEpoch(); err != nil {
+	if out.Ramdisk.Epoch, err = epoch.FromEnvironment(); err != nil {
 		return err
 	}
 	config := &linuxkit.Config{}
@@ -91,79 +82,63 @@ func build(ctx context.Context, g *global, f *buildFlags, args []string) error {
 	if f.prefix != "" {
 		config.Prefix = f.prefix
 	}
-
-	dir := filepath.Dir(out.Base)
-	if out.Stdout != nil {
-		dir = ""
-	}
-	find := finder{global: g, docker: f.docker, pull: f.pull, options: image.Options{Arch: arch, TempDir: dir, Limits: limits}}
-	tree, err := linuxkit.Build(ctx, config, linuxkit.Options{Open: find.open, Dir: dir, Limits: limits})
+	options := image.Options{Arch: machine.Name, TempDir: dir, Limits: f.limits}
+	find := finder{global: g, docker: f.docker && !f.pull, options: options}
+	tree, err := linuxkit.Build(ctx, config, linuxkit.Options{Open: find.open, Dir: dir, Limits: f.limits})
 	if err != nil {
 		return err
 	}
 	defer tree.Close()
 	lost := losses{global: g, strict: f.strict}
 	out.Ramdisk.Lost = lost.note
-	out.Ramdisk.Complete = len(config.Init) > 0
+	if len(config.Init) > 0 {
+		out.Ramdisk.Marker = linuxkit.Marker()
+	}
 	out.Approve = lost.end
 	return linuxkit.Write(ctx, tree, *out)
 }
 
-// output is what the flags say about files.
+// output returns the files that the flags ask for.
 func (f *buildFlags) output(args []string) (*linuxkit.Output, error) {
 	names := f.formats
 	if len(names) == 0 {
 		names = []string{"kernel+initrd"}
 		if f.file != "" {
-			names = []string{"tar"}
+			names = []string{linuxkit.Tar}
 		}
 	}
 	formats, err := linuxkit.FindFormats(names)
 	if err != nil {
 		return nil, err
 	}
-	out := &linuxkit.Output{Formats: formats}
+	out := &linuxkit.Output{Formats: formats, File: f.file, Base: f.file}
 	if f.file != "" {
 		switch {
 		case f.name != "":
-			return nil, errors.New("--o and --name: the file has its name from one of them")
+			return nil, errors.New("--o cannot be combined with --name")
 		case f.dir != "":
-			return nil, errors.New("--o and --dir: the file has its directory from one of them")
-		case !formats[0].Stream:
-			return nil, fmt.Errorf("--o: format %s is more than one file; give --name and --dir", formats[0].Name)
+			return nil, errors.New("--o cannot be combined with --dir")
+		case formats[0].Name != linuxkit.Tar:
+			return nil, fmt.Errorf("--o cannot be combined with format %s: use --name and --dir", formats[0].Name)
 		}
-		out.File, out.Base = f.file, f.file
 		return out, nil
 	}
 	name := f.name
 	if name == "" {
 		last := filepath.Base(args[len(args)-1])
 		if name = strings.TrimSuffix(last, filepath.Ext(last)); last == "-" {
-			name = "moby" // LinuxKit's name for what has none
+			name = "moby" // LinuxKit's default
 		}
 	}
 	out.Base = filepath.Join(f.dir, name)
 	return out, nil
 }
 
-func sourceDateEpoch() (*int64, error) {
-	text := os.Getenv("SOURCE_DATE_EPOCH")
-	if text == "" {
-		return nil, nil
-	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < 0 {
-		return nil, fmt.Errorf("SOURCE_DATE_EPOCH=%s: expected seconds since 1970", text)
-	}
-	return &n, nil
-}
-
 func readConfig(g *global, name string) (*linuxkit.Config, error) {
-	const limit = 16<<20 + 1 // Parse refuses it, by name
-	var r io.Reader = g.in
+	r := g.in
 	switch {
 	case strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://"):
-		return nil, fmt.Errorf("%s: what goes into an enclave is not fetched unseen: download it and give the file", name)
+		return nil, fmt.Errorf("%s: linuxkit does not fetch YAML files: download it, check it and pass the file", name)
 	case name == "-":
 		name = "standard input"
 	default:
@@ -174,18 +149,18 @@ func readConfig(g *global, name string) (*linuxkit.Config, error) {
 		defer f.Close()
 		r = f
 	}
-	data, err := io.ReadAll(io.LimitReader(r, limit))
+	data, err := io.ReadAll(io.LimitReader(r, linuxkit.MaxConfig+1)) // Parse rejects the last byte
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return linuxkit.Parse(name, data)
 }
 
-// finder opens images by the names in the YAML.
+// finder opens images by their names in the YAML.
 type finder struct {
 	*global
-	docker, pull bool
-	options      image.Options
+	docker  bool // look in the Docker engine first
+	options image.Options
 }
 
 func (f *finder) open(ctx context.Context, ref string) (*image.Image, error) {
@@ -193,50 +168,39 @@ func (f *finder) open(ctx context.Context, ref string) (*image.Image, error) {
 		return image.Open(ctx, ref, f.options)
 	}
 	var missed error
-	if f.docker && !f.pull {
-		img, err := image.Open(ctx, "docker-daemon:"+ref, f.options)
-		if err == nil {
+	if f.docker {
+		var img *image.Image
+		if img, missed = image.Open(ctx, "docker-daemon:"+ref, f.options); missed == nil {
 			f.say("%s: from the Docker engine", ref)
 			return img, nil
 		}
-		if !errors.Is(err, image.ErrNoSuchImage) && !errors.Is(err, image.ErrNoEngine) {
-			return nil, err
-		}
-		missed = err
-	}
-	cache := linuxkit.Cache{Dir: f.cache, Limits: f.options.Limits}
-	if !f.pull {
-		img, err := cache.Open(ctx, ref, f.options)
-		if err == nil {
-			f.instead(missed, "the cache "+f.cache)
-		}
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			return img, err
+		if !errors.Is(missed, image.ErrNoSuchImage) && !errors.Is(missed, image.ErrNoEngine) {
+			return nil, missed
 		}
 	}
-	if err := cache.Pull(ctx, ref, goArch[f.options.Arch]); err != nil {
+	if mirror := os.Getenv("LINUXKIT_MIRROR"); mirror != "" {
+		return nil, fmt.Errorf("image %s: LINUXKIT_MIRROR=%s is not supported: unset it, or name the image in the mirror", ref, mirror)
+	}
+	img, err := image.Open(ctx, ref, f.options)
+	if err != nil {
 		return nil, errors.Join(missed, err)
 	}
-	f.instead(missed, "its registry")
-	f.say("%s: pulled to %s", ref, f.cache)
-	return cache.Open(ctx, ref, f.options)
-}
-
-// instead says that an image is not the one that the engine may have: what is measured must not change without a word.
-func (f *finder) instead(missed error, source string) {
-	if missed != nil {
-		fmt.Fprintf(f.err, "linuxkit: %v: taken from %s instead\n", missed, source)
+	if missed != nil { // not even --quiet hides it: the registry's image may differ from the one that was just built
+		fmt.Fprintf(f.err, "linuxkit: %v; using the image from its registry\n", missed)
+	} else {
+		f.say("%s: from its registry", ref)
 	}
+	return img, nil
 }
 
-// losses says what the ramdisk cannot hold.
+// losses reports what the ramdisk cannot hold.
 type losses struct {
 	*global
 	strict bool
 	n      int
 }
 
-// mostLosses are said one by one; an image with a thousand is one with a label on every file.
+// mostLosses is the number of losses that are reported one by one. An image with more has a label on every file.
 const mostLosses = 100
 
 func (l *losses) note(path, what string) error {
@@ -255,7 +219,7 @@ func (l *losses) end() error {
 		fmt.Fprintf(l.err, "linuxkit: and %d more\n", l.n-mostLosses)
 	}
 	if l.strict && l.n > 0 {
-		return fmt.Errorf("--strict: the ramdisk cannot hold all of the image (%d losses, see above)", l.n)
+		return fmt.Errorf("--strict: the ramdisk cannot hold everything in the image (%d losses, see above)", l.n)
 	}
 	return nil
 }

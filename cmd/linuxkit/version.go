@@ -7,14 +7,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// like is the release of LinuxKit whose command line this is. Printed with -neb, so that nobody takes one for the other.
-const like = "v1.5.2"
+// like is the release of LinuxKit that has this command line. The suffix -neb tells the two programs apart.
+const like = "v1.5.2-neb"
 
 func newVersion(g *global) *cobra.Command {
 	var short, commit bool
 	cmd := &cobra.Command{
 		Use:   "version",
-		Short: "Say which linuxkit this is",
+		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			revision := ""
@@ -27,19 +27,19 @@ func newVersion(g *global) *cobra.Command {
 			}
 			switch {
 			case short:
-				fmt.Fprintln(g.out, like+"-neb")
+				fmt.Fprintln(g.out, like)
 			case commit:
 				fmt.Fprintln(g.out, revision)
 			default:
-				fmt.Fprintf(g.out, "linuxkit version %s-neb\n", like)
+				fmt.Fprintln(g.out, "linuxkit version", like)
 				if revision != "" {
-					fmt.Fprintf(g.out, "commit: %s\n", revision)
+					fmt.Fprintln(g.out, "commit:", revision)
 				}
 			}
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&short, "short", false, "the number alone")
-	cmd.Flags().BoolVar(&commit, "commit", false, "the commit alone; nothing where the build was not told")
+	cmd.Flags().BoolVar(&short, "short", false, "print the number only")
+	cmd.Flags().BoolVar(&commit, "commit", false, "print the commit only, or an empty line if the binary does not record it")
 	return cmd
 }

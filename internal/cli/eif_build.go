@@ -17,6 +17,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/epoch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
@@ -175,7 +176,7 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 	if o.compat != "" && !build.NitroCLI {
 		return usagef("--compat %q: nitro-cli is what there is", o.compat)
 	}
-	if build.Epoch, err = sourceDateEpoch(); err != nil {
+	if build.Epoch, err = epoch.FromEnvironment(); err != nil {
 		return err
 	}
 	if build.Signer, err = o.key.signer(cmd); err != nil {
@@ -414,20 +415,6 @@ func (o *eifBuild) builtBlobs(ctx context.Context, s streams, names []string) (b
 		}
 	}
 	return blobs, closeStore, nil
-}
-
-// sourceDateEpoch is the time that goes into a file, in seconds since 1970, by the convention of
-// reproducible-builds.org; nil without one.
-func sourceDateEpoch() (*int64, error) {
-	text := os.Getenv("SOURCE_DATE_EPOCH")
-	if text == "" {
-		return nil, nil
-	}
-	seconds, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || seconds < 0 || seconds > 1<<32-1 {
-		return nil, fmt.Errorf("SOURCE_DATE_EPOCH is %q, and must be a number of seconds since 1970 and before 2106", text)
-	}
-	return &seconds, nil
 }
 
 func readCustomMetadata(path string) (json.RawMessage, error) {

@@ -1,13 +1,13 @@
 package cli
 
 import (
-	"fmt"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/epoch"
 )
 
 // newManCommand makes 'neb man', which packagers call; it is not in the help.
@@ -26,12 +26,12 @@ func newManCommand(s streams) *cobra.Command {
 
 func writeManPages(root *cobra.Command, dir string) error {
 	date := time.Unix(0, 0).UTC()
-	if epoch := os.Getenv("SOURCE_DATE_EPOCH"); epoch != "" {
-		seconds, err := strconv.ParseInt(epoch, 10, 64)
-		if err != nil {
-			return fmt.Errorf("SOURCE_DATE_EPOCH: expected seconds since 1970, found %q", epoch)
-		}
-		date = time.Unix(seconds, 0).UTC()
+	seconds, err := epoch.FromEnvironment()
+	if err != nil {
+		return err
+	}
+	if seconds != nil {
+		date = time.Unix(*seconds, 0).UTC()
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err

@@ -35,6 +35,10 @@ const (
 // archive that was cut inside this last entry leaves a file of zeros behind.
 const Complete = "neb ramdisk complete 1\n"
 
+// CompleteTime is the modification time of [CompletePath], in seconds since 1970: 2017-04-18 16:30 UTC, which LinuxKit gives
+// to the files that it adds.
+const CompleteTime = 1492533000
+
 // RootPartSize is the size in bytes of every part of an erofs image but the last, which is smaller or equal and not empty. It is the
 // largest multiple of a page (4096 bytes) that the 32-bit size field of a newc entry can hold.
 const RootPartSize = 1<<32 - 4096

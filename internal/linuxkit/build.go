@@ -2,41 +2,42 @@ package linuxkit
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"math"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-// Options are what does not stand in the YAML.
+// Options are the inputs of [Build] that are not in the YAML.
 type Options struct {
-	// Open finds an image by the name that the YAML gives it.
+	// Open finds an image by its name in the YAML.
 	Open func(ctx context.Context, ref string) (*image.Image, error)
-	// Dir is where the layers' bodies are kept, in files without a name, until the tree is closed. "" is os.TempDir().
+	// Dir is the directory of the temporary files that hold the layers' bodies until the tree is closed. Empty means
+	// os.TempDir().
 	Dir string
-	// Limits bound what images may cost.
+	// Limits bound the cost of images.
 	Limits image.Limits
 }
 
-// made is the time of files that no image brings: LinuxKit's, roughly when it was published.
-var made = time.Date(2017, time.April, 18, 16, 30, 0, 0, time.UTC).Unix()
+// Marker is the last entry of a ramdisk with an application. init checks that it is there (docs/init-contract.md).
+func Marker() *image.Marker {
+	return &image.Marker{
+		Path:    strings.TrimPrefix(contract.CompletePath, "/"),
+		Content: contract.Complete,
+		ModTime: contract.CompleteTime,
+	}
+}
 
-const (
-	kernelName  = "boot/kernel"
-	cmdlineName = "boot/cmdline"
-	ucodeName   = "boot/ucode.cpio"
-)
+// made is the modification time of files that no image brings: LinuxKit's.
+const made = contract.CompleteTime
 
-// Build makes the tree of a configuration: the kernel's, then the images of init one over the other, then the files.
-// The caller closes it.
+// Build makes the tree of a configuration: the images of init, each over the one before it, then the files. The caller
+// closes it.
 func Build(ctx context.Context, c *Config, o Options) (_ *image.Tree, err error) {
 	if err := checkPrefix(c.Prefix); err != nil {
 		return nil, err
@@ -47,11 +48,6 @@ func Build(ctx context.Context, c *Config, o Options) (_ *image.Tree, err error)
 			t.Close()
 		}
 	}()
-	if c.Kernel.Image != "" {
-		if err := addKernel(ctx, t, &c.Kernel, o); err != nil {
-			return nil, fmt.Errorf("kernel: %w", err)
-		}
-	}
 	for _, ref := range c.Init {
 		if err := addImage(ctx, t, ref, c.Prefix, o); err != nil {
 			return nil, fmt.Errorf("init: %w", err)
@@ -77,13 +73,12 @@ func addImage(ctx context.Context, t *image.Tree, ref, prefix string, o Options)
 	return t.AddImage(ctx, img, prefix)
 }
 
-// presented is what LinuxKit changes in the tree of an image, which is what a container sees of it: removed, made where it
-// is missing, or put in place of what is there.
+// presented lists what LinuxKit changes in the tree of an image, so that it looks as a container sees it.
 var presented = []struct {
 	path    string
-	how     int
+	how     change
 	mode    uint32
-	content string
+	content string // of a file; the target of a symbolic link
 }{
 	{".dockerenv", remove, 0, ""},
 	{"dev/console", remove, 0, ""},
@@ -99,8 +94,11 @@ var presented = []struct {
 	{"etc/resolv.conf", replace, initramfs.TypeSymlink | 0o777, "/run/resolvconf/resolv.conf"},
 }
 
+// change is what happens to an entry: it is removed, created if it is missing, or replaced.
+type change int
+
 const (
-	remove = iota
+	remove change = iota
 	create
 	replace
 )
@@ -119,7 +117,17 @@ func present(t *image.Tree, prefix string) error {
 		return err
 	}
 	for _, p := range presented {
-		_, there := in.Lookup(p.path)
+		if _, exists := in.Lookup(p.path); exists && p.how == create {
+			continue
+		}
+		if p.how != create {
+			if err := in.Remove(p.path); err != nil {
+				return err
+			}
+		}
+		if p.how == remove {
+			continue
+		}
 		e := &image.Entry{Path: p.path, Mode: p.mode, ModTime: made}
 		var content []byte
 		if e.Mode&initramfs.TypeMask == initramfs.TypeSymlink {
@@ -127,81 +135,11 @@ func present(t *image.Tree, prefix string) error {
 		} else {
 			content = []byte(p.content)
 		}
-		var err error
-		switch {
-		case p.how == replace || p.how == remove && there:
-			if err = in.Remove(p.path); err == nil && p.how == replace {
-				err = in.Put(e, content)
-			}
-		case p.how == create && !there:
-			err = in.Put(e, content)
-		}
-		if err != nil {
+		if err := in.Put(e, content); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// addKernel takes kernel, microcode and modules out of an image.
-func addKernel(ctx context.Context, t *image.Tree, k *Kernel, o Options) error {
-	img, err := o.Open(ctx, k.Image)
-	if err != nil {
-		return err
-	}
-	defer img.Close()
-	from := image.NewTree(o.Dir, o.Limits)
-	defer from.Close()
-	if err := from.AddImage(ctx, img, ""); err != nil {
-		return err
-	}
-	find := func(name string) (*image.Entry, error) {
-		e, ok := from.Lookup(name)
-		if !ok || !e.IsRegular() {
-			return nil, fmt.Errorf("image %s holds no file %s", k.Image, name)
-		}
-		return e, nil
-	}
-	binary, archive, ucode := "kernel", "kernel.tar", ""
-	if k.Binary != "" {
-		binary = k.Binary
-	}
-	if k.Tar != nil {
-		if archive = *k.Tar; archive == "none" {
-			archive = ""
-		}
-	}
-	if k.UCode != nil {
-		ucode = *k.UCode
-	}
-	if err := t.Put(&image.Entry{Path: "boot", Mode: initramfs.TypeDir | 0o755, ModTime: made}, nil); err != nil {
-		return err
-	}
-	if err := t.Put(&image.Entry{Path: cmdlineName, Mode: initramfs.TypeFile | 0o644, ModTime: made}, []byte(k.Cmdline)); err != nil {
-		return err
-	}
-	for _, f := range []struct{ name, to string }{{binary, kernelName}, {ucode, ucodeName}} {
-		if f.name == "" {
-			continue
-		}
-		e, err := find(f.name)
-		if err != nil {
-			return err
-		}
-		to := *e
-		to.Path, to.ModTime = f.to, made
-		if err := t.PutReader(&to, from.Open(e)); err != nil {
-			return err
-		}
-	}
-	if archive == "" {
-		return nil
-	}
-	e, err := find(archive)
-	if err != nil {
-		return err
-	}
-	return t.AddTarReader(ctx, from.Open(e), "")
 }
 
 func addFile(t *image.Tree, f *File) error {
@@ -212,10 +150,9 @@ func addFile(t *image.Tree, f *File) error {
 	if err != nil {
 		return err
 	}
-	e := &image.Entry{Path: strings.Trim(f.Path, "/"), UID: f.UID, GID: f.GID, ModTime: made}
-	if f.Source != "" {
-		// The source is looked at first: where it is left out, its parents are too.
-		source := f.Source
+	e := &image.Entry{Path: strings.Trim(f.Path, "/"), UID: uint32(f.UID), GID: uint32(f.GID), ModTime: made}
+	source := f.Source
+	if source != "" {
 		if rest, ok := strings.CutPrefix(source, "~/"); ok {
 			home, err := os.UserHomeDir()
 			if err != nil {
@@ -223,22 +160,21 @@ func addFile(t *image.Tree, f *File) error {
 			}
 			source = filepath.Join(home, rest)
 		}
+		// Checked first: the parents of an omitted file are omitted too.
 		if _, err := os.Stat(source); err != nil {
 			if f.Optional {
 				return nil
 			}
 			return fmt.Errorf("%s: %w", f.Path, err)
 		}
-		if err := parents(t, e, mode); err != nil {
-			return err
-		}
-		e.Mode = initramfs.TypeFile | mode
-		return t.PutFile(e, source)
 	}
 	if err := parents(t, e, mode); err != nil {
 		return err
 	}
 	switch {
+	case source != "":
+		e.Mode = initramfs.TypeFile | mode
+		return t.PutFile(e, source)
 	case f.Directory:
 		e.Mode = initramfs.TypeDir | mode
 	case f.Symlink != "":
@@ -250,7 +186,8 @@ func addFile(t *image.Tree, f *File) error {
 	return t.Put(e, nil)
 }
 
-// parents makes the directories above e that are missing, with its owner and a mode that lets in whom e lets in.
+// parents creates the missing directories above e, with its owner and its mode. A class of users that has any permission
+// on e may search them.
 func parents(t *image.Tree, e *image.Entry, mode uint32) error {
 	for _, class := range []uint32{0o700, 0o070, 0o007} {
 		if mode&class != 0 {
@@ -272,125 +209,4 @@ func parents(t *image.Tree, e *image.Entry, mode uint32) error {
 		}
 	}
 	return nil
-}
-
-// Ramdisk says how a tree is written.
-type Ramdisk struct {
-	// Epoch, when it is not nil, is the latest time that an entry may have, in seconds since 1970 (SOURCE_DATE_EPOCH).
-	Epoch *int64
-	// Complete adds /neb/complete as the last entry, which proves to init that all before it was unpacked
-	// (docs/init-contract.md). One that the tree has is lost; a /neb that is no directory is an error.
-	Complete bool
-	// NoBoot leaves out what is below boot/, as LinuxKit does: kernel, command line and microcode are written beside the ramdisk. The
-	// rest is lost.
-	NoBoot bool
-	// Lost is told what the archive cannot hold, by path: extended attributes, a file of 4 GiB or more, which is left out.
-	// An error that it returns ends the writing. Nil makes any loss an error.
-	Lost func(path, what string) error
-}
-
-// completeName and completeText are of docs/init-contract.md.
-const (
-	completeName = "neb/complete"
-	completeText = "neb ramdisk complete 1\n"
-)
-
-// WriteRamdisk writes the tree as a newc archive. When w is an *os.File the kernel copies the large bodies.
-func WriteRamdisk(w io.Writer, t *image.Tree, o Ramdisk) error {
-	out := initramfs.NewWriter(w)
-	lost := o.Lost
-	if lost == nil {
-		lost = func(path, what string) error { return fmt.Errorf("%s: %s", path, what) }
-	}
-	neb := false
-	names := map[uint32]bool{} // inodes with several names of which one has been written, with the bytes
-	err := t.Walk(func(e *image.Entry) error {
-		if o.NoBoot && strings.HasPrefix(e.Path, "boot/") {
-			if e.IsDir() || e.Path == kernelName || e.Path == cmdlineName || e.Path == ucodeName {
-				return nil
-			}
-			return lost(e.Path, "it is left out, as all of boot/ is beside a "+kernelName)
-		}
-		if o.Complete && (e.Path == completeName || strings.HasPrefix(e.Path, completeName+"/")) {
-			return lost(e.Path, "it is the tree's own and is left out: the last entry has this name, by which init knows that all was unpacked")
-		}
-		if o.Complete && e.Path == path.Dir(completeName) {
-			if neb = e.IsDir(); !neb {
-				return fmt.Errorf("%s: expected a directory or nothing, found the mode %o: %s goes below it, by which init knows that all was unpacked (give the images a prefix)",
-					e.Path, e.Mode, completeName)
-			}
-		}
-		for _, x := range e.Xattrs {
-			if err := lost(e.Path, fmt.Sprintf("the extended attribute %s is lost: an initramfs holds none", x.Name)); err != nil {
-				return err
-			}
-		}
-		return write(out, t, e, o.Epoch, names, lost)
-	})
-	if err != nil {
-		return err
-	}
-	if o.Complete {
-		if !neb {
-			err = out.WriteHeader(&initramfs.Header{Name: path.Dir(completeName), Mode: initramfs.TypeDir | 0o755, ModTime: seconds(made, o.Epoch)})
-		}
-		if err == nil {
-			err = out.WriteHeader(&initramfs.Header{Name: completeName, Mode: initramfs.TypeFile | 0o644, ModTime: seconds(made, o.Epoch), Size: int64(len(completeText))})
-		}
-		if err == nil {
-			_, err = io.WriteString(out, completeText)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return out.Close()
-}
-
-// write writes one entry.
-func write(out *initramfs.Writer, t *image.Tree, e *image.Entry, epoch *int64, names map[uint32]bool, lost func(path, what string) error) error {
-	h := initramfs.Header{
-		Name: e.Path, Mode: e.Mode, UID: e.UID, GID: e.GID, ModTime: seconds(e.ModTime, epoch),
-		Size: e.Size, Major: e.Major, Minor: e.Minor, Inode: e.Inode, Links: e.Links,
-	}
-	switch {
-	case e.IsDir():
-		h.Links = 0
-	case e.Target != "":
-		h.Size, h.Links = int64(len(e.Target)), 1 // the kernel makes each name of a linked symbolic link anew
-	}
-	if err := h.Check(); err != nil {
-		if errors.Is(err, initramfs.ErrTooLarge) {
-			return lost(e.Path, fmt.Sprintf("it has %d bytes and is left out: an initramfs holds no file of 4 GiB or more", e.Size))
-		}
-		return err
-	}
-	if e.Links > 1 && e.IsRegular() {
-		if names[e.Inode] {
-			h.Size = 0
-		}
-		names[e.Inode] = true
-	}
-	if err := out.WriteHeader(&h); err != nil {
-		return err
-	}
-	var err error
-	switch {
-	case e.Target != "":
-		_, err = io.WriteString(out, e.Target)
-	case h.Size > 0:
-		_, err = t.CopyBody(out, e)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", e.Path, err)
-	}
-	return nil
-}
-
-// seconds fits a time into the 32 bits that an archive has for it.
-func seconds(t int64, epoch *int64) uint32 {
-	if epoch != nil {
-		t = min(t, *epoch)
-	}
-	return uint32(max(0, min(t, math.MaxUint32)))
 }

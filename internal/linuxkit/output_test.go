@@ -10,10 +10,16 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 	"golang.org/x/sys/unix"
 )
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
 
 // TestNothingBeforeTheEnd looks at the directory when all is written and nothing has its name yet: what is there would be
 // left by a program that is killed.
@@ -37,14 +43,14 @@ func TestNothingBeforeTheEnd(t *testing.T) {
 		before := names()
 		text := content
 		tree, err := linuxkit.Build(t.Context(), &linuxkit.Config{Files: []linuxkit.File{
-			{Path: "boot/kernel", Contents: &text}, {Path: "boot/cmdline", Contents: &text}, {Path: "f", Contents: &text},
+			{Path: "f", Contents: &text},
 		}}, linuxkit.Options{Dir: dir})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer tree.Close()
 		err = linuxkit.Write(t.Context(), tree, linuxkit.Output{
-			Base: filepath.Join(dir, "x"), Formats: must(linuxkit.FindFormats([]string{"kernel+initrd-nogz", "tar-kernel-initrd"})),
+			Base: filepath.Join(dir, "x"), Formats: must(linuxkit.FindFormats([]string{"kernel+initrd-nogz"})),
 			Approve: func() error {
 				if now := names(); now != before {
 					t.Errorf("before the end there is %q", now)
@@ -55,16 +61,14 @@ func TestNothingBeforeTheEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for name, want := range map[string]string{"x-kernel": content, "x-initrd.img": "070701"} {
-			file := filepath.Join(dir, name)
-			if b := must(os.ReadFile(file)); !strings.HasPrefix(string(b), want) {
-				t.Errorf("%s begins with %.20q, want %q", name, b, want)
-			}
-			if mode := must(os.Stat(file)).Mode(); mode != 0o644 {
-				t.Errorf("%s has the mode %v", name, mode)
-			}
+		file := filepath.Join(dir, "x-initrd.img")
+		if b := must(os.ReadFile(file)); !strings.HasPrefix(string(b), "070701") || !strings.Contains(string(b), content) {
+			t.Errorf("%s: got %.100q, want an archive with %q", file, b, content)
 		}
-		if now, want := names(), "x-cmdline x-initrd.img x-initrd.tar x-kernel"; now != want {
+		if mode := must(os.Stat(file)).Mode(); mode != 0o644 {
+			t.Errorf("%s: mode %v, want 0644", file, mode)
+		}
+		if now, want := names(), "x-initrd.img"; now != want {
 			t.Errorf("there is %q, want %q", now, want)
 		}
 	}
@@ -120,10 +124,10 @@ func TestStopped(t *testing.T) {
 			dir := t.TempDir()
 			why := errors.New("the test wants no more")
 			ctx, stop := context.WithCancelCause(t.Context())
-			if f.Stream {
+			if f.Name == linuxkit.Tar {
 				stop(why) // it loses nothing
 			}
-			err := linuxkit.Write(ctx, tree, linuxkit.Output{Base: filepath.Join(dir, "x"), Formats: []linuxkit.Format{f}, Ramdisk: linuxkit.Ramdisk{
+			err := linuxkit.Write(ctx, tree, linuxkit.Output{Base: filepath.Join(dir, "x"), Formats: []linuxkit.Format{f}, Ramdisk: image.Ramdisk{
 				Lost: func(string, string) error { stop(why); return nil },
 			}})
 			if !errors.Is(err, why) {
@@ -131,35 +135,6 @@ func TestStopped(t *testing.T) {
 			}
 			if left := must(os.ReadDir(dir)); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
-			}
-		})
-	}
-}
-
-// TestOwnComplete has images with names of ours in their root, where they have no prefix.
-func TestOwnComplete(t *testing.T) {
-	for _, c := range []struct {
-		name, want string
-		entry      images.Entry
-	}{
-		{"a file", "neb: expected a directory or nothing, found the mode 100644", images.File("neb", "1")},
-		{"a symbolic link", "neb: expected a directory or nothing, found the mode 120777", images.Symlink("neb", "etc")},
-		{"complete itself", "neb/complete: it is the tree's own and is left out", images.File("neb/complete", "not at all")},
-		{"complete as a directory", "neb/complete: it is the tree's own and is left out", images.File("neb/complete/x", "1")},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			l := images.NewLayout(t)
-			l.Name(l.Image("amd64", [][]byte{images.Layer(t, c.entry)}, images.Gzip), "")
-			config := linuxkit.Config{Init: []string{"oci:" + l.Dir()}}
-			if _, err := ramdisk(t, &config, linuxkit.Ramdisk{Complete: true}); err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("%v, want %q", err, c.want)
-			}
-			if _, err := ramdisk(t, &config, linuxkit.Ramdisk{}); err != nil {
-				t.Errorf("where it is not asked for: %v", err)
-			}
-			config.Prefix = "rootfs/"
-			if _, err := ramdisk(t, &config, linuxkit.Ramdisk{Complete: true}); err != nil {
-				t.Errorf("with a prefix: %v", err)
 			}
 		})
 	}

@@ -49,9 +49,13 @@ func (d *disk) write(ctx context.Context, w io.Writer, b *Build) error {
 		return err
 	}
 	defer out.end()
-	return linuxkit.WriteRamdisk(out, d.tree, linuxkit.Ramdisk{
-		Epoch:    b.latest(),
-		Complete: d.complete,
+	var marker *image.Marker
+	if d.complete {
+		marker = linuxkit.Marker()
+	}
+	return d.tree.WriteRamdisk(out, image.Ramdisk{
+		Epoch:  b.latest(),
+		Marker: marker,
 		Lost: func(path, what string) error {
 			if e, ok := d.tree.Lookup(path); ok && e.Size > initramfs.MaxSize {
 				return fmt.Errorf("%s has %d bytes, and a cpio archive cannot hold a file of 4 GiB or more: use --rootfs-format erofs", path, e.Size)

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"math"
 	"os"
 )
 
@@ -40,6 +41,29 @@ func (w writer) Write(p []byte) (int, error) {
 		return 0, context.Cause(w.ctx)
 	}
 	return w.w.Write(p)
+}
+
+// interval is the number of bytes that the kernel copies between two looks at the context.
+const interval = 16 << 20
+
+// ReadFrom lets the kernel copy the bytes if both sides are files.
+func (w writer) ReadFrom(r io.Reader) (n int64, err error) {
+	left := int64(math.MaxInt64)
+	if l, ok := r.(*io.LimitedReader); ok { // os.File.ReadFrom sees through one limit only
+		r, left = l.R, l.N
+	}
+	for left > 0 {
+		if w.ctx.Err() != nil {
+			return n, context.Cause(w.ctx)
+		}
+		part := min(left, interval)
+		k, err := io.Copy(w.w, &io.LimitedReader{R: r, N: part})
+		n, left = n+k, left-k
+		if err != nil || k < part {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // ReadFile reads a whole file into memory. It fails if the file is larger than most bytes, and then reads no further.

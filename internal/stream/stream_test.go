@@ -58,3 +58,36 @@ func TestSHA256(t *testing.T) {
 		t.Errorf("after the end of the context: %v", err)
 	}
 }
+
+// TestWriterReadsFrom copies more than the kernel does at once, from and to files.
+func TestWriterReadsFrom(t *testing.T) {
+	from, err := os.Create(filepath.Join(t.TempDir(), "from"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	const size = 2*interval + 3
+	if err := from.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	to, err := os.Create(filepath.Join(t.TempDir(), "to"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	w := Writer(ctx, to)
+	if n, err := io.Copy(w, io.LimitReader(from, size-1)); n != size-1 || err != nil {
+		t.Errorf("copied %d bytes and %v, want %d", n, err, size-1)
+	}
+	if n, err := io.Copy(w, from); n != 1 || err != nil {
+		t.Errorf("copied %d bytes and %v, want the last one", n, err)
+	}
+	if _, err := from.Seek(0, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if n, err := io.Copy(w, from); n != 0 || !errors.Is(err, context.Canceled) {
+		t.Errorf("copied %d bytes and %v after the end of the context", n, err)
+	}
+}

@@ -18,11 +18,11 @@ type Kind string
 // The kinds of items.
 const (
 	Download Kind = "download" // a verified download
-	Partial  Kind = "partial"  // an incomplete download
+	Partial  Kind = "partial"  // a download that has not ended
 	Output   Kind = "output"   // a finished output
-	Making   Kind = "making"   // the working directory of an output
-	Log      Kind = "log"      // the log of an output that failed or is being made
-	Other    Kind = "other"    // not the store's
+	Making   Kind = "making"   // an output that is being made, or was when its maker was killed
+	Log      Kind = "log"      // what was said while an output was made that failed, or is being made
+	Other    Kind = "other"    // nothing that a store has
 )
 
 // Item is one thing in a store.
@@ -35,51 +35,42 @@ type Item struct {
 	lock string // name of its lock
 }
 
-// List returns what is in the store, sorted by kind and name.
+// List lists what is in the store, by kind and name.
 func (s *Store) List() ([]Item, error) {
 	var items []Item
 	top, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, err
 	}
-	for _, sub := range top {
-		switch sub.Name() {
+	for _, room := range top {
+		switch room.Name() {
 		case downloads:
-			err = s.each(sub.Name(), func(i Item) {
-				i.Kind, i.lock = Download,
-					i.Name
-				items = append(items, i)
-			})
+			err = s.each(room.Name(), func(i Item) { i.Kind, i.lock = Download, i.Name; items = append(items, i) })
 		case partial:
-			err = s.each(sub.Name(), func(i Item) {
-				i.Kind, i.lock = Partial,
-					i.Name
-				items = append(items, i)
-			})
+			err = s.each(room.Name(), func(i Item) { i.Kind, i.lock = Partial, i.Name; items = append(items, i) })
 		case outputs:
-			err = s.each(sub.Name(), func(i Item) {
+			err = s.each(room.Name(), func(i Item) {
 				i.Kind, i.lock = Output, i.Name
 				i.Size, i.Used = outputState(i.path, i)
 				items = append(items, i)
 			})
 		case tmp:
-			err = s.each(sub.Name(), func(i Item) {
+			err = s.each(room.Name(), func(i Item) {
 				i.Kind = Making
 				i.lock, _, _ = strings.Cut(i.Name, tmpMark)
 				i.Size = treeSize(i.path)
 				items = append(items, i)
 			})
 		case logs:
-			err = s.each(sub.Name(), func(i Item) { i.Kind = Log; items = append(items, i) })
+			err = s.each(room.Name(), func(i Item) { i.Kind = Log; items = append(items, i) })
 		case locks:
 		default:
-			info, err := sub.Info()
+			info, err := room.Info()
 			if err != nil {
 				continue
 			}
-			path := filepath.Join(s.dir, sub.Name())
-			items = append(items, Item{Kind: Other, Name: sub.Name(), Size: treeSize(path),
-				Used: info.ModTime(), path: path})
+			path := filepath.Join(s.dir, room.Name())
+			items = append(items, Item{Kind: Other, Name: room.Name(), Size: treeSize(path), Used: info.ModTime(), path: path})
 		}
 		if err != nil {
 			return nil, err
@@ -88,19 +79,19 @@ func (s *Store) List() ([]Item, error) {
 	return items, nil
 }
 
-// each calls f for everything in a subdirectory.
-func (s *Store) each(sub string, f func(Item)) error {
-	entries, err := os.ReadDir(filepath.Join(s.dir, sub))
+// each calls f for everything in a room.
+func (s *Store) each(room string, f func(Item)) error {
+	entries, err := os.ReadDir(filepath.Join(s.dir, room))
 	for _, e := range entries {
-		path := s.in(sub, e.Name())
-		if info, err := os.Stat(path); err == nil { // a download may be a symbolic link
+		path := s.in(room, e.Name())
+		if info, err := os.Stat(path); err == nil { // a download may be a link to where it is
 			f(Item{Name: e.Name(), Size: info.Size(), Used: info.ModTime(), path: path})
 		}
 	}
 	return err
 }
 
-// outputState returns the size in bytes and the last use of an output, from its manifest.
+// outputState is the size in bytes and the last use of an output, as its manifest has them.
 func outputState(dir string, i Item) (int64, time.Time) {
 	name := filepath.Join(dir, manifest)
 	data, err := os.ReadFile(name)
@@ -118,7 +109,7 @@ func outputState(dir string, i Item) (int64, time.Time) {
 	return size, i.Used
 }
 
-// treeSize returns the size in bytes of all files below a path.
+// treeSize is how many bytes the files below a path have.
 func treeSize(path string) int64 {
 	var size int64
 	_ = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
@@ -132,8 +123,8 @@ func treeSize(path string) int64 {
 	return size
 }
 
-// Prune removes the items for which choose returns true, and returns them. It keeps items that a process
-// makes or uses, and those of kind [Other].
+// Prune removes the items that the function chooses, but for those that a process works on or uses, and returns
+// what it removed. [Other] items are not the store's and stay.
 func (s *Store) Prune(choose func(Item) bool) ([]Item, error) {
 	items, err := s.List()
 	if err != nil {
@@ -160,7 +151,7 @@ func (s *Store) prune(i Item) (bool, error) {
 	case Log: // its own lock
 		f, err := os.Open(i.path)
 		if err != nil {
-			return false, ignore(err, fs.ErrNotExist) // another process pruned it
+			return false, ignore(err, fs.ErrNotExist) // another prune was there first
 		}
 		defer f.Close()
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
@@ -180,13 +171,13 @@ func (s *Store) prune(i Item) (bool, error) {
 			return false, err
 		}
 		defer h.release()
-		// A process that waits for this lock finds its file removed, and creates a new one.
+		// Whoever waits for this lock sees that its name is gone, and makes a new one.
 		defer os.Remove(h.f.Name())
 	}
 	if i.Kind != Output {
 		return true, remove(i.path)
 	}
-	// An output is removed in one step, so that nobody hashes half of one.
+	// An output disappears in one step: half of one would be hashed by the next who asks for it.
 	trash := s.in(tmp, i.lock+tmpMark+"pruned")
 	if err := remove(trash); err != nil {
 		return false, err

@@ -94,6 +94,15 @@ func Layer(t testing.TB, entries ...Entry) []byte {
 	return b.Bytes()
 }
 
+// Layers is the archives of several layers.
+func Layers(t testing.TB, layers ...[]Entry) (all [][]byte) {
+	t.Helper()
+	for _, entries := range layers {
+		all = append(all, Layer(t, entries...))
+	}
+	return all
+}
+
 // writeSparse writes a file in GNU's sparse form 1.0, whose map of what is data stands before the data. archive/tar
 // reads such files and writes none, so the blocks are put together here.
 func writeSparse(b *bytes.Buffer, e Entry) {

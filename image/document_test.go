@@ -1,7 +1,6 @@
-package linuxkit_test
+package image_test
 
 import (
-	"bytes"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -12,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/nitro-enclaves-bootstrap/neb/image"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
 	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 )
 
@@ -61,15 +59,6 @@ func TestAbsurdDocuments(t *testing.T) {
 		t.Cleanup(s.Close)
 		return strings.TrimPrefix(s.URL, "http://") + "/a:1"
 	}
-	pull := func(ref string) func() error {
-		cache := linuxkit.Cache{Dir: t.TempDir()}
-		return func() error { return cache.Pull(t.Context(), ref, "") }
-	}
-	imported := func(index []byte) func() error {
-		archive := Layer(t, File("index.json", string(index)))
-		cache := linuxkit.Cache{Dir: t.TempDir()}
-		return func() error { _, _, err := cache.Import(t.Context(), bytes.NewReader(archive)); return err }
-	}
 	manifests, layers := `{"schemaVersion":2,"manifests":[`, `{"schemaVersion":2,"layers":[`
 	full := absurd(manifests, `{}`, `]}`, 32<<20)
 	for _, c := range []struct {
@@ -88,14 +77,6 @@ func TestAbsurdDocuments(t *testing.T) {
 		{"configuration", open(layout(config, fmt.Appendf(nil, `{"schemaVersion":2,"config":{"digest":%q}}`, Digest(config)))), values},
 		{"a registry's manifest", open(serves(absurd(layers, `{}`, `]}`, fits))), values},
 		{"a registry's large manifest", open(serves(full)), bytes4},
-		{"pulled", pull(serves(absurd(layers, `{}`, `]}`, fits))), values},
-		{"imported", imported(full), bytes4},
-		{"imported, fits", imported(absurd(manifests, `{}`, `]}`, fits)), values},
-		{"the cache's index", func() error { _, err := linuxkit.Cache{Dir: bare("index.json", full)}.Images(); return err }, bytes4},
-		{"the cache's index, fits", func() error {
-			_, err := linuxkit.Cache{Dir: bare("index.json", absurd(manifests, costly, `]}`, fits))}.Images()
-			return err
-		}, values},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var before, after runtime.MemStats

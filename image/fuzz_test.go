@@ -1,4 +1,4 @@
-package linuxkit_test
+package image_test
 
 import (
 	"bytes"
@@ -6,14 +6,13 @@ import (
 	"testing"
 
 	"github.com/nitro-enclaves-bootstrap/neb/image"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
 	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 )
 
 // FuzzLayer gives any bytes as a layer. It is refused, or becomes a ramdisk that the independent reader takes.
 func FuzzLayer(f *testing.F) {
-	for _, p := range puzzles {
-		for _, entries := range p.layers {
+	for _, p := range Puzzles {
+		for _, entries := range p.Layers {
 			f.Add(Layer(f, entries...))
 		}
 	}
@@ -28,14 +27,14 @@ func FuzzLayer(f *testing.F) {
 		}
 		var b bytes.Buffer
 		ignore := func(string, string) error { return nil }
-		if err := linuxkit.WriteRamdisk(&b, tree, linuxkit.Ramdisk{Complete: true, Lost: ignore}); err != nil {
+		if err := tree.WriteRamdisk(&b, image.Ramdisk{Marker: marker, Lost: ignore}); err != nil {
 			// A path of the layer, or one through its symbolic links, may be too long with the prefix. Nothing else is wrong.
 			if !strings.Contains(err.Error(), "the kernel unpacks at most 4095") {
 				t.Error(err)
 			}
 			return
 		}
-		lines := newc(t, b.Bytes()).lines
+		lines := List(t, b.Bytes())
 		if len(lines) < 3 || !strings.HasPrefix(lines[0], "neb ") {
 			t.Errorf("%q", lines)
 		}

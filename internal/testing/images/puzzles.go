@@ -1,30 +1,24 @@
-package linuxkit_test
+package images
 
 import (
 	"archive/tar"
-	"bytes"
-	"context"
-	"encoding/hex"
-	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
-
-	"github.com/nitro-enclaves-bootstrap/neb/image"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
-	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 )
 
-// puzzles are images, and the trees that the OCI image specification, or Docker where that says nothing, makes of them. A
-// tree is a list of lines as [listing] writes them, without what every image has.
-var puzzles = []struct {
-	name   string
-	layers [][]Entry
-	want   []string
-}{
+// Puzzle is an image that is hard to merge, and its tree by the OCI image specification, or by Docker where the specification
+// is silent.
+type Puzzle struct {
+	Name   string
+	Layers [][]Entry
+	Want   []string // lines as [List] returns them, in any order
+}
+
+// Archives returns the layers as tar archives.
+func (p Puzzle) Archives(t testing.TB) [][]byte { return Layers(t, p.Layers...) }
+
+// Puzzles are the images of the tests of merging.
+var Puzzles = []Puzzle{
 	{"whiteout", [][]Entry{
 		{Dir("a/", 0o755), File("a/gone", "1"), File("a/kept", "2"), Dir("d/", 0o755), File("d/x", "3")},
 		{File("a/.wh.gone", ""), File(".wh.d", "")},
@@ -151,220 +145,4 @@ var puzzles = []struct {
 		Entry{Header: tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "x"}}}, File("f", "1"),
 	}}, []string{`f f 644 0:0 "1"`}},
 	{"an empty layer", [][]Entry{{File("f", "1")}, {}, {File("g", "2")}}, []string{`f f 644 0:0 "1"`, `g f 644 0:0 "2"`}},
-}
-
-const hosts = `127.0.0.1       localhost
-::1     localhost ip6-localhost ip6-loopback
-fe00::0 ip6-localnet
-ff00::0 ip6-mcastprefix
-ff02::1 ip6-allnodes
-ff02::2 ip6-allrouters
-`
-
-// everyImage is what [Build] adds to each image (see presented).
-var everyImage = []string{
-	`dev d 755 0:0`, `dev/pts d 755 0:0`, `dev/shm d 755 0:0`, `etc d 755 0:0`, `etc/hosts f 644 0:0 ` + strconv.Quote(hosts), `etc/mtab l "/proc/mounts"`,
-	`etc/resolv.conf l "/run/resolvconf/resolv.conf"`, `proc d 755 0:0`, `sys d 755 0:0`,
-}
-
-// listing writes one line for each name in a tree, sorted: path, type, mode, owner, and content, target or numbers. Later
-// names of a file with several end in the first.
-type listing struct {
-	lines []string
-	inode map[string]string
-}
-
-func (l *listing) add(path, kind string, mode, uid, gid uint32, inode, detail string) {
-	name := strconv.Quote(path)
-	name = name[1 : len(name)-1]
-	line := fmt.Sprintf("%s %s %o %d:%d", name, kind, mode, uid, gid)
-	if kind == "l" { // the mode of a symbolic link means nothing
-		line = fmt.Sprintf("%s l %s", name, detail)
-		if uid != 0 || gid != 0 {
-			line += fmt.Sprintf(" %d:%d", uid, gid)
-		}
-	} else if detail != "" {
-		line += " " + detail
-	}
-	if first, ok := l.inode[inode]; ok && kind != "l" {
-		line += " = " + first
-	} else {
-		l.inode[inode] = path
-	}
-	l.lines = append(l.lines, line)
-}
-
-// newc is a reader of archives that shares nothing with package initramfs, nor with what it tests: the kernel's
-// buffer-format.rst, read to the letter. It fails where the kernel would not unpack an entry.
-func newc(t testing.TB, b []byte) *listing {
-	t.Helper()
-	type file struct {
-		path, kind string
-		f          [13]uint32
-		body       []byte
-	}
-	var files []file
-	dirs := map[string]bool{"": true}
-	seen := map[string]bool{}
-	bodies := map[string][]byte{}
-	at, ended := 0, false
-	for at < len(b) && !ended {
-		if !bytes.HasPrefix(b[at:], []byte("070701")) {
-			t.Fatalf("no header at byte %d", at)
-		}
-		var e file
-		for i := range e.f {
-			raw, err := hex.DecodeString(string(b[at+6+8*i:][:8]))
-			if err != nil {
-				t.Fatal(err)
-			}
-			e.f[i] = uint32(raw[0])<<24 | uint32(raw[1])<<16 | uint32(raw[2])<<8 | uint32(raw[3])
-		}
-		name := b[at+110:][:e.f[11]]
-		if name[len(name)-1] != 0 {
-			t.Fatalf("the name %q has no end", name)
-		}
-		e.path = string(name[:len(name)-1])
-		at = (at + 110 + len(name) + 3) &^ 3
-		e.body = b[at:][:e.f[6]]
-		at = (at + len(e.body) + 3) &^ 3
-		if ended = e.path == "TRAILER!!!"; ended {
-			break
-		}
-		if seen[e.path] {
-			t.Errorf("%q stands twice in the archive", e.path)
-		}
-		seen[e.path] = true
-		parent := ""
-		if i := strings.LastIndexByte(e.path, '/'); i >= 0 {
-			parent = e.path[:i]
-		}
-		if !dirs[parent] {
-			t.Errorf("%q comes before its directory: the kernel would drop it", e.path)
-		}
-		e.kind = map[uint32]string{1: "p", 2: "c", 4: "d", 6: "b", 8: "f", 10: "l", 12: "s"}[e.f[1]>>12]
-		if e.kind == "d" {
-			dirs[e.path] = true
-		}
-		inode := fmt.Sprint(e.f[0])
-		if e.kind == "f" && e.f[4] > 1 && len(e.body) > 0 {
-			bodies[inode] = e.body
-		}
-		files = append(files, e)
-	}
-	if !ended || at != len(b) {
-		t.Fatalf("trailer %t, %d bytes of %d", ended, at, len(b))
-	}
-	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.path, b.path) })
-	l := &listing{inode: map[string]string{}}
-	for _, e := range files {
-		inode := fmt.Sprint(e.f[0])
-		body := e.body
-		if linked, ok := bodies[inode]; ok {
-			body = linked
-		}
-		detail := ""
-		switch e.kind {
-		case "f", "l":
-			detail = strconv.Quote(string(body))
-		case "c", "b":
-			detail = fmt.Sprintf("%d:%d", e.f[9], e.f[10])
-		}
-		l.add(e.path, e.kind, e.f[1]&0o7777, e.f[2], e.f[3], inode, detail)
-	}
-	return l
-}
-
-// opener opens the image that a YAML names as it is, by its transport.
-func opener(t testing.TB) func(context.Context, string) (*image.Image, error) {
-	return func(ctx context.Context, ref string) (*image.Image, error) {
-		return image.Open(ctx, ref, image.Options{Arch: "x86_64", TempDir: t.TempDir()})
-	}
-}
-
-// ramdisk builds and writes.
-func ramdisk(t testing.TB, c *linuxkit.Config, r linuxkit.Ramdisk) ([]byte, error) {
-	t.Helper()
-	tree, err := linuxkit.Build(t.Context(), c, linuxkit.Options{Open: opener(t), Dir: t.TempDir()})
-	if err != nil {
-		return nil, err
-	}
-	defer tree.Close()
-	var b bytes.Buffer
-	if err := linuxkit.WriteRamdisk(&b, tree, r); err != nil {
-		return nil, err
-	}
-	// The same through a file, which the kernel copies to.
-	f, err := os.Create(filepath.Join(t.TempDir(), "ramdisk"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := linuxkit.WriteRamdisk(f, tree, r); err != nil {
-		return nil, err
-	}
-	if again, err := os.ReadFile(f.Name()); err != nil || !bytes.Equal(again, b.Bytes()) {
-		t.Errorf("a ramdisk written to a file differs from one written to memory (%v)", err)
-	}
-	return b.Bytes(), nil
-}
-
-func layers(t testing.TB, entries [][]Entry) [][]byte {
-	var all [][]byte
-	for _, e := range entries {
-		all = append(all, Layer(t, e...))
-	}
-	return all
-}
-
-func wanted(lines []string) []string {
-	want := append(slices.Clone(lines), everyImage...)
-	slices.SortFunc(want, byPath)
-	return want
-}
-
-// byPath compares lines by the path that they begin with, which Quote has changed.
-func byPath(a, b string) int { return strings.Compare(rawPath(a), rawPath(b)) }
-
-func rawPath(line string) string {
-	for i := len(line); i > 0; i-- {
-		// the path ends before the last " K " whose rest is no path: kinds are one letter
-		if rest := line[i-1:]; len(rest) > 3 && rest[0] == ' ' && strings.Contains("fdlcbps", rest[1:2]) && rest[2] == ' ' {
-			if path, err := strconv.Unquote(`"` + line[:i-1] + `"`); err == nil {
-				return path
-			}
-		}
-	}
-	return line
-}
-
-func TestPuzzles(t *testing.T) {
-	for _, p := range puzzles {
-		t.Run(p.name, func(t *testing.T) {
-			l := NewLayout(t)
-			l.Name(l.Image("amd64", layers(t, p.layers), Gzip, Plain, Zstd), "")
-			b, err := ramdisk(t, &linuxkit.Config{Init: []string{"oci:" + l.Dir()}}, linuxkit.Ramdisk{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			compare(t, newc(t, b).lines, wanted(p.want))
-		})
-	}
-}
-
-func compare(t *testing.T, got, want []string) {
-	t.Helper()
-	for _, line := range got {
-		if !slices.Contains(want, line) {
-			t.Errorf("there is     %s", line)
-		}
-	}
-	for _, line := range want {
-		if !slices.Contains(got, line) {
-			t.Errorf("there is not %s", line)
-		}
-	}
-	if len(got) != len(want) {
-		t.Errorf("%d entries, want %d", len(got), len(want))
-	}
 }

@@ -1,16 +1,17 @@
-package linuxkit_test
+// Package unpack_test has the enclave's kernel unpack ramdisks, and compares what comes of them.
+package unpack_test
 
 import (
 	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
+	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
 	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm"
@@ -25,22 +26,30 @@ func TestPuzzlesInTheKernel(t *testing.T) {
 	blobs := vm.Blobs(t, arch)
 
 	dir := t.TempDir()
-	bootstrap := &linuxkit.Config{Files: []linuxkit.File{
-		{Path: "dev", Directory: true, Mode: "0755"}, {Path: "init", Source: lister, Mode: "0755"},
-	}}
-	first, err := ramdisk(t, bootstrap, linuxkit.Ramdisk{})
-	if err != nil {
+	tree := image.NewTree(dir, image.Limits{})
+	defer tree.Close()
+	if err := tree.Put(&image.Entry{Path: "dev", Mode: initramfs.TypeDir | 0o755}, nil); err != nil {
 		t.Fatal(err)
 	}
+	if err := tree.PutFile(&image.Entry{Path: "init", Mode: initramfs.TypeFile | 0o755}, lister); err != nil {
+		t.Fatal(err)
+	}
+	first := ramdisk(t, tree)
 	ramdisks := [][]byte{first}
-	for i, p := range puzzles {
+	for i, p := range Puzzles {
 		l := NewLayout(t)
-		l.Name(l.Image("amd64", layers(t, p.layers), Gzip), "")
-		b, err := ramdisk(t, &linuxkit.Config{Init: []string{"oci:" + l.Dir()}, Prefix: fmt.Sprintf("puzzles/%02d/", i)}, linuxkit.Ramdisk{})
+		l.Name(l.Image("amd64", p.Archives(t), Gzip), "")
+		img, err := image.Open(t.Context(), "oci:"+l.Dir(), image.Options{Arch: arch})
 		if err != nil {
-			t.Fatalf("%s: %v", p.name, err)
+			t.Fatalf("%s: %v", p.Name, err)
 		}
-		ramdisks = append(ramdisks, b)
+		defer img.Close()
+		tree := image.NewTree(dir, image.Limits{})
+		defer tree.Close()
+		if err := tree.AddImage(t.Context(), img, fmt.Sprintf("puzzles/%02d/", i)); err != nil {
+			t.Fatalf("%s: %v", p.Name, err)
+		}
+		ramdisks = append(ramdisks, ramdisk(t, tree))
 	}
 	file := filepath.Join(dir, "puzzles.eif")
 	writeEIF(t, file, arch, blobs, first, bytes.Join(ramdisks[1:], nil))
@@ -57,11 +66,20 @@ func TestPuzzlesInTheKernel(t *testing.T) {
 		number, rest, _ := strings.Cut(line, "/")
 		got[number] = append(got[number], rest)
 	}
-	for i, p := range puzzles {
-		t.Run(p.name, func(t *testing.T) {
-			compare(t, slices.Clone(got[fmt.Sprintf("%02d", i)]), wanted(p.want))
+	for i, p := range Puzzles {
+		t.Run(p.Name, func(t *testing.T) {
+			Compare(t, got[fmt.Sprintf("%02d", i)], p.Want)
 		})
 	}
+}
+
+func ramdisk(t *testing.T, tree *image.Tree) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := tree.WriteRamdisk(&b, image.Ramdisk{}); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 func writeEIF(t *testing.T, file, arch, blobs string, ramdisks ...[]byte) {

@@ -1,4 +1,4 @@
-package linuxkit_test
+package image_test
 
 import (
 	"archive/tar"
@@ -8,13 +8,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/nitro-enclaves-bootstrap/neb/image"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
 	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 )
 
@@ -79,10 +77,16 @@ func TestHostileLayers(t *testing.T) {
 func refused(t *testing.T, ref string, limits image.Limits, want ...string) {
 	t.Helper()
 	work := t.TempDir()
-	tree, err := linuxkit.Build(t.Context(), &linuxkit.Config{Init: []string{ref}}, linuxkit.Options{Open: opener(t), Dir: work, Limits: limits})
+	img, err := image.Open(t.Context(), ref, image.Options{Arch: "x86_64"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	tree := image.NewTree(work, limits)
+	err = tree.AddImage(t.Context(), img, "")
+	tree.Close()
 	if err == nil {
-		tree.Close()
-		t.Fatal("it was taken")
+		t.Fatal("no error")
 	}
 	for _, w := range want {
 		if !strings.Contains(err.Error(), w) {
@@ -146,13 +150,11 @@ func TestBomb(t *testing.T) {
 
 func TestSparse(t *testing.T) {
 	for _, way := range []Compression{Plain, Gzip} {
-		l := NewLayout(t)
-		l.Name(l.Image("amd64", [][]byte{Layer(t, File("before", "1")), Layer(t, Sparse("sparse", "data", 100_000))}, way), "")
-		tree, err := linuxkit.Build(t.Context(), &linuxkit.Config{Init: []string{"oci:" + l.Dir()}}, linuxkit.Options{Open: opener(t), Dir: t.TempDir()})
-		if err != nil {
+		tree := newTree(t, image.Limits{})
+		ref := layoutOf(t, Layers(t, []Entry{File("before", "1")}, []Entry{Sparse("sparse", "data", 100_000)}), way)
+		if err := addImage(t, tree, ref, ""); err != nil {
 			t.Fatal(err)
 		}
-		defer tree.Close()
 		e, ok := tree.Lookup("sparse")
 		if !ok {
 			t.Fatal("no file sparse")
@@ -164,56 +166,17 @@ func TestSparse(t *testing.T) {
 	}
 }
 
-// TestLost says what a ramdisk cannot hold.
-func TestLost(t *testing.T) {
-	l := NewLayout(t)
-	l.Name(l.Image("amd64", [][]byte{Layer(t, File("ping", "x").With(func(h *tar.Header) {
-		h.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20"}
-	}), Link("pong", "ping"), File("fine", ""))}, Gzip), "")
-	config := &linuxkit.Config{Init: []string{"oci:" + l.Dir()}}
-	if _, err := ramdisk(t, config, linuxkit.Ramdisk{}); err == nil || !strings.Contains(err.Error(), "ping: the extended attribute security.capability") {
-		t.Errorf("without anyone to tell: %v", err)
-	}
-	var told []string
-	_, err := ramdisk(t, config, linuxkit.Ramdisk{Lost: func(path, what string) error { told = append(told, path); return nil }})
-	if err != nil || fmt.Sprint(told) != "[ping pong ping pong]" { // written twice
-		t.Errorf("told of %v, %v", told, err)
-	}
-
-	// A file of 4 GiB that is one hole, so that it costs nothing.
-	big := filepath.Join(t.TempDir(), "big")
-	if err := os.WriteFile(big, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(big, 1<<32); err != nil {
-		t.Fatal(err)
-	}
-	config = &linuxkit.Config{Files: []linuxkit.File{{Path: "big", Source: big}, {Path: "d/small", Source: "/dev/null"}}}
-	config.Files[1].Source = os.Args[0]
-	told = nil
-	b, err := ramdisk(t, config, linuxkit.Ramdisk{Lost: func(path, what string) error { told = append(told, path+" "+what); return nil }})
-	if err != nil || len(told) != 2 || !strings.Contains(told[0], "big it has 4294967296 bytes and is left out") {
-		t.Errorf("told of %v, %v", told, err)
-	}
-	if lines := newc(t, b).lines; len(lines) != 2 {
-		t.Errorf("%d entries, want d and d/small", len(lines))
-	}
-	if _, err := ramdisk(t, config, linuxkit.Ramdisk{}); err == nil || !strings.Contains(err.Error(), "big: it has 4294967296 bytes") {
-		t.Errorf("without anyone to tell: %v", err)
-	}
-}
-
-// TestCancelled ends in the middle.
+// TestCancelled cancels between opening an image and reading its layers.
 func TestCancelled(t *testing.T) {
-	l := NewLayout(t)
-	l.Name(l.Image("amd64", [][]byte{Layer(t, File("a", strings.Repeat("x", 4<<20)))}, Gzip), "")
+	ref := layoutOf(t, Layers(t, []Entry{File("a", strings.Repeat("x", 4<<20))}), Gzip)
+	img, err := image.Open(t.Context(), ref, image.Options{Arch: "x86_64"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := linuxkit.Build(ctx, &linuxkit.Config{Init: []string{"x"}}, linuxkit.Options{Dir: t.TempDir(), Open: func(ctx context.Context, _ string) (*image.Image, error) {
-		img, err := image.Open(ctx, "oci:"+l.Dir(), image.Options{Arch: "x86_64"})
-		cancel()
-		return img, err
-	}})
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("%v, want that it was cancelled", err)
+	cancel()
+	if err := newTree(t, image.Limits{}).AddImage(ctx, img, ""); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }
