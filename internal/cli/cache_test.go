@@ -149,7 +149,7 @@ func TestCacheMisused(t *testing.T) {
 		{"cache prune --older-than yesterday", "", 2, `"yesterday"`},
 		{"cache prune --older-than -1h", "", 2, `"-1h"`},
 		{"cache ls extra", "", 2, "extra"},
-		{"cache ls", dir, 1, "others can write to it"},
+		{"cache ls", dir, 1, "other users can write to it"},
 	} {
 		t.Setenv("NEB_CACHE", tt.cache)
 		if tt.cache == "" {

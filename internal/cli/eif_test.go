@@ -325,7 +325,7 @@ func TestEIFMistakes(t *testing.T) {
 		{"eif build --rootfs @/tree.tar --offline --cmd x --stop-signal FOO -o @/x.eif", 1, "StopSignal", ""},
 		{"eif build --rootfs @/tree.tar --offline --cmd x --exit-report 9000 -o @/x.eif", 1, "ExitReport: port 9000 of the parent is the heartbeat's", ""},
 		{"eif build --image docker-archive:@/none --offline -o @/x.eif", 1, "@/none: no such file", ""},
-		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/x.eif", 1, "are not in it, and --offline forbids fetching", ""}, // all else being right
+		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/x.eif", 1, "are missing, and --offline forbids downloads", ""}, // all else being right
 		{"eif build --rootfs @/empty.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/x.eif", 1, "@/empty.tar: expected a tar archive, found nothing", ""},
 		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o /dev/stdout", 1, "/dev/stdout is an open file", ""},
 		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/huge --private-key @/key.pem -o @/x.eif", 1, "@/huge: file is larger than 1048576 bytes", ""},

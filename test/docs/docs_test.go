@@ -84,11 +84,11 @@ func blocks(page, text string) ([]block, error) {
 	return found, errors.Join(wrong...)
 }
 
-// pages are README.md, the other pages at the root, and those in docs.
+// pages returns the pages at the root, in docs and in its directories.
 func pages(t *testing.T) []string {
 	t.Helper()
 	var all []string
-	for _, pattern := range []string{"*.md", "docs/*.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
 		found, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
 			t.Fatal(err)

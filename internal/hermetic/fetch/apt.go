@@ -7,23 +7,24 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/debian"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 )
 
-// source is one place of the apt configuration: one URI with one suite.
+// source is one entry of the apt configuration: one URI with one suite.
 type source struct {
 	uri, suite string
 	components []string
 }
 
-// suites are the names of Debian's releases, by which a mirror of Debian is told from the other repositories
-// that a machine may have (those use names or components of their own).
+// suites are the names of Debian's releases. They distinguish a mirror of Debian from other repositories,
+// which use suites or components of their own.
 var suites = []string{
 	"oldoldstable", "oldstable", "stable", "testing", "unstable", "sid", "experimental",
 	"buster", "bullseye", "bookworm", "trixie", "forky", "duke",
 }
 
-// pockets are the parts of a release beside its main one, and the archive that holds them.
+// pockets are the suffixes of suites, with the archive that holds them.
 var pockets = map[string]string{
 	"":                  lock.Debian,
 	"-updates":          lock.Debian,
@@ -33,7 +34,7 @@ var pockets = map[string]string{
 	"/updates":          lock.Security, // until Debian 10
 }
 
-// archive is the Debian archive that the source is a mirror of, or "" where it is none that neb could use.
+// archive returns the Debian archive that the source mirrors, or "" if neb cannot use it.
 func (s source) archive() string {
 	u, err := url.Parse(s.uri)
 	if err != nil || !fetchable(u) || !slices.Contains(s.components, "main") {
@@ -47,8 +48,8 @@ func (s source) archive() string {
 	return ""
 }
 
-// aptSources reads sources.list and sources.list.d below root, in apt's order. Files that cannot be read, and
-// lines that are not understood, are as if they were not there: a mirror less, no error.
+// aptSources reads sources.list and sources.list.d below root, in apt's order. It ignores files that it
+// cannot read and lines that it cannot parse: that only means fewer mirrors.
 func aptSources(root string) []source {
 	dir := filepath.Join(root, "etc/apt")
 	names := []string{filepath.Join(dir, "sources.list")}
@@ -57,7 +58,8 @@ func aptSources(root string) []source {
 	names = append(names, more...)
 	var all []source
 	for _, name := range names {
-		read := map[string]func(string) []source{".list": listSources, ".sources": deb822Sources}[filepath.Ext(name)]
+		read := map[string]func(string) []source{".list": listSources,
+			".sources": deb822Sources}[filepath.Ext(name)]
 		if read == nil {
 			continue
 		}
@@ -93,55 +95,35 @@ func listSources(text string) []source {
 	return all
 }
 
-// deb822Sources reads the form of stanzas: every URI with every suite.
+// deb822Sources reads the form of stanzas: every URI with every suite. An error in the file ends the list.
 func deb822Sources(text string) []source {
 	var all []source
-	for _, stanza := range stanzas(text) {
-		if slices.Contains([]string{"no", "false", "without", "off", "disable"}, strings.ToLower(stanza["enabled"])) {
-			continue
+	_ = debian.Each(strings.NewReader(text), func(s debian.Stanza) error {
+		fields := func(name string) []string {
+			for key, value := range s {
+				if strings.EqualFold(key, name) {
+					return strings.Fields(value)
+				}
+			}
+			return nil
 		}
-		types := strings.Fields(stanza["types"])
+		if enabled := fields("Enabled"); len(enabled) > 0 &&
+			slices.Contains(disabled, strings.ToLower(enabled[0])) {
+			return nil
+		}
+		types := fields("Types")
 		if !slices.Contains(types, "deb") && !slices.Contains(types, "deb-src") {
-			continue
+			return nil
 		}
-		for _, uri := range strings.Fields(stanza["uris"]) {
-			for _, suite := range strings.Fields(stanza["suites"]) {
-				all = append(all, source{uri, strings.Trim(suite, "/"), strings.Fields(stanza["components"])})
+		for _, uri := range fields("URIs") {
+			for _, suite := range fields("Suites") {
+				all = append(all, source{uri, strings.Trim(suite, "/"), fields("Components")})
 			}
 		}
-	}
+		return nil
+	})
 	return all
 }
 
-// stanzas splits a text of "Field: value" lines into its paragraphs, fields by lower-case name. Lines that
-// begin with # are comments, lines that begin with a blank go on with the field above.
-func stanzas(text string) []map[string]string {
-	var all []map[string]string
-	var now map[string]string
-	field := ""
-	for line := range strings.Lines(text) {
-		line = strings.TrimRight(line, "\r\n \t")
-		switch {
-		case strings.HasPrefix(line, "#"):
-		case line == "":
-			now, field = nil, ""
-		case line[0] == ' ' || line[0] == '\t':
-			if field != "" {
-				now[field] += " " + strings.TrimSpace(line)
-			}
-		default:
-			name, value, ok := strings.Cut(line, ":")
-			if !ok {
-				field = ""
-				continue
-			}
-			if now == nil {
-				now = map[string]string{}
-				all = append(all, now)
-			}
-			field = strings.ToLower(strings.TrimSpace(name))
-			now[field] = strings.TrimSpace(value)
-		}
-	}
-	return all
-}
+// disabled are the values of the field Enabled that apt takes for no.
+var disabled = []string{"no", "false", "without", "off", "disable"}

@@ -14,31 +14,36 @@ import (
 	"time"
 )
 
-// DefaultStall is how long a mirror may say nothing before it is given up.
+// DefaultStall is how long a mirror may send nothing before the download from it times out.
 const DefaultStall = 30 * time.Second
 
-// ErrNotThere is the error of a mirror that works and does not have the file.
-var ErrNotThere = errors.New("not there")
+// ErrNotFound is the error of a mirror that answers and does not have the file.
+var ErrNotFound = errors.New("not found")
 
-// StatusError is the error of a mirror that answered with a status that is not an answer.
-type StatusError struct{ Status string }
+// errStalled is the error of a mirror that stopped sending.
+var errStalled = errors.New("sent no data")
 
-func (e *StatusError) Error() string { return "answered " + e.Status }
+// errUnverified is the error of a download whose first part was not received just now: that part may be
+// what is wrong.
+var errUnverified = errors.New("after resuming; retrying from the start")
 
-// StallError is the error of a mirror that stopped sending.
-type StallError struct{ After time.Duration }
-
-func (e *StallError) Error() string { return fmt.Sprintf("sent nothing for %v", e.After) }
-
-// Client reads files from mirrors. The zero value is ready to use.
-type Client struct {
-	HTTP  *http.Client  // nil: one of neb's own, which goes through the proxies of the environment
-	Stall time.Duration // how long a mirror may say nothing; 0: [DefaultStall]
+// statusError is the error of a mirror that answered with an unexpected status.
+type statusError struct {
+	code   int
+	status string
 }
 
-// plain is the client for all downloads. Content comes as it is stored: neither names nor hashes are of
-// something that was compressed for the way.
-var plain = &http.Client{Transport: &http.Transport{
+func (e *statusError) Error() string { return "answered " + e.status }
+
+// Client downloads from mirrors. The zero value is ready to use.
+type Client struct {
+	HTTP  *http.Client  // nil: neb's own, which uses the proxies of the environment
+	Stall time.Duration // how long a mirror may send nothing; 0: [DefaultStall]
+}
+
+// defaultHTTP serves all downloads. It does not ask for compression, because hashes are of the stored
+// content.
+var defaultHTTP = &http.Client{Transport: &http.Transport{
 	Proxy:                 http.ProxyFromEnvironment,
 	DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 	TLSHandshakeTimeout:   15 * time.Second,
@@ -49,19 +54,17 @@ var plain = &http.Client{Transport: &http.Transport{
 	ExpectContinueTimeout: time.Second,
 }}
 
-// Body is a file on its way.
-type Body struct {
+// body is the content of a file as a mirror sends it.
+type body struct {
 	io.ReadCloser
-	Start int64 // where in the file the first byte belongs: the offset asked for, or 0
-	Size  int64 // of the whole file in bytes, or -1 where the mirror does not say
+	start int64 // offset of the first byte: the one asked for, or 0
+	size  int64 // of the whole file in bytes, or -1 if the mirror does not give it
 }
 
-// Open asks for a file from an offset on. The mirror may begin at 0 all the same: see Body.Start. An offset
-// behind the file's end begins at 0.
-//
-// A read fails with a [StallError] when nothing came for a while, and with [io.ErrUnexpectedEOF] when the mirror
-// ended the body before its length.
-func (c Client) Open(ctx context.Context, address string, offset int64) (*Body, error) {
+// open requests a file from an offset on. A mirror without ranges starts at 0; see body.start. A Read fails
+// with errStalled if no data arrives for c.Stall, and with [io.ErrUnexpectedEOF] if the content ends before
+// its length.
+func (c Client) open(ctx context.Context, address string, offset int64) (*body, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, err
@@ -69,24 +72,16 @@ func (c Client) Open(ctx context.Context, address string, offset int64) (*Body, 
 	if u.Scheme == "file" {
 		return openFile(u.Path, offset)
 	}
-	parent := ctx
-	ctx, cancel := context.WithCancelCause(parent)
-	stall := c.Stall
-	if stall == 0 {
-		stall = DefaultStall
+	s := &stallReader{stall: c.Stall}
+	if s.stall == 0 {
+		s.stall = DefaultStall
 	}
-	timer := time.AfterFunc(stall, func() { cancel(&StallError{stall}) })
-	give := func(err error) error {
-		timer.Stop()
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
-		cancel(nil)
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	s.timer = time.AfterFunc(s.stall, func() { s.cancel(fmt.Errorf("%w for %v", errStalled, s.stall)) })
+	req, err := http.NewRequestWithContext(s.ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return nil, give(err)
+		s.stop()
+		return nil, err
 	}
 	req.Header.Set("User-Agent", "neb")
 	if offset > 0 {
@@ -94,46 +89,44 @@ func (c Client) Open(ctx context.Context, address string, offset int64) (*Body, 
 	}
 	client := c.HTTP
 	if client == nil {
-		client = plain
+		client = defaultHTTP
 	}
 	resp, err := client.Do(req)
 	if err != nil {
 		var wrapped *url.Error
 		if errors.As(err, &wrapped) {
-			err = wrapped.Err // the URL is named by the caller, without its password
+			err = wrapped.Err // the caller names the URL, without its password
 		}
-		return nil, give(err)
+		err = s.because(err)
+		s.stop()
+		return nil, err
 	}
-	body := &Body{ReadCloser: &watched{resp.Body, timer, stall, give}, Size: resp.ContentLength}
+	s.body = resp.Body
+	b := &body{ReadCloser: s, size: resp.ContentLength}
 	switch resp.StatusCode {
 	case http.StatusOK:
-		return body, nil
+		return b, nil
 	case http.StatusPartialContent:
 		var start, end, size int64
-		if n, _ := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &start, &end, &size); n == 3 && start == offset {
-			body.Start, body.Size = start, size
-			return body, nil
+		found := resp.Header.Get("Content-Range")
+		if n, _ := fmt.Sscanf(found, "bytes %d-%d/%d", &start, &end, &size); n == 3 && start == offset {
+			b.start, b.size = start, size
+			return b, nil
 		}
-		err = fmt.Errorf("answered with the range %q, asked for %d-", resp.Header.Get("Content-Range"), offset)
-	case http.StatusRequestedRangeNotSatisfiable:
-		body.Close()
-		if offset > 0 {
-			return c.Open(parent, address, 0)
-		}
-		err = &StatusError{resp.Status}
+		err = fmt.Errorf("answered with range %q, expected %d-", found, offset)
 	case http.StatusNotFound, http.StatusGone:
-		err = ErrNotThere
+		err = ErrNotFound
 	default:
-		err = &StatusError{resp.Status}
+		err = &statusError{resp.StatusCode, resp.Status}
 	}
-	body.Close()
+	b.Close()
 	return nil, err
 }
 
-func openFile(name string, offset int64) (*Body, error) {
+func openFile(name string, offset int64) (*body, error) {
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrNotThere
+		return nil, ErrNotFound
 	}
 	if err != nil {
 		return nil, err
@@ -142,9 +135,6 @@ func openFile(name string, offset int64) (*Body, error) {
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("expected a regular file, found %v", info.Mode())
 	}
-	if err == nil && offset > info.Size() {
-		offset = 0
-	}
 	if err == nil {
 		_, err = f.Seek(offset, io.SeekStart)
 	}
@@ -152,34 +142,47 @@ func openFile(name string, offset int64) (*Body, error) {
 		f.Close()
 		return nil, err
 	}
-	return &Body{f, offset, info.Size()}, nil
+	return &body{f, offset, info.Size()}, nil
 }
 
-// watched is a body whose every read sets the timer back that would give it up.
-type watched struct {
-	body  io.ReadCloser
-	timer *time.Timer
-	stall time.Duration
-	give  func(error) error // ends the request; returns why it ended, if there is a reason
+// stallReader is the body of a response. It ends the request when no data arrives for a while.
+type stallReader struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	body   io.ReadCloser
+	timer  *time.Timer
+	stall  time.Duration
 }
 
-func (w *watched) Read(p []byte) (int, error) {
-	w.timer.Reset(w.stall)
-	n, err := w.body.Read(p)
-	w.timer.Stop()
+func (s *stallReader) Read(p []byte) (int, error) {
+	s.timer.Reset(s.stall)
+	n, err := s.body.Read(p)
+	s.timer.Stop()
 	if err != nil && err != io.EOF {
-		err = w.give(err)
+		err = s.because(err)
 	}
 	return n, err
 }
 
-func (w *watched) Close() error {
-	err := w.body.Close()
-	w.give(nil)
+// because returns the reason why the request was cancelled, or err if it was not.
+func (s *stallReader) because(err error) error {
+	if cause := context.Cause(s.ctx); cause != nil {
+		return cause
+	}
 	return err
 }
 
-// Redacted is a URL as it may be shown: without a password.
+func (s *stallReader) stop() {
+	s.timer.Stop()
+	s.cancel(nil)
+}
+
+func (s *stallReader) Close() error {
+	s.stop()
+	return s.body.Close()
+}
+
+// Redacted returns a URL without its password.
 func Redacted(address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -188,72 +191,116 @@ func Redacted(address string) string {
 	return u.Redacted()
 }
 
-// Get reads a whole small file: from the first of the URLs that has it and for which check finds nothing wrong.
-// most is the size in bytes above which a file is not read on.
-func (c Client) Get(ctx context.Context, urls []string, most int64, check func([]byte) error) ([]byte, error) {
-	var failures []string
-	for _, address := range urls {
-		data, err := c.get(ctx, address, most)
-		if err == nil {
-			err = check(data)
-		}
-		if err == nil {
-			return data, nil
-		}
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		failures = append(failures, fmt.Sprintf("%s: %v", Redacted(address), err))
+// Get downloads a small file into memory: from the first of the URLs that has it and for which check
+// returns nil. It fails if the file is larger than most bytes.
+func (c Client) Get(ctx context.Context, urls []string, most int64, check func([]byte) error) ([]byte,
+	error) {
+	if len(urls) == 0 {
+		return nil, errors.New("no mirror is configured: set NEB_MIRROR")
 	}
-	if len(failures) == 0 {
-		return nil, errors.New("no mirror to ask: set NEB_MIRROR")
-	}
-	return nil, errors.New(strings.Join(failures, "\n  "))
-}
-
-func (c Client) get(ctx context.Context, address string, most int64) ([]byte, error) {
-	const tries = 3
-	for try := 1; ; try++ {
-		data, err := c.getOnce(ctx, address, most)
-		if err == nil || try == tries || !Passing(err) || ctx.Err() != nil {
-			return data, err
+	var data []byte
+	err := ask(ctx, urls, func(address string) (bool, error) {
+		b, err := c.open(ctx, address, 0)
+		if err != nil {
+			return false, err
 		}
-		if err := Pause(ctx, try); err != nil {
-			return nil, err
+		defer b.Close()
+		data, err = io.ReadAll(io.LimitReader(b, most+1))
+		if err == nil && int64(len(data)) > most {
+			err = fmt.Errorf("larger than %d bytes", most)
 		}
-	}
-}
-
-func (c Client) getOnce(ctx context.Context, address string, most int64) ([]byte, error) {
-	body, err := c.Open(ctx, address, 0)
+		if err != nil {
+			return false, err
+		}
+		return false, check(data)
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer body.Close()
-	data, err := io.ReadAll(io.LimitReader(body, most+1))
-	if err == nil && int64(len(data)) > most {
-		err = fmt.Errorf("larger than %d bytes", most)
-	}
-	return data, err
+	return data, nil
 }
 
-// Passing reports whether the same mirror may do better when asked again: it was busy, or the line broke.
-func Passing(err error) bool {
-	var status *StatusError
+// rounds is how often each mirror is asked while none of them sends anything new.
+const rounds = 3
+
+// ask calls try with each of the URLs in order until it returns nil, and then again with those whose error
+// may pass. Progress means that the next call of try has less left to do. The error is a *refusals, the
+// cause of ctx, or a
+// *[WriteError].
+func ask(ctx context.Context, urls []string, try func(address string) (progress bool, err error)) error {
+	last := map[string]error{}
+	left := urls
+	for round := 1; len(left) > 0; round++ {
+		var again []string
+		for _, address := range left {
+			progress, err := try(address)
+			if err == nil {
+				return nil
+			}
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			var local *WriteError
+			if errors.As(err, &local) {
+				return err
+			}
+			last[address] = err
+			if progress {
+				round = 0 // slow is not dead
+			}
+			if retryable(err) {
+				again = append(again, address)
+			}
+		}
+		left = again
+		if round == rounds {
+			break
+		}
+		if len(left) > 0 {
+			select {
+			case <-time.After(125 * time.Millisecond << round):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	}
+	return &refusals{urls, last}
+}
+
+// refusals is the error of a file that no mirror serves.
+type refusals struct {
+	urls []string
+	last map[string]error // by URL
+}
+
+func (r *refusals) Error() string {
+	var lines []string
+	for _, address := range r.urls {
+		lines = append(lines, fmt.Sprintf("%s: %v", Redacted(address), r.last[address]))
+	}
+	return strings.Join(lines, "\n  ")
+}
+
+// notFound counts the mirrors that do not have the file.
+func (r *refusals) notFound() int {
+	n := 0
+	for _, err := range r.last {
+		if errors.Is(err, ErrNotFound) {
+			n++
+		}
+	}
+	return n
+}
+
+// retryable reports whether the same mirror may do better when asked again: it was busy, or the connection
+// broke.
+func retryable(err error) bool {
+	var status *statusError
 	if errors.As(err, &status) {
-		return strings.HasPrefix(status.Status, "5") || strings.HasPrefix(status.Status, "429") || strings.HasPrefix(status.Status, "408")
+		return status.code >= 500 || status.code == http.StatusTooManyRequests ||
+			status.code == http.StatusRequestTimeout
 	}
 	var network net.Error
-	var stalled *StallError
-	return errors.As(err, &stalled) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network) || errors.Is(err, io.EOF)
-}
-
-// Pause waits before the next try: a moment, then twice as long each time.
-func Pause(ctx context.Context, try int) error {
-	select {
-	case <-time.After(250 * time.Millisecond << min(try-1, 4)):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return errors.As(err, &network) || errors.Is(err, errStalled) || errors.Is(err, errUnverified) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }

@@ -1,8 +1,11 @@
-// Package fetch knows where this machine gets Debian's packages and Go's modules from.
+// Package fetch downloads files from the mirrors that this machine is configured for, and verifies them.
 //
-// Which mirror serves a file does not matter: what comes is verified by hash (packages, modules) or by signature
-// (package indexes). So every mirror that might have a file is worth a question, the nearest first: NEB_MIRROR,
-// then the machine's apt configuration, then the archive of Debian snapshots.
+// The mirror that serves a file does not matter: the hash of a package or module, or the signature of an
+// index, is verified. So every mirror that may have a file is asked, in this order: NEB_MIRROR, the
+// machine's apt configuration, the archive of Debian snapshots.
+//
+// The package does not decide where files are kept (see store) or which files are needed (see lock and
+// resolve).
 package fetch
 
 import (
@@ -11,25 +14,26 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 )
 
-// Snapshots is the archive of Debian snapshots: it holds every file that the Debian archives ever had, below
-// the archive's name and a time.
+// Snapshots is the archive of Debian snapshots. It holds every file that the Debian archives ever had,
+// under the archive's name and a time.
 const Snapshots = "https://snapshot.debian.org/archive"
 
-// Mirrors is where to ask for files, in the order of asking. All URLs are without a slash at the end.
+// Mirrors lists where to ask for files, in order. No URL ends in a slash.
 type Mirrors struct {
-	Archives  map[string][]string // by archive ([lock.Debian], [lock.Security]), the URLs of mirrors of it
+	Archives  map[string][]string // URLs of mirrors, by archive ([lock.Debian], [lock.Security])
 	Snapshots string              // the archive of snapshots, or ""
 	Proxies   []string            // Go module proxies
 }
 
-// OfMachine reads what this machine is set up with: NEB_MIRROR, the apt configuration below root ("/" but in
-// tests), and Go's GOPROXY.
+// OfMachine returns the mirrors that this machine is configured for: those of NEB_MIRROR, of the apt
+// configuration below root ("/" except in tests), and of GOPROXY.
 func OfMachine(ctx context.Context, root string) (Mirrors, error) {
 	m := Mirrors{Archives: map[string][]string{}, Snapshots: Snapshots}
 	if err := m.addNamed(os.Getenv("NEB_MIRROR")); err != nil {
@@ -44,24 +48,23 @@ func OfMachine(ctx context.Context, root string) (Mirrors, error) {
 	return m, nil
 }
 
-// add appends a mirror of an archive, unless it is there already.
+// add appends a mirror of an archive, unless it is already listed.
 func (m *Mirrors) add(archive, base string) {
 	base = strings.TrimRight(base, "/")
-	for _, known := range m.Archives[archive] {
-		if known == base {
-			return
-		}
+	if !slices.Contains(m.Archives[archive], base) {
+		m.Archives[archive] = append(m.Archives[archive], base)
 	}
-	m.Archives[archive] = append(m.Archives[archive], base)
 }
 
-// addNamed adds the mirrors of NEB_MIRROR: URLs, separated by blanks or commas. One that ends in the name of an
-// archive (…/debian, …/debian-security) is a mirror of that archive; any other holds both below it, by name.
+// addNamed adds the mirrors of NEB_MIRROR: URLs, separated by blanks or commas. A URL that ends in the name
+// of an archive (…/debian, …/debian-security) is a mirror of that archive; any other is the parent of both.
 func (m *Mirrors) addNamed(list string) error {
-	for _, base := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' }) {
+	for _, base := range strings.FieldsFunc(list,
+		func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' }) {
 		u, err := url.Parse(base)
 		if err != nil || !fetchable(u) {
-			return fmt.Errorf("NEB_MIRROR: expected URLs that begin with http://, https:// or file://, found %q", Redacted(base))
+			return fmt.Errorf("invalid NEB_MIRROR: "+
+				"expected URLs that begin with http://, https:// or file://, found %q", Redacted(base))
 		}
 		base = strings.TrimRight(base, "/")
 		named := false
@@ -90,7 +93,7 @@ func fetchable(u *url.URL) bool {
 	return false
 }
 
-// URLs are the places where a file may be found, in the order of asking.
+// URLs returns where a file may be found, in the order of asking.
 func (m Mirrors) URLs(f lock.File) []string {
 	if f.Archive == lock.GoProxy {
 		return under(m.Proxies, f.Path)
@@ -98,13 +101,13 @@ func (m Mirrors) URLs(f lock.File) []string {
 	return append(under(m.Archives[f.Archive], f.Path), m.snapshot(f.Archive, f.Snapshot, f.Path)...)
 }
 
-// Newest are the places where the newest version of a file of a Debian archive may be found ("dists/…"): the
-// mirrors, and the snapshot of now.
+// Newest returns where the newest version of a file of a Debian archive ("dists/…") may be found: on the
+// mirrors, and in the snapshot of now.
 func (m Mirrors) Newest(archive, path string, now time.Time) []string {
 	return append(under(m.Archives[archive], path), m.snapshot(archive, now, path)...)
 }
 
-// snapshot is where the archive of snapshots has a file. It answers with the last snapshot before the time.
+// snapshot returns where the archive of snapshots has a file. That serves the last snapshot before the time.
 func (m Mirrors) snapshot(archive string, at time.Time, path string) []string {
 	if m.Snapshots == "" || at.IsZero() {
 		return nil
@@ -112,7 +115,7 @@ func (m Mirrors) snapshot(archive string, at time.Time, path string) []string {
 	return under([]string{m.Snapshots}, archive+"/"+at.UTC().Format("20060102T150405Z")+"/"+path)
 }
 
-// under joins each base with a path, escaped as a URL wants it.
+// under joins each base URL with an escaped path.
 func under(bases []string, path string) []string {
 	var urls []string
 	for _, base := range bases {
@@ -121,10 +124,10 @@ func under(bases []string, path string) []string {
 	return urls
 }
 
-// GoProxy is the machine's GOPROXY: what its Go says, else the variable.
+// GoProxy returns the machine's GOPROXY: from 'go env' if Go is installed, else from the environment.
 func GoProxy(ctx context.Context) string {
 	cmd := exec.CommandContext(ctx, "go", "env", "GOPROXY")
-	cmd.Dir = "/" // no go.mod or go.work may have a say
+	cmd.Dir = "/" // outside of any module: its go.mod must not have an effect
 	cmd.Env = append(os.Environ(), "GOTOOLCHAIN=local")
 	if out, err := cmd.Output(); err == nil {
 		return strings.TrimSpace(string(out))
@@ -132,9 +135,9 @@ func GoProxy(ctx context.Context) string {
 	return os.Getenv("GOPROXY")
 }
 
-// proxies are the proxies of a GOPROXY list. Go tries the next one after "," only where a proxy lacks a
-// module, and after "|" after any error; here every file has its hash, so the next one is always tried.
-// "direct" would mean version control, which has no toolchains; "off" ends the list.
+// proxies returns the proxies of a GOPROXY list. Go tries the one after "," only if a proxy lacks a module,
+// and the one after "|" after any error. neb always tries the next one, because it verifies every file by
+// its hash. "direct" would mean version control, which has no toolchains; "off" ends the list.
 func proxies(list string) []string {
 	var bases []string
 	for _, base := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == '|' }) {

@@ -47,7 +47,8 @@ deb
 deb [broken http://x.example/debian trixie main
 rpm http://x.example/debian trixie main
 `}, map[string][]string{
-			lock.Debian:   {"http://a.example/debian", "https://b.example/mirror/debian", "http://c.example/deb", "http://d.example/debian"},
+			lock.Debian: {"http://a.example/debian", "https://b.example/mirror/debian",
+				"http://c.example/deb", "http://d.example/debian"},
 			lock.Security: {"http://s.example/debian-security", "http://old.example/debian-security"},
 		}},
 		{"stanzas", map[string]string{"sources.list.d/debian.sources": `Types: deb deb-src
@@ -77,12 +78,15 @@ components: main
 			lock.Security: {"http://s.example/debian-security"},
 		}},
 		{"order of files, and files that apt ignores", map[string]string{
-			"sources.list":                 "deb http://first.example/debian trixie main\n",
-			"sources.list.d/b.list":        "deb http://third.example/debian trixie main\n",
-			"sources.list.d/a.sources":     "Types: deb\nURIs: http://second.example/debian\nSuites: trixie\nComponents: main\n",
-			"sources.list.d/a.list.save":   "deb http://saved.example/debian trixie main\n",
-			"sources.list.d/a.sources.bak": "Types: deb\nURIs: http://saved.example/debian\nSuites: trixie\nComponents: main\n",
-		}, map[string][]string{lock.Debian: {"http://first.example/debian", "http://second.example/debian", "http://third.example/debian"}}},
+			"sources.list":          "deb http://first.example/debian trixie main\n",
+			"sources.list.d/b.list": "deb http://third.example/debian trixie main\n",
+			"sources.list.d/a.sources": "Types: deb\n" +
+				"URIs: http://second.example/debian\nSuites: trixie\nComponents: main\n",
+			"sources.list.d/a.list.save": "deb http://saved.example/debian trixie main\n",
+			"sources.list.d/a.sources.bak": "Types: deb\n" +
+				"URIs: http://saved.example/debian\nSuites: trixie\nComponents: main\n",
+		}, map[string][]string{lock.Debian: {"http://first.example/debian", "http://second.example/debian",
+			"http://third.example/debian"}}},
 		{"not Debian, or not to be read by neb", map[string]string{
 			"sources.list": `
 deb http://archive.example/ubuntu noble main universe
@@ -97,7 +101,8 @@ deb ftp://x.example/debian trixie main
 deb http://flat.example/repo ./
 `,
 		}, map[string][]string{}},
-		{"local", map[string]string{"sources.list": "deb file:/srv/debian trixie main\ndeb file:///srv/mirror/debian trixie main\n"},
+		{"local", map[string]string{"sources.list": "deb file:/srv/debian trixie main\n" +
+			"deb file:///srv/mirror/debian trixie main\n"},
 			map[string][]string{lock.Debian: {"file:/srv/debian", "file:///srv/mirror/debian"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -114,16 +119,19 @@ deb http://flat.example/repo ./
 }
 
 func TestNamedMirrors(t *testing.T) {
-	root := machine(t, map[string]string{"sources.list": "deb http://apt.example/debian trixie main\ndeb http://apt.example/debian-security trixie-security main\n"})
+	root := machine(t, map[string]string{"sources.list": "deb http://apt.example/debian trixie main\n" +
+		"deb http://apt.example/debian-security trixie-security main\n"})
 	for _, tt := range []struct {
 		value            string
 		debian, security []string
 	}{
 		{"", nil, nil},
-		{"http://m.example", []string{"http://m.example/debian"}, []string{"http://m.example/debian-security"}},
+		{"http://m.example", []string{"http://m.example/debian"},
+			[]string{"http://m.example/debian-security"}},
 		{"http://m.example/debian/", []string{"http://m.example/debian"}, nil},
 		{"http://m.example/debian, https://n.example/x/debian-security  file:///srv/deb",
-			[]string{"http://m.example/debian", "file:///srv/deb/debian"}, []string{"https://n.example/x/debian-security", "file:///srv/deb/debian-security"}},
+			[]string{"http://m.example/debian",
+				"file:///srv/deb/debian"}, []string{"https://n.example/x/debian-security", "file:///srv/deb/debian-security"}},
 		{"http://apt.example/debian", []string{"http://apt.example/debian"}, nil},
 	} {
 		t.Setenv("NEB_MIRROR", tt.value)
@@ -143,9 +151,11 @@ func TestNamedMirrors(t *testing.T) {
 			t.Errorf("%q: expected %v, found %v", tt.value, want, m.Archives[lock.Security])
 		}
 	}
-	for _, value := range []string{"m.example/debian", "ftp://m.example/debian", "http://", "http://ok.example %zz"} {
+	for _, value := range []string{"m.example/debian", "ftp://m.example/debian", "http://",
+		"http://ok.example %zz"} {
 		t.Setenv("NEB_MIRROR", value)
-		if _, err := OfMachine(t.Context(), root); err == nil || !strings.Contains(err.Error(), "NEB_MIRROR") {
+		if _, err := OfMachine(t.Context(), root); err == nil ||
+			!strings.Contains(err.Error(), "NEB_MIRROR") {
 			t.Errorf("%q: expected an error about NEB_MIRROR, found %v", value, err)
 		}
 	}
@@ -158,7 +168,8 @@ func TestProxies(t *testing.T) {
 	}{
 		{"", nil},
 		{"https://p.example,direct", []string{"https://p.example"}},
-		{"https://p.example/|https://q.example/go,off", []string{"https://p.example", "https://q.example/go"}},
+		{"https://p.example/|https://q.example/go,off",
+			[]string{"https://p.example", "https://q.example/go"}},
 		{"off", nil},
 		{"off,https://p.example", nil},
 		{"direct", nil},
@@ -171,16 +182,20 @@ func TestProxies(t *testing.T) {
 }
 
 func TestURLs(t *testing.T) {
-	m := Mirrors{Archives: map[string][]string{lock.Debian: {"http://a.example/debian"}}, Snapshots: "http://snap.example/archive", Proxies: []string{"http://p.example"}}
+	m := Mirrors{Archives: map[string][]string{lock.Debian: {"http://a.example/debian"}},
+		Snapshots: "http://snap.example/archive", Proxies: []string{"http://p.example"}}
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
 	for _, tt := range []struct {
 		f    lock.File
 		want []string
 	}{
 		{lock.File{Archive: lock.Debian, Path: "pool/main/g/gcc+x/x_1%2_all.deb", Snapshot: at},
-			[]string{"http://a.example/debian/pool/main/g/gcc+x/x_1%252_all.deb", "http://snap.example/archive/debian/20260102T020405Z/pool/main/g/gcc+x/x_1%252_all.deb"}},
-		{lock.File{Archive: lock.Security, Path: "pool/x", Snapshot: at}, []string{"http://snap.example/archive/debian-security/20260102T020405Z/pool/x"}},
-		{lock.File{Archive: lock.GoProxy, Path: "golang.org/toolchain/@v/v.zip"}, []string{"http://p.example/golang.org/toolchain/@v/v.zip"}},
+			[]string{"http://a.example/debian/pool/main/g/gcc+x/x_1%252_all.deb",
+				"http://snap.example/archive/debian/20260102T020405Z/pool/main/g/gcc+x/x_1%252_all.deb"}},
+		{lock.File{Archive: lock.Security, Path: "pool/x", Snapshot: at},
+			[]string{"http://snap.example/archive/debian-security/20260102T020405Z/pool/x"}},
+		{lock.File{Archive: lock.GoProxy, Path: "golang.org/toolchain/@v/v.zip"},
+			[]string{"http://p.example/golang.org/toolchain/@v/v.zip"}},
 	} {
 		if got := m.URLs(tt.f); !reflect.DeepEqual(got, tt.want) {
 			t.Errorf("expected %v, found %v", tt.want, got)
@@ -189,7 +204,8 @@ func TestURLs(t *testing.T) {
 }
 
 func FuzzAptSources(f *testing.F) {
-	f.Add("deb [a=b] http://a.example/debian trixie main\n", "Types: deb\nURIs: http://a.example/debian\nSuites: trixie\nComponents: main\n")
+	f.Add("deb [a=b] http://a.example/debian trixie main\n",
+		"Types: deb\nURIs: http://a.example/debian\nSuites: trixie\nComponents: main\n")
 	f.Add("deb [", " x\n:\n")
 	f.Fuzz(func(t *testing.T, list, sources string) {
 		for _, s := range append(listSources(list), deb822Sources(sources)...) {

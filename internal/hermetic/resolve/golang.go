@@ -1,6 +1,8 @@
 package resolve
 
 import (
+	"archive/zip"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,14 +11,12 @@ import (
 	"go/version"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 
 	"golang.org/x/mod/sumdb"
 	"golang.org/x/mod/sumdb/dirhash"
 
-	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 )
@@ -109,70 +109,25 @@ func (r *resolver) toolchainOf(ctx context.Context, goVersion, host string) (loc
 	if len(urls) == 0 {
 		return lock.File{}, errors.New("no Go module proxy to ask: set GOPROXY")
 	}
-	dir, err := os.MkdirTemp("", "neb-update-")
+	r.Progress.Send(progress.Event{Stage: "fetch Go", Note: fmt.Sprintf("downloading Go %s for %s", goVersion, host)})
+	_, err := r.Client.Get(ctx, urls, mostToolchain, func(zip []byte) error {
+		sum := sha256.Sum256(zip)
+		f.Size, f.SHA256 = int64(len(zip)), hex.EncodeToString(sum[:])
+		return r.checkSum(f, zip)
+	})
 	if err != nil {
-		return lock.File{}, err
+		return lock.File{}, fmt.Errorf("Go %s for %s:\n  %w", goVersion, host, err)
 	}
-	defer os.RemoveAll(dir)
-	zip := filepath.Join(dir, "toolchain.zip")
-	var failures []error
-	for _, address := range urls {
-		f.Size, f.SHA256, err = r.download(ctx, address, zip)
-		if err == nil {
-			err = r.checkSum(f, zip)
-		}
-		if err == nil {
-			return f, nil
-		}
-		if ctx.Err() != nil {
-			return lock.File{}, context.Cause(ctx)
-		}
-		failures = append(failures, fmt.Errorf("%s: %w", fetch.Redacted(address), err))
-	}
-	return lock.File{}, fmt.Errorf("Go %s for %s: %w", goVersion, host, errors.Join(failures...))
-}
-
-// download writes what a URL has to a file and returns its size in bytes and SHA-256.
-func (r *resolver) download(ctx context.Context, address, name string) (int64, string, error) {
-	body, err := r.Client.Open(ctx, address, 0)
-	if err != nil {
-		return 0, "", err
-	}
-	defer body.Close()
-	out, err := os.Create(name)
-	if err != nil {
-		return 0, "", err
-	}
-	defer out.Close()
-	h := sha256.New()
-	var done int64
-	buffer := make([]byte, 256<<10)
-	for {
-		n, err := body.Read(buffer)
-		h.Write(buffer[:n])
-		if _, err := out.Write(buffer[:n]); err != nil {
-			return 0, "", err
-		}
-		done += int64(n)
-		if n > 0 {
-			r.Progress.Send(progress.Event{Stage: "fetch Go", Done: done, Total: max(body.Size, 0), Unit: "bytes"})
-		}
-		if err == io.EOF {
-			return done, hex.EncodeToString(h.Sum(nil)), out.Close()
-		}
-		if err != nil {
-			return 0, "", err
-		}
-	}
+	return f, nil
 }
 
 // checkSum checks a toolchain's module zip with the checksum database, as Go itself does.
-func (r *resolver) checkSum(f lock.File, zip string) error {
+func (r *resolver) checkSum(f lock.File, data []byte) error {
 	if r.SumDB == "off" {
 		r.Progress.Send(progress.Event{Stage: "resolve toolchain", Note: fmt.Sprintf("%s %s: GOSUMDB is off: its hash is what the proxy sent, checked with nothing", f.Name, f.Version)})
 		return nil
 	}
-	found, err := dirhash.HashZip(zip, dirhash.Hash1)
+	found, err := hashZip(data)
 	if err != nil {
 		return fmt.Errorf("module zip: %w", err)
 	}
@@ -196,6 +151,19 @@ func (r *resolver) checkSum(f lock.File, zip string) error {
 		}
 	}
 	return fmt.Errorf("the checksum database knows no %s %s", f.Name, f.Version)
+}
+
+// hashZip returns the hash of a module zip as the checksum database has it.
+func hashZip(data []byte) (string, error) {
+	r, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		return "", err
+	}
+	var names []string
+	for _, f := range r.File {
+		names = append(names, f.Name)
+	}
+	return dirhash.Hash1(names, func(name string) (io.ReadCloser, error) { return r.Open(name) })
 }
 
 // sumDB is the checksum database that GOSUMDB names: "NAME", "NAME+KEY" or either with a URL behind it.

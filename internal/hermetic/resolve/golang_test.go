@@ -113,7 +113,7 @@ func TestGoToolchain(t *testing.T) {
 		{"first proxy wrong", servers(proxy(t, bad, db), proxy(t, good, nil)), "", verifier, "1.26.9", nil},
 		{"first proxy empty", servers(proxy(t, nil, nil), proxy(t, good, db)), "", verifier, "1.26.9", nil},
 		{"all proxies wrong", servers(proxy(t, bad, db)), "", verifier, "", []string{"Go 1.26.9 for amd64", "wrong content", "h1:"}},
-		{"version that no proxy has", servers(proxy(t, good, db)), "1.26.99", verifier, "", []string{"Go 1.26.99", "not there"}},
+		{"version that no proxy has", servers(proxy(t, good, db)), "1.26.99", verifier, "", []string{"Go 1.26.99", "not found"}},
 		{"database of another key", servers(proxy(t, good, db)), "", stranger, "", []string{"checksum database"}},
 		{"database out of reach", servers(proxy(t, good, nil)), "", verifier + " http://127.0.0.1:1", "", []string{"checksum database", "GOSUMDB=off"}},
 		{"database unknown", servers(proxy(t, good, db)), "", "other.example", "", []string{"GOSUMDB", "other.example"}},

@@ -349,13 +349,13 @@ func TestRefused(t *testing.T) {
 			for _, name := range []string{"InRelease", "Release", "Release.gpg"} {
 				w.change(strings.Replace(inRelease, "InRelease", name, 1), func([]byte) []byte { return nil })
 			}
-		}, []string{"no mirror has an acceptable index", "trixie-security", "not there"}},
+		}, []string{"no mirror has an acceptable index", "trixie-security", "not found"}},
 		{"index changed", nil, func(w *world, _ func(string)) {
 			w.change("/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz", func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
 		}, []string{"binary-amd64/Packages.xz", "as the Release file says", "SHA-256"}},
 		{"index missing", nil, func(w *world, _ func(string)) {
 			w.change("/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz", func([]byte) []byte { return nil })
-		}, []string{"binary-amd64/Packages.xz", "not there"}},
+		}, []string{"binary-amd64/Packages.xz", "not found"}},
 		{"index not vouched for", func(_ *testing.T, w *world) { delete(w.suites[securitySuite].indexes, "binary-amd64/Packages") }, nil,
 			[]string{"vouches for no main/binary-amd64/Packages.xz"}},
 		{"no kernel anywhere", func(_ *testing.T, w *world) {

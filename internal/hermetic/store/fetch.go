@@ -3,20 +3,13 @@ package store
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
-	"io"
 	"io/fs"
-	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -27,22 +20,22 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
-// FetchOptions say how [Store.Fetch] gets files. The zero value asks this machine's mirrors.
+// FetchOptions are options of [Store.Fetch]. The zero value uses this machine's mirrors.
 type FetchOptions struct {
-	Offline  bool           // use what is in the store, and name what is not
-	Progress progress.Func  // bytes fetched, as stage "fetch"; notes about mirrors that failed
+	Offline  bool           // fail if a file is not in the store
+	Progress progress.Func  // of bytes, as stage "fetch"; notes about mirrors that failed
 	Mirrors  *fetch.Mirrors // nil: [fetch.OfMachine]
 	Client   fetch.Client
-	Parallel int // files at once; 0: 6
 }
 
-// rounds is how often all mirrors are asked for a file when none of them makes progress with it.
-const rounds = 3
+// parallelDownloads is how many files are downloaded at once.
+const parallelDownloads = 6
 
-// Fetch brings files into the store and verifies them: size and SHA-256, those that are there already
-// included. It goes on where an earlier call was interrupted. What it brought stays until [Store.Close]: nobody prunes it.
+// Fetch downloads the files that are not in the store yet, and verifies the size and SHA-256 of all. It
+// resumes what an earlier call left. No process can prune the files before [Store.Close].
 func (s *Store) Fetch(ctx context.Context, files []lock.File, o FetchOptions) error {
 	for _, f := range files {
 		if err := s.keep(ctx, f.SHA256); err != nil {
@@ -63,31 +56,31 @@ func (s *Store) Fetch(ctx context.Context, files []lock.File, o FetchOptions) er
 		}
 		o.Mirrors = &m
 	}
-	// The largest first: one that came last would be waited for alone.
+	// The largest file first: it would otherwise be the only download at the end.
 	slices.SortStableFunc(missing, func(a, b lock.File) int { return cmp.Compare(b.Size, a.Size) })
-	f := &download{store: s, FetchOptions: o}
+	d := &download{store: s, FetchOptions: o}
 	for _, file := range missing {
-		f.total += file.Size
+		d.total += file.Size
 	}
-	f.report("")
+	d.report(0, "")
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(cmp.Or(o.Parallel, 6))
+	group.SetLimit(parallelDownloads)
 	for _, file := range missing {
 		group.Go(func() error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			return f.file(ctx, file)
+			return d.file(ctx, file)
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	f.report("")
+	d.report(0, "")
 	return nil
 }
 
-// keep holds what has that hash against prune.
+// keep protects the download with that hash from being pruned.
 func (s *Store) keep(ctx context.Context, sum string) error {
 	if s.readOnly {
 		return nil
@@ -99,7 +92,7 @@ func (s *Store) keep(ctx context.Context, sum string) error {
 	return err
 }
 
-// verify returns those of the files that are not in the store as they must be, each once.
+// verify returns the files that are missing from the store or damaged there, each once.
 func (s *Store) verify(ctx context.Context, files []lock.File) ([]lock.File, error) {
 	wrong := make([]bool, len(files))
 	first := map[string]int{}
@@ -108,7 +101,8 @@ func (s *Store) verify(ctx context.Context, files []lock.File) ([]lock.File, err
 	for i, f := range files {
 		if j, twice := first[f.SHA256]; twice {
 			if files[j].Size != f.Size {
-				return nil, fmt.Errorf("%s: the lock gives two sizes for one hash", f.Path)
+				return nil, fmt.Errorf("%s: neb.lock has two sizes for one hash: %d and %d bytes", f.Path,
+					files[j].Size, f.Size)
 			}
 			continue
 		}
@@ -117,7 +111,7 @@ func (s *Store) verify(ctx context.Context, files []lock.File) ([]lock.File, err
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			ok, err := s.has(f)
+			ok, err := s.has(ctx, f)
 			wrong[i] = !ok
 			return err
 		})
@@ -134,10 +128,10 @@ func (s *Store) verify(ctx context.Context, files []lock.File) ([]lock.File, err
 	return missing, nil
 }
 
-// has reports whether a download is in the store, as it must be.
-func (s *Store) has(f lock.File) (bool, error) {
+// has reports whether an undamaged download is in the store.
+func (s *Store) has(ctx context.Context, f lock.File) (bool, error) {
 	path := s.Path(f)
-	size, sum, err := hashFile(path)
+	sum, size, err := stream.SHA256(ctx, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -146,20 +140,22 @@ func (s *Store) has(f lock.File) (bool, error) {
 	}
 	if size == f.Size && sum == f.SHA256 {
 		now := time.Now()
-		_ = os.Chtimes(path, now, now) // for prune; a store that cannot be written to need not know
+		_ = os.Chtimes(path, now, now) // for prune; fails in a read-only store
 		return true, nil
 	}
 	if s.readOnly {
-		return false, fmt.Errorf("store %s: %s is damaged and the store cannot be written to: expected %d bytes with SHA-256 %s, found %d bytes with %s", s.dir, path, f.Size, f.SHA256, size, sum)
+		return false, fmt.Errorf("store %s: %s is damaged and the store is read-only: "+
+			"expected %d bytes with SHA-256 %s, found %d bytes with %s",
+			s.dir, path, f.Size, f.SHA256, size, sum)
 	}
 	return false, nil
 }
 
-// missing is the error of files that are not in the store and cannot be fetched.
+// missing returns the error for files that are not in the store and cannot be fetched.
 func (s *Store) missing(files []lock.File, offline bool) error {
-	why := "and it cannot be written to: fetch into one that can, with NEB_CACHE"
+	why := "the store is read-only: set NEB_CACHE to a directory that you can write to"
 	if offline {
-		why = "and --offline forbids fetching: run the same command once without it"
+		why = "--offline forbids downloads: run the same command once without it"
 	}
 	var size int64
 	var list strings.Builder
@@ -167,7 +163,8 @@ func (s *Store) missing(files []lock.File, offline bool) error {
 		size += f.Size
 		fmt.Fprintf(&list, "\n  %s %s (%s)", f.Name, f.Version, f.Path)
 	}
-	return fmt.Errorf("store %s: %d files (%d bytes) are not in it, %s:%s", s.dir, len(files), size, why, list.String())
+	return fmt.Errorf("store %s: %d files (%d bytes) are missing, and %s:%s", s.dir, len(files), size, why,
+		list.String())
 }
 
 // download is one call of Fetch.
@@ -177,288 +174,72 @@ type download struct {
 	total int64
 	done  atomic.Int64
 	last  atomic.Int64 // when progress was last reported, in nanoseconds
-	slow  sync.Map     // by host, the mirrors that stalled: asked last from then on
 }
 
-func (f *download) report(note string) {
-	now := time.Now().UnixNano()
-	done := f.done.Load()
-	if last := f.last.Load(); note == "" && done != 0 && done != f.total && now-last < int64(100*time.Millisecond) {
+// report counts n more bytes and reports progress, ten times a second at most. A note is always reported.
+func (d *download) report(n int64, note string) {
+	done, now := d.done.Add(n), time.Now().UnixNano()
+	if note == "" && done != 0 && done != d.total && now-d.last.Load() < int64(100*time.Millisecond) {
 		return
 	}
-	f.last.Store(now)
-	f.Progress.Send(progress.Event{Stage: "fetch", Done: done, Total: f.total, Unit: "bytes", Note: note})
+	d.last.Store(now)
+	d.Progress.Send(progress.Event{Stage: "fetch", Done: done, Total: d.total, Unit: "bytes", Note: note})
 }
 
-// file fetches one file, from the first mirror that has it as the lock names it.
-func (f *download) file(ctx context.Context, file lock.File) error {
-	held, err := f.store.lock(ctx, file.SHA256, unix.LOCK_EX)
+// file downloads one file, unless another process was faster.
+func (d *download) file(ctx context.Context, file lock.File) error {
+	held, err := d.store.lock(ctx, file.SHA256, unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
 	defer held.release()
-	if ok, err := f.store.has(file); ok || err != nil { // another process may have been faster
+	if ok, err := d.store.has(ctx, file); ok || err != nil {
 		if ok {
-			f.done.Add(file.Size)
-			f.report("")
+			d.report(file.Size, "")
 		}
 		return err
 	}
-	if err := os.Remove(f.store.Path(file)); err != nil && !errors.Is(err, fs.ErrNotExist) { // it is damaged
+	path := d.store.Path(file)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // it is damaged
 		return fmt.Errorf("store: %w", &localError{err})
 	}
-	p, err := f.store.openPart(file, &f.done)
+	f, err := d.store.openPart(file)
 	if err != nil {
 		return err
 	}
-	defer p.f.Close()
-
-	urls := f.order(f.Mirrors.URLs(file))
-	if len(urls) == 0 {
-		return fmt.Errorf("%s %s: no mirror to ask for %s: %s", file.Name, file.Version, file.Path, hint[file.Archive])
+	defer f.Close()
+	err = d.Client.File(ctx, *d.Mirrors, file, f, d.report)
+	var local *fetch.WriteError
+	if errors.As(err, &local) {
+		return fmt.Errorf("%s: %w", file.Name, &localError{local.Err})
 	}
-	failed := map[string]error{}
-	for round := 1; round <= rounds && len(urls) > 0; round++ {
-		before := p.have
-		var left []string
-		for _, address := range urls {
-			err := f.from(ctx, address, file, p)
-			if err == nil {
-				return p.keep(f.store.Path(file))
-			}
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			var local *localError
-			if errors.As(err, &local) {
-				return fmt.Errorf("%s: %w", file.Name, err)
-			}
-			failed[address] = err
-			f.report(fmt.Sprintf("%s: %v", fetch.Redacted(address), err))
-			if fetch.Passing(err) {
-				left = append(left, address)
-			}
-		}
-		urls = left
-		if p.have > before {
-			round = 0 // slow is not dead
-		}
-		if len(urls) > 0 {
-			if err := fetch.Pause(ctx, max(round, 1)); err != nil {
-				return err
-			}
-		}
-	}
-	return notFetched(file, f.Mirrors.URLs(file), failed)
-}
-
-// hint is what to do where there is nobody to ask, by archive.
-var hint = map[string]string{
-	lock.Debian:   "set NEB_MIRROR to a mirror of Debian",
-	lock.Security: "set NEB_MIRROR to a mirror of Debian",
-	lock.GoProxy:  "set GOPROXY to a Go module proxy",
-}
-
-// notFetched is the error of a file that no mirror served. A mirror that lacks it may mean that the lock is too old,
-// even where another could not be asked (the archive of snapshots from behind a firewall).
-func notFetched(file lock.File, urls []string, failed map[string]error) error {
-	var list strings.Builder
-	lacking := 0
-	for _, address := range urls {
-		fmt.Fprintf(&list, "\n  %s: %v", fetch.Redacted(address), failed[address])
-		if errors.Is(failed[address], fetch.ErrNotThere) {
-			lacking++
-		}
-	}
-	what, then := "could not be fetched", ""
-	if lacking == len(urls) {
-		what = "no mirror has " + file.Path + " any more"
-	}
-	if lacking > 0 {
-		then = ": run 'neb update', or set NEB_MIRROR to a mirror that has it"
-	}
-	return fmt.Errorf("%s %s: %s%s:%s", file.Name, file.Version, what, then, list.String())
-}
-
-// order puts the mirrors that stalled behind the others.
-func (f *download) order(urls []string) []string {
-	urls = slices.Clone(urls)
-	slices.SortStableFunc(urls, func(a, b string) int {
-		return cmp.Compare(f.isSlow(a), f.isSlow(b))
-	})
-	return urls
-}
-
-func (f *download) isSlow(address string) int {
-	if u, err := url.Parse(address); err == nil {
-		if _, slow := f.slow.Load(u.Host); slow {
-			return 1
-		}
-	}
-	return 0
-}
-
-// from goes on with a download at one mirror, to its end and to its verification.
-func (f *download) from(ctx context.Context, address string, file lock.File, p *part) error {
-	for {
-		resumed := p.have > 0
-		err := f.once(ctx, address, file, p)
-		var wrong *wrongError
-		if resumed && errors.As(err, &wrong) && wrong.hash != "" {
-			// The part that was there may be what is wrong, and this mirror right.
-			if err := p.restart(); err != nil {
-				return err
-			}
-			continue
-		}
-		// Packets that nobody answers end in the dialler's time limit.
-		var stalled *fetch.StallError
-		var network net.Error
-		if errors.As(err, &stalled) || errors.As(err, &network) && network.Timeout() {
-			if u, err := url.Parse(address); err == nil {
-				f.slow.Store(u.Host, true)
-			}
-		}
+	if err != nil {
 		return err
 	}
+	return keepPart(f, path)
 }
 
-// wrongError is the error of a mirror that has another file than the lock names.
-type wrongError struct {
-	file lock.File
-	size int64
-	hash string // "" where the size was enough to know
-}
-
-func (e *wrongError) Error() string {
-	if e.hash == "" {
-		return fmt.Sprintf("wrong size of %s: expected %d bytes, found %d", e.file.Path, e.file.Size, e.size)
-	}
-	return fmt.Sprintf("wrong content of %s: expected SHA-256 %s, found %s", e.file.Path, e.file.SHA256, e.hash)
-}
-
-func (f *download) once(ctx context.Context, address string, file lock.File, p *part) error {
-	if p.have < file.Size {
-		body, err := f.Client.Open(ctx, address, p.have)
-		if err != nil {
-			return err
-		}
-		defer body.Close()
-		if body.Size >= 0 && body.Size != file.Size {
-			return &wrongError{file: file, size: body.Size}
-		}
-		if body.Start != p.have {
-			if err := p.restart(); err != nil {
-				return err
-			}
-		}
-		buffer := make([]byte, 128<<10)
-		for {
-			n, err := body.Read(buffer)
-			if int64(n) > file.Size-p.have {
-				// Without a length the size shows only now.
-				size := p.have + int64(n)
-				if err := p.restart(); err != nil {
-					return err
-				}
-				return &wrongError{file: file, size: size}
-			}
-			if err := p.write(buffer[:n]); err != nil {
-				return err
-			}
-			f.report("")
-			if err == io.EOF {
-				break
-			}
-			if err != nil {
-				return err
-			}
-		}
-		if p.have < file.Size {
-			return fmt.Errorf("truncated after %d of %d bytes: %w", p.have, file.Size, io.ErrUnexpectedEOF)
-		}
-	}
-	if sum := hex.EncodeToString(p.hash.Sum(nil)); sum != file.SHA256 {
-		if err := p.restart(); err != nil {
-			return err
-		}
-		return &wrongError{file: file, size: file.Size, hash: sum}
-	}
-	return nil
-}
-
-// part is what has come of a download so far. Its lock is held by whoever has it open.
-type part struct {
-	f    *os.File
-	have int64 // bytes
-	hash hash.Hash
-	done *atomic.Int64 // counts what is here for the progress of all
-}
-
-// localError is the error of this machine, which another mirror would not mend.
-type localError struct{ err error }
-
-func (e *localError) Error() string {
-	if errors.Is(e.err, syscall.ENOSPC) || errors.Is(e.err, syscall.EDQUOT) {
-		return fmt.Sprintf("the store is full (%v): free space ('neb cache prune'), or set NEB_CACHE to a larger place", e.err)
-	}
-	return e.err.Error()
-}
-
-func (e *localError) Unwrap() error { return e.err }
-
-// openPart opens what is there of a file, and hashes it.
-func (s *Store) openPart(file lock.File, done *atomic.Int64) (*part, error) {
+// openPart opens the part of a file that earlier calls downloaded.
+func (s *Store) openPart(file lock.File) (*os.File, error) {
 	path := s.in(partial, file.SHA256)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if errors.Is(err, fs.ErrPermission) && os.Chmod(path, 0o644) == nil {
-		f, err = os.OpenFile(path, os.O_RDWR, 0) // a process was killed in keep
+		f, err = os.OpenFile(path, os.O_RDWR, 0) // a process was killed in keepPart
 	}
 	if err != nil {
 		return nil, &localError{err}
 	}
-	p := &part{f: f, hash: sha256.New(), done: done}
-	p.have, err = io.Copy(p.hash, f)
-	done.Add(p.have)
-	if err == nil && p.have > file.Size {
-		err = p.restart()
-	}
-	if err != nil {
-		f.Close()
-		return nil, &localError{err}
-	}
-	return p, nil
+	return f, nil
 }
 
-func (p *part) write(data []byte) error {
-	if _, err := p.f.WriteAt(data, p.have); err != nil {
-		return &localError{err}
-	}
-	p.hash.Write(data)
-	p.have += int64(len(data))
-	p.done.Add(int64(len(data)))
-	return nil
-}
-
-// restart forgets what has come.
-func (p *part) restart() error {
-	p.done.Add(-p.have)
-	p.have = 0
-	p.hash.Reset()
-	if err := p.f.Truncate(0); err != nil {
-		return &localError{err}
-	}
-	return nil
-}
-
-// keep makes a verified part a download.
-func (p *part) keep(name string) error {
-	err := p.f.Sync()
+// keepPart turns a verified part into a download. The content is on disk before the name is.
+func keepPart(f *os.File, name string) error {
+	err := f.Sync()
 	if err == nil {
-		err = p.f.Chmod(0o444)
+		err = f.Chmod(0o444)
 	}
 	if err == nil {
-		err = os.Rename(p.f.Name(), name)
+		err = os.Rename(f.Name(), name)
 	}
 	if err == nil {
 		err = syncDir(filepath.Dir(name))
@@ -468,3 +249,16 @@ func (p *part) keep(name string) error {
 	}
 	return nil
 }
+
+// localError is an error of this machine. A full disk gets advice.
+type localError struct{ err error }
+
+func (e *localError) Error() string {
+	if errors.Is(e.err, syscall.ENOSPC) || errors.Is(e.err, syscall.EDQUOT) {
+		return fmt.Sprintf("the store is full (%v): "+
+			"free space with 'neb cache prune', or set NEB_CACHE to a larger disk", e.err)
+	}
+	return e.err.Error()
+}
+
+func (e *localError) Unwrap() error { return e.err }

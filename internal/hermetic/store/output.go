@@ -8,22 +8,28 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
 	"unicode/utf8"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
+
+// parallelHashes is how many files are hashed at once.
+var parallelHashes = runtime.GOMAXPROCS(0)
 
 const (
 	tree     = "tree"
 	manifest = "manifest.json"
-	tmpMark  = ".made-" // between key and chance in the name of an output being made
-	usedMark = "+used"  // behind the key in the name of the lock that users share; the key alone is the maker's
+	tmpMark  = ".made-" // between key and random part in the name of a working directory
+	usedMark = "+used"  // suffix of the lock that users share; the maker locks the key alone
 )
 
-// entry is one file of an output, as its manifest has it.
+// entry is one file in the manifest of an output.
 type entry struct {
 	Path   string      `json:"path"`             // below the tree, "." for the tree itself
 	Mode   fs.FileMode `json:"mode"`             // type and permissions, as Go counts them
@@ -32,16 +38,17 @@ type entry struct {
 	Link   string      `json:"link,omitempty"`   // where a symbolic link points
 }
 
-// Output returns the directory of the output with a key, made by the function in an empty directory if it is
-// not in the store; hit says that it was. A key is a name that stands for everything that went into the output:
+// Output returns the directory of the output with a key; hit reports whether it was in the store. If not,
+// it calls make with an empty directory to fill. A key stands for all inputs of the output; it consists of
 // letters, digits and "._-".
 //
-// Only one process makes an output at a time, others wait for it. All files are hashed when the output is made
-// and again whenever it is used; an output that is not what it was is made anew. It cannot be pruned until
-// [Store.Close] or the end of the process. Nobody may write into it.
-func (s *Store) Output(ctx context.Context, key string, make func(dir string) error) (dir string, hit bool, err error) {
+// One process makes an output, others wait for it. All files are hashed when the output is made and
+// whenever it is used; a damaged output is made again. It cannot be pruned before [Store.Close]. Callers
+// must not write to it.
+func (s *Store) Output(ctx context.Context, key string, make func(dir string) error) (dir string, hit bool,
+	err error) {
 	if !validKey(key) {
-		return "", false, fmt.Errorf("store: %q cannot be the key of an output", key)
+		return "", false, fmt.Errorf("store: invalid key %q: expected letters, digits and ._-", key)
 	}
 	dir = filepath.Join(s.in(outputs, key), tree)
 	ok, err := s.use(ctx, key)
@@ -49,24 +56,27 @@ func (s *Store) Output(ctx context.Context, key string, make func(dir string) er
 		return dir, ok, err
 	}
 	if s.readOnly {
-		return "", false, fmt.Errorf("store %s: output %s is not in it, and it cannot be written to: set NEB_CACHE to one that can", s.dir, key)
+		return "", false, fmt.Errorf("store %s: output %s is missing and the store is read-only: "+
+			"set NEB_CACHE to a directory that you can write to", s.dir, key)
 	}
 	for try := 1; ; try++ {
 		made, err := s.make(ctx, key, make)
 		if err != nil {
 			return "", false, err
 		}
-		// Between making and using nobody holds the lock: a prune may come between.
+		// Another process may prune the output between making and using it.
 		if ok, err := s.use(ctx, key); ok || err != nil {
 			return dir, !made, err
 		}
 		if try == tries {
-			return "", false, fmt.Errorf("store %s: output %s was made %d times, and each time was another, or gone, when it was to be used", s.dir, key, tries)
+			return "", false, fmt.Errorf("store %s: output %s was changed or removed right after it was made, "+
+				"%d times",
+				s.dir, key, tries)
 		}
 	}
 }
 
-// tries are how often an output is made before it is given up.
+// tries is how often Output makes an output that disappears before it can be used.
 const tries = 3
 
 func validKey(key string) bool {
@@ -74,14 +84,15 @@ func validKey(key string) bool {
 		return false
 	}
 	for _, r := range key {
-		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '_' || r == '-') {
+		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '_' ||
+			r == '-') {
 			return false
 		}
 	}
 	return true
 }
 
-// use marks an output as used by this process, if it is there and as it was made.
+// use marks an output as used by this process, if it is in the store and undamaged.
 func (s *Store) use(ctx context.Context, key string) (bool, error) {
 	if _, err := os.Stat(s.in(outputs, key)); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -94,7 +105,8 @@ func (s *Store) use(ctx context.Context, key string) (bool, error) {
 	switch {
 	case ok && h != nil:
 		now := time.Now()
-		_ = os.Chtimes(filepath.Join(s.in(outputs, key), manifest), now, now) // when it was last used, for prune
+		// when it was last used, for prune
+		_ = os.Chtimes(filepath.Join(s.in(outputs, key), manifest), now, now)
 		s.hold(key, h)
 	case h != nil:
 		h.release()
@@ -102,7 +114,7 @@ func (s *Store) use(ctx context.Context, key string) (bool, error) {
 	return ok, err
 }
 
-// hold keeps a lock until Close.
+// hold keeps a lock until [Store.Close].
 func (s *Store) hold(name string, h *held) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +124,7 @@ func (s *Store) hold(name string, h *held) {
 	s.used[name] = h
 }
 
-// make makes an output, unless another process did while this one waited for it.
+// make makes an output, unless another process made it in the meantime.
 func (s *Store) make(ctx context.Context, key string, make func(dir string) error) (made bool, err error) {
 	h, err := s.lock(ctx, key, unix.LOCK_EX)
 	if err != nil {
@@ -133,15 +145,16 @@ func (s *Store) make(ctx context.Context, key string, make func(dir string) erro
 		return false, fmt.Errorf("store: %w", &localError{err})
 	}
 	if err := make(dir); err != nil {
-		_ = os.Remove(h.f.Name()) // there may never be an output of this key
+		_ = os.Remove(h.f.Name()) // this key may never be used again
 		return false, err
 	}
 	if err := s.finish(ctx, ready); err != nil {
 		return false, fmt.Errorf("store: output %s: %w", key, &localError{err})
 	}
-	// What is there by that name is damaged: it goes into the working directory, and with that.
+	// An existing output is damaged: it is removed together with the working directory.
 	final := s.in(outputs, key)
-	if err := os.Rename(final, filepath.Join(work, "damaged")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Rename(final, filepath.Join(work, "damaged")); err != nil &&
+		!errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("store: output %s: %w", key, err)
 	}
 	err = os.Rename(ready, final)
@@ -154,9 +167,9 @@ func (s *Store) make(ctx context.Context, key string, make func(dir string) erro
 	return true, nil
 }
 
-// finish writes the manifest of a made output. Only that is synced: files that a power failure takes are found
-// missing by their hashes at the next use, and an output can be made again, while syncing a toolchain of 20,000
-// files would hold up every first build.
+// finish writes the manifest of an output. Only the manifest is synced: files that a power failure damages
+// are found by their hashes at the next use, and syncing the 20,000 files of a toolchain would delay every
+// first build.
 func (s *Store) finish(ctx context.Context, dir string) error {
 	entries, err := survey(ctx, filepath.Join(dir, tree))
 	if err != nil {
@@ -177,7 +190,7 @@ func (s *Store) finish(ctx context.Context, dir string) error {
 	return f.Sync()
 }
 
-// intact reports whether an output is in the store and every file in it is what it was.
+// intact reports whether an output is in the store and undamaged.
 func (s *Store) intact(ctx context.Context, key string) (bool, error) {
 	dir := s.in(outputs, key)
 	data, err := os.ReadFile(filepath.Join(dir, manifest))
@@ -193,7 +206,7 @@ func (s *Store) intact(ctx context.Context, key string) (bool, error) {
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
-		return false, nil // whatever cannot be read is not what it was
+		return false, nil // an unreadable output is damaged
 	}
 	return slices.Equal(found, want), nil
 }
@@ -221,7 +234,7 @@ func survey(ctx context.Context, root string) ([]entry, error) {
 			return err
 		}
 		if !utf8.ValidString(rel) {
-			return fmt.Errorf("%q: the name is not UTF-8, which the list of an output cannot hold", rel)
+			return fmt.Errorf("%q: file name is not UTF-8: the manifest cannot hold it", rel)
 		}
 		e := entry{Path: rel, Mode: info.Mode()}
 		switch {
@@ -249,9 +262,9 @@ func survey(ctx context.Context, root string) ([]entry, error) {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			size, sum, err := hashFile(filepath.Join(root, e.Path))
+			sum, size, err := stream.SHA256(ctx, filepath.Join(root, e.Path))
 			if err == nil && size != e.Size {
-				err = fmt.Errorf("%s: changed while it was read", e.Path)
+				err = fmt.Errorf("%s: size changed during reading", e.Path)
 			}
 			e.SHA256 = sum
 			return err

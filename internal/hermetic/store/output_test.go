@@ -44,19 +44,26 @@ func TestOutput(t *testing.T) {
 	}
 	second, hit, err := s.Output(t.Context(), "kernel-x86_64-0123", maker(&made))
 	if err != nil || !hit || second != first || made.Load() != 1 {
-		t.Errorf("expected a hit in %s, found hit %v in %s, made %d times (%v)", first, hit, second, made.Load(), err)
+		t.Errorf("expected a hit in %s, found hit %v in %s, made %d times (%v)", first, hit, second,
+			made.Load(), err)
 	}
 }
 
 // TestDamagedOutput changes a finished output: it is made anew, and is right again.
 func TestDamagedOutput(t *testing.T) {
 	for name, damage := range map[string]func(dir string) error{
-		"content, same size": func(dir string) error { return os.WriteFile(filepath.Join(dir, "a/file"), []byte("CONTENT"), 0o644) },
-		"truncated":          func(dir string) error { return os.Truncate(filepath.Join(dir, "a/file"), 0) },
-		"file gone":          func(dir string) error { return os.Remove(filepath.Join(dir, "a/file")) },
-		"file more":          func(dir string) error { return os.WriteFile(filepath.Join(dir, "more"), nil, 0o644) },
-		"directory gone":     func(dir string) error { return os.Remove(filepath.Join(dir, "a/empty")) },
-		"mode":               func(dir string) error { return os.Chmod(filepath.Join(dir, "tool"), 0o644) },
+		"content, same size": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "a/file"),
+				[]byte("CONTENT"), 0o644)
+		},
+		"truncated": func(dir string) error { return os.Truncate(filepath.Join(dir, "a/file"), 0) },
+		"file gone": func(dir string) error { return os.Remove(filepath.Join(dir, "a/file")) },
+		"file more": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "more"), nil,
+				0o644)
+		},
+		"directory gone": func(dir string) error { return os.Remove(filepath.Join(dir, "a/empty")) },
+		"mode":           func(dir string) error { return os.Chmod(filepath.Join(dir, "tool"), 0o644) },
 		"link elsewhere": func(dir string) error {
 			os.Remove(filepath.Join(dir, "link"))
 			return os.Symlink("tool", filepath.Join(dir, "link"))
@@ -65,9 +72,15 @@ func TestDamagedOutput(t *testing.T) {
 			os.Remove(filepath.Join(dir, "tool"))
 			return syscall.Mkfifo(filepath.Join(dir, "tool"), 0o755)
 		},
-		"manifest truncated": func(dir string) error { return os.Truncate(filepath.Join(dir, "../manifest.json"), 10) },
-		"manifest gone":      func(dir string) error { return os.Remove(filepath.Join(dir, "../manifest.json")) },
-		"all gone":           os.RemoveAll,
+		"manifest truncated": func(dir string) error {
+			return os.Truncate(filepath.Join(dir,
+				"../manifest.json"), 10)
+		},
+		"manifest gone": func(dir string) error {
+			return os.Remove(filepath.Join(dir,
+				"../manifest.json"))
+		},
+		"all gone": os.RemoveAll,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
@@ -84,7 +97,8 @@ func TestDamagedOutput(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if data, err := os.ReadFile(filepath.Join(dir, "link")); err != nil || string(data) != "content" || made.Load() != 2 {
+			if data, err := os.ReadFile(filepath.Join(dir, "link")); err != nil ||
+				string(data) != "content" || made.Load() != 2 {
 				t.Errorf("expected the output to be right after being made twice, found %q, made %d times (%v)", data, made.Load(), err)
 			}
 			if left, _ := os.ReadDir(filepath.Join(s.Dir(), tmp)); len(left) != 0 {
@@ -106,11 +120,17 @@ func TestFailedOutput(t *testing.T) {
 	}); !errors.Is(err, no) {
 		t.Errorf("expected %v, found %v", no, err)
 	}
-	if _, _, err := s.Output(t.Context(), "k", func(dir string) error { return syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o644) }); err == nil || !strings.Contains(err.Error(), "pipe") {
+	if _, _, err := s.Output(t.Context(), "k",
+		func(dir string) error { return syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o644) }); err == nil ||
+		!strings.Contains(err.Error(), "pipe") {
 		t.Errorf("expected an error about the pipe, found %v", err)
 	}
 	// The list of an output could not hold this name, and it would be made again and again.
-	if _, _, err := s.Output(t.Context(), "k", func(dir string) error { return os.WriteFile(filepath.Join(dir, "a\xff"), nil, 0o644) }); err == nil || !strings.Contains(err.Error(), `"a\xff": the name is not UTF-8`) {
+	if _, _, err := s.Output(t.Context(), "k",
+		func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "a\xff"), nil,
+				0o644)
+		}); err == nil || !strings.Contains(err.Error(), `"a\xff": file name is not UTF-8`) {
 		t.Errorf("expected an error about the name, found %v", err)
 	}
 	for _, room := range []string{outputs, tmp} {
@@ -189,7 +209,8 @@ func TestOpen(t *testing.T) {
 		if tt.ok && err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if !tt.ok && (err == nil || !strings.Contains(err.Error(), "others can write to it") || !strings.Contains(err.Error(), store)) {
+		if !tt.ok && (err == nil || !strings.Contains(err.Error(), "other users can write to it") ||
+			!strings.Contains(err.Error(), store)) {
 			t.Errorf("%s: expected a refusal, found %v", name, err)
 		}
 	}
@@ -201,7 +222,8 @@ func TestOpen(t *testing.T) {
 		if err := os.Chown(store, 12345, 12345); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(store); err == nil || !strings.Contains(err.Error(), "belongs to user 12345") {
+		if _, err := Open(store); err == nil ||
+			!strings.Contains(err.Error(), "directory belongs to user 12345") {
 			t.Errorf("a store of another user: expected a refusal, found %v", err)
 		}
 	}
@@ -277,12 +299,14 @@ func TestListAndPrune(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "download " + f.SHA256 + ", log failed, log working, output new, output old, partial " + strings.Repeat("0", 64) + ", other strange"
+	want := "download " + f.SHA256 + ", log failed, log working, output new, output old, partial " +
+		strings.Repeat("0", 64) + ", other strange"
 	if got := names(items); got != want {
 		t.Errorf("expected %s, found %s", want, got)
 	}
 	for _, i := range items {
-		if i.Kind == Download && i.Size != 5000 || i.Kind == Output && i.Size < 17 || i.Kind == Log && i.Size != 6 {
+		if i.Kind == Download && i.Size != 5000 || i.Kind == Output && i.Size < 17 || i.Kind == Log &&
+			i.Size != 6 {
 			t.Errorf("%s %s: size %d", i.Kind, i.Name, i.Size)
 		}
 	}
@@ -304,7 +328,8 @@ func TestListAndPrune(t *testing.T) {
 	}
 }
 
-// Whoever interrupts the making of an output does not wait until all of it is removed, and it is removed all the same.
+// Whoever interrupts the making of an output does not wait until all of it is removed, and it is removed
+// all the same.
 func TestInterruptedOutput(t *testing.T) {
 	s := open(t)
 	ctx, interrupt := context.WithCancel(t.Context())

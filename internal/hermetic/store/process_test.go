@@ -19,11 +19,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
-// The tests of this file run the test binary again, as another process that uses the same store: TestMain sees
-// in the environment what it is to do.
+// The tests of this file run the test binary again, as another process that uses the same store: TestMain
+// sees in the environment what it is to do.
 const (
 	roleVariable  = "NEB_STORE_TEST_ROLE"
 	storeVariable = "NEB_STORE_TEST_STORE"
@@ -44,7 +45,8 @@ var roles = map[string]func(*Store) error{
 	"output": func(s *Store) error {
 		dir, hit, err := s.Output(context.Background(), "slow-1", func(dir string) error {
 			for i := range 40 {
-				if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), childData[:10_000+i], 0o644); err != nil {
+				if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), childData[:10_000+i],
+					0o644); err != nil {
 					return err
 				}
 				if i == 0 {
@@ -59,12 +61,13 @@ var roles = map[string]func(*Store) error{
 	},
 	// Uses an output until its standard input ends.
 	"use": func(s *Store) error {
-		_, _, err := s.Output(context.Background(), "used-1", func(dir string) error { return errors.New("not there") })
+		_, _, err := s.Output(context.Background(), "used-1",
+			func(dir string) error { return errors.New("not there") })
 		fmt.Println("using")
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		return err
 	},
-	// A store that cannot be written to: what is there is used, what is not is an error.
+	// A read-only store: what is there is used, what is not is an error.
 	"read-only": func(s *Store) error {
 		if !s.ReadOnly() {
 			return errors.New("the store says that it can be written to")
@@ -73,15 +76,17 @@ var roles = map[string]func(*Store) error{
 		if err := s.Fetch(context.Background(), []lock.File{have}, FetchOptions{}); err != nil {
 			return err
 		}
-		if err := s.Fetch(context.Background(), []lock.File{have, missing}, FetchOptions{}); err == nil || !strings.Contains(err.Error(), "cannot be written to") || !strings.Contains(err.Error(), missing.Path) {
+		if err := s.Fetch(context.Background(), []lock.File{have, missing}, FetchOptions{}); err == nil ||
+			!strings.Contains(err.Error(), "read-only") || !strings.Contains(err.Error(), missing.Path) {
 			return fmt.Errorf("fetch of what is missing: %v", err) //nolint:errorlint // may be nil
 		}
-		dir, hit, err := s.Output(context.Background(), "have", func(string) error { return errors.New("made anew") })
+		dir, hit, err := s.Output(context.Background(), "have",
+			func(string) error { return errors.New("made anew") })
 		if err != nil || !hit {
 			return fmt.Errorf("output %s: hit %v, %v", dir, hit, err) //nolint:errorlint // may be nil
 		}
 		_, _, err = s.Output(context.Background(), "missing", func(string) error { return nil })
-		if err == nil || !strings.Contains(err.Error(), "cannot be written to") {
+		if err == nil || !strings.Contains(err.Error(), "read-only") {
 			return fmt.Errorf("output that is missing: %v", err) //nolint:errorlint // may be nil
 		}
 		return nil
@@ -117,8 +122,8 @@ func child(t *testing.T, role, dir, url string) (*exec.Cmd, *bytes.Buffer) {
 	return cmd, &out
 }
 
-// TestKilledFetch kills a process with SIGKILL at many moments of a download. Whatever it leaves, the last run
-// succeeds, and the store never holds anything that is not right.
+// TestKilledFetch kills a process with SIGKILL at many moments of a download. Whatever it leaves, the last
+// run succeeds, and the store never holds anything that is not right.
 func TestKilledFetch(t *testing.T) {
 	// 3 MB in about 300 ms.
 	m := serve(t, func(w http.ResponseWriter, r *http.Request) { good(childData)(&slow{w}, r) })
@@ -143,7 +148,8 @@ func TestKilledFetch(t *testing.T) {
 		}
 		entries, _ := os.ReadDir(filepath.Join(dir, downloads))
 		for _, e := range entries {
-			if _, sum, err := hashFile(filepath.Join(dir, downloads, e.Name())); err != nil || sum != e.Name() {
+			if sum, _, err := stream.SHA256(t.Context(),
+				filepath.Join(dir, downloads, e.Name())); err != nil || sum != e.Name() {
 				t.Fatalf("kill %d left a bad file in the store: %s (%v)", i, e.Name(), err)
 			}
 		}
@@ -215,7 +221,8 @@ func run(t *testing.T, n int, start func() (*exec.Cmd, *bytes.Buffer)) []string 
 // TestOutputAtOnce has four processes want the same output: one makes it, the others wait and use that.
 func TestOutputAtOnce(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
-	printed := strings.Join(run(t, 4, func() (*exec.Cmd, *bytes.Buffer) { return child(t, "output", dir, "") }), "")
+	printed := strings.Join(run(t, 4,
+		func() (*exec.Cmd, *bytes.Buffer) { return child(t, "output", dir, "") }), "")
 	if made := strings.Count(printed, "making"); made != 1 {
 		t.Errorf("expected the output to be made once, found %d times", made)
 	}

@@ -18,11 +18,11 @@ type Kind string
 // The kinds of items.
 const (
 	Download Kind = "download" // a verified download
-	Partial  Kind = "partial"  // a download that has not ended
+	Partial  Kind = "partial"  // an incomplete download
 	Output   Kind = "output"   // a finished output
-	Making   Kind = "making"   // an output that is being made, or was when its maker was killed
-	Log      Kind = "log"      // what was said while an output was made that failed, or is being made
-	Other    Kind = "other"    // nothing that a store has
+	Making   Kind = "making"   // the working directory of an output
+	Log      Kind = "log"      // the log of an output that failed or is being made
+	Other    Kind = "other"    // not the store's
 )
 
 // Item is one thing in a store.
@@ -35,42 +35,51 @@ type Item struct {
 	lock string // name of its lock
 }
 
-// List lists what is in the store, by kind and name.
+// List returns what is in the store, sorted by kind and name.
 func (s *Store) List() ([]Item, error) {
 	var items []Item
 	top, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, err
 	}
-	for _, room := range top {
-		switch room.Name() {
+	for _, sub := range top {
+		switch sub.Name() {
 		case downloads:
-			err = s.each(room.Name(), func(i Item) { i.Kind, i.lock = Download, i.Name; items = append(items, i) })
+			err = s.each(sub.Name(), func(i Item) {
+				i.Kind, i.lock = Download,
+					i.Name
+				items = append(items, i)
+			})
 		case partial:
-			err = s.each(room.Name(), func(i Item) { i.Kind, i.lock = Partial, i.Name; items = append(items, i) })
+			err = s.each(sub.Name(), func(i Item) {
+				i.Kind, i.lock = Partial,
+					i.Name
+				items = append(items, i)
+			})
 		case outputs:
-			err = s.each(room.Name(), func(i Item) {
+			err = s.each(sub.Name(), func(i Item) {
 				i.Kind, i.lock = Output, i.Name
 				i.Size, i.Used = outputState(i.path, i)
 				items = append(items, i)
 			})
 		case tmp:
-			err = s.each(room.Name(), func(i Item) {
+			err = s.each(sub.Name(), func(i Item) {
 				i.Kind = Making
 				i.lock, _, _ = strings.Cut(i.Name, tmpMark)
 				i.Size = treeSize(i.path)
 				items = append(items, i)
 			})
 		case logs:
-			err = s.each(room.Name(), func(i Item) { i.Kind = Log; items = append(items, i) })
+			err = s.each(sub.Name(), func(i Item) { i.Kind = Log; items = append(items, i) })
 		case locks:
 		default:
-			info, err := room.Info()
+			info, err := sub.Info()
 			if err != nil {
 				continue
 			}
-			path := filepath.Join(s.dir, room.Name())
-			items = append(items, Item{Kind: Other, Name: room.Name(), Size: treeSize(path), Used: info.ModTime(), path: path})
+			path := filepath.Join(s.dir, sub.Name())
+			items = append(items, Item{Kind: Other, Name: sub.Name(), Size: treeSize(path),
+				Used: info.ModTime(), path: path})
 		}
 		if err != nil {
 			return nil, err
@@ -79,19 +88,19 @@ func (s *Store) List() ([]Item, error) {
 	return items, nil
 }
 
-// each calls f for everything in a room.
-func (s *Store) each(room string, f func(Item)) error {
-	entries, err := os.ReadDir(filepath.Join(s.dir, room))
+// each calls f for everything in a subdirectory.
+func (s *Store) each(sub string, f func(Item)) error {
+	entries, err := os.ReadDir(filepath.Join(s.dir, sub))
 	for _, e := range entries {
-		path := s.in(room, e.Name())
-		if info, err := os.Stat(path); err == nil { // a download may be a link to where it is
+		path := s.in(sub, e.Name())
+		if info, err := os.Stat(path); err == nil { // a download may be a symbolic link
 			f(Item{Name: e.Name(), Size: info.Size(), Used: info.ModTime(), path: path})
 		}
 	}
 	return err
 }
 
-// outputState is the size in bytes and the last use of an output, as its manifest has them.
+// outputState returns the size in bytes and the last use of an output, from its manifest.
 func outputState(dir string, i Item) (int64, time.Time) {
 	name := filepath.Join(dir, manifest)
 	data, err := os.ReadFile(name)
@@ -109,7 +118,7 @@ func outputState(dir string, i Item) (int64, time.Time) {
 	return size, i.Used
 }
 
-// treeSize is how many bytes the files below a path have.
+// treeSize returns the size in bytes of all files below a path.
 func treeSize(path string) int64 {
 	var size int64
 	_ = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
@@ -123,8 +132,8 @@ func treeSize(path string) int64 {
 	return size
 }
 
-// Prune removes the items that the function chooses, but for those that a process works on or uses, and returns
-// what it removed. [Other] items are not the store's and stay.
+// Prune removes the items for which choose returns true, and returns them. It keeps items that a process
+// makes or uses, and those of kind [Other].
 func (s *Store) Prune(choose func(Item) bool) ([]Item, error) {
 	items, err := s.List()
 	if err != nil {
@@ -151,7 +160,7 @@ func (s *Store) prune(i Item) (bool, error) {
 	case Log: // its own lock
 		f, err := os.Open(i.path)
 		if err != nil {
-			return false, ignore(err, fs.ErrNotExist) // another prune was there first
+			return false, ignore(err, fs.ErrNotExist) // another process pruned it
 		}
 		defer f.Close()
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
@@ -171,13 +180,13 @@ func (s *Store) prune(i Item) (bool, error) {
 			return false, err
 		}
 		defer h.release()
-		// Whoever waits for this lock sees that its name is gone, and makes a new one.
+		// A process that waits for this lock finds its file removed, and creates a new one.
 		defer os.Remove(h.f.Name())
 	}
 	if i.Kind != Output {
 		return true, remove(i.path)
 	}
-	// An output disappears in one step: half of one would be hashed by the next who asks for it.
+	// An output is removed in one step, so that nobody hashes half of one.
 	trash := s.in(tmp, i.lock+tmpMark+"pruned")
 	if err := remove(trash); err != nil {
 		return false, err

@@ -1,14 +1,16 @@
-// Package store keeps downloads by their content and finished outputs by the key of what went into them.
+// Package store keeps downloads by the hash of their content, and outputs by the key of their inputs. It
+// does not know what an output is made of (see component) or where downloads come from (see fetch).
 //
-// Everything in a store was verified before it got its name there, and gets its name by a rename: a process
-// killed at any moment leaves nothing half-written behind that could be used. Both are hashed again when used.
-// Processes share a store: who makes a thing holds its lock, the others wait and find it made.
+// A file is verified before it gets its name in the store, and gets the name by a rename. So a process that
+// is killed leaves nothing incomplete under a name that others use. Downloads and outputs are hashed again
+// when they are used. Processes share a store: one makes a thing and holds its lock, the others wait and
+// then use it.
 //
 //	downloads/SHA256    verified files
-//	partial/SHA256      what has come of a download so far
-//	outputs/KEY/        a finished output: tree/ and manifest.json, the hashes of all in it
+//	partial/SHA256      incomplete downloads
+//	outputs/KEY/        a finished output: tree/ and manifest.json, the hashes of all files in it
 //	tmp/KEY.*           an output being made
-//	logs/NAME           what was said while an output was made
+//	logs/NAME           log of making an output
 //	locks/NAME          empty files for flock(2)
 package store
 
@@ -37,11 +39,11 @@ type Store struct {
 	readOnly bool
 
 	mu    sync.Mutex
-	used  map[string]*held // by key, the outputs that this process uses, kept from being pruned
+	used  map[string]*held // by key, what this process uses and others must not prune
 	works map[string]*held // by path, the directories that [Store.Work] made
 }
 
-// The rooms of a store.
+// Subdirectories of a store.
 const (
 	downloads = "downloads"
 	partial   = "partial"
@@ -51,24 +53,23 @@ const (
 	locks     = "locks"
 )
 
-// DefaultDir is where the store is when nobody says otherwise: NEB_CACHE, else $XDG_CACHE_HOME/neb, else
-// ~/.cache/neb.
+// DefaultDir returns the directory of the store: NEB_CACHE, else $XDG_CACHE_HOME/neb, else ~/.cache/neb.
 func DefaultDir() (string, error) {
 	if dir := os.Getenv("NEB_CACHE"); dir != "" {
 		return filepath.Abs(dir)
 	}
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("no place for the store: set NEB_CACHE to a directory of your own (%w)", err)
+		return "", fmt.Errorf("store: no cache directory: set NEB_CACHE to a directory of your own: %w", err)
 	}
 	return filepath.Join(dir, "neb"), nil
 }
 
-// Open opens the store in dir, making it where there is none; "" means [DefaultDir].
+// Open opens the store in dir, and creates it if it does not exist; "" means [DefaultDir].
 //
-// It refuses a directory that belongs to another user than this one or root, and one that others can write
-// to: what they put there would end up in enclaves. A store that this user cannot write to is good for what is
-// in it.
+// It rejects a directory that belongs to a user other than this one and root, and one that others can write
+// to: what they put there would end up in enclaves. A store that this user cannot write to is opened
+// read-only.
 func Open(dir string) (*Store, error) {
 	if dir == "" {
 		var err error
@@ -81,18 +82,18 @@ func Open(dir string) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{dir: dir, used: map[string]*held{}, works: map[string]*held{}}
-	for _, room := range []string{"", downloads, partial, outputs, tmp, logs, locks} {
-		room = filepath.Join(dir, room)
-		err := os.MkdirAll(room, 0o755)
+	for _, sub := range []string{"", downloads, partial, outputs, tmp, logs, locks} {
+		sub = filepath.Join(dir, sub)
+		err := os.MkdirAll(sub, 0o755)
 		if err == nil {
-			err = unix.Access(room, unix.W_OK)
+			err = unix.Access(sub, unix.W_OK)
 		}
 		if _, there := os.Stat(dir); readOnly(err) && there == nil {
 			s.readOnly = true
 		} else if err != nil {
 			return nil, fmt.Errorf("store %s: %w", dir, err)
 		}
-		if err := trusted(room); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := trusted(sub); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}
@@ -102,12 +103,12 @@ func Open(dir string) (*Store, error) {
 	return s, nil
 }
 
-// readOnly reports whether err says that nothing can be written where it happened.
+// readOnly reports whether err is that of writing to a read-only place.
 func readOnly(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)
 }
 
-// trusted says why a directory cannot be trusted, if so.
+// trusted returns an error if others can change what is in a directory.
 func trusted(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -117,26 +118,28 @@ func trusted(dir string) error {
 		return fmt.Errorf("store %s: expected a directory, found %v", dir, info.Mode())
 	}
 	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != os.Geteuid() && owner != 0 {
-		return fmt.Errorf("store %s: belongs to user %d, expected user %d or root: set NEB_CACHE to a directory of your own", dir, owner, os.Geteuid())
+		return fmt.Errorf("store %s: directory belongs to user %d, expected user %d or root; "+
+			"set NEB_CACHE to a directory of your own", dir, owner, os.Geteuid())
 	}
 	if perm := info.Mode().Perm(); perm&0o022 != 0 {
-		return fmt.Errorf("store %s: others can write to it (mode %#o): what they put there would be built into enclaves; run 'chmod go-w %s' if you know what is in it, or remove it", dir, perm, dir)
+		return fmt.Errorf("store %s: other users can write to it (mode %#o), and what they write "+
+			"would get into enclaves; run 'chmod go-w %s' if you trust its content, or remove it", dir, perm, dir)
 	}
 	return nil
 }
 
-// Dir is the store's directory.
+// Dir returns the store's directory.
 func (s *Store) Dir() string { return s.dir }
 
-// ReadOnly reports whether nothing can be added to the store.
+// ReadOnly reports whether this user cannot write to the store.
 func (s *Store) ReadOnly() bool { return s.readOnly }
 
-// Path is where a download is, once [Store.Fetch] has returned without an error.
+// Path returns where a download is after [Store.Fetch] has returned nil.
 func (s *Store) Path(f lock.File) string { return s.in(downloads, f.SHA256) }
 
-func (s *Store) in(room, name string) string { return filepath.Join(s.dir, room, name) }
+func (s *Store) in(sub, name string) string { return filepath.Join(s.dir, sub, name) }
 
-// Close lets go of the outputs that were used, so that they can be pruned, and removes what [Store.Work] made.
+// Close allows what was used to be pruned, and removes what [Store.Work] made.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -154,11 +157,12 @@ func (s *Store) Close() error {
 	return errors.Join(errs...)
 }
 
-// Work makes an empty directory for work beside the store's files, on the same file system. It goes with
-// [Store.Close], or at the next [Open] by any process after a kill.
+// Work makes an empty working directory on the store's file system. [Store.Close] removes it; if this
+// process is killed, the next [Open] does.
 func (s *Store) Work(ctx context.Context) (string, error) {
 	if s.readOnly {
-		return "", fmt.Errorf("store %s cannot be written to: set NEB_CACHE to one that can", s.dir)
+		return "", fmt.Errorf("store %s is read-only: set NEB_CACHE to a directory that you can write to",
+			s.dir)
 	}
 	name := "work-" + rand.Text()
 	h, err := s.lock(ctx, name, unix.LOCK_EX)
@@ -176,22 +180,22 @@ func (s *Store) Work(ctx context.Context) (string, error) {
 	return dir, nil
 }
 
-// discard removes what is left of making an output. Whoever interrupts that does not want to wait until the 90,000
-// files of a kernel are gone: then another process removes them, and this one may end.
+// discard removes the working directory of an output. After an interrupt it leaves that to another process:
+// a kernel has 90,000 files, and the user waits for this process to exit.
 func (s *Store) discard(ctx context.Context, work string) {
 	if ctx.Err() == nil || s.removeLater(work) != nil {
 		_ = remove(work)
 	}
 }
 
-// removeLater starts a process that removes a directory of tmp. It inherits the lock that says that somebody is at
-// it: should it be killed, the next [Open] sweeps.
+// removeLater starts a process that removes a directory of tmp. The process inherits a lock on it; if it is
+// killed, the next [Open] cleans up.
 func (s *Store) removeLater(work string) error {
 	rm, err := exec.LookPath("rm")
 	if err != nil {
 		return err
 	}
-	name := "gone-" + rand.Text() // the output's own name is free for who makes it next
+	name := "gone-" + rand.Text() // not the output's name: another process may make that output now
 	h, err := s.tryLock(name, unix.LOCK_EX)
 	if err != nil {
 		return err
@@ -203,14 +207,14 @@ func (s *Store) removeLater(work string) error {
 	}
 	cmd := exec.Command(rm, "-rf", "--", gone, h.f.Name())
 	cmd.ExtraFiles = []*os.File{h.f}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is not for it
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it must not receive Ctrl-C
 	if err := cmd.Start(); err != nil {
 		return errors.Join(err, os.Rename(gone, work), os.Remove(h.f.Name()))
 	}
 	return cmd.Process.Release()
 }
 
-// Log makes an empty file for what is said while an output is made. It is not pruned before it is closed.
+// Log creates or truncates a log file. It is not pruned before it is closed.
 func (s *Store) Log(name string) (*os.File, error) {
 	f, err := os.Create(s.in(logs, name))
 	if err != nil {
@@ -223,7 +227,7 @@ func (s *Store) Log(name string) (*os.File, error) {
 	return f, nil
 }
 
-// sweep removes what processes left that were killed while they made an output: what nobody holds the lock of.
+// sweep removes the working directories of processes that were killed: those whose lock is free.
 func (s *Store) sweep() {
 	entries, _ := os.ReadDir(filepath.Join(s.dir, tmp))
 	for _, e := range entries {
@@ -238,12 +242,12 @@ func (s *Store) sweep() {
 	}
 }
 
-// held is a lock on a name of the store, held until released or until the process ends.
+// held is a lock on a name of the store, until it is released or the process ends.
 type held struct{ f *os.File }
 
 func (h *held) release() { _ = h.f.Close() }
 
-// tryLock takes a lock without waiting; the error is [unix.EWOULDBLOCK] where somebody has it.
+// tryLock takes a lock without waiting. The error is [unix.EWOULDBLOCK] if another process holds it.
 func (s *Store) tryLock(name string, how int) (*held, error) {
 	path := s.in(locks, name)
 	for {
@@ -265,7 +269,7 @@ func (s *Store) tryLock(name string, how int) (*held, error) {
 			f.Close()
 			return nil, err
 		}
-		// A lock file may have been removed between opening and locking: then the lock guards nothing.
+		// If the lock file was removed after it was opened, others lock a new one: try again.
 		opened, err := f.Stat()
 		if err != nil {
 			f.Close()
@@ -278,7 +282,7 @@ func (s *Store) tryLock(name string, how int) (*held, error) {
 	}
 }
 
-// lock takes a lock, waiting for whoever has it.
+// lock takes a lock, and waits until it is free.
 func (s *Store) lock(ctx context.Context, name string, how int) (*held, error) {
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		h, err := s.tryLock(name, how)
@@ -296,7 +300,7 @@ func (s *Store) lock(ctx context.Context, name string, how int) (*held, error) {
 	}
 }
 
-// remove removes a tree, directories without write permission included.
+// remove removes a tree, including directories without write permission.
 func remove(path string) error {
 	err := os.RemoveAll(path)
 	if err == nil {
@@ -311,7 +315,7 @@ func remove(path string) error {
 	return os.RemoveAll(path)
 }
 
-// syncDir makes the names in a directory last.
+// syncDir writes the names in a directory to disk.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

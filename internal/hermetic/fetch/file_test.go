@@ -1,0 +1,369 @@
+package fetch
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+)
+
+// content is n bytes that are the same in every run.
+func content(n int) []byte {
+	random := rand.NewChaCha8([32]byte{7})
+	data := make([]byte, n)
+	_, _ = random.Read(data)
+	return data
+}
+
+func hashOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// locked is the file that a lock would name for data.
+func locked(name string, data []byte) lock.File {
+	return lock.File{
+		Name: name, Version: "1.0-1", Arch: "amd64", Archive: lock.Debian, Path: "pool/main/" + name +
+			"_1.0-1_amd64.deb",
+		Snapshot: time.Date(2026, 11, 20, 8, 30, 0, 0,
+			time.UTC), Size: int64(len(data)), SHA256: hashOf(data),
+	}
+}
+
+// server is a mirror that does what its handler says, and counts.
+type server struct {
+	*httptest.Server
+	mu       sync.Mutex
+	requests []string // path, and the Range asked for
+}
+
+func serve(t *testing.T, handler http.HandlerFunc) *server {
+	t.Helper()
+	s := &server{}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.requests = append(s.requests, strings.TrimSpace(r.URL.Path+" "+r.Header.Get("Range")))
+		s.mu.Unlock()
+		handler(w, r)
+	}))
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return s
+}
+
+func (s *server) asked() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.requests...)
+}
+
+// good serves data as a mirror should.
+func good(data []byte) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+	}
+}
+
+// mirrors are servers as mirrors of Debian, in this order.
+func mirrors(servers ...*server) Mirrors {
+	m := Mirrors{Archives: map[string][]string{}}
+	for _, s := range servers {
+		m.Archives[lock.Debian] = append(m.Archives[lock.Debian], s.URL)
+	}
+	return m
+}
+
+// wants fails the test unless the error says all of the words.
+func wants(t *testing.T, err error, words ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("expected an error that says %q, found none", words)
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("expected the error to say %q, found: %v", w, err)
+		}
+	}
+}
+
+// download is Client.File into a file that holds have. It returns what the file holds then, and the notes.
+func download(t *testing.T, c Client, m Mirrors, f lock.File, have []byte) (data []byte, notes []string,
+	err error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "part")
+	if err := os.WriteFile(path, have, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	to, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	var done int64
+	err = c.File(t.Context(), m, f, to, func(n int64, note string) {
+		if done += n; note != "" {
+			notes = append(notes, note)
+		}
+	})
+	data, readErr := os.ReadFile(path)
+	if readErr != nil {
+		t.Fatal(readErr)
+	}
+	if done != int64(len(data)) {
+		t.Errorf("reported %d bytes, and the file has %d", done, len(data))
+	}
+	if err == nil && hashOf(data) != f.SHA256 {
+		t.Errorf("no error, and the content is wrong")
+	}
+	return data, notes, err
+}
+
+// TestBadMirrors has a first mirror that fails in some way. The second one, which is good, has to help out,
+// and alone the first has to end in an error that names the file, the mirror, and what was wrong.
+func TestBadMirrors(t *testing.T) {
+	data := content(300_000)
+	f := locked("binutils", data)
+	other := append([]byte(nil), data...)
+	other[123_456] ^= 1
+	hang := make(chan struct{})
+	t.Cleanup(func() { close(hang) })
+	wait := func(r *http.Request) {
+		select {
+		case <-hang:
+		case <-r.Context().Done():
+		}
+	}
+	for _, tt := range []struct {
+		name    string
+		handler http.HandlerFunc
+		// what the error says when there is no other mirror; {hash} and {other} stand for sums
+		alone []string
+	}{
+		{"missing", http.NotFound,
+			[]string{"no mirror has pool/main/binutils_1.0-1_amd64.deb", "neb update", "not found"}},
+		{"gone", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) },
+			[]string{"neb update"}},
+		{"one bit wrong", good(other),
+			[]string{"wrong content", f.Path, "expected SHA-256 {hash}", "found {other}"}},
+		{"too short", good(data[:1000]), []string{"wrong size", "expected 300000 bytes", "found 1000"}},
+		{"too long", good(append(other, 0)), []string{"wrong size", "expected 300000 bytes", "found 300001"}},
+		{"too long, without a length", func(w http.ResponseWriter, _ *http.Request) {
+			w.(http.Flusher).Flush()
+			_, _ = w.Write(append(other, 0))
+		}, []string{"wrong size", "expected 300000 bytes"}},
+		{"truncated", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "300000")
+			_, _ = w.Write(data[:10_000])
+		}, []string{"unexpected EOF"}},
+		{"error 500", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) },
+			[]string{"answered 500"}},
+		{"error page", func(w http.ResponseWriter, _ *http.Request) {
+			_,
+				_ = w.Write([]byte("<html>sign in</html>"))
+		}, []string{"wrong size", "found 20"}},
+		{"forbidden", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) },
+			[]string{"answered 403"}},
+		{"hangs at once", func(_ http.ResponseWriter, r *http.Request) { wait(r) },
+			[]string{"sent no data for"}},
+		{"hangs in the middle", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "300000")
+			_, _ = w.Write(data[:1000])
+			w.(http.Flusher).Flush()
+			wait(r)
+		}, []string{"sent no data for"}},
+		{"hangs up", func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, _ := w.(http.Hijacker).Hijack()
+			conn.Close()
+		}, []string{"EOF"}},
+		{"wrong range", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Range", "bytes 7-9/300000")
+			w.WriteHeader(http.StatusPartialContent)
+		}, []string{"range"}},
+		{"redirects in circles", func(w http.ResponseWriter,
+			r *http.Request) {
+			http.Redirect(w, r, r.URL.Path, http.StatusFound)
+		}, []string{"redirects"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			bad, second := serve(t, tt.handler), serve(t, good(data))
+			c := Client{Stall: 700 * time.Millisecond}
+			_, notes, err := download(t, c, mirrors(bad, second), f, nil)
+			if err != nil {
+				t.Fatalf("with a good second mirror: %v", err)
+			}
+			if len(notes) == 0 || !strings.Contains(notes[0], bad.URL) {
+				t.Errorf("expected a note about %s, found %q", bad.URL, notes)
+			}
+			left, _, err := download(t, c, mirrors(bad), f, nil)
+			wants(t, err, "binutils 1.0-1", bad.URL)
+			for _, w := range tt.alone {
+				wants(t, err, strings.NewReplacer("{hash}", f.SHA256, "{other}", hashOf(other)).Replace(w))
+			}
+			// What the bad mirror sent must not get in the way of a good one.
+			if _, _, err := download(t, c, mirrors(second), f, left); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestAllMirrorsWrong(t *testing.T) {
+	data := content(5000)
+	f := locked("gcc-14", data)
+	a, b := serve(t, good(content(4999))), serve(t, good(make([]byte, 5000)))
+	_, _, err := download(t, Client{}, mirrors(a, b), f, nil)
+	wants(t, err, "gcc-14 1.0-1", a.URL, "found 4999", b.URL, "expected SHA-256 "+f.SHA256,
+		"found "+hashOf(make([]byte, 5000)))
+}
+
+// TestMissingAndUnreachable: the mirror lacks the file, and the snapshots cannot be asked.
+func TestMissingAndUnreachable(t *testing.T) {
+	gone, down := serve(t, http.NotFound), serve(t, http.NotFound)
+	down.Close()
+	m := mirrors(gone)
+	m.Snapshots = down.URL
+	_, _, err := download(t, Client{}, m, locked("bash", content(100)), nil)
+	wants(t, err, "bash 1.0-1", "download failed", "neb update", gone.URL, "not found", down.URL, "refused")
+}
+
+func TestNoMirror(t *testing.T) {
+	f := locked("golang.org/toolchain", []byte("zip"))
+	for archive, hint := range map[string]string{lock.Debian: "NEB_MIRROR", lock.GoProxy: "GOPROXY"} {
+		f.Archive = archive
+		_, _, err := download(t, Client{}, Mirrors{}, f, nil)
+		wants(t, err, "no mirror is configured", hint)
+	}
+}
+
+// TestResume interrupts a download in the middle, and wants the rest alone to be asked for.
+func TestResume(t *testing.T) {
+	data := content(1_000_000)
+	f := locked("linux-source-6.12", data)
+	for _, tt := range []struct {
+		name   string
+		ranges bool   // the mirror can begin in the middle
+		have   []byte // what is there already
+		asked  string
+	}{
+		{"goes on", true, data[:600_000], "bytes=600000-"},
+		{"mirror without ranges", false, data[:600_000], "bytes=600000-"},
+		{"what is there is wrong", true, make([]byte, 600_000), "bytes=600000-"},
+		{"all is there but the name", true, data, ""},
+		{"too much is there", true, append(append([]byte(nil), data...), 1), ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				if tt.ranges {
+					good(data)(w, r)
+					return
+				}
+				_, _ = w.Write(data)
+			})
+			if _, _, err := download(t, Client{}, mirrors(m), f, tt.have); err != nil {
+				t.Fatal(err)
+			}
+			if tt.asked != "" && (len(m.asked()) == 0 || !strings.HasSuffix(m.asked()[0], tt.asked)) {
+				t.Errorf("expected the first request to ask for %s, found %q", tt.asked, m.asked())
+			}
+		})
+	}
+}
+
+// TestStalledMirror: the only mirror stops sending in the middle, once, and is asked for the rest.
+func TestStalledMirror(t *testing.T) {
+	data := content(200_000)
+	f := locked("linux-source-6.12", data)
+	stop := make(chan struct{})
+	t.Cleanup(func() { close(stop) })
+	var asked atomic.Int32
+	m := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) > 1 {
+			good(data)(w, r)
+			return
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+		_, _ = w.Write(data[:100_000])
+		w.(http.Flusher).Flush()
+		select {
+		case <-stop:
+		case <-r.Context().Done():
+		}
+	})
+	if _, _, err := download(t, Client{Stall: 300 * time.Millisecond}, mirrors(m), f, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := asked.Load(); n != 2 {
+		t.Errorf("expected two requests, found %d", n)
+	}
+}
+
+// TestFlakyMirror breaks off every 100 kB: each request goes on where the one before ended.
+func TestFlakyMirror(t *testing.T) {
+	data := content(1_000_000)
+	f := locked("linux-source-6.12", data)
+	m := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		var from int
+		_, _ = fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+		w.Header().Set("Content-Length", fmt.Sprint(len(data)-from))
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(data)-1, len(data)))
+		if from > 0 {
+			w.WriteHeader(http.StatusPartialContent)
+		}
+		_, _ = w.Write(data[from:min(len(data), from+100_000)])
+	})
+	if _, _, err := download(t, Client{}, mirrors(m), f, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(m.asked()); n < 10 || n > 12 {
+		t.Errorf("expected about 10 requests, found %d", n)
+	}
+}
+
+func TestSnapshotAndProxy(t *testing.T) {
+	data := content(100)
+	f := locked("bash", data)
+	f.Version, f.Path = "5.2+x~1", "pool/main/b/bash/bash_5.2+x~1_amd64.deb"
+	snapshot := serve(t, good(data))
+	old := serve(t, http.NotFound)
+	m := mirrors(old)
+	m.Snapshots = snapshot.URL + "/archive"
+	if _, _, err := download(t, Client{}, m, f, nil); err != nil {
+		t.Fatal(err)
+	}
+	want, got := "/archive/debian/20261120T083000Z/pool/main/b/bash/bash_5.2+x~1_amd64.deb", snapshot.asked()
+	if len(got) != 1 || got[0] != want {
+		t.Errorf("expected %s to be asked for at the snapshots, found %q", want, got)
+	}
+
+	zip := content(200)
+	g := lock.File{Name: "golang.org/toolchain", Version: "v0.0.1-go1.26.8.linux-amd64",
+		Archive: lock.GoProxy,
+		Path:    "golang.org/toolchain/@v/v0.0.1-go1.26.8.linux-amd64.zip", Size: 200, SHA256: hashOf(zip)}
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, g.Path)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, g.Path), zip, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m.Proxies = []string{old.URL, (&url.URL{Scheme: "file", Path: dir}).String()}
+	if _, _, err := download(t, Client{}, m, g, nil); err != nil {
+		t.Fatal(err)
+	}
+}

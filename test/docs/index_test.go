@@ -1,0 +1,166 @@
+package docs
+
+import (
+	"bytes"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestIndex checks that docs/README.md links to every page in docs, and docs/decisions/README.md to every decision.
+func TestIndex(t *testing.T) {
+	for _, dir := range []string{"docs", "docs/decisions"} {
+		index := filepath.Join(dir, "README.md")
+		text := read(t, index)
+		for _, page := range pages(t) {
+			if filepath.Dir(page) == dir && page != index && !strings.Contains(text, "]("+filepath.Base(page)+")") {
+				t.Errorf("%s: no link to %s", index, page)
+			}
+		}
+	}
+}
+
+// sources calls f with each Go file of the programs and libraries, tests and measurements left out.
+func sources(t *testing.T, f func(name string, text []byte)) {
+	t.Helper()
+	for _, dir := range []string{"cmd", "eif", "image", "initramfs", "internal", "kernel", "nsm"} {
+		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, e fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			if e.IsDir() && e.Name() == "testdata" {
+				return fs.SkipDir
+			}
+			if filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return nil
+			}
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			f(path, text)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+var (
+	variable     = regexp.MustCompile("`([A-Z][A-Z0-9_]+)`")
+	ownVariable  = regexp.MustCompile(`^(NEB|LINUXKIT)_[A-Z0-9_]+$`)
+	notVariables = []string{"PATH"} // of the machine: where programs are found
+)
+
+// TestEnvironment checks docs/environment.md in both directions: each variable that the source reads is there, and
+// each of neb's own variables that is there is read somewhere.
+func TestEnvironment(t *testing.T) {
+	const page = "docs/environment.md"
+	var documented []string
+	for _, m := range variable.FindAllStringSubmatch(read(t, page), -1) {
+		documented = append(documented, m[1])
+	}
+	readBySource := map[string]string{} // the file that reads it, by variable
+	sources(t, func(name string, text []byte) {
+		parsed, err := parser.ParseFile(token.NewFileSet(), name, text, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(parsed, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.BasicLit: // NEB_… and LINUXKIT_…, wherever they are read
+				if s, err := strconv.Unquote(n.Value); err == nil && n.Kind == token.STRING && ownVariable.MatchString(s) {
+					readBySource[s] = name
+				}
+			case *ast.CallExpr:
+				f, ok := n.Fun.(*ast.SelectorExpr)
+				if !ok || f.Sel.Name != "Getenv" && f.Sel.Name != "LookupEnv" || len(n.Args) != 1 {
+					break
+				}
+				if literal, ok := n.Args[0].(*ast.BasicLit); ok {
+					if s, err := strconv.Unquote(literal.Value); err == nil {
+						readBySource[s] = name
+					}
+				}
+			}
+			return true
+		})
+	})
+	if len(readBySource) < 10 {
+		t.Fatalf("the source reads %d variables: the search for them is broken", len(readBySource))
+	}
+	for name, file := range readBySource {
+		if !slices.Contains(documented, name) && !slices.Contains(notVariables, name) {
+			t.Errorf("%s: %s, which %s reads, is missing", page, name, file)
+		}
+	}
+	for _, name := range documented {
+		if _, ok := readBySource[name]; ownVariable.MatchString(name) && !ok && !readByTests(t, name) {
+			t.Errorf("%s: nothing reads %s", page, name)
+		}
+	}
+}
+
+// readByTests reports whether a test reads a variable.
+func readByTests(t *testing.T, name string) bool {
+	t.Helper()
+	found := false
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || found || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		found = bytes.Contains(text, []byte(`Getenv("`+name+`")`))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+var quoted = regexp.MustCompile("`([^`]+)`")
+
+// TestMessages checks that the messages in the first columns of docs/troubleshooting.md are in the source. "…" stands
+// for what a message fills in.
+func TestMessages(t *testing.T) {
+	const page = "docs/troubleshooting.md"
+	var all bytes.Buffer
+	sources(t, func(_ string, text []byte) { all.Write(text) })
+	tables := false // of messages, as their first line says
+	found := 0
+	for i, line := range strings.Split(read(t, page), "\n") {
+		if !strings.HasPrefix(line, "|") {
+			tables = false
+			continue
+		}
+		first := strings.SplitN(line, "|", 3)[1]
+		if strings.TrimSpace(first) == "message" || strings.TrimSpace(first) == "line on the console" {
+			tables = true
+		}
+		m := quoted.FindStringSubmatch(first)
+		if !tables || m == nil {
+			continue
+		}
+		for _, part := range strings.Split(m[1], "…") {
+			if part = strings.Trim(part, " :,"); strings.HasPrefix(m[1], "exec ") {
+				continue // the kernel's words, after the name of a step
+			}
+			if found++; !bytes.Contains(all.Bytes(), []byte(part)) {
+				t.Errorf("%s:%d: no message has %q", page, i+1, part)
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("%s: found %d messages, expected at least 20", page, found)
+	}
+}
