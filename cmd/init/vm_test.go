@@ -120,7 +120,7 @@ func (o *once) build(t testing.TB, arch string, args ...string) []byte {
 
 // initProgram is init, linked as it is shipped.
 func initProgram(t testing.TB, arch string) []byte {
-	return built.init[arch].build(t, arch, "-ldflags=-s -w -buildid= -E nebstart", ".")
+	return built.init[arch].build(t, arch, "-ldflags=-s -w -buildid="+contract.Note+" -B none -E nebstart", ".")
 }
 
 // probeProgram is testdata/probe.

@@ -2,7 +2,6 @@ package pack
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -115,12 +114,12 @@ func (b Blobs) open(arch string) (_ *openBlobs, err error) {
 		}
 		o.cmdline = strings.TrimSpace(string(text))
 	}
-	if o.structured, err = contains(o.init, o.size.init, contract.Path); err != nil {
+	can, err := contract.ReadCapabilities(o.init)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", b.Init, err)
 	}
-	if o.erofs, err = contains(o.init, o.size.init, strings.TrimSuffix(contract.RootPart(0), "0")); err != nil {
-		return nil, fmt.Errorf("%s: %w", b.Init, err)
-	}
+	o.structured = can.Has(contract.ReadsApp) && can.Has(contract.ReadsModules)
+	o.erofs = o.structured && can.Has(contract.MountsErofs)
 	return o, nil
 }
 
@@ -151,19 +150,4 @@ func configVersion(path string) (system, version string, err error) {
 		return "", "", fmt.Errorf("%s: the third line is %q, and should be like \"# Linux/x86_64 6.12.117 Kernel Configuration\"", path, lines.Text())
 	}
 	return words[1], words[3], nil
-}
-
-// contains says whether a text is anywhere in a file.
-func contains(r io.ReaderAt, size int64, text string) (bool, error) {
-	buffer := make([]byte, 256<<10)
-	for at := int64(0); at < size; at += int64(len(buffer) - len(text)) {
-		n, err := r.ReadAt(buffer, at)
-		if err != nil && err != io.EOF {
-			return false, err
-		}
-		if bytes.Contains(buffer[:n], []byte(text)) {
-			return true, nil
-		}
-	}
-	return false, nil
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
 )
 
@@ -47,13 +48,13 @@ func arm64Image(release string) []byte {
 	return b
 }
 
-// elfFile is an ELF file with one section and, if an interpreter is named, one segment.
-func elfFile(machine elf.Machine, kind elf.Type, interpreter, section string, content []byte) []byte {
+// elfFile is an ELF file with one section and, unless its type is PT_NULL, one segment with the same content.
+func elfFile(machine elf.Machine, kind elf.Type, segment elf.ProgType, section string, content []byte) []byte {
 	le := binary.LittleEndian
 	names := "\x00.shstrtab\x00" + section + "\x00"
 	var b bytes.Buffer
 	segments := uint16(0)
-	if interpreter != "" {
+	if segment != elf.PT_NULL {
 		segments = 1
 	}
 	data := uint64(64 + 56*int(segments))
@@ -63,8 +64,8 @@ func elfFile(machine elf.Machine, kind elf.Type, interpreter, section string, co
 		Phoff: 64 * uint64(segments), Shoff: data + uint64(len(content)+len(names)), Ehsize: 64,
 		Phentsize: 56, Phnum: segments, Shentsize: 64, Shnum: 3, Shstrndx: 1,
 	})
-	if interpreter != "" {
-		binary.Write(&b, le, elf.Prog64{Type: uint32(elf.PT_INTERP), Off: data, Filesz: 1})
+	if segment != elf.PT_NULL {
+		binary.Write(&b, le, elf.Prog64{Type: uint32(segment), Off: data, Filesz: uint64(len(content))})
 	}
 	b.Write(content)
 	b.WriteString(names)
@@ -78,16 +79,22 @@ func elfFile(machine elf.Machine, kind elf.Type, interpreter, section string, co
 
 var machines = map[string]elf.Machine{eif.X86_64: elf.EM_X86_64, eif.AArch64: elf.EM_AARCH64}
 
-func initProgram(arch, interpreter, strings string) []byte {
-	return elfFile(machines[arch], elf.ET_EXEC, interpreter, ".rodata", []byte(strings))
+// initProgram is an init whose ELF note has the given text, or one that needs a loader.
+func initProgram(arch, interpreter, note string) []byte {
+	if interpreter != "" {
+		return elfFile(machines[arch], elf.ET_EXEC, elf.PT_INTERP, ".interp", []byte(interpreter))
+	}
+	var b []byte
+	for _, n := range []int{4, len(note), 4} { // sizes of owner and text, type
+		b = binary.LittleEndian.AppendUint32(b, uint32(n))
+	}
+	b = append(b, "Go\x00\x00"+note+"\x00\x00\x00"...)
+	return elfFile(machines[arch], elf.ET_EXEC, elf.PT_NOTE, ".note.go.buildid", b)
 }
 
 func nsmModule(arch, release string) []byte {
-	return elfFile(machines[arch], elf.ET_REL, "", ".modinfo", []byte("license=GPL\x00vermagic="+release+" SMP mod_unload \x00name=nsm\x00"))
+	return elfFile(machines[arch], elf.ET_REL, elf.PT_NULL, ".modinfo", []byte("license=GPL\x00vermagic="+release+" SMP mod_unload \x00name=nsm\x00"))
 }
-
-// ours are the strings by which pack knows neb's init.
-const ours = "…/neb/app…/neb/root.…"
 
 // writeBlobs fills a directory with good blobs, and then with the given ones.
 func writeBlobs(t testing.TB, arch string, change map[string][]byte) string {
@@ -100,7 +107,7 @@ func writeBlobs(t testing.TB, arch string, change map[string][]byte) string {
 		kernel:             image,
 		kernel + ".config": []byte("#\n# Automatically generated file; DO NOT EDIT.\n# Linux/x86_64 6.12.117 Kernel Configuration\n#\nCONFIG_X=y\n"),
 		"cmdline":          []byte("reboot=k panic=30 console=ttyS0\n"),
-		"init":             initProgram(arch, "", ours),
+		"init":             initProgram(arch, "", contract.Note),
 		"nsm.ko":           nsmModule(arch, release),
 	}
 	for name, content := range change {
@@ -158,11 +165,11 @@ func TestBadBlobs(t *testing.T) {
 		{"a driver for another kernel of aarch64", eif.AArch64, map[string][]byte{"nsm.ko": nsmModule(eif.AArch64, "6.12.74")}, "it is built for kernel 6.12.74, and the kernel is 6.12.117"},
 		{"a driver for another architecture", eif.X86_64, map[string][]byte{"nsm.ko": nsmModule(eif.AArch64, release)}, "EM_AARCH64"},
 		{"a driver that is none", eif.X86_64, map[string][]byte{"nsm.ko": gzip}, "no kernel module"},
-		{"a driver without vermagic", eif.X86_64, map[string][]byte{"nsm.ko": elfFile(elf.EM_X86_64, elf.ET_REL, "", ".modinfo", []byte("license=GPL\x00"))}, "no vermagic"},
-		{"a driver without modinfo", eif.X86_64, map[string][]byte{"nsm.ko": elfFile(elf.EM_X86_64, elf.ET_REL, "", ".text", []byte("x"))}, "no section .modinfo"},
-		{"an init for another architecture", eif.X86_64, map[string][]byte{"init": initProgram(eif.AArch64, "", ours)}, "EM_AARCH64"},
+		{"a driver without vermagic", eif.X86_64, map[string][]byte{"nsm.ko": elfFile(elf.EM_X86_64, elf.ET_REL, elf.PT_NULL, ".modinfo", []byte("license=GPL\x00"))}, "no vermagic"},
+		{"a driver without modinfo", eif.X86_64, map[string][]byte{"nsm.ko": elfFile(elf.EM_X86_64, elf.ET_REL, elf.PT_NULL, ".text", []byte("x"))}, "no section .modinfo"},
+		{"an init for another architecture", eif.X86_64, map[string][]byte{"init": initProgram(eif.AArch64, "", contract.Note)}, "EM_AARCH64"},
 		{"an init that is a script", eif.X86_64, map[string][]byte{"init": []byte("#!/bin/sh\n")}, "no ELF program"},
-		{"an init that needs a loader", eif.X86_64, map[string][]byte{"init": initProgram(eif.X86_64, "/lib/ld.so", ours)}, "dynamically"},
+		{"an init that needs a loader", eif.X86_64, map[string][]byte{"init": initProgram(eif.X86_64, "/lib/ld.so", contract.Note)}, "dynamically"},
 		{"a command line of two lines", eif.X86_64, map[string][]byte{"cmdline": []byte("a=b\nc=d\n")}, "line break"},
 		{"an empty command line", eif.X86_64, map[string][]byte{"cmdline": []byte(" \n")}, "empty"},
 		{"a long command line", eif.X86_64, map[string][]byte{"cmdline": bytes.Repeat([]byte("a"), 2048)}, "2048 bytes"},

@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
@@ -56,13 +57,14 @@ var goEnv = []string{
 	"GOMODCACHE=/" + moduleTree,
 }
 
-// entries are the entry points of programs that have one of their own. init's mounts /dev before the Go runtime starts, which ends at once where
-// the kernel has no console and there is no /dev/null.
-var entries = map[string]string{"init": " -E nebstart"}
+// linkFlags are the flags of programs that need their own. init's entry point mounts /dev before the Go runtime starts,
+// which exits where the kernel has no console and there is no /dev/null; its build ID is the note that pack reads, and
+// must not become a GNU build ID as well. All others have an empty build ID.
+var linkFlags = map[string]string{"init": contract.Note + " -B none -E nebstart"}
 
 // goFlags make the same bytes of the same source.
 func goFlags(name string) []string {
-	return []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=" + entries[name]}
+	return []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=" + linkFlags[name]}
 }
 
 // goJob is a program of this module, static and stripped.
