@@ -234,7 +234,7 @@ func (o *attestVerify) print(s streams, path string, d *nsm.Document, findings [
 	for _, n := range slices.Sorted(maps.Keys(d.PCRs)) {
 		r.PCRs[fmt.Sprint(n)] = hex.EncodeToString(d.PCRs[n])
 	}
-	return printNitroJSON(s.out, r)
+	return printJSON(s, r)
 }
 
 // readDocument reads a document in one of the forms in which they are passed around.

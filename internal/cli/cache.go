@@ -1,9 +1,11 @@
+//go:build linux
+
 package cli
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -17,26 +19,27 @@ import (
 )
 
 func newCacheCommand(s streams) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "cache",
-		Short: "Show and free what neb keeps of downloads and builds",
-		Long: `Show and free the store: downloads by their content, outputs of builds by what went into them.
+	cmd := newGroup("cache", "List and prune downloads and builds", newCacheLsCommand(s), newCachePruneCommand(s))
+	cmd.Long = `List and prune the store, which keeps downloads by their hash and builds by the hash of their inputs.
 
-The store is NEB_CACHE if that is set, else $XDG_CACHE_HOME/neb, else ~/.cache/neb. All of it can be made again.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(newCacheLsCommand(s), newCachePruneCommand(s))
+The store is the directory NEB_CACHE if that is set, else $XDG_CACHE_HOME/neb, else ~/.cache/neb. neb can download and
+build everything in it again.`
 	return cmd
 }
 
-// cacheItem is an item of the store with the name that a user knows it by.
-type cacheItem struct {
-	store.Item
-	File string `json:"file,omitempty"` // package and version of a locked download
+// cacheReport is what neb cache ls --json and neb cache prune --json print.
+type cacheReport struct {
+	Store string      `json:"store"` // the store's directory
+	Size  int64       `json:"size"`  // bytes of all items
+	Items []cacheItem `json:"items"`
 }
 
-// openCache opens the store and reads the lock that is built in.
+type cacheItem struct {
+	store.Item
+	File string `json:"file,omitempty"` // of a download that the lock names: package, version and architecture
+}
+
+// openCache opens the store, and returns the locked files by their hash.
 func openCache() (*store.Store, map[string]lock.File, error) {
 	l, err := lock.Read(bytes.NewReader(neb.LockFile))
 	if err != nil {
@@ -50,23 +53,11 @@ func openCache() (*store.Store, map[string]lock.File, error) {
 	return st, locked, err
 }
 
-func named(items []store.Item, locked map[string]lock.File) []cacheItem {
-	all := []cacheItem{} // in JSON: a list, even if empty
-	for _, i := range items {
-		c := cacheItem{Item: i}
-		if f, ok := locked[i.Name]; ok {
-			c.File = strings.Join([]string{f.Name, f.Version, f.Arch}, " ")
-		}
-		all = append(all, c)
-	}
-	return all
-}
-
 func newCacheLsCommand(s streams) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "ls",
-		Short: "List what is in the store",
+		Short: "List the store",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			st, locked, err := openCache()
@@ -78,10 +69,10 @@ func newCacheLsCommand(s streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printItems(s, st.Dir(), named(items, locked), asJSON)
+			return printItems(s, st.Dir(), items, locked, asJSON)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the items as JSON")
 	return cmd
 }
 
@@ -90,14 +81,14 @@ func newCachePruneCommand(s streams) *cobra.Command {
 	var olderThan string
 	cmd := &cobra.Command{
 		Use:   "prune",
-		Short: "Remove what is not needed any more",
-		Long: `Remove from the store what was not used for 30 days, and downloads and builds that were left unfinished. Downloads
-that neb.lock names stay. What another neb works on or uses at the moment stays in any case.`,
+		Short: "Remove unused downloads and builds",
+		Long: `Remove items from the store that were not used for 30 days, and incomplete downloads and builds. Downloads that
+neb.lock names are kept, and so is everything that another neb process is using.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			age, err := parseAge(olderThan)
 			if err != nil {
-				return usagef("--older-than: %v", err)
+				return usagef("invalid --older-than: %v", err)
 			}
 			st, locked, err := openCache()
 			if err != nil {
@@ -108,7 +99,7 @@ that neb.lock names stay. What another neb works on or uses at the moment stays 
 			choose := func(i store.Item) bool {
 				_, keep := locked[i.Name]
 				switch {
-				case i.Kind == store.Other: // somebody else's
+				case i.Kind == store.Other:
 					return false
 				case all, i.Kind == store.Partial, i.Kind == store.Making:
 					return true
@@ -117,31 +108,28 @@ that neb.lock names stay. What another neb works on or uses at the moment stays 
 				}
 				return i.Used.Before(before)
 			}
-			var gone []store.Item
+			prune := st.Prune
 			if dryRun {
-				items, err := st.List()
-				if err != nil {
-					return err
+				prune = func(choose func(store.Item) bool) ([]store.Item, error) {
+					items, err := st.List()
+					return slices.DeleteFunc(items, func(i store.Item) bool { return !choose(i) }), err
 				}
-				for _, i := range items {
-					if choose(i) {
-						gone = append(gone, i)
-					}
-				}
-			} else if gone, err = st.Prune(choose); err != nil {
+			}
+			gone, err := prune(choose)
+			if err != nil {
 				return fmt.Errorf("store %s: %w", st.Dir(), err)
 			}
-			return printItems(s, st.Dir(), named(gone, locked), asJSON)
+			return printItems(s, st.Dir(), gone, locked, asJSON)
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "remove everything, downloads that neb.lock names included")
-	cmd.Flags().StringVar(&olderThan, "older-than", "30d", "remove what was not used for this long, as 12h or 30d")
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be removed, and remove nothing")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print what was removed as JSON")
+	cmd.Flags().BoolVar(&all, "all", false, "remove everything, including downloads that neb.lock names")
+	cmd.Flags().StringVar(&olderThan, "older-than", "30d", "remove items that were not used for this `time`, as in 12h or 30d")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "list what would be removed, and remove nothing")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the removed items as JSON")
 	return cmd
 }
 
-// parseAge reads a duration as Go writes them, or a number of days ("30d").
+// parseAge parses a duration in Go's syntax, or a number of days ("30d").
 func parseAge(s string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
@@ -155,31 +143,27 @@ func parseAge(s string) (time.Duration, error) {
 	return d, nil
 }
 
-func printItems(s streams, dir string, items []cacheItem, asJSON bool) error {
-	var total int64
+func printItems(s streams, dir string, items []store.Item, locked map[string]lock.File, asJSON bool) error {
+	report := cacheReport{Store: dir, Items: []cacheItem{}}
 	for _, i := range items {
-		total += i.Size
+		report.Size += i.Size
+		c := cacheItem{Item: i}
+		if f, ok := locked[i.Name]; ok {
+			c.File = strings.Join([]string{f.Name, f.Version, f.Arch}, " ")
+		}
+		report.Items = append(report.Items, c)
 	}
 	if asJSON {
-		enc := json.NewEncoder(s.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(struct {
-			Store string      `json:"store"`
-			Size  int64       `json:"size"` // bytes
-			Items []cacheItem `json:"items"`
-		}{dir, total, items})
+		return printJSON(s, report)
 	}
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	for _, i := range items {
+	for _, i := range report.Items {
 		name := i.File
 		if name == "" {
 			name = i.Name
 		}
-		fmt.Fprintf(w, "%s\t%s MB\t%s\t%s\n", i.Kind, megabytes(i.Size), i.Used.Format("2006-01-02 15:04"), name)
+		fmt.Fprintf(w, "%s\t%.1f MB\t%s\t%s\n", i.Kind, float64(i.Size)/1e6, i.Used.Format("2006-01-02 15:04"), name)
 	}
-	fmt.Fprintf(w, "%s\t%s MB\t\t%d in %s\n", "total", megabytes(total), len(items), dir)
+	fmt.Fprintf(w, "total\t%.1f MB\t\t%d in %s\n", float64(report.Size)/1e6, len(report.Items), dir)
 	return w.Flush()
 }
-
-// megabytes is a size in bytes as people read it, without its unit.
-func megabytes(n int64) string { return fmt.Sprintf("%.1f", float64(n)/1e6) }

@@ -1,12 +1,12 @@
 // Package cli is the command line of neb: one file a command, flags in, one call, words out.
 //
-// Results go to standard output, progress and errors to standard error. The exit status is 0 when the
-// command did what it was asked, 1 when it failed and 2 when it was called wrongly; commands with a status of
-// their own (neb run) return an [*ExitError].
+// Results go to standard output; progress, warnings and errors go to standard error. The exit status is 0 for success, 1 for
+// failure and 2 for wrong usage; a command with statuses of its own (neb run) returns an [*ExitError].
 package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,26 +24,26 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
-// streams is where a command writes. Every command gets the same one, and nothing else prints.
+// streams is where a command writes. All commands share one, and nothing else prints.
 type streams struct {
 	out io.Writer // results
 	err io.Writer // progress, warnings, errors
 }
 
-// commands makes the commands of neb, in the order in which the help shows them.
-var commands = []func(streams) *cobra.Command{
-	newManCommand, // hidden
-	newBuildCommand,
-	newUpdateCommand,
-	newVerifyCommand,
-	newReleaseCommand,
-	newCacheCommand,
-	newEIFCommand,
-	newRunCommand,
-	newAttestCommand,
+// complain prints a line to standard error.
+func complain(s streams, format string, args ...any) {
+	fmt.Fprintf(s.err, "neb: "+format+"\n", args...)
 }
 
-// ExitError ends neb with a status of its own. Err may be nil where everything has been said already.
+// printJSON prints a value as JSON, in the form of nitro-cli: indented by two spaces, without escapes for HTML.
+func printJSON(s streams, value any) error {
+	encoder := json.NewEncoder(s.out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
+}
+
+// ExitError ends neb with an exit status. Err is nil if the command has already printed why.
 type ExitError struct {
 	Code int
 	Err  error
@@ -58,23 +58,26 @@ func (e *ExitError) Error() string {
 
 func (e *ExitError) Unwrap() error { return e.Err }
 
-// signalError is why a command's context ended: a signal to neb.
-type signalError struct{ syscall.Signal }
+// errSaid ends a command with status 1 after it has printed why.
+var errSaid = &ExitError{Code: 1}
 
-func (s signalError) Error() string { return s.String() }
-
-// usagef is the error of a command that was called wrongly; neb then exits with status 2.
+// usagef returns an error with exit status 2, for wrong usage.
 func usagef(format string, args ...any) error {
 	return &ExitError{Code: 2, Err: fmt.Errorf(format, args...)}
 }
 
-// grace is how long a command may take to end when it was told to.
+// signalError is the cause of a context that a signal to neb canceled.
+type signalError struct{ syscall.Signal }
+
+func (s signalError) Error() string { return s.String() }
+
+// grace is how long a command may take to clean up after a signal.
 var grace = 20 * time.Second
 
 // Main runs neb with the given arguments and returns its exit status.
 //
-// SIGINT, SIGTERM and SIGHUP cancel the command's context once, so that it can clean up; a second one ends neb at once, where
-// the command does not look after that too. What has not ended after [grace], because it reads from something that never comes, is ended all the same.
+// The first SIGINT, SIGTERM or SIGHUP cancels the command's context so that it can clean up. A second one ends neb at once,
+// unless the command handles it. If the command has not ended within [grace], neb exits.
 func Main(args []string, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -89,7 +92,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 			signal.Stop(signals)
 			cancel(signalError{s.(syscall.Signal)})
 			late := time.AfterFunc(grace, func() {
-				fmt.Fprintf(stderr, "neb: %v, and not through with it after %v\n", s, grace)
+				fmt.Fprintf(stderr, "neb: %v: cleanup exceeded %v, exiting\n", s, grace)
 				os.Exit(128 + int(s.(syscall.Signal)))
 			})
 			<-ended
@@ -114,7 +117,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	return exit.Code
 }
 
-// notify sends signals that end neb to c, but for those that whoever started neb wants to be ignored, as nohup does.
+// notify relays the signals that end neb to c, except those that neb's parent process set to be ignored, as nohup does.
 func notify(c chan<- os.Signal) {
 	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
 		if !signal.Ignored(s) {
@@ -127,35 +130,32 @@ func newRoot(s streams) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "neb",
 		Short: "Build, pack and boot AWS Nitro Enclaves",
-		Long: `Build what stands under the application of an AWS Nitro Enclave, pack both into an Enclave Image File, and boot that here.
+		Long: `Build the kernel, the NSM driver and PID 1 of an AWS Nitro Enclave, pack them with an application into an Enclave
+Image File, and boot that file on this machine.
 
 Environment:
 
-    NEB_CACHE    the store of downloads and of what was built (default: $XDG_CACHE_HOME/neb, or ~/.cache/neb)
-    NEB_MIRROR   where Debian's packages come from, before the mirrors that apt uses here
+    NEB_CACHE    directory of downloads and builds (default: $XDG_CACHE_HOME/neb, or ~/.cache/neb)
+    NEB_MIRROR   mirror of Debian packages to try before those of this machine's apt
     NEB_SOURCE   neb's source tree, for init and linuxkit
-    GOPROXY      where the Go toolchain and modules come from
+    GOPROXY      source of the Go toolchain and modules
 
-Exit status: 0 when the command did what it was asked, 1 when it failed, 2 when it was called wrongly; neb run ends as the application in the
-enclave did.`,
+Exit status: 0 success, 1 failure, 2 wrong usage; neb run exits as the application in the enclave did.`,
 		Example: `  neb build
   neb eif build --image alpine:3 --cmd /bin/date --output date.eif
   neb run date.eif`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return cmd.Help()
-		},
+		RunE:          showHelp,
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
-		root.Version = info.Main.Version // with the commit, where there is no tag; "(devel)" from go run
+		root.Version = info.Main.Version // with the commit if there is no tag; "(devel)" from go run
 	}
 	root.SetOut(s.out)
 	root.SetErr(s.err)
-	for _, make := range commands {
-		root.AddCommand(make(s))
-	}
+	root.AddCommand(newManCommand(), newEIFCommand(s), newAttestCommand(s))
+	root.AddCommand(platformCommands(s)...)
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {
 		help.Args = func(_ *cobra.Command, args []string) error {
@@ -166,61 +166,27 @@ enclave did.`,
 		}
 	}
 	root.InitDefaultCompletionCmd()
-	if shell, _, err := root.Find([]string{"completion", "powershell"}); err == nil {
-		shells := shell.Parent()
-		shells.RemoveCommand(shell)                                                    // neb runs on Linux
-		shells.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // for Args to count
+	if shells, _, err := root.Find([]string{"completion"}); err == nil {
+		shells.RunE = showHelp // cobra checks the arguments of commands that run
 	}
-	callWrongly(root)
-	refuseEmpty(root)
+	checkUsage(root)
 	return root
 }
 
-// emptySays marks a flag whose empty value says something.
-const emptySays = "neb: empty says something"
-
-// refuseEmpty makes it wrong usage to give cmd, or what stands below it, a flag with an empty value. --pcr0 "$PCR0" would
-// otherwise expect nothing when the variable is not set, and what was to be checked would pass.
-func refuseEmpty(cmd *cobra.Command) {
-	for _, child := range cmd.Commands() {
-		refuseEmpty(child)
-	}
-	cmd.PreRunE = func(cmd *cobra.Command, _ []string) (err error) {
-		cmd.Flags().Visit(func(f *pflag.Flag) {
-			_, fine := f.Annotations[emptySays]
-			empty := f.Value.Type() == "string" && f.Value.String() == ""
-			if list, ok := f.Value.(pflag.SliceValue); ok && f.Value.Type() == "stringSlice" {
-				empty = len(list.GetSlice()) == 0
-			}
-			if err == nil && !fine && empty {
-				err = usagef("--%s is empty: give it a value, or leave it out", f.Name)
-			}
-		})
-		return err
-	}
+// newGroup returns a command that has subcommands and does nothing itself.
+func newGroup(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: showHelp}
+	cmd.AddCommand(commands...)
+	return cmd
 }
 
-// readSmall reads a file that is held in memory: a key, a certificate, a patch, kernel options.
-func readSmall(path string) ([]byte, error) {
-	return stream.ReadFile(path, 256<<20) // a patch from one kernel version to the next has some dozens of megabytes
-}
+func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 
-// choices are what the shell offers as values of a flag.
-func choices(cmd *cobra.Command, flag string, values ...string) {
-	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-		panic(err) // no such flag
-	}
-}
-
-// each offers arguments to the shell, of which every one may be given once.
-func each(values []string) cobra.CompletionFunc {
-	return func(_ *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
-		return slices.DeleteFunc(slices.Clone(values), func(v string) bool { return slices.Contains(given, v) }), cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-// callWrongly makes every mistake in flags and arguments, of cmd and of what stands below it, a usage error.
-func callWrongly(cmd *cobra.Command) {
+// checkUsage makes every mistake in the flags and arguments of cmd and its subcommands a usage error.
+//
+// An empty value of a flag is one, unless [allowEmpty] names the flag: with an unset variable, --pcr0 "$PCR0" would otherwise
+// expect nothing, and the check would pass.
+func checkUsage(cmd *cobra.Command) {
 	hint := func(err error) error {
 		return usagef("%v (see '%s --help')", err, cmd.CommandPath())
 	}
@@ -233,7 +199,60 @@ func callWrongly(cmd *cobra.Command) {
 			return nil
 		}
 	}
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) (err error) {
+		cmd.Flags().Visit(func(f *pflag.Flag) {
+			_, allowed := f.Annotations[emptyAllowed]
+			empty := f.Value.Type() == "string" && f.Value.String() == ""
+			if list, ok := f.Value.(pflag.SliceValue); ok && f.Value.Type() == "stringSlice" {
+				empty = len(list.GetSlice()) == 0
+			}
+			if err == nil && !allowed && empty {
+				err = usagef("--%s is empty: give it a value, or omit the flag", f.Name)
+			}
+		})
+		return err
+	}
 	for _, child := range cmd.Commands() {
-		callWrongly(child)
+		checkUsage(child)
 	}
 }
+
+const emptyAllowed = "neb: an empty value is allowed"
+
+// allowEmpty allows empty values of flags.
+func allowEmpty(cmd *cobra.Command, flags ...string) {
+	for _, name := range flags {
+		if err := cmd.Flags().SetAnnotation(name, emptyAllowed, nil); err != nil {
+			panic(err) // there is no such flag
+		}
+	}
+}
+
+// aliases gives flags of cmd further names, those of nitro-cli.
+func aliases(cmd *cobra.Command, names map[string]string) {
+	cmd.Flags().SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if own, ok := names[name]; ok {
+			name = own
+		}
+		return pflag.NormalizedName(name)
+	})
+}
+
+// choices sets the values of a flag that shell completion offers.
+func choices(cmd *cobra.Command, flag string, values ...string) {
+	offer := cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
+	if err := cmd.RegisterFlagCompletionFunc(flag, offer); err != nil {
+		panic(err) // there is no such flag
+	}
+}
+
+// each has shell completion offer values as arguments, each of them once.
+func each(values []string) cobra.CompletionFunc {
+	return func(_ *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
+		rest := slices.DeleteFunc(slices.Clone(values), func(v string) bool { return slices.Contains(given, v) })
+		return rest, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// readSmall reads a file into memory: kernel options, or a patch, which has some dozens of megabytes at most.
+func readSmall(path string) ([]byte, error) { return stream.ReadFile(path, 256<<20) }

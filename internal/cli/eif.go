@@ -189,11 +189,3 @@ func warnExpired(s streams, path string, certificate *x509.Certificate) {
 		complain(s, "warning: %s: %v", path, err)
 	}
 }
-
-// complain prints a line to standard error, after the command's name.
-func complain(s streams, format string, args ...any) {
-	fmt.Fprintf(s.err, "neb: "+format+"\n", args...)
-}
-
-// errSaid ends a command with status 1 when all has been said.
-var errSaid = &ExitError{Code: 1}

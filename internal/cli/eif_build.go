@@ -50,7 +50,7 @@ type eifBuild struct {
 	output          string
 	rootFormat      string
 	compat          string
-	make            buildFlags     // for blobs that are not there yet
+	build           buildFlags     // for missing blobs
 	given           *pflag.FlagSet // says which of them were given
 }
 
@@ -108,30 +108,15 @@ nitro-cli build-enclave prints them.`,
 	choices(cmd, "rootfs-format", string(pack.CPIO), string(pack.Erofs))
 	choices(cmd, "compat", "nitro-cli")
 	f.StringVarP(&o.output, "output", "o", "", "the file to make")
-	f.BoolVar(&o.make.offline, "offline", false, "make missing blobs from what is in the cache, fetch nothing")
-	f.IntVarP(&o.make.jobs, "jobs", "j", 0, "processes at once, for missing blobs (default: one for each processor)")
-	f.StringVar(&o.make.source, "source", "", "neb's source tree, for a missing init")
+	f.BoolVar(&o.build.offline, "offline", false, "make missing blobs from what is in the cache, fetch nothing")
+	f.IntVarP(&o.build.jobs, "jobs", "j", 0, "processes at once, for missing blobs (default: one for each processor)")
+	f.StringVar(&o.build.source, "source", "", "neb's source tree, for a missing init")
 	f.Bool("json", true, "no effect: the measurements are always printed as JSON")
 	f.MarkHidden("json")
 	o.key.add(cmd)
-	for _, name := range []string{"nsm", "workdir", "user", "stop-signal"} { // none, in the place of what there is
-		f.SetAnnotation(name, emptySays, nil)
-	}
-	// nitro-cli's names.
-	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-		if ours, ok := nitroNames[name]; ok {
-			name = ours
-		}
-		return pflag.NormalizedName(name)
-	})
+	allowEmpty(cmd, "nsm", "workdir", "user", "stop-signal") // empty clears the image's value
+	aliases(cmd, map[string]string{"output-file": "output", "image_name": "name", "image_version": "version"})
 	return cmd
-}
-
-// nitroNames are nitro-cli build-enclave's flags, and ours for the same.
-var nitroNames = map[string]string{
-	"output-file":   "output",
-	"image_name":    "name",
-	"image_version": "version",
 }
 
 // toolVersion stands in the metadata of what `neb eif build` makes. It counts changes of what the command writes, not
@@ -191,7 +176,7 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 	if err := o.checkFiles(); err != nil {
 		return err
 	}
-	tools := &erofsTools{flags: &o.make, s: s}
+	tools := newBlobBuilder(s, o.build)
 	defer tools.close()
 	build.ErofsTools = tools
 	if o.rootfs == "" {
@@ -203,11 +188,9 @@ func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
 	if err := build.Check(); err != nil {
 		return err
 	}
-	var done func()
-	if build.Blobs, done, err = o.findBlobs(ctx, s); err != nil {
+	if build.Blobs, err = o.findBlobs(ctx, tools); err != nil {
 		return err
 	}
-	defer done()
 	if build.Blobs.Cmdline == "" && build.Cmdline == "" {
 		build.Cmdline = kernel.Cmdline(o.arch)
 	}
@@ -347,15 +330,13 @@ func (o *eifBuild) checkFiles() error {
 	return nil
 }
 
-// findBlobs are the blobs that the flags name; those that they do not name come from --blobs, or are built, and stay in the store until
-// done is called.
-func (o *eifBuild) findBlobs(ctx context.Context, s streams) (blobs pack.Blobs, done func(), err error) {
-	done = func() {}
+// findBlobs returns the blobs that the flags name. The others come from --blobs, or are built.
+func (o *eifBuild) findBlobs(ctx context.Context, builder *blobBuilder) (blobs pack.Blobs, err error) {
 	if o.blobs != "" {
 		blobs = pack.BlobsIn(o.blobs, o.arch)
 	} else if names := o.missing(); len(names) > 0 {
-		if blobs, done, err = o.builtBlobs(ctx, s, names); err != nil {
-			return blobs, nil, err
+		if blobs, err = builder.blobs(ctx, o.arch, names); err != nil {
+			return blobs, err
 		}
 	}
 	if o.kernel != "" {
@@ -374,7 +355,7 @@ func (o *eifBuild) findBlobs(ctx context.Context, s streams) (blobs pack.Blobs, 
 	if o.given.Changed("nsm") {
 		blobs.NSM = o.nsm
 	}
-	return blobs, done, nil
+	return blobs, nil
 }
 
 // missing are the parts of `neb build` that no flag replaces: nobody waits for a kernel that is then not used.
@@ -387,34 +368,6 @@ func (o *eifBuild) missing() []string {
 		names = append(names, "init")
 	}
 	return names
-}
-
-// builtBlobs are the blobs of some parts of `neb build`, from its cache or made now.
-func (o *eifBuild) builtBlobs(ctx context.Context, s streams, names []string) (blobs pack.Blobs, done func(), err error) {
-	b, closeStore, err := o.make.builder(s)
-	if err != nil {
-		return blobs, nil, err
-	}
-	defer func() {
-		if err != nil {
-			closeStore()
-		}
-	}()
-	if err := b.CheckStore(ctx, map[string][]string{o.arch: names}); err != nil {
-		return blobs, nil, err
-	}
-	for _, name := range names {
-		out, err := b.Build(ctx, o.arch, name)
-		if err != nil {
-			return blobs, nil, err
-		}
-		if name == "init" {
-			blobs.Init = filepath.Join(out[0].Dir, "init")
-		} else {
-			blobs = pack.BlobsIn(out[0].Dir, o.arch)
-		}
-	}
-	return blobs, closeStore, nil
 }
 
 func readCustomMetadata(path string) (json.RawMessage, error) {

@@ -30,7 +30,7 @@ registers that differ for it. The exit status is 0 when they are the same and 1 
 			}
 			defer inB.Close()
 			differ := false
-			tools := &erofsTools{flags: &buildFlags{}, s: s}
+			tools := newBlobBuilder(s, buildFlags{})
 			defer tools.close()
 			err = pack.Diff(cmd.Context(), a, b, tools, func(d pack.Difference) {
 				differ = true

@@ -2,9 +2,7 @@ package cli
 
 import (
 	"crypto/x509"
-	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -53,7 +51,7 @@ signing certificate (PCR8), of the role of the parent instance (PCR3), or of its
 			if len(pcrs) == 0 {
 				return usagef("say what to measure: --input, --signing-certificate, --role-arn or --instance-id")
 			}
-			return printNitroJSON(s.out, pcrs)
+			return printJSON(s, pcrs)
 		},
 	}
 	cmd.Flags().StringVar(&input, "input", "", "a file; its register is printed as PCR")
@@ -98,7 +96,7 @@ other half of the enclave, and are refused without PCR0 or PCR8.`,
 			if err != nil {
 				return err
 			}
-			return printNitroJSON(s.out, condition)
+			return printJSON(s, condition)
 		},
 	}
 	cmd.Flags().IntSliceVar(&only, "pcr", nil, "use this register of the file (0, 1, 2 or 8); repeatable (default: all it has)")
@@ -144,12 +142,4 @@ func parentPCRs(role, instance string, use func(int, eif.PCR)) error {
 		use(p.n, eif.Extend([]byte(p.value)))
 	}
 	return nil
-}
-
-// printNitroJSON prints a value as nitro-cli prints its own: indented by two spaces.
-func printNitroJSON(w io.Writer, value any) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(value)
 }

@@ -387,11 +387,11 @@ func TestWarnOfProblems(t *testing.T) {
 	}
 	expired, _ := f.build(t, "expired.eif", "--cmd", "/hello", "--signing-certificate", f.path("expired.pem"), "--private-key", f.path("key.pem"), "--allow-expired")
 	for path, want := range map[string]string{good: "", cut: "the checksum in the header", expired: "valid from"} {
-		var said []string
-		if err := warnOfProblems(t.Context(), func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }, path); err != nil {
+		var said bytes.Buffer
+		if err := warnOfProblems(t.Context(), streams{err: &said}, path); err != nil {
 			t.Fatal(err)
 		}
-		if text := strings.Join(said, "\n"); !strings.Contains(text, want) || (want == "") != (text == "") {
+		if text := said.String(); !strings.Contains(text, want) || (want == "") != (text == "") {
 			t.Errorf("%s: %q, expected %q", path, text, want)
 		}
 	}
@@ -704,7 +704,7 @@ func TestEIFErofsTimes(t *testing.T) {
 				t.Fatalf("neb %q: status %d: %s", args, status, errs)
 			}
 		}
-		tools := &erofsTools{flags: &buildFlags{}, s: streams{out: io.Discard, err: io.Discard}}
+		tools := newBlobBuilder(streams{out: io.Discard, err: io.Discard}, buildFlags{})
 		defer tools.close()
 		work, err := tools.Work(t.Context())
 		if err != nil {

@@ -11,7 +11,7 @@ import (
 )
 
 // newManCommand makes 'neb man', which packagers call; it is not in the help.
-func newManCommand(s streams) *cobra.Command {
+func newManCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "man DIR",
 		Short:  "Write the man pages of all commands to a directory",

@@ -64,7 +64,7 @@ func TestChoices(t *testing.T) {
 		{"eif build --arch ", "x86_64 aarch64"},
 		{"eif build --rootfs-format ", "cpio erofs"},
 		{"eif build --compat ", "nitro-cli"},
-		{"completion ", "bash fish zsh"},
+		{"completion ", "bash fish powershell zsh"},
 	} {
 		var stdout, stderr bytes.Buffer
 		if code := Main(append([]string{"__complete"}, strings.Split(test.line, " ")...), &stdout, &stderr); code != 0 {

@@ -1,11 +1,13 @@
+//go:build linux
+
 package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"os/signal"
@@ -16,10 +18,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/timeline"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
 )
 
@@ -27,11 +32,11 @@ import (
 const (
 	exitTimeout  = 124
 	exitMachine  = 125 // neb or QEMU failed
-	exitNoStatus = 126 // the enclave ended without saying how its application did
-	exitSignal   = 128 // and the signal's number
+	exitNoStatus = 126 // the enclave ended without reporting its application's status
+	exitSignal   = 128 // plus the signal's number
 )
 
-// runOptions are the options of neb run.
+// runOptions are the flags of neb run.
 type runOptions struct {
 	memory    int64 // MiB
 	cpus      int
@@ -47,7 +52,7 @@ type runOptions struct {
 	accel     string
 	cmdline   string
 	debugMode bool
-	make      buildFlags // for an emulator that is not there yet
+	build     buildFlags // of a missing emulator
 }
 
 func newRunCommand(s streams) *cobra.Command {
@@ -56,14 +61,15 @@ func newRunCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run EIF",
 		Short: "Boot an Enclave Image File on this machine",
-		Long: `Boot an Enclave Image File under QEMU, with a console, vsock, the heartbeat and attestation, as an ordinary user.
+		Long: `Boot an Enclave Image File under QEMU with a console, vsock, the heartbeat and attestation, as an ordinary user.
 
-The enclave's console is standard output; neb's own words go to standard error. neb exits with the application's status:
-128 and the signal's number where a signal killed it, 124 at a timeout, 125 when neb or QEMU failed, 126 when the enclave ended
-without a status, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141 when nobody reads standard output any more.
+The enclave's console goes to standard output, neb's messages to standard error. The exit status is the
+application's, or 128 plus the number of the signal that killed it. Other statuses: 124 timeout, 125 neb or QEMU
+failed, 126 the enclave ended without reporting a status, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141
+standard output was closed.
 
-The first start builds the emulator, which takes some minutes; 'neb build emulator' does it ahead. Attestation documents
-have the image's real measurements and are not signed.`,
+The first run builds the emulator, which takes some minutes; 'neb build emulator' builds it in advance. Attestation
+documents contain the image's real measurements, and are not signed.`,
 		Example: `  neb run hello.eif
   neb run server.eif --connect tcp:127.0.0.1:8080=8080
   neb run client.eif --listen 5000=unix:/tmp/parent.sock --listen 5001=exec:'cat > received'`,
@@ -71,62 +77,60 @@ have the image's real measurements and are not signed.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case len(args) == 1 && path != "":
-				return usagef("the EIF is given twice: %s and --eif-path %s", args[0], path)
+				return usagef("--eif-path cannot be combined with the argument %s", args[0])
 			case len(args) == 1:
 				path = args[0]
 			case path == "":
-				return usagef("which EIF? (see 'neb run --help')")
+				return usagef("an EIF is required (see 'neb run --help')")
 			}
 			return o.run(cmd.Context(), s, path)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&path, "eif-path", "", "the EIF, as nitro-cli has it")
-	f.Int64Var(&o.memory, "memory", 0, "memory in `MiB` (default: four times the EIF, at least 512)")
-	f.IntVar(&o.cpus, "cpus", 1, "processors")
+	f.StringVar(&path, "eif-path", "", "the EIF `file`, as in nitro-cli")
+	f.Int64Var(&o.memory, "memory", 0, "memory in `MiB` (default: four times the size of the EIF, at least 512)")
+	f.IntVar(&o.cpus, "cpus", 1, "number of processors")
 	f.Uint32Var(&o.cid, "cid", 16, "vsock address of the enclave")
-	f.DurationVar(&o.timeout, "timeout", 0, "end the enclave after this time, with status 124")
-	f.StringArrayVar(&o.listen, "listen", nil, "where connections of the enclave to a port of the parent go: `PORT=ENDPOINT`, with unix:PATH, tcp:HOST:PORT or exec:COMMAND; repeatable")
-	f.StringArrayVar(&o.connect, "connect", nil, "where the host is let into the enclave: `ENDPOINT=PORT`, with unix:PATH or tcp:HOST:PORT; repeatable")
-	f.BoolVar(&o.remote, "remote", false, "allow endpoints beyond this machine's loopback")
-	f.BoolVar(&o.hostCID, "cid2", false, "answer for CID 2 as well; on EC2 nobody does")
+	f.DurationVar(&o.timeout, "timeout", 0, "stop the enclave after this time, with exit status 124")
+	f.StringArrayVar(&o.listen, "listen", nil, "serve a vsock port of the parent: `PORT=ENDPOINT`, where ENDPOINT is unix:PATH, "+
+		"tcp:HOST:PORT or exec:COMMAND; repeatable")
+	f.StringArrayVar(&o.connect, "connect", nil, "forward connections on the host to a vsock port of the enclave: "+
+		"`ENDPOINT=PORT`, where ENDPOINT is unix:PATH or tcp:HOST:PORT; repeatable")
+	f.BoolVar(&o.remote, "remote", false, "allow endpoints other than this machine's loopback addresses")
+	f.BoolVar(&o.hostCID, "cid2", false, "answer on CID 2 as well; on EC2 nothing answers there")
 	f.BoolVar(&o.asJSON, "json", false, "print events, one JSON object a line, instead of the console")
-	f.StringVar(&o.plot, "plot", "", "draw where the time of the start went into an SVG `file`")
-	f.StringVar(&o.qemu, "qemu", "", "another QEMU: a program, or a directory with bin/qemu-system-*")
-	f.StringVar(&o.accel, "accel", "auto", "auto, kvm or tcg: auto uses KVM where it works")
+	f.StringVar(&o.plot, "plot", "", "write a plot of the start to an SVG `file`")
+	f.StringVar(&o.qemu, "qemu", "", "use another QEMU: a program, or a directory with bin/qemu-system-*")
+	f.StringVar(&o.accel, "accel", "auto", "auto, kvm or tcg; auto uses KVM if it works")
 	choices(cmd, "accel", "auto", "kvm", "tcg")
-	f.StringVar(&o.cmdline, "cmdline", "", "appended to the kernel's command line; does not change the measurements")
-	for _, name := range []string{"cmdline", "qemu"} { // nothing more, and neb's own
-		f.SetAnnotation(name, emptySays, nil)
-	}
-	f.BoolVar(&o.debugMode, "debug-mode", false, "as nitro-cli has it; changes nothing here")
-	f.Bool("attach-console", true, "as nitro-cli has it; the console is always shown")
+	f.StringVar(&o.cmdline, "cmdline", "", "text to append to the kernel's command line; the measurements do not change")
+	allowEmpty(cmd, "cmdline", "qemu")
+	f.BoolVar(&o.debugMode, "debug-mode", false, "no effect; for compatibility with nitro-cli")
+	f.Bool("attach-console", true, "no effect: the console is always attached; for compatibility with nitro-cli")
 	f.MarkHidden("attach-console")
-	f.BoolVar(&o.make.offline, "offline", false, "build a missing emulator from what is in the cache, fetch nothing")
-	f.IntVarP(&o.make.jobs, "jobs", "j", 0, "processes at once, for a missing emulator (default: one for each processor)")
-	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-		if ours, ok := map[string]string{"cpu-count": "cpus", "enclave-cid": "cid"}[name]; ok {
-			name = ours
-		}
-		return pflag.NormalizedName(name)
-	})
+	f.BoolVar(&o.build.offline, "offline", false, "download nothing to build a missing emulator")
+	f.IntVarP(&o.build.jobs, "jobs", "j", 0, "parallel jobs to build a missing emulator (default: one per processor)")
+	aliases(cmd, map[string]string{"cpu-count": "cpus", "enclave-cid": "cid"})
 	return cmd
 }
 
-// A listener is a --connect that was opened.
+// A listener is an open --connect endpoint.
 type listener struct {
 	net.Listener
 	port uint32
 }
 
 func (o *runOptions) run(ctx context.Context, s streams, path string) error {
-	note := func(format string, args ...any) { fmt.Fprintf(s.err, "neb: "+format+"\n", args...) }
-	failed := func(err error) error { return &ExitError{Code: exitMachine, Err: err} }
-
+	failed := func(err error) error {
+		if ctx.Err() != nil {
+			return &ExitError{Code: interrupted(ctx), Err: err}
+		}
+		return &ExitError{Code: exitMachine, Err: err}
+	}
 	if err := o.check(); err != nil {
 		return err
 	}
-	handlers, err := o.handlers(note, s.err)
+	handlers, err := o.handlers(s)
 	if err != nil {
 		return err
 	}
@@ -141,51 +145,55 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	if err != nil {
 		return failed(err)
 	}
-	err = warnOfProblems(ctx, note, path)
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return &ExitError{Code: interrupted(ctx), Err: err}
-	case err != nil:
+	if err := warnOfProblems(ctx, s, path); err != nil {
 		return failed(err)
 	}
 	if least := machine.MinMemory(st.Size()); o.memory > 0 && o.memory<<20 < least {
-		note("warning: %d MiB of memory is less than four times the EIF (%d MiB): nitro-cli would refuse it", o.memory, least>>20)
+		complain(s, "warning: %d MiB of memory is less than four times the EIF (%d MiB): nitro-cli would reject it",
+			o.memory, least>>20)
 	}
 	if o.debugMode {
-		note("--debug-mode changes nothing here; on EC2 the attested PCRs of an enclave in debug mode are zero")
+		complain(s, "warning: --debug-mode has no effect; on EC2 the attested PCRs of an enclave in debug mode are zero")
 	}
-
+	var plot *atomicfile.File
 	if o.plot != "" {
 		if err := notInput("--plot", o.plot, path); err != nil {
 			return err
 		}
-		if err := writable(o.plot); err != nil {
+		if plot, err = atomicfile.New(o.plot); err != nil {
 			return failed(fmt.Errorf("--plot: %w", err))
 		}
+		defer plot.Discard()
 	}
 	if o.qemu == "" {
-		dir, done, err := o.emulator(ctx, s)
-		switch {
-		case err != nil && ctx.Err() != nil:
-			return &ExitError{Code: interrupted(ctx), Err: err}
-		case err != nil:
+		b, done, err := o.build.builder(s)
+		if err != nil {
 			return failed(err)
 		}
 		defer done()
-		o.qemu = dir
+		if o.qemu, err = b.Emulator(ctx); err != nil {
+			return failed(err)
+		}
 	}
 
-	// Somebody who reads no more must not end neb by a signal: sockets and processes would be left.
+	// SIGPIPE must not end neb: sockets and processes would be left behind. Neither must a second Ctrl-C.
 	piped := make(chan os.Signal, 1)
 	signal.Notify(piped, syscall.SIGPIPE)
 	defer signal.Stop(piped)
-	hurry := make(chan os.Signal, 4) // the second Ctrl-C must not leave them either
+	hurry := make(chan os.Signal, 4)
 	notify(hurry)
 	defer signal.Stop(hurry)
 	out := &outlet{s.out, make(chan error, 1)}
-	w := &watcher{s: streams{out: out, err: s.err}, asJSON: o.asJSON}
-	if report := reportPort(path); report != 0 && handlers[report] == nil {
-		handlers[report] = w.takeReport
+	tl := timeline.New(func(e timeline.Event) {
+		if e.Event == string(machine.Parent) {
+			complain(s, "%s", *e.Text)
+		}
+		if o.asJSON {
+			_ = json.NewEncoder(out).Encode(e)
+		}
+	})
+	if port := reportPort(path); port != 0 && handlers[port] == nil {
+		handlers[port] = tl.ServeReport
 	}
 	timeout := context.Background()
 	if o.timeout > 0 {
@@ -193,51 +201,55 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		timeout, cancel = context.WithTimeout(timeout, o.timeout)
 		defer cancel()
 	}
+	var console io.Writer
+	if !o.asJSON {
+		console = out
+	}
 	m, err := machine.Start(context.WithoutCancel(ctx), machine.Config{
 		Emulator: o.qemu, EIF: path,
 		Memory: o.memory << 20, CPUs: o.cpus, Cmdline: o.cmdline, Accel: o.accel,
-		Console: w.console(), Event: w.event,
+		Console: console, Event: tl.Add,
 		Vsock: vsock.Config{CID: o.cid, AllowHostCID: o.hostCID, Handlers: handlers},
 	})
 	if err != nil {
 		return failed(err)
 	}
 	for _, l := range listeners {
-		go m.Forward(l, l.port, func(err error) { note("%v", err) })
+		go m.Forward(l, l.port, func(err error) { complain(s, "%v", err) })
 	}
 
-	status := 0
+	forced := 0 // the exit status if neb stops the enclave
 	select {
 	case <-m.Off():
 	case <-ctx.Done():
-		status = interrupted(ctx)
+		forced = interrupted(ctx)
 	case <-timeout.Done():
-		status = exitTimeout
-		note("the enclave did not end within %v", o.timeout)
+		forced = exitTimeout
+		complain(s, "timeout: the enclave did not end within %v", o.timeout)
 	case err := <-out.failed:
-		status = exitMachine
+		forced = exitMachine
 		if errors.Is(err, syscall.EPIPE) {
-			status = exitSignal + int(syscall.SIGPIPE) // as a program that nobody told to wait for its enclave
+			forced = exitSignal + int(syscall.SIGPIPE)
 		} else {
-			note("standard output: %v", err)
+			complain(s, "standard output: %v", err)
 		}
 	}
-	if status != 0 {
+	if forced != 0 {
 		go m.Stop()
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- o.finish(m, w, status, filepath.Base(path)) }()
-	if status == 0 {
+	go func(forced int) { ended <- finish(m, tl, forced, plot, filepath.Base(path)) }(forced)
+	if forced == 0 {
 		select {
 		case err := <-ended:
 			return err
 		case <-ctx.Done():
-			status = interrupted(ctx)
+			forced = interrupted(ctx)
 		}
 	}
 	signals := 1
 	if ctx.Err() != nil {
-		signals = 2 // the first has brought us here
+		signals = 2 // hurry has received the first one as well
 	}
 	for late := time.After(patience); signals > 0; {
 		select {
@@ -250,44 +262,58 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		}
 	}
 	m.Abandon()
-	return &ExitError{Code: status}
+	return &ExitError{Code: forced}
 }
 
-// patience is how long neb waits, when it was told to end, for the host to read what the enclave sent, and for whoever reads standard output.
+// patience is how long neb waits, after it was told to end, until the host has read the enclave's data and the reader of
+// standard output has read the console.
 const patience = 6 * time.Second
 
-// finish waits for the machine and says how it ended.
-func (o *runOptions) finish(m *machine.Machine, w *watcher, status int, name string) error {
+// finish waits until the machine has ended, and returns the error of neb run; forced is the exit status if neb stopped the
+// enclave, and 0 if the enclave ended by itself.
+func finish(m *machine.Machine, tl *timeline.Timeline, forced int, plot *atomicfile.File, title string) error {
 	if err := m.Wait(); err != nil {
 		return &ExitError{Code: exitMachine, Err: err}
 	}
-	err := w.end(status)
-	if o.plot != "" {
-		if err := os.WriteFile(o.plot, w.plot(name), 0o644); err != nil {
+	ending := tl.Ending()
+	if forced == exitTimeout {
+		ending = timeline.Ending{Result: timeline.Timeout}
+	} else if forced != 0 {
+		ending = timeline.Ending{Result: timeline.Stopped}
+	}
+	status, err := exitStatus(ending, forced)
+	tl.Finish(ending, status)
+	if plot != nil {
+		_, err := plot.Write(tl.SVG(title))
+		if err := errors.Join(err, plot.Commit()); err != nil {
 			return &ExitError{Code: exitMachine, Err: fmt.Errorf("--plot: %w", err)}
 		}
 	}
-	return err
+	if status == 0 {
+		return nil
+	}
+	return &ExitError{Code: status, Err: err}
 }
 
-// writable says now whether a file could be written later, and does not open it: a pipe's reader would take that for all of it.
-func writable(name string) error {
-	st, err := os.Stat(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		name = filepath.Dir(name)
-	case err != nil:
-		return err
-	case st.IsDir():
-		return &fs.PathError{Op: "write", Path: name, Err: syscall.EISDIR}
+// exitStatus returns neb run's exit status after e, and an error if the application's status is not known.
+func exitStatus(e timeline.Ending, forced int) (int, error) {
+	switch e.Result {
+	case timeline.Exited:
+		return e.Status, nil
+	case timeline.Killed:
+		n, _ := contract.Signal(e.Signal) // 128 for a name that this neb does not know
+		return exitSignal + n, nil
+	case timeline.NoStatus:
+		err := errors.New("the enclave ended without reporting the status of its application")
+		if e.Reason != "" {
+			err = fmt.Errorf("%w: %s", err, e.Reason)
+		}
+		return exitNoStatus, err
 	}
-	if err := unix.Access(name, unix.W_OK); err != nil {
-		return &fs.PathError{Op: "write", Path: name, Err: err}
-	}
-	return nil
+	return forced, nil
 }
 
-// An outlet notes the first error of writing.
+// An outlet reports the first error of a writer.
 type outlet struct {
 	io.Writer
 	failed chan error
@@ -304,39 +330,37 @@ func (o *outlet) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// check refuses options that make no sense.
+// check rejects values that no machine can have.
 func (o *runOptions) check() error {
-	const mostMemory = 1 << 20 // MiB, of what our kernels know
+	const mostMemory = 1 << 20 // MiB, the most that neb's kernels support
 	switch {
 	case o.memory < 0 || o.memory > mostMemory:
-		return usagef("--memory %d: expected MiB, at most %d", o.memory, mostMemory)
+		return usagef("invalid --memory %d: expected MiB, at most %d", o.memory, mostMemory)
 	case o.cpus < 1:
-		return usagef("--cpus %d: expected at least 1", o.cpus)
+		return usagef("invalid --cpus %d: expected at least 1", o.cpus)
 	case o.cid <= vsock.ParentCID || o.cid == 1<<32-1:
-		return usagef("--cid %d: expected 4 to 4294967294; 2 is the host and 3 the parent", o.cid)
+		return usagef("invalid --cid %d: expected 4 to 4294967294; 2 is the host, 3 the parent", o.cid)
 	case o.timeout < 0:
-		return usagef("--timeout %v: expected a positive time", o.timeout)
+		return usagef("invalid --timeout %v: expected a positive duration", o.timeout)
+	case o.accel != "auto" && o.accel != "kvm" && o.accel != "tcg":
+		return usagef("invalid --accel %q: expected auto, kvm or tcg", o.accel)
 	}
-	switch o.accel {
-	case "auto", "kvm", "tcg":
-		return nil
-	}
-	return usagef("--accel %q: expected auto, kvm or tcg", o.accel)
+	return nil
 }
 
-// endpoint reads one side of a --listen or --connect.
+// endpoint parses one side of a --listen or --connect.
 func (o *runOptions) endpoint(flag, text string) (machine.Endpoint, error) {
 	e, err := machine.ParseEndpoint(text)
 	if err != nil {
 		return e, usagef("%s: %v", flag, err)
 	}
 	if !e.Local() && !o.remote {
-		return e, usagef("%s %v: not a loopback address; --remote allows it", flag, e)
+		return e, usagef("%s %v: not a loopback address; allow it with --remote", flag, e)
 	}
 	return e, nil
 }
 
-// interrupted is the status after the signal that ended ctx.
+// interrupted returns the exit status after the signal that ended ctx.
 func interrupted(ctx context.Context) int {
 	var s signalError
 	if errors.As(context.Cause(ctx), &s) {
@@ -348,25 +372,26 @@ func interrupted(ctx context.Context) int {
 func vsockPort(flag, text string) (uint32, error) {
 	port, err := strconv.ParseUint(text, 10, 32)
 	if err != nil || port == 1<<32-1 {
-		return 0, usagef("%s: port %q: expected a number up to 4294967294", flag, text)
+		return 0, usagef("%s: invalid port %q: expected a number up to 4294967294", flag, text)
 	}
 	return uint32(port), nil
 }
 
-// handlers are the parent's ports of --listen.
-func (o *runOptions) handlers(note func(string, ...any), stderr io.Writer) (map[uint32]vsock.Handler, error) {
+// handlers returns a handler for each --listen, by vsock port of the parent.
+func (o *runOptions) handlers(s streams) (map[uint32]vsock.Handler, error) {
 	handlers := map[uint32]vsock.Handler{}
 	for _, text := range o.listen {
 		left, right, ok := strings.Cut(text, "=")
 		if !ok {
-			return nil, usagef("--listen %q: expected PORT=ENDPOINT", text)
+			return nil, usagef("invalid --listen %q: expected PORT=ENDPOINT", text)
 		}
 		port, err := vsockPort("--listen", left)
 		if err != nil {
 			return nil, err
 		}
 		if port >= vsock.FirstPort {
-			return nil, usagef("--listen: port %d: expected at most %d; neb's own connections into the enclave come from the ports above", port, uint32(vsock.FirstPort-1))
+			return nil, usagef("--listen: invalid port %d: expected at most %d; neb uses the ports above for its own connections",
+				port, uint32(vsock.FirstPort-1))
 		}
 		if handlers[port] != nil {
 			return nil, usagef("--listen: port %d is given twice", port)
@@ -375,18 +400,18 @@ func (o *runOptions) handlers(note func(string, ...any), stderr io.Writer) (map[
 		if err != nil {
 			return nil, err
 		}
-		handlers[port] = e.Handler(func(err error) { note("%v", err) }, stderr)
+		handlers[port] = e.Handler(func(err error) { complain(s, "%v", err) }, s.err)
 	}
 	return handlers, nil
 }
 
-// listeners opens the host's side of --connect.
+// listeners opens the host's side of each --connect. The caller closes those that it returns with an error, too.
 func (o *runOptions) listeners() ([]listener, error) {
 	var all []listener
 	for _, text := range o.connect {
 		cut := strings.LastIndex(text, "=")
 		if cut < 0 {
-			return all, usagef("--connect %q: expected ENDPOINT=PORT", text)
+			return all, usagef("invalid --connect %q: expected ENDPOINT=PORT", text)
 		}
 		port, err := vsockPort("--connect", text[cut+1:])
 		if err != nil {
@@ -408,28 +433,50 @@ func (o *runOptions) listeners() ([]listener, error) {
 	return all, nil
 }
 
-// warnOfProblems refuses what is no EIF, and says what is wrong with one: it may start here, and be refused on EC2.
-func warnOfProblems(ctx context.Context, note func(string, ...any), path string) error {
+// warnOfProblems prints what is wrong with an EIF that may start here and not on EC2. It fails for other files.
+func warnOfProblems(ctx context.Context, s streams, path string) error {
 	report, done, err := inspectEIF(ctx, path, time.Now())
 	if err != nil {
 		return err
 	}
 	defer done()
 	for _, problem := range report.Problems {
-		note("warning: %s; on EC2 the image may be refused ('neb eif verify' says all)", problem)
+		complain(s, "warning: %s; EC2 may reject this image ('neb eif verify' lists all problems)", problem)
 	}
 	return nil
 }
 
-// emulator is neb's own QEMU, built if need be. It stays in the store until done is called.
-func (o *runOptions) emulator(ctx context.Context, s streams) (dir string, done func(), err error) {
-	b, closeStore, err := o.make.builder(s)
+// maxSearched is how far reportPort reads into a ramdisk: neb writes the description before the application's tree.
+const maxSearched = 1 << 20
+
+// reportPort returns the vsock port to which the image's init reports how its application ended, 0 if it does not.
+func reportPort(path string) uint32 {
+	f, err := os.Open(path)
 	if err != nil {
-		return "", nil, err
+		return 0
 	}
-	if dir, err = b.Emulator(ctx); err != nil {
-		closeStore()
-		return "", nil, err
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return 0
 	}
-	return dir, closeStore, nil
+	file, err := eif.Open(f, st.Size())
+	if err != nil {
+		return 0 // machine.Start reports it
+	}
+	for _, s := range file.All(eif.Ramdisk) {
+		r := initramfs.NewReader(io.LimitReader(file.Content(s), maxSearched)) // a compressed ramdisk is not neb's
+		for h, err := r.Next(); err == nil; h, err = r.Next() {
+			if "/"+h.Name != contract.Path {
+				continue
+			}
+			if b, err := io.ReadAll(r); err == nil {
+				if d, err := contract.Decode(string(b)); err == nil {
+					return d.ExitReport
+				}
+			}
+			return 0
+		}
+	}
+	return 0
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package cli
 
 import (
@@ -56,7 +58,7 @@ func TestUpdateRefused(t *testing.T) {
 		}
 	}
 	name := filepath.Join(dir, "neb.lock")
-	if err := writeLock(name, readLock(t, neb.LockFile)); err != nil {
+	if err := os.WriteFile(name, neb.LockFile, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	mirrors := fetch.Mirrors{Archives: map[string][]string{
@@ -70,61 +72,5 @@ func TestUpdateRefused(t *testing.T) {
 	}
 	if after, err := os.ReadFile(name); err != nil || !bytes.Equal(after, neb.LockFile) {
 		t.Errorf("the lock was changed (%v)", err)
-	}
-}
-
-func readLock(t *testing.T, data []byte) *lock.Lock {
-	t.Helper()
-	l, err := lock.Read(bytes.NewReader(data))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
-}
-
-func TestWriteLock(t *testing.T) {
-	dir := t.TempDir()
-	name := filepath.Join(dir, "neb.lock")
-	good := readLock(t, neb.LockFile)
-	if err := writeLock(name, good); err != nil {
-		t.Fatal(err)
-	}
-	bad := *good
-	bad.Packages = bad.Packages[1:]
-	if err := writeLock(name, &bad); err == nil || !strings.Contains(err.Error(), "stays as it is") {
-		t.Errorf("expected a lock that lacks a package to be refused, found %v", err)
-	}
-	if data, err := os.ReadFile(name); err != nil || !bytes.Equal(data, neb.LockFile) {
-		t.Errorf("expected the lock as it was (%v)", err)
-	}
-	if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o644 {
-		t.Errorf("expected mode 0644, found %v (%v)", info.Mode(), err)
-	}
-	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
-		t.Errorf("expected nothing beside the lock, found %v", entries)
-	}
-	if err := writeLock(filepath.Join(dir, "none", "neb.lock"), good); err == nil {
-		t.Error("expected an error for a directory that is not there")
-	}
-}
-
-func TestFindLock(t *testing.T) {
-	dir := t.TempDir()
-	deep := filepath.Join(dir, "a", "b")
-	if err := os.MkdirAll(deep, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	want := filepath.Join(dir, "neb.lock")
-	if err := os.WriteFile(want, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	t.Chdir(deep)
-	t.Setenv("NEB_SOURCE", "")
-	if got, err := findLock(); err != nil || got != want {
-		t.Errorf("expected %s, found %s (%v)", want, got, err)
-	}
-	t.Setenv("NEB_SOURCE", "/elsewhere")
-	if got, err := findLock(); err != nil || got != "/elsewhere/neb.lock" {
-		t.Errorf("expected that of NEB_SOURCE, found %s (%v)", got, err)
 	}
 }

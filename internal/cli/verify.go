@@ -1,96 +1,141 @@
+//go:build linux
+
 package cli
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/nitro-enclaves-bootstrap/neb"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/output"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/release"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
 
+// verifyOptions are the flags of neb verify.
+type verifyOptions struct {
+	build        buildFlags
+	cached       bool
+	asJSON       bool
+	archive, key string // of a release
+}
+
 func newVerifyCommand(s streams) *cobra.Command {
-	var (
-		flags  buildFlags
-		cached bool
-		asJSON bool
-		// of a release
-		archive, key string
-	)
+	var o verifyOptions
 	cmd := &cobra.Command{
 		Use:   "verify [DIR | --release FILE]",
-		Short: "Build again and say, file by file, whether DIR holds the same bytes",
-		Long: `Build again what is in DIR (default: result), and say, file by file, whether these are the bytes that this source
-and lock make. A directory that was built with kernel options, patches or a source of your own is verified with
-the same flags.
+		Short: "Build again and compare the result with DIR, file by file",
+		Long: `Build the blobs in DIR (default: result) again from this source and lock, and compare them file by file. If DIR was
+built with kernel options, patches or another kernel source, give the same flags.
 
-With --release the archive of a release is verified: its checksums, its provenance, and its blobs against a build.`,
+With --release, verify the archive of a release: its checksums, its provenance, and its blobs against a new build.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if archive == "" && key != "" {
-				return usagef("--release-key %s: belongs to --release", key)
-			}
-			if archive != "" {
-				if len(args) > 0 {
-					return usagef("--release %s and %s: expected one of them", archive, args[0])
+			if o.archive == "" {
+				if o.key != "" {
+					return usagef("--release-key needs --release")
 				}
-				for _, name := range []string{"config-fragment", "kernel-source", "patch"} {
-					if cmd.Flags().Changed(name) {
-						return usagef("--%s: no release is made with it; expected --release without", name)
-					}
+				dir := "result"
+				if len(args) == 1 {
+					dir = args[0]
 				}
-				return verifyRelease(cmd.Context(), s, archive, key, &flags, cached, asJSON)
+				return o.verifyDir(cmd.Context(), s, dir)
 			}
-			dir := "result"
-			if len(args) == 1 {
-				dir = args[0]
+			if len(args) > 0 {
+				return usagef("--release cannot be combined with the argument %s", args[0])
 			}
-			wanted, err := output.Components(dir)
-			if err != nil {
-				return fmt.Errorf("verify: %w", err)
-			}
-			b, done, err := flags.builder(s)
-			if err != nil {
-				return err
-			}
-			defer done()
-			b.Fresh = !cached
-			built, err := sets(cmd.Context(), b, wanted)
-			if err != nil {
-				return err
-			}
-			findings, err := output.Compare(dir, built)
-			if err != nil {
-				return fmt.Errorf("verify: %w", err)
-			}
-			wrong := 0
-			for _, f := range findings {
-				if f.State != output.Same {
-					wrong++
+			for _, name := range []string{"config-fragment", "kernel-source", "patch"} {
+				if cmd.Flags().Changed(name) {
+					return usagef("--%s cannot be combined with --release", name)
 				}
 			}
-			if asJSON {
-				if err := printJSON(s, findings); err != nil {
-					return err
-				}
-			} else {
-				for _, f := range findings {
-					fmt.Fprintf(s.out, "%-10s  %s", f.State, f.Path)
-					if f.State == output.Different && f.Expected != "" {
-						fmt.Fprintf(s.out, "  (expected SHA-256 %s, found %s)", f.Expected, f.Found)
-					}
-					fmt.Fprintln(s.out)
-				}
-			}
-			if wrong > 0 {
-				return fmt.Errorf("%s: %d of %d files are not what this source and lock make", dir, wrong, len(findings))
-			}
-			return nil
+			return o.verifyRelease(cmd.Context(), s)
 		},
 	}
-	flags.add(cmd)
-	cmd.Flags().BoolVar(&cached, "cached", false, "trust what the store has of earlier builds, and build only what it lacks")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
-	cmd.Flags().StringVar(&archive, "release", "", "verify the archive of a release, a `file` with the others of the release beside it")
-	cmd.Flags().StringVar(&key, "release-key", "", "with --release: the provenance must be signed by this public key, a PEM `file`")
+	o.build.add(cmd)
+	o.build.addKernel(cmd)
+	f := cmd.Flags()
+	f.BoolVar(&o.cached, "cached", false, "trust earlier builds in the store, and build only what it lacks")
+	f.BoolVar(&o.asJSON, "json", false, "print the findings as JSON")
+	f.StringVar(&o.archive, "release", "", "verify the archive of a release: a `file` with the release's other files beside it")
+	f.StringVar(&o.key, "release-key", "", "require a signature of the release's provenance by this public key, a PEM `file`")
 	return cmd
+}
+
+func (o *verifyOptions) verifyDir(ctx context.Context, s streams, dir string) error {
+	wanted, err := output.Components(dir)
+	if err != nil {
+		return fmt.Errorf("verify: %w", err)
+	}
+	b, done, err := o.build.builder(s)
+	if err != nil {
+		return err
+	}
+	defer done()
+	b.Fresh = !o.cached
+	built, err := output.Build(ctx, b, wanted)
+	if err != nil {
+		return err
+	}
+	findings, err := output.Compare(dir, built)
+	if err != nil {
+		return fmt.Errorf("verify: %w", err)
+	}
+	return o.report(s, dir, findings, "")
+}
+
+func (o *verifyOptions) verifyRelease(ctx context.Context, s streams) error {
+	v, err := release.Verify(o.archive, neb.LockFile)
+	if err != nil {
+		return err
+	}
+	if o.key != "" {
+		key, err := sign.ReadPublicKey(o.key)
+		if err != nil {
+			return fmt.Errorf("--release-key: %w", err)
+		}
+		if err := v.Signed(key); err != nil {
+			return err
+		}
+	}
+	b, done, err := o.build.builder(s)
+	if err != nil {
+		return err
+	}
+	defer done()
+	b.Fresh = !o.cached
+	findings, err := v.Rebuild(ctx, b, neb.LockFile)
+	if err != nil {
+		return err
+	}
+	return o.report(s, o.archive, findings, "; is this the source of release "+v.Version+"?")
+}
+
+// report prints the findings about what, and fails if they are not all the same. The error ends with hint.
+func (o *verifyOptions) report(s streams, what string, findings []output.Finding, hint string) error {
+	if o.asJSON {
+		if err := printJSON(s, findings); err != nil {
+			return err
+		}
+	}
+	wrong := 0
+	for _, f := range findings {
+		if f.State != output.Same {
+			wrong++
+		}
+		if o.asJSON {
+			continue
+		}
+		fmt.Fprintf(s.out, "%-10s  %s", f.State, f.Path)
+		if f.State == output.Different && f.Expected != "" {
+			fmt.Fprintf(s.out, "  (expected SHA-256 %s, found %s)", f.Expected, f.Found)
+		}
+		fmt.Fprintln(s.out)
+	}
+	if wrong > 0 {
+		return fmt.Errorf("%s: %d of %d files differ from what this source and lock build%s", what, wrong, len(findings), hint)
+	}
+	return nil
 }

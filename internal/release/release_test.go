@@ -30,6 +30,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/output"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
@@ -420,7 +421,7 @@ func TestVerify(t *testing.T) {
 			t.Errorf("expected 12 blobs and 3 files, found %d findings", len(findings))
 		}
 		for _, f := range findings {
-			if !f.Same() {
+			if f.State != output.Same {
 				paths = append(paths, f.Path)
 			}
 		}
@@ -484,7 +485,7 @@ func TestForgedPapers(t *testing.T) {
 	}
 	var paths []string
 	for _, f := range findings {
-		if !f.Same() {
+		if f.State != output.Same {
 			paths = append(paths, f.Path)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/output"
 )
 
 // Verified is a release whose files agree with each other, with its provenance and with a lock.
@@ -109,19 +110,9 @@ func (v *Verified) commit() string {
 	return ""
 }
 
-// Finding is what a build says about one blob or paper of a release.
-type Finding struct {
-	Path     string `json:"path"`     // "x86_64/bzImage", or the name of a file of the release
-	Expected string `json:"expected"` // SHA-256 of what source and lock make
-	Found    string `json:"found"`    // SHA-256 of what is in the release
-}
-
-// Same reports whether the file is what source and lock make.
-func (f Finding) Same() bool { return f.Expected == f.Found }
-
 // Compare compares the release with the one that a build would become, in r: blob by blob, then archive, bill of materials and provenance. What a build
 // elsewhere cannot know is taken from the provenance: the kind of host, the isolation, and the commit, which [Verified.MadeOf] checks.
-func (v *Verified) Compare(r Release) ([]Finding, error) {
+func (v *Verified) Compare(r Release) ([]output.Finding, error) {
 	r.Version, r.Commit = v.Version, v.commit()
 	said := v.said.Predicate.BuildDefinition.InternalParameters
 	r.Host = said.Host
@@ -151,9 +142,16 @@ func (v *Verified) Compare(r Release) ([]Finding, error) {
 		return nil, err
 	}
 	expected := append(append(blobs, archive), papers...)
-	var findings []Finding
+	var findings []output.Finding
 	for i, f := range slices.Concat(v.blobs, v.files) {
-		findings = append(findings, Finding{f.name, digestOf(expected[i].data)["sha256"], digestOf(f.data)["sha256"]})
+		found := output.Finding{
+			Path: f.name, State: output.Same,
+			Expected: digestOf(expected[i].data)["sha256"], Found: digestOf(f.data)["sha256"],
+		}
+		if found.Expected != found.Found {
+			found.State = output.Different
+		}
+		findings = append(findings, found)
 	}
 	return findings, nil
 }

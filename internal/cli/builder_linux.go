@@ -1,0 +1,124 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nitro-enclaves-bootstrap/neb"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
+)
+
+// addKernel adds the flags that change the kernel.
+func (f *buildFlags) addKernel(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringArrayVar(&f.fragments, "config-fragment", nil, "`file` with kernel options, in the syntax of .config; repeatable")
+	flags.StringArrayVar(&f.patches, "patch", nil, "`file` with a kernel patch, applied with patch -p1; repeatable")
+	flags.StringVar(&f.kernelSource, "kernel-source", "", "`directory or tarball` with another kernel source; neb's patches are applied")
+	allowEmpty(cmd, "kernel-source")
+}
+
+// builder opens the store and returns a builder set up by the flags. The second result closes both.
+func (f *buildFlags) builder(s streams) (*component.Builder, func(), error) {
+	if f.jobs < 0 {
+		return nil, nil, usagef("invalid --jobs %d: expected a positive number", f.jobs)
+	}
+	locked, err := lock.Read(bytes.NewReader(neb.LockFile))
+	if err != nil {
+		return nil, nil, err
+	}
+	b := &component.Builder{
+		Lock: locked, Source: f.source, Jobs: f.jobs, Offline: f.offline, KernelSource: f.kernelSource,
+	}
+	for _, path := range f.fragments {
+		text, err := readSmall(path)
+		if err != nil {
+			return nil, nil, fmt.Errorf("--config-fragment: %w", err)
+		}
+		b.Fragments = append(b.Fragments, kernel.Fragment{Name: path, Text: string(text)})
+	}
+	for _, path := range f.patches {
+		text, err := readSmall(path)
+		if err != nil {
+			return nil, nil, fmt.Errorf("--patch: %w", err)
+		}
+		b.Patches = append(b.Patches, kernel.Patch{Name: path, Text: string(text)})
+	}
+	if b.Store, err = store.Open(""); err != nil {
+		return nil, nil, err
+	}
+	p := newProgress(s.err)
+	b.Progress = p.event
+	return b, func() {
+		p.close()
+		_ = b.Store.Close()
+	}, nil
+}
+
+// A blobBuilder builds blobs for an EIF and runs programs of the locked erofs-utils in the sandbox. It opens the store when it
+// is first used, and what it built stays there until it is closed.
+type blobBuilder struct {
+	s     streams
+	flags buildFlags
+	b     *component.Builder
+	done  func()
+}
+
+func newBlobBuilder(s streams, flags buildFlags) *blobBuilder {
+	return &blobBuilder{s: s, flags: flags}
+}
+
+func (t *blobBuilder) open() (err error) {
+	if t.b == nil {
+		t.b, t.done, err = t.flags.builder(t.s)
+	}
+	return err
+}
+
+func (t *blobBuilder) close() {
+	if t.done != nil {
+		t.done()
+	}
+}
+
+// blobs builds components, or takes them from the store.
+func (t *blobBuilder) blobs(ctx context.Context, arch string, names []string) (blobs pack.Blobs, err error) {
+	if err := t.open(); err != nil {
+		return blobs, err
+	}
+	if err := t.b.CheckStore(ctx, map[string][]string{arch: names}); err != nil {
+		return blobs, err
+	}
+	for _, name := range names {
+		out, err := t.b.Build(ctx, arch, name)
+		if err != nil {
+			return blobs, err
+		}
+		if name == "init" {
+			blobs.Init = filepath.Join(out[0].Dir, "init")
+		} else {
+			blobs = pack.BlobsIn(out[0].Dir, arch)
+		}
+	}
+	return blobs, nil
+}
+
+// Work implements inspect.Tools.
+func (t *blobBuilder) Work(ctx context.Context) (string, error) {
+	if err := t.open(); err != nil {
+		return "", err
+	}
+	return t.b.Store.Work(ctx)
+}
+
+// Run implements inspect.Tools.
+func (t *blobBuilder) Run(ctx context.Context, work string, args ...string) error {
+	return t.b.Tool(ctx, []string{lock.EROFS}, work, args...)
+}

@@ -1,0 +1,15 @@
+package cli
+
+import "github.com/spf13/cobra"
+
+// platformCommands returns the commands that need Linux.
+func platformCommands(s streams) []*cobra.Command {
+	return []*cobra.Command{
+		newBuildCommand(s),
+		newUpdateCommand(s),
+		newVerifyCommand(s),
+		newReleaseCommand(s),
+		newCacheCommand(s),
+		newRunCommand(s),
+	}
+}

@@ -1,0 +1,61 @@
+package release
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A release names its commit, so the commit must have all of the source.
+func TestCheckCommitted(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(args ...string) {
+		t.Helper()
+		args = append([]string{"-C", dir, "-c", "user.name=n", "-c", "user.email=e@example.com"}, args...)
+		if out, err := exec.Command("git", args...).CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	check := func(expected string, compiled ...string) {
+		t.Helper()
+		err := checkCommitted(t.Context(), dir, compiled)
+		switch {
+		case expected == "" && err != nil:
+			t.Error(err)
+		case expected != "" && (err == nil || !strings.Contains(err.Error(), expected)):
+			t.Errorf("found %v, expected %q", err, expected)
+		}
+	}
+	if commit, err := headOf(t.Context(), dir); err != nil || commit != "" {
+		t.Errorf("no checkout: %q, %v", commit, err)
+	}
+	write("CHANGELOG.md", "one\n")
+	run("init", "-q")
+	run("add", ".")
+	run("commit", "-qm", "one")
+	if commit, err := headOf(t.Context(), dir); err != nil || len(commit) < 40 {
+		t.Errorf("a checkout: commit %q, %v", commit, err)
+	}
+	check("")
+	write("more.go", "package main\n")
+	check("?? more.go")
+	run("add", ".")
+	run("commit", "-qm", "two")
+	check("", "more.go")
+	write("CHANGELOG.md", "two\n")
+	check("M CHANGELOG.md")
+	write("CHANGELOG.md", "one\n")
+	// git status does not show an ignored file, and go build compiles it.
+	write(".git/info/exclude", "local_*.go\n")
+	write("local_x.go", "package main\n")
+	check("", "more.go")
+	check("local_x.go is compiled, and git ignores it", "more.go", "local_x.go")
+}
