@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the x86-64 kernel that kernel/ describes: docs/kernel.md has the results.
+# Measures the x86-64 kernel that kernel/ describes: docs/benchmarks.md has the results.
 #
 #   bench/kernel.sh ROOT SOURCE [REFERENCE [CHECKER]]
 #
