@@ -5,15 +5,15 @@
 #   docker cp extract_blobs:/blobs ./blobs
 #   docker rm extract_blobs
 #
-# The bytes are those of `neb build`: the base image gives a shell, a Go and certificates, and nothing of it
-# goes into a blob. Works with the classic builder, so: no cache mounts, no here-documents.
+# The bytes are those of `neb build`: the base image provides a shell, Go and certificates, and no byte of a blob.
+# It must work with the classic builder, which knows neither cache mounts nor here-documents.
 
 # Go 1.26.5 on Debian 13. The digest is the one that github.com/docker-library/repo-info lists for this tag in
 # repos/golang/remote/1.26-trixie.md (commit 01b535c016d07e973eeb58e43ad1e2552018a407).
 ARG BASE_IMAGE=golang:1.26-trixie@sha256:4ee9ffa999b4583ce281939cdff828763083610292f252279a0cee77473bd9a7
 
 # TARGET: all, kernel, init or linuxkit. ARCH: x86_64, aarch64 or x86_64,aarch64; the builder's own if empty.
-# A stage of its own, so that mistakes show at once, and neb is compiled once for all targets.
+# A stage of its own: mistakes show at once, and neb is compiled once for all targets.
 FROM ${BASE_IMAGE} AS arguments
 ARG TARGET=all
 ARG ARCH
@@ -30,7 +30,7 @@ RUN case "$TARGET" in \
     touch /arguments-are-right
 
 FROM ${BASE_IMAGE} AS build
-# Where packages and Go modules come from; what is fetched is checked against neb.lock and go.sum either way.
+# Where packages and Go modules come from. Downloads are checked against neb.lock and go.sum in any case.
 ARG NEB_MIRROR
 ARG GOPROXY
 ARG GOSUMDB
@@ -53,5 +53,5 @@ RUN set -- /result/*/; \
 
 FROM scratch AS artifacts
 COPY --from=build /blobs/ /blobs/
-# Never run: docker create wants a command to be named.
+# Never run: docker create requires a command.
 CMD ["none"]

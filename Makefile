@@ -5,8 +5,8 @@ VERSION ?=
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN    := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 20s
-# Packages that several goroutines use, and others whose quick tests need no machine. Not ./internal/hermetic/component: what it unpacks and hashes takes a quarter of
-# an hour under the detector; its test with several builders at once runs by itself.
+# Packages with goroutines, and others whose quick tests boot nothing. Not ./internal/hermetic/component: unpacking and
+# hashing takes a quarter of an hour under the detector. Its test with several builders runs alone.
 RACE    := ./eif ./image ./initramfs ./nsm ./internal/cli ./internal/contract ./internal/hermetic/lock \
            ./internal/hermetic/resolve ./internal/hermetic/output ./internal/hermetic/sandbox ./internal/hermetic/store \
            ./internal/hermetic/fetch ./internal/linuxkit ./internal/machine/... ./internal/pack
@@ -14,7 +14,7 @@ RACE    := ./eif ./image ./initramfs ./nsm ./internal/cli ./internal/contract ./
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help: ## show what there is
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 
 .PHONY: build
@@ -26,21 +26,35 @@ test: ## all tests that this machine can run, skips named
 	$(GO) test -timeout 70m ./...
 
 .PHONY: race
-race: ## the packages of RACE under the race detector, with coverage; kernels are not compiled again for it
+race: ## the packages of RACE under the race detector, with coverage
 	$(GO) test -race -short -timeout 30m -coverprofile coverage.out $(RACE)
 	$(GO) test -race -run '^TestTwoAtOnce$$' ./internal/hermetic/component
 	$(GO) tool cover -func coverage.out | tail -n 1
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (20s; 10000x counts runs)
-	@set -e; grep -r '^func Fuzz' --include='*_test.go' . | sed -E 's,^(.*)/[^/]*:func (Fuzz[A-Za-z0-9_]+).*,\1 \2,' | sort | while read -r pkg target; do \
-	  echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x "$$pkg" </dev/null; \
+	@set -e; grep -r '^func Fuzz' --include='*_test.go' . | \
+	sed -E 's,^(.*)/[^/]*:func (Fuzz[A-Za-z0-9_]+).*,\1 \2,' | sort | while read -r pkg target; do \
+	  echo "$$pkg $$target"; \
+	  $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x "$$pkg" </dev/null; \
 	done
 
 .PHONY: cover
 cover: ## all tests but kernels compiled again, with coverage, the total at the end
 	$(GO) test -short -timeout 80m -coverprofile coverage.out -coverpkg ./... ./...
 	$(GO) tool cover -func coverage.out | tail -n 1
+
+.PHONY: check
+check: form ## what to run before a push: form, and go test ./...
+	$(GO) test ./...
+
+.PHONY: form
+form: ## formatting, vet for each platform, the Go modules
+	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./cmd/... ./internal/cli/...
+	$(GO) mod verify
+	$(GO) mod tidy -diff
 
 .PHONY: lint
 lint: ## formatting, vet and the linters of .golangci.yml
@@ -61,7 +75,7 @@ docs: ## man pages and shell completions, into build-docs/
 	$(GO) run ./cmd/neb completion fish > build-docs/completions/neb.fish
 
 .PHONY: notices
-notices: ## NOTICE, THIRD_PARTY_LICENSES and the licence table, from what is linked
+notices: ## NOTICE, THIRD_PARTY_LICENSES and the licence table, from the linked modules
 	$(GO) run ./internal/tools/notices
 
 .PHONY: nix-hash
@@ -73,5 +87,5 @@ release: ## archives, sums, bill of materials, provenance: make release VERSION=
 	$(GO) run ./cmd/neb release $(VERSION)
 
 .PHONY: clean
-clean: ## what the above wrote here (the store stays: neb cache prune)
+clean: ## remove what the above wrote here (not the store: neb cache prune)
 	rm -rf result release build-docs coverage.out

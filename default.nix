@@ -1,7 +1,7 @@
 # The blobs, built by neb inside Nix: `nix-build -A all`, or kernel, init, linuxkit. See docs/nix.md.
 #
-# Nix fetches what neb.lock names, by the hashes that stand there; neb then builds from these files with --offline, so the
-# bytes are those of `neb build`. For the other architecture, as ever:
+# Nix fetches what neb.lock names, by the hashes in it; neb then builds from these files with --offline, so the
+# bytes are those of `neb build`. For the other architecture:
 #
 #   nix-build -A all --arg pkgs '(import ./nixpkgs.nix { }).pkgsCross.aarch64-multiplatform'
 {
@@ -15,7 +15,7 @@ let
     table.${system}
       or (throw "neb: ${what} ${system} is not supported, only ${toString (builtins.attrNames table)}");
 
-  # What the blobs are for, and what builds them.
+  # The architecture of the blobs, and that of the machine that builds.
   arch = known "building for" {
     x86_64-linux = "x86_64";
     aarch64-linux = "aarch64";
@@ -33,7 +33,8 @@ let
     source = src;
   };
 
-  # What neb is made of, and nothing else: a change of a test or a page must not compile a kernel. The same list stands in .dockerignore.
+  # The sources of neb only: a change of a test or a page must not compile a kernel. The same list is in
+  # .dockerignore.
   src = builtins.path {
     name = "neb-source";
     path = ./.;
@@ -72,7 +73,7 @@ let
     CGO_ENABLED=0 ${inputs.go}/bin/go build -trimpath -buildvcs=false -o $out/bin/neb ./cmd/neb
   '';
 
-  # One target of neb, built from the given downloads alone.
+  # One target of neb, built from the given downloads only.
   build =
     target: files: place:
     runCommand "${target}-${arch}" { } ''
@@ -98,13 +99,13 @@ rec {
   # bin/linuxkit
   linuxkit = build "linuxkit" inputs.toolchain "bin";
 
-  # <arch>/…: what nitro-cli takes as its directory of blobs
+  # <arch>/…: nitro-cli's blobs directory
   all = runCommand "enclaves-blobs-${arch}" { } ''
     mkdir -p $out/${arch}
     cp -r ${kernel}/. ${init}/. ${linuxkit}/bin/. $out/${arch}/
   '';
 
-  # Every file that Nix fetches by a hash of the lock: { sha256, file }. For checking the one against the other.
+  # Every file that Nix fetches by a hash of the lock, as { sha256, file }, for a test that compares the two.
   locked = inputs.toolchain ++ inputs.kernel ++ inputs.packages "x86_64" ++ inputs.packages "aarch64";
 
   # The Go modules, fetched by the hash in nix/modules.json.

@@ -1,7 +1,7 @@
 {
   description = "Nitro Enclaves Bootstrap: kernel, NSM driver, init and linuxkit for AWS Nitro Enclaves";
 
-  # No inputs, and so no flake.lock: nixpkgs.nix pins the package set, for nix-build and for flakes.
+  # No inputs, hence no flake.lock: nixpkgs.nix pins the package set for nix-build and for flakes.
   outputs =
     { self }:
     let

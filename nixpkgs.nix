@@ -1,4 +1,4 @@
-# The package set that gives default.nix a shell, unzip and a downloader; nothing of it goes into a blob.
+# The package set from which default.nix takes a shell, unzip and a downloader; no byte of it goes into a blob.
 #
 # Pinned to the release tag 25.11. The hash is the one that public projects pin the same tarball by, among them
 # the file with `nixpkgs/archive/refs/tags/25.11.tar.gz` in astro-nix's default.nix.

@@ -1,7 +1,7 @@
-# What neb.lock names, as files that Nix fetches by the hashes that stand there. No hash is written a second time,
-# but for the Go modules: nix/modules.json holds the hash of what go.sum names, written by `make nix-hash`.
+# What neb.lock names, as files that Nix fetches by the hashes in it. No hash is written a second time except that
+# of the Go modules: `make nix-hash` writes nix/modules.json from go.sum.
 {
-  pkgs, # that run on the machine that builds
+  pkgs, # packages for the machine that builds
   host, # Debian's name of that machine: amd64 or arm64
   mirror, # URL or null
   source, # neb's source tree
@@ -9,7 +9,7 @@
 let
   lock = builtins.fromJSON (builtins.readFile ../neb.lock);
 
-  # Store names may not hold every character that Debian's may.
+  # Nix's store names allow fewer characters than Debian's file names.
   name = path: builtins.replaceStrings [ "~" "%" ":" ] [ "-" "-" "-" ] (baseNameOf path);
 
   urls =
@@ -29,7 +29,7 @@ let
     };
   };
 
-  # Downloads by way of the Go command, which knows the machine's module proxy.
+  # Downloads through the Go command, which knows the machine's module proxy.
   online = {
     nativeBuildInputs = [ pkgs.cacert ];
     impureEnvVars = pkgs.lib.fetchers.proxyImpureEnvVars ++ [
@@ -37,7 +37,7 @@ let
       "GOSUMDB"
     ];
     GOTOOLCHAIN = "local";
-    GONOSUMDB = "*"; # the hash is Nix's to check. Of toolchains Go asks GOSUMDB all the same
+    GONOSUMDB = "*"; # Nix checks the hash. For toolchains Go asks GOSUMDB nevertheless
     GOFLAGS = "-modcacherw";
   };
 
