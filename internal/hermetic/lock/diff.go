@@ -10,12 +10,12 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/debian"
 )
 
-// Change is what became of one locked file.
+// Change is the difference of one file between two locks.
 type Change struct {
 	Name, Arch    string
-	Before, After string // versions; "" where it was not there, or is not any more
+	Before, After string // versions; "" if the file is not in that lock
 	Backwards     bool   // After is an older version than Before
-	Content       bool   // the same version with another hash
+	Content       bool   // the version is the same and the hash differs
 }
 
 func (c Change) String() string {
@@ -25,18 +25,18 @@ func (c Change) String() string {
 	}
 	switch {
 	case c.Before == "":
-		return fmt.Sprintf("%s: new, %s", name, c.After)
+		return fmt.Sprintf("%s: added, %s", name, c.After)
 	case c.After == "":
-		return fmt.Sprintf("%s: gone, was %s", name, c.Before)
+		return fmt.Sprintf("%s: removed, was %s", name, c.Before)
 	case c.Backwards:
-		return fmt.Sprintf("%s: %s -> %s, which goes BACKWARDS", name, c.Before, c.After)
+		return fmt.Sprintf("%s: %s -> %s (DOWNGRADE)", name, c.Before, c.After)
 	case c.Content:
-		return fmt.Sprintf("%s: %s has other content", name, c.After)
+		return fmt.Sprintf("%s: %s: content changed", name, c.After)
 	}
 	return fmt.Sprintf("%s: %s -> %s", name, c.Before, c.After)
 }
 
-// Diff lists how two locks differ, sorted by name.
+// Diff returns the differences of two locks, sorted by name.
 func Diff(before, after *Lock) []Change {
 	type key struct{ name, arch string }
 	files := func(l *Lock) map[key]File {

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -10,89 +11,60 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"time"
 )
 
-// The JSON of a lock. Field order here is field order in the file.
-type (
-	indexForm struct {
-		Part      string `json:"part"`
-		Archive   string `json:"archive"`
-		Suite     string `json:"suite"`
-		Component string `json:"component"`
-		Date      string `json:"date"`
-		SHA256    string `json:"sha256"`
-	}
-	fileForm struct {
-		Name     string `json:"name"`
-		Version  string `json:"version"`
-		Arch     string `json:"arch"`
-		Archive  string `json:"archive"`
-		Path     string `json:"path"`
-		Snapshot string `json:"snapshot,omitempty"`
-		Size     int64  `json:"size"`
-		SHA256   string `json:"sha256"`
-	}
-	packageForm struct {
-		fileForm
-		Sets  map[string][]string `json:"sets"`
-		Needs []string            `json:"needs,omitempty"`
-	}
-)
+// form is the JSON of a lock.
+type form struct {
+	Schema   int       `json:"schema"`
+	Indexes  []Index   `json:"indexes"`
+	Kernel   File      `json:"kernel"`
+	Emulator File      `json:"emulator"`
+	Go       []File    `json:"go"` // in the order of [Hosts]
+	Packages []Package `json:"packages"`
+}
 
-// Bytes returns the lock in its one form.
+// Bytes returns the canonical form of the lock: one index, file or package a line.
 func (l *Lock) Bytes() []byte {
-	var b bytes.Buffer
-	rows := func(key string, n int, row func(int) any) {
-		fmt.Fprintf(&b, "%q: [\n", key)
-		for i := range n {
-			b.Write(oneLine(row(i)))
-			if i < n-1 {
-				b.WriteByte(',')
-			}
-			b.WriteByte('\n')
-		}
-		b.WriteByte(']')
+	f := form{Schema, l.Indexes, l.Kernel, l.Emulator, nil, l.Packages}
+	for _, host := range Hosts {
+		f.Go = append(f.Go, l.Go.Hosts[host])
 	}
-	fmt.Fprintf(&b, "{\n\"schema\": %d,\n", Schema)
-	rows("indexes", len(l.Indexes), func(i int) any { return l.Indexes[i].form() })
-	fmt.Fprintf(&b, ",\n\"kernel\": %s,\n", oneLine(l.Kernel.form()))
-	fmt.Fprintf(&b, "\"emulator\": %s,\n", oneLine(l.Emulator.form()))
-	rows("go", len(Hosts), func(i int) any { return l.Go.Hosts[Hosts[i]].form() })
-	b.WriteString(",\n")
-	rows("packages", len(l.Packages), func(i int) any {
-		p := l.Packages[i]
-		return packageForm{p.File.form(), p.Sets, p.Needs}
-	})
-	b.WriteString("\n}\n")
+	return f.bytes()
+}
+
+func (f *form) bytes() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "{\n\"schema\": %d,\n\"indexes\": [\n%s],\n", f.Schema, rows(f.Indexes))
+	fmt.Fprintf(&b, "\"kernel\": %s,\n\"emulator\": %s,\n", compact(f.Kernel), compact(f.Emulator))
+	fmt.Fprintf(&b, "\"go\": [\n%s],\n\"packages\": [\n%s]\n}\n", rows(f.Go), rows(f.Packages))
 	return b.Bytes()
 }
 
-// oneLine is v as JSON without line breaks and without the escapes that are only there for HTML.
-func oneLine(v any) []byte {
+// rows returns the elements of a JSON list, one a line.
+func rows[T any](list []T) []byte {
+	var lines [][]byte
+	for _, v := range list {
+		lines = append(lines, compact(v))
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return append(bytes.Join(lines, []byte(",\n")), '\n')
+}
+
+// compact returns v as one line of JSON, without the escapes for HTML.
+func compact(v any) []byte {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
-		panic(err) // the forms hold strings and numbers only
+		panic(err) // v consists of strings, numbers and times of this millennium
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
-func (f File) form() fileForm {
-	form := fileForm{f.Name, f.Version, f.Arch, f.Archive, f.Path, "", f.Size, f.SHA256}
-	if !f.Snapshot.IsZero() {
-		form.Snapshot = f.Snapshot.UTC().Format(time.RFC3339)
-	}
-	return form
-}
-
-func (x Index) form() indexForm {
-	return indexForm{x.Part, x.Archive, x.Suite, x.Component, x.Date.UTC().Format(time.RFC3339), x.SHA256}
-}
-
-// Read reads a lock and checks that it is whole: in its one form, every field right, every package that a build
-// needs there. Errors name the line.
+// Read reads a lock and validates it: canonical form, valid fields, and all packages that a build needs. Errors name
+// the line.
 func Read(r io.Reader) (*Lock, error) {
 	l, err := Parse(r)
 	if err != nil {
@@ -101,34 +73,63 @@ func Read(r io.Reader) (*Lock, error) {
 	return l, l.complete()
 }
 
-// Parse is Read without the question whether every package is there that this version of neb needs: what
-// resolving a lock anew starts from.
+// Parse is Read without the check that all packages are there. Resolving a lock anew starts from such a lock, which an
+// older version of neb may have written.
 func Parse(r io.Reader) (*Lock, error) {
 	data, err := io.ReadAll(r)
 	if err != nil {
 		return nil, fmt.Errorf("neb.lock: %w", err)
 	}
-	p := parser{data: data, dec: json.NewDecoder(bytes.NewReader(data))}
-	l, err := p.lock()
-	if err != nil {
-		return nil, err
+	var f form
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&f); err != nil {
+		return nil, decodeError(data, err)
 	}
-	// Whatever is left (order, spaces, a key twice, something after the end) shows as a difference in form.
-	if want := l.Bytes(); !bytes.Equal(want, data) {
+	if f.Schema != Schema {
+		return nil, fmt.Errorf("neb.lock:2: unsupported \"schema\": expected %d, found %d; use the version of neb that wrote it",
+			Schema, f.Schema)
+	}
+	// This also finds other order and spaces, duplicate fields, and trailing data.
+	if want := f.bytes(); !bytes.Equal(want, data) {
 		line, found, expected := firstDifference(data, want)
-		return nil, fmt.Errorf("neb.lock:%d: not in the form that neb writes: expected %q, found %q; undo the edit", line, expected, found)
+		return nil, fmt.Errorf("neb.lock:%d: not in canonical form: expected %q, found %q; undo the edit",
+			line, expected, found)
 	}
-	return l, nil
+	return f.validate()
+}
+
+// decodeError adds the line to an error of encoding/json.
+func decodeError(data []byte, err error) error {
+	at := 0
+	var syntax *json.SyntaxError
+	var typ *json.UnmarshalTypeError
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		at, err = len(data), errors.New("truncated: the file ends inside a value")
+	case errors.As(err, &syntax):
+		at, err = int(syntax.Offset)-1, fmt.Errorf("not JSON: %w", err)
+	case errors.As(err, &typ):
+		at, err = int(typ.Offset)-1, fmt.Errorf("%s: expected %s, found %s", cmp.Or(typ.Field, "lock"), typ.Type, typ.Value)
+	default: // an unknown field or an invalid time, which the error quotes
+		message := strings.TrimPrefix(err.Error(), "json: ")
+		if quoted := strings.Split(message, `"`); len(quoted) > 2 {
+			at = bytes.Index(data, []byte(`"`+quoted[1]+`"`))
+		}
+		err = errors.New(message)
+	}
+	return fmt.Errorf("neb.lock:%d: %w", 1+bytes.Count(data[:max(at, 0)], []byte("\n")), err)
 }
 
 // firstDifference finds the first line in which a and b differ, counted from 1.
 func firstDifference(a, b []byte) (line int, inA, inB string) {
 	as, bs := strings.Split(string(a), "\n"), strings.Split(string(b), "\n")
 	at := func(lines []string, i int) string {
+		const most = 160 // for a readable error
 		if i >= len(lines) {
 			return ""
 		}
-		return abridge(lines[i])
+		return lines[i][:min(len(lines[i]), most)]
 	}
 	for i := range max(len(as), len(bs)) {
 		if i >= len(as) || i >= len(bs) || as[i] != bs[i] {
@@ -138,306 +139,160 @@ func firstDifference(a, b []byte) (line int, inA, inB string) {
 	return 0, "", ""
 }
 
-// abridge keeps an error to a readable length.
-func abridge(s string) string {
-	const most = 160
-	if len(s) <= most {
-		return s
-	}
-	return s[:most] + "…"
-}
+// Lines of the canonical form, counted from 1.
+const firstIndex = 4 // "{", schema and "indexes" precede it
 
-// A parser walks the JSON by tokens, for the sake of line numbers in its errors.
-type parser struct {
-	data []byte
-	dec  *json.Decoder
-	at   int64 // offset of what is being looked at
-}
+func (f *form) kernelLine() int       { return firstIndex + len(f.Indexes) + 1 } // behind "]"
+func (f *form) goLine(i int) int      { return f.kernelLine() + 3 + i }          // behind emulator and "go"
+func (f *form) packageLine(i int) int { return f.goLine(len(f.Go)) + 2 + i }     // behind "]" and "packages"
 
-func (p *parser) lock() (*Lock, error) {
-	l := &Lock{Go: Go{Hosts: map[string]File{}}}
-	schema := 0
-	fields := map[string]func() error{
-		"schema": func() error {
-			if err := p.value(&schema); err != nil {
-				return err
-			}
-			if schema != Schema {
-				return p.errorf("schema version: expected %d, found %d; use the neb that this lock was made for", Schema, schema)
-			}
-			return nil
-		},
-		"indexes":  func() error { return p.list(func() error { return p.index(l) }) },
-		"kernel":   func() (err error) { l.Kernel, err = p.file(); return err },
-		"emulator": func() (err error) { l.Emulator, err = p.file(); return err },
-		"go":       func() error { return p.list(func() error { return p.toolchain(l) }) },
-		"packages": func() error { return p.list(func() error { return p.pkg(l) }) },
-	}
-	if err := p.expect(json.Delim('{')); err != nil {
-		return nil, err
-	}
-	seen := map[string]bool{}
-	for p.dec.More() {
-		token, err := p.token()
+// validate returns the lock that a canonical form describes, or an error about the first invalid field.
+func (f *form) validate() (*Lock, error) {
+	l := &Lock{Indexes: f.Indexes, Kernel: f.Kernel, Emulator: f.Emulator, Packages: f.Packages}
+	fail := func(line int, err error) (*Lock, error) { return nil, fmt.Errorf("neb.lock:%d: %w", line, err) }
+	for i, x := range f.Indexes {
+		err := x.validate()
+		if err == nil && i > 0 && compareIndexes(f.Indexes[i-1], x) >= 0 {
+			err = fmt.Errorf("index %s %s of %s is duplicate or out of order", x.Archive, x.Suite, x.Part)
+		}
 		if err != nil {
-			return nil, err
-		}
-		key, _ := token.(string)
-		read, known := fields[key]
-		switch {
-		case !known:
-			return nil, p.errorf("unknown field %q", key)
-		case seen[key]:
-			return nil, p.errorf("field %q is there twice", key)
-		case key != "schema" && schema == 0:
-			return nil, p.errorf("expected the field \"schema\" first, found %q", key)
-		}
-		seen[key] = true
-		if err := read(); err != nil {
-			return nil, err
+			return fail(firstIndex+i, err)
 		}
 	}
-	if err := p.expect(json.Delim('}')); err != nil {
-		return nil, err
+	for i, file := range []File{f.Kernel, f.Emulator} {
+		if err := file.validate(); err != nil {
+			return fail(f.kernelLine()+i, err)
+		}
 	}
-	for key := range fields {
-		if !seen[key] {
-			return nil, p.errorf("field %q is missing", key)
+	var err error
+	for i, toolchain := range f.Go {
+		if l.Go, err = addToolchain(l.Go, toolchain); err != nil {
+			return fail(f.goLine(i), err)
 		}
 	}
 	for _, host := range Hosts {
 		if _, ok := l.Go.Hosts[host]; !ok {
-			return nil, p.errorf("the Go toolchain for host %s is missing", host)
+			return nil, fmt.Errorf("neb.lock: the Go toolchain for host %s is missing", host)
+		}
+	}
+	for i, p := range f.Packages {
+		err := p.validate()
+		if err == nil && i > 0 && compareFiles(f.Packages[i-1].File, p.File) >= 0 {
+			err = fmt.Errorf("package %s (%s) is duplicate or out of order after %s", p.Name, p.Arch, f.Packages[i-1].Name)
+		}
+		if err != nil {
+			return fail(f.packageLine(i), err)
 		}
 	}
 	return l, nil
 }
 
-func (p *parser) errorf(format string, args ...any) error {
-	// Between a decoder's token and the next stand blanks and commas: the thing itself is behind them.
-	at := int(min(p.at, int64(len(p.data))))
-	for at < len(p.data) && strings.IndexByte(" \t\r\n,:", p.data[at]) >= 0 {
-		at++
-	}
-	return fmt.Errorf("neb.lock:%d: %w", 1+bytes.Count(p.data[:at], []byte("\n")), fmt.Errorf(format, args...))
-}
-
-// wrong turns an error of the decoder into one with a line.
-func (p *parser) wrong(err error) error {
-	var syntax *json.SyntaxError
-	var typ *json.UnmarshalTypeError
+func (x Index) validate() error {
 	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		p.at = int64(len(p.data))
-		return p.errorf("the file ends too early: is it truncated?")
-	case errors.As(err, &syntax):
-		p.at = max(p.at, syntax.Offset-1)
-		return p.errorf("not JSON: %v", err)
-	case errors.As(err, &typ):
-		return p.errorf("field %q: expected %s, found %s", typ.Field, typ.Type, typ.Value)
+	case !slices.Contains(Parts, x.Part):
+		return fmt.Errorf("part: expected one of %s, found %q", strings.Join(Parts, ", "), x.Part)
+	case x.Archive != Debian && x.Archive != Security:
+		return fmt.Errorf("archive: expected %s or %s, found %q", Debian, Security, x.Archive)
+	case x.Suite == "" || x.Component == "":
+		return fmt.Errorf("index of %s: suite or component is missing", x.Part)
 	}
-	return p.errorf("%s", strings.TrimPrefix(err.Error(), "json: "))
+	return validHash(x.SHA256)
 }
 
-func (p *parser) token() (json.Token, error) {
-	p.at = p.dec.InputOffset()
-	token, err := p.dec.Token()
-	if err != nil {
-		return nil, p.wrong(err)
-	}
-	return token, nil
-}
-
-func (p *parser) expect(want json.Delim) error {
-	token, err := p.token()
-	if err != nil {
-		return err
-	}
-	if token != want {
-		return p.errorf("expected %q, found %q", want.String(), fmt.Sprint(token))
-	}
-	return nil
-}
-
-// value reads the next value into v, strictly.
-func (p *parser) value(v any) error {
-	p.at = p.dec.InputOffset()
-	var raw json.RawMessage
-	if err := p.dec.Decode(&raw); err != nil {
-		return p.wrong(err)
-	}
-	strict := json.NewDecoder(bytes.NewReader(raw))
-	strict.DisallowUnknownFields()
-	if err := strict.Decode(v); err != nil {
-		return p.wrong(err)
-	}
-	return nil
-}
-
-func (p *parser) list(element func() error) error {
-	if err := p.expect('['); err != nil {
-		return err
-	}
-	for p.dec.More() {
-		if err := element(); err != nil {
-			return err
-		}
-	}
-	return p.expect(']')
-}
-
-func (p *parser) index(l *Lock) error {
-	var form indexForm
-	if err := p.value(&form); err != nil {
-		return err
-	}
-	date, err := time.Parse(time.RFC3339, form.Date)
-	if err != nil {
-		return p.errorf("date: expected the form 2006-01-02T15:04:05Z, found %q", form.Date)
-	}
-	if !slices.Contains(Parts, form.Part) {
-		return p.errorf("part: expected one of %s, found %q", strings.Join(Parts, ", "), form.Part)
-	}
-	if form.Archive != Debian && form.Archive != Security {
-		return p.errorf("archive: expected %s or %s, found %q", Debian, Security, form.Archive)
-	}
-	if form.Suite == "" || form.Component == "" {
-		return p.errorf("an index of %s without suite or component", form.Part)
-	}
-	if err := checkHash(form.SHA256); err != nil {
-		return p.errorf("%w", err)
-	}
-	x := Index{form.Part, form.Archive, form.Suite, form.Component, date, form.SHA256}
-	if n := len(l.Indexes); n > 0 && compareIndexes(l.Indexes[n-1], x) >= 0 {
-		return p.errorf("index %s %s of %s is there twice or out of order", x.Archive, x.Suite, x.Part)
-	}
-	l.Indexes = append(l.Indexes, x)
-	return nil
-}
-
-func (p *parser) file() (File, error) {
-	var form fileForm
-	if err := p.value(&form); err != nil {
-		return File{}, err
-	}
-	return p.checked(form)
-}
-
-func (p *parser) toolchain(l *Lock) error {
-	f, err := p.file()
-	if err != nil {
-		return err
+// addToolchain adds the Go toolchain of a host.
+func addToolchain(g Go, f File) (Go, error) {
+	if err := f.validate(); err != nil {
+		return g, err
 	}
 	version, ok := strings.CutPrefix(f.Version, "v0.0.1-go")
-	if !ok || f.Archive != GoProxy || !strings.HasSuffix(version, ".linux-"+f.Arch) {
-		return p.errorf("%s: expected a version v0.0.1-goVERSION.linux-%s of archive %s, found %q of archive %s", f.Name, f.Arch, GoProxy, f.Version, f.Archive)
+	version, ok2 := strings.CutSuffix(version, ".linux-"+f.Arch)
+	if !ok || !ok2 || f.Archive != GoProxy {
+		return g, fmt.Errorf("%s: expected version v0.0.1-goVERSION.linux-%s of archive %s, found %q of archive %s",
+			f.Name, f.Arch, GoProxy, f.Version, f.Archive)
 	}
-	version = strings.TrimSuffix(version, ".linux-"+f.Arch)
-	if _, twice := l.Go.Hosts[f.Arch]; twice {
-		return p.errorf("the Go toolchain for host %s is there twice", f.Arch)
+	if n := len(g.Hosts); n == len(Hosts) || f.Arch != Hosts[n] {
+		return g, fmt.Errorf("%s: arch: expected one toolchain each for %s, found %q",
+			f.Name, strings.Join(Hosts, ", "), f.Arch)
 	}
-	if !slices.Contains(Hosts, f.Arch) {
-		return p.errorf("arch: expected one of %s, found %q", strings.Join(Hosts, ", "), f.Arch)
+	if g.Version != "" && g.Version != version {
+		return g, fmt.Errorf("%s: expected version %s for all hosts, found %s", f.Name, g.Version, version)
 	}
-	if l.Go.Version != "" && l.Go.Version != version {
-		return p.errorf("Go toolchain: expected version %s as for the other host, found %s", l.Go.Version, version)
+	if g.Hosts == nil {
+		g.Hosts = map[string]File{}
 	}
-	l.Go.Version = version
-	l.Go.Hosts[f.Arch] = f
-	return nil
+	g.Version, g.Hosts[f.Arch] = version, f
+	return g, nil
 }
 
-func (p *parser) pkg(l *Lock) error {
-	var form packageForm
-	if err := p.value(&form); err != nil {
+func (p Package) validate() error {
+	if err := p.File.validate(); err != nil {
 		return err
 	}
-	f, err := p.checked(form.fileForm)
-	if err != nil {
-		return err
+	if len(p.Sets) == 0 {
+		return fmt.Errorf("%s: no sets", p.Name)
 	}
-	if len(form.Sets) == 0 {
-		return p.errorf("%s: no sets", f.Name)
-	}
-	for host, sets := range form.Sets {
+	for host, sets := range p.Sets {
 		if !slices.Contains(Hosts, host) {
-			return p.errorf("%s: sets: expected hosts %s, found %q", f.Name, strings.Join(Hosts, ", "), host)
+			return fmt.Errorf("%s: sets: expected hosts %s, found %q", p.Name, strings.Join(Hosts, ", "), host)
 		}
-		if f.Arch != "all" && f.Arch != host {
-			return p.errorf("%s: sets: a package for %s cannot be used on host %s", f.Name, f.Arch, host)
+		if p.Arch != "all" && p.Arch != host {
+			return fmt.Errorf("%s: sets: host %s cannot use a package for %s", p.Name, host, p.Arch)
+		}
+		if len(sets) == 0 {
+			return fmt.Errorf("%s: no sets for host %s", p.Name, host)
 		}
 		last := -1
 		for _, set := range sets {
 			i := slices.Index(Sets, set)
 			if i < 0 {
-				return p.errorf("%s: sets: expected some of %s, found %q", f.Name, strings.Join(Sets, ", "), set)
+				return fmt.Errorf("%s: sets: expected some of %s, found %q", p.Name, strings.Join(Sets, ", "), set)
 			}
 			if i <= last {
-				return p.errorf("%s: sets: %q is there twice or out of order", f.Name, set)
+				return fmt.Errorf("%s: sets: %q is duplicate or out of order", p.Name, set)
 			}
 			last = i
 		}
-		if last < 0 {
-			return p.errorf("%s: no sets for host %s", f.Name, host)
+	}
+	for i := 1; i < len(p.Needs); i++ {
+		if p.Needs[i-1] >= p.Needs[i] {
+			return fmt.Errorf("%s: needs: %q is duplicate or out of order", p.Name, p.Needs[i])
 		}
 	}
-	if !slices.IsSorted(form.Needs) || len(slices.Compact(slices.Clone(form.Needs))) != len(form.Needs) {
-		return p.errorf("%s: needs: a name is there twice or out of order", f.Name)
-	}
-	if n := len(l.Packages); n > 0 {
-		switch before := l.Packages[n-1]; compareFiles(before.File, f) {
-		case 0:
-			return p.errorf("package %s (%s) is there twice", f.Name, f.Arch)
-		case 1:
-			return p.errorf("package %s (%s) is out of order: it belongs before %s", f.Name, f.Arch, before.Name)
-		}
-	}
-	l.Packages = append(l.Packages, Package{f, form.Sets, form.Needs})
 	return nil
 }
 
-// checked is the file that a form describes, if every field is right.
-func (p *parser) checked(form fileForm) (File, error) {
-	f := File{Name: form.Name, Version: form.Version, Arch: form.Arch, Archive: form.Archive, Path: form.Path, Size: form.Size, SHA256: form.SHA256}
+func (f File) validate() error {
 	for _, field := range []struct{ name, value string }{
 		{"name", f.Name}, {"version", f.Version}, {"arch", f.Arch}, {"archive", f.Archive}, {"path", f.Path},
 	} {
 		if field.value == "" {
-			return File{}, p.errorf("%s: field %q is missing or empty", f.Name, field.name)
+			return fmt.Errorf("%s: field %q is missing or empty", f.Name, field.name)
 		}
 		if strings.ContainsFunc(field.value, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return File{}, p.errorf("%s: field %q: expected printable ASCII without blanks, found %q", f.Name, field.name, field.value)
+			return fmt.Errorf("%s: field %q: expected printable ASCII without blanks, found %q",
+				f.Name, field.name, field.value)
 		}
 	}
-	if err := checkHash(f.SHA256); err != nil {
-		return File{}, p.errorf("%s: %w", f.Name, err)
+	if err := validHash(f.SHA256); err != nil {
+		return fmt.Errorf("%s: %w", f.Name, err)
 	}
 	if f.Size <= 0 {
-		return File{}, p.errorf("%s: size: expected a number of bytes above 0, found %d", f.Name, f.Size)
+		return fmt.Errorf("%s: size: expected a positive number of bytes, found %d", f.Name, f.Size)
 	}
-	// The path goes into URLs: it stays below the archive.
+	// The path becomes part of URLs, and must not leave the archive.
 	if path.Clean("/"+f.Path) != "/"+f.Path || strings.ContainsAny(f.Path, `?#\`) {
-		return File{}, p.errorf("%s: path: expected a plain path below the archive, found %q", f.Name, f.Path)
+		return fmt.Errorf("%s: path: expected a plain path below the archive, found %q", f.Name, f.Path)
 	}
-	switch f.Archive {
-	case GoProxy:
-		if form.Snapshot != "" {
-			return File{}, p.errorf("%s: snapshot: the archive %s has none", f.Name, GoProxy)
-		}
-	case Debian, Security:
-		t, err := time.Parse(time.RFC3339, form.Snapshot)
-		if err != nil {
-			return File{}, p.errorf("%s: snapshot: expected the form 2006-01-02T15:04:05Z, found %q", f.Name, form.Snapshot)
-		}
-		f.Snapshot = t
-	default:
-		return File{}, p.errorf("%s: archive: expected %s, %s or %s, found %q", f.Name, Debian, Security, GoProxy, f.Archive)
+	switch {
+	case f.Archive != Debian && f.Archive != Security && f.Archive != GoProxy:
+		return fmt.Errorf("%s: archive: expected %s, %s or %s, found %q", f.Name, Debian, Security, GoProxy, f.Archive)
+	case (f.Archive == GoProxy) != f.Snapshot.IsZero():
+		return fmt.Errorf("%s: snapshot: required for Debian's archives, and only for them", f.Name)
 	}
-	return f, nil
+	return nil
 }
 
-// checkHash says what is wrong with the form of a SHA-256.
-func checkHash(s string) error {
+func validHash(s string) error {
 	if b, err := hex.DecodeString(s); err != nil || len(b) != 32 || strings.ToLower(s) != s {
 		return fmt.Errorf("sha256: expected 64 lower-case hexadecimal digits, found %q", s)
 	}
@@ -445,20 +300,15 @@ func checkHash(s string) error {
 }
 
 func compareIndexes(a, b Index) int {
-	if c := slices.Index(Parts, a.Part) - slices.Index(Parts, b.Part); c != 0 {
-		return c
-	}
-	return strings.Compare(a.Archive+" "+a.Suite+" "+a.Component, b.Archive+" "+b.Suite+" "+b.Component)
+	return cmp.Or(slices.Index(Parts, a.Part)-slices.Index(Parts, b.Part),
+		strings.Compare(a.Archive+" "+a.Suite+" "+a.Component, b.Archive+" "+b.Suite+" "+b.Component))
 }
 
 func compareFiles(a, b File) int {
-	if c := strings.Compare(a.Name, b.Name); c != 0 {
-		return c
-	}
-	return strings.Compare(a.Arch, b.Arch)
+	return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Arch, b.Arch))
 }
 
-// complete says what a lock lacks: a package that a build wants for itself, or one that another depends on.
+// complete checks that every package is there that a build or another package needs.
 func (l *Lock) complete() error {
 	in := map[string]bool{} // "host set name"
 	for _, p := range l.Packages {
@@ -469,27 +319,23 @@ func (l *Lock) complete() error {
 		}
 	}
 	for _, host := range Hosts {
-		for _, set := range Sets {
-			for _, r := range Roots {
-				if r.Set != set || r.Host != "" && r.Host != host {
-					continue
-				}
-				for _, name := range r.Packages {
-					if !in[host+" "+set+" "+name] {
-						return fmt.Errorf("neb.lock: package %s is missing: expected it in set %s for host %s (%s); run 'neb update toolchain'", name, set, host, r.Why)
-					}
+		for _, r := range Roots {
+			for _, name := range r.Packages {
+				if (r.Host == "" || r.Host == host) && !in[host+" "+r.Set+" "+name] {
+					return fmt.Errorf("neb.lock: package %s is missing: set %s needs it on host %s (%s); "+
+						"run 'neb update toolchain'", name, r.Set, host, r.Why)
 				}
 			}
 		}
 	}
-	// The line of a package: the packages are the last list, one a line, and two lines close the file.
-	first := bytes.Count(l.Bytes(), []byte("\n")) - 2 - len(l.Packages) + 1
+	f := form{Indexes: l.Indexes, Go: make([]File, len(Hosts))}
 	for i, p := range l.Packages {
 		for _, host := range Hosts {
 			for _, set := range p.Sets[host] {
 				for _, need := range p.Needs {
 					if !in[host+" "+set+" "+need] {
-						return fmt.Errorf("neb.lock:%d: package %s is missing: %s, which is in set %s for host %s, needs it; run 'neb update toolchain'", first+i, need, p.Name, set, host)
+						return fmt.Errorf("neb.lock:%d: package %s is missing: %s in set %s needs it on host %s; "+
+							"run 'neb update toolchain'", f.packageLine(i), need, p.Name, set, host)
 					}
 				}
 			}

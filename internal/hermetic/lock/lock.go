@@ -1,11 +1,8 @@
-// Package lock is neb.lock: every input of a build that comes from outside the source tree, by version, size
-// and SHA-256.
+// Package lock reads, validates and writes neb.lock: the list of all inputs of a build from outside the source tree,
+// by version, size and SHA-256. It does not resolve versions (see resolve) and downloads nothing (see fetch).
 //
-// The file is JSON with one package a line, so that a change reads well in a diff and every tool can take the
-// hashes from it (Nix: builtins.fromJSON). A lock has one form: [Read] takes only what [Lock.Bytes] would make.
-//
-// The package reads, checks and writes locks. Making one anew from signed package indexes is in resolve;
-// downloading what it names is [github.com/nitro-enclaves-bootstrap/neb/build/store].
+// The file is JSON with one package a line, so that a diff is readable and other tools can use the hashes (Nix:
+// builtins.fromJSON). A lock has one canonical form: [Read] accepts only what [Lock.Bytes] writes.
 package lock
 
 import (
@@ -15,7 +12,7 @@ import (
 	"time"
 )
 
-// Schema is the version of the form that this package reads and writes.
+// Schema is the version of the format that this package reads and writes.
 const Schema = 1
 
 // The archives that a [File] can come from.
@@ -25,16 +22,16 @@ const (
 	GoProxy  = "go"              // a Go module proxy; Path is what follows the proxy's URL
 )
 
-// The sets that a package can belong to. A build asks for the union of those that it needs.
+// The sets that a package can belong to. A build uses the union of some of them.
 const (
-	Base       = "base"        // shell, make, bison, the host's compiler, … all that building either kernel needs but its own compiler
-	GCCx86_64  = "gcc-x86_64"  // the compiler for x86_64, native or cross as the host demands
-	GCCaarch64 = "gcc-aarch64" // the compiler for aarch64, native or cross as the host demands
-	Emulator   = "emulator"    // what configuring and building QEMU needs, and its firmware
+	Base       = "base"        // shell, make, bison, the host's compiler: all for building a kernel but its compiler
+	GCCx86_64  = "gcc-x86_64"  // the compiler for x86_64: native or cross, depending on the host
+	GCCaarch64 = "gcc-aarch64" // the compiler for aarch64: native or cross, depending on the host
+	Emulator   = "emulator"    // for building QEMU, and its firmware
 	EROFS      = "erofs"       // mkfs.erofs and fsck.erofs
 )
 
-// The parts of a lock, each of which can be resolved anew alone.
+// The parts of a lock. Each can be resolved anew alone.
 const (
 	PartKernel    = "kernel"    // Lock.Kernel
 	PartToolchain = "toolchain" // Lock.Packages and Lock.Go
@@ -42,37 +39,43 @@ const (
 )
 
 var (
-	// Hosts are the machines that a lock holds a toolchain for, by Debian's names.
+	// Hosts are Debian's names of the machines that a lock holds a toolchain for.
 	Hosts = []string{"amd64", "arm64"}
-	// Sets are all sets, in the order in which a lock names them.
+	// Sets lists all sets, in the order in which a lock names them.
 	Sets = []string{Base, GCCx86_64, GCCaarch64, Emulator, EROFS}
-	// Parts are all parts, in the order in which a lock names them.
+	// Parts lists all parts, in the order in which a lock names them.
 	Parts = []string{PartKernel, PartToolchain, PartEmulator}
 )
 
-// File is one download.
+// File is a file to download.
 type File struct {
-	Name     string    // the package: "bash", "linux-source-6.12", "golang.org/toolchain"
-	Version  string    // its version, as its archive writes it
-	Arch     string    // Debian's name of the architecture it is for: "amd64", "arm64", "all", or "source"
-	Archive  string    // [Debian], [Security] or [GoProxy]
-	Path     string    // where in the archive, without a leading slash
-	Snapshot time.Time // when snapshots of the archive hold it; zero for [GoProxy]
-	Size     int64     // bytes
-	SHA256   string    // of the content, 64 lower-case hexadecimal digits
+	// Name is that of the package: "bash", "linux-source-6.12", "golang.org/toolchain".
+	Name string `json:"name"`
+	// Version is as the archive writes it.
+	Version string `json:"version"`
+	// Arch is Debian's name of the architecture: "amd64", "arm64", "all", or "source".
+	Arch string `json:"arch"`
+	// Archive is [Debian], [Security] or [GoProxy].
+	Archive string `json:"archive"`
+	// Path is relative to the archive.
+	Path string `json:"path"`
+	// Snapshot is a time at which the archive of snapshots has the file, in UTC and whole seconds; zero for [GoProxy].
+	Snapshot time.Time `json:"snapshot,omitzero"`
+	Size     int64     `json:"size"`   // bytes
+	SHA256   string    `json:"sha256"` // 64 lower-case hexadecimal digits
 }
 
-// Package is a File of the toolchain, and who needs it.
+// Package is a File of the toolchain.
 type Package struct {
 	File
-	Sets  map[string][]string // by host, the sets that it is in, in the order of [Sets]
-	Needs []string            // the locked packages that it depends on, sorted; each is in all of its sets
+	Sets  map[string][]string `json:"sets"`            // by host, the sets that it is in, in the order of [Sets]
+	Needs []string            `json:"needs,omitempty"` // the packages that it depends on, sorted; in all of its sets
 }
 
 // In reports whether the package belongs to the set on the host.
 func (p Package) In(host, set string) bool { return slices.Contains(p.Sets[host], set) }
 
-// Go is the Go toolchain, as the modules that Go itself downloads (golang.org/toolchain).
+// Go is the Go toolchain, in the form of the modules that Go itself downloads (golang.org/toolchain).
 type Go struct {
 	Version string          // "1.26.8"
 	Hosts   map[string]File // by host, the module's .zip
@@ -80,31 +83,31 @@ type Go struct {
 
 // Index is a package index that a part of the lock was resolved from.
 type Index struct {
-	Part      string    // [PartKernel], [PartToolchain] or [PartEmulator]
-	Archive   string    // [Debian] or [Security]
-	Suite     string    // "trixie"
-	Component string    // "main"
-	Date      time.Time // of the Release file
-	SHA256    string    // of the InRelease file, or of Release where its signature is detached
+	Part      string    `json:"part"`      // [PartKernel], [PartToolchain] or [PartEmulator]
+	Archive   string    `json:"archive"`   // [Debian] or [Security]
+	Suite     string    `json:"suite"`     // "trixie"
+	Component string    `json:"component"` // "main"
+	Date      time.Time `json:"date"`      // of the Release file, in UTC and whole seconds
+	SHA256    string    `json:"sha256"`    // of InRelease, or of Release if the signature is detached
 }
 
-// Lock is a whole lock file.
+// Lock is the content of a lock file.
 type Lock struct {
 	Indexes  []Index // in the order of [Parts], then of archive and suite
-	Kernel   File    // linux-source-6.12, a .deb that holds the source as a tarball
+	Kernel   File    // linux-source-6.12, a .deb with the source as a tarball
 	Emulator File    // QEMU's source as a tarball
 	Go       Go
 	Packages []Package // sorted by name, then by architecture
 }
 
-// Files returns the packages that the sets need on the host ("amd64" or "arm64"), sorted by name, each once.
+// Files returns the packages of some sets for a host ("amd64" or "arm64"), sorted by name, each once.
 func (l *Lock) Files(host string, sets ...string) ([]File, error) {
 	if !slices.Contains(Hosts, host) {
-		return nil, fmt.Errorf("neb.lock has no toolchain for host %q, only for %s", host, strings.Join(Hosts, " and "))
+		return nil, fmt.Errorf("neb.lock: invalid host %q: expected %s", host, strings.Join(Hosts, " or "))
 	}
 	for _, set := range sets {
 		if !slices.Contains(Sets, set) {
-			return nil, fmt.Errorf("neb.lock has no set %q, only %s", set, strings.Join(Sets, ", "))
+			return nil, fmt.Errorf("neb.lock: invalid set %q: expected one of %s", set, strings.Join(Sets, ", "))
 		}
 	}
 	var files []File
@@ -116,7 +119,7 @@ func (l *Lock) Files(host string, sets ...string) ([]File, error) {
 	return files, nil
 }
 
-// All returns every file that the lock names, each once, for all hosts.
+// All returns all files of the lock, for all hosts, each once.
 func (l *Lock) All() []File {
 	files := []File{l.Kernel, l.Emulator}
 	for _, host := range Hosts {
@@ -128,7 +131,7 @@ func (l *Lock) All() []File {
 	return files
 }
 
-// Package finds a package by name for a host.
+// Package returns the package with a name for a host.
 func (l *Lock) Package(host, name string) (Package, bool) {
 	for _, p := range l.Packages {
 		if p.Name == name && p.Sets[host] != nil {

@@ -1,6 +1,6 @@
 package lock
 
-// Root is some packages that are wanted for themselves; what they depend on comes with them.
+// Root lists packages that a build uses directly. Their dependencies come with them.
 type Root struct {
 	Set      string
 	Host     string // one of [Hosts], or "" for every host
@@ -8,10 +8,10 @@ type Root struct {
 	Why      string
 }
 
-// Roots are what the lock's packages are the closure of.
+// Roots lists the packages whose dependencies make up the lock.
 //
-// The kernel's build wants the first group; each thing there is called by its Makefiles or scripts. Everything
-// else a Debian system has (dpkg, apt, util-linux, …) is left out: packages are unpacked, never installed.
+// The Makefiles and scripts of the kernel call everything of the first group. Other parts of a Debian system (dpkg, apt,
+// util-linux) are left out, because packages are unpacked and never installed.
 var Roots = []Root{
 	{Base, "", []string{"base-files", "base-passwd"}, "directories, links and users of a root"},
 	{Base, "", []string{"dash", "bash", "coreutils", "sed", "grep", "gawk", "findutils", "diffutils"}, "what the scripts of a build call"},
