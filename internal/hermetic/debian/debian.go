@@ -1,10 +1,11 @@
-// Package debian reads what Debian's archives are described with: stanzas of fields, versions and dependencies.
-//
-// It follows deb822(5), deb-version(7) and Debian Policy §7.1. It knows nothing of where files come from.
+// Package debian reads what Debian describes its archives with: stanzas of fields (deb822(5)), versions
+// (deb-version(7)) and relations between binary packages (Debian Policy, section 7.1). It does not know
+// where files come from (see fetch) or which are needed (see resolve).
 package debian
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"regexp"
@@ -14,8 +15,8 @@ import (
 // Stanza is one paragraph of fields, by name as written.
 type Stanza map[string]string
 
-// Each calls f for every stanza of r, in order, until f fails. A value that goes on over several lines keeps its
-// line breaks, without the blank that each further line begins with.
+// Each calls f for every stanza of r, in order, until f fails. The lines of a value are separated by line
+// breaks, without the blank that a continuation line begins with.
 func Each(r io.Reader, f func(Stanza) error) error {
 	in := bufio.NewScanner(r)
 	in.Buffer(make([]byte, 64<<10), 4<<20)
@@ -40,7 +41,7 @@ func Each(r io.Reader, f func(Stanza) error) error {
 		case text[0] == '#':
 		case text[0] == ' ' || text[0] == '\t':
 			if field == "" {
-				return fmt.Errorf("line %d: goes on with a field, and there is none above it", line)
+				return fmt.Errorf("line %d: continuation line without a field", line)
 			}
 			now[field] += "\n" + text[1:]
 		default:
@@ -49,7 +50,7 @@ func Each(r io.Reader, f func(Stanza) error) error {
 				return fmt.Errorf("line %d: expected 'Field: value', found %q", line, text)
 			}
 			if _, twice := now[name]; twice {
-				return fmt.Errorf("line %d: field %s is there twice", line, name)
+				return fmt.Errorf("line %d: duplicate field %s", line, name)
 			}
 			field = name
 			now[field] = strings.TrimSpace(value)
@@ -61,20 +62,15 @@ func Each(r io.Reader, f func(Stanza) error) error {
 	return flush()
 }
 
-// Compare tells which of two versions is newer: below 0 where a is older than b, 0 where they are equal.
+// Compare returns a negative number if version a is older than b, 0 if they are equal, and else a positive
+// number.
 func Compare(a, b string) int {
 	ea, ua, ra := split(a)
 	eb, ub, rb := split(b)
-	if c := compareDigits(ea, eb); c != 0 {
-		return c
-	}
-	if c := comparePart(ua, ub); c != 0 {
-		return c
-	}
-	return comparePart(ra, rb)
+	return cmp.Or(compareDigits(ea, eb), comparePart(ua, ub), comparePart(ra, rb))
 }
 
-// split takes [epoch:]upstream[-revision] apart. A missing epoch or revision is "0".
+// split splits [epoch:]upstream[-revision]. A missing epoch or revision is "0".
 func split(v string) (epoch, upstream, revision string) {
 	epoch, revision = "0", "0"
 	if e, rest, ok := strings.Cut(v, ":"); ok {
@@ -86,7 +82,7 @@ func split(v string) (epoch, upstream, revision string) {
 	return epoch, v, revision
 }
 
-// comparePart compares by turns what are not digits and what are.
+// comparePart compares, in turn, the leading non-digits and the leading digits.
 func comparePart(a, b string) int {
 	for a != "" || b != "" {
 		var na, nb string
@@ -106,7 +102,7 @@ func comparePart(a, b string) int {
 	return 0
 }
 
-// span cuts the longest beginning of s that has only digits, or only others.
+// span splits s after its leading digits, or after its leading non-digits.
 func span(s string, digits bool) (part, rest string) {
 	i := 0
 	for i < len(s) && isDigit(s[i]) == digits {
@@ -117,7 +113,7 @@ func span(s string, digits bool) (part, rest string) {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// weight orders the i-th byte of a part: a tilde before the end, the end before letters, letters before the rest.
+// weight is the rank of the i-th byte of a part: tilde, then the end, then letters, then all others.
 func weight(s string, i int) int {
 	switch {
 	case i >= len(s):
@@ -140,10 +136,10 @@ func compareDigits(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// Relation is one package that a dependency can be met by.
+// Relation is one alternative of a dependency.
 type Relation struct {
 	Name    string
-	Arch    string // "any" or an architecture, where the relation names one
+	Arch    string // "any" or an architecture, if the relation names one
 	Op      string // "<<", "<=", "=", ">=", ">>", or "" for any version
 	Version string
 }
@@ -159,7 +155,7 @@ func (r Relation) String() string {
 	return s
 }
 
-// Met reports whether a version is one that the relation asks for.
+// Met reports whether a version satisfies the relation.
 func (r Relation) Met(version string) bool {
 	c := Compare(version, r.Version)
 	switch r.Op {
@@ -179,13 +175,12 @@ func (r Relation) Met(version string) bool {
 	return false
 }
 
-// Relations reads the value of a field like Depends: all of the groups have to be met, each by one of its
-// alternatives.
+// Relations parses the value of a field like Depends: one alternative of each group must be met.
 func Relations(value string) ([][]Relation, error) {
 	var all [][]Relation
 	for group := range strings.SplitSeq(value, ",") {
 		if strings.TrimSpace(group) == "" {
-			continue // a comma at the end
+			continue // trailing comma
 		}
 		var alternatives []Relation
 		for one := range strings.SplitSeq(group, "|") {
@@ -200,16 +195,16 @@ func Relations(value string) ([][]Relation, error) {
 	return all, nil
 }
 
-// relationForm is one relation as Debian Policy has it: a package (§5.6.1), perhaps an architecture after a colon, perhaps a version
-// (§5.6.12) in brackets (§7.1; "<" and ">" are the old way of writing "<=" and ">="). Lists of architectures and build profiles
-// stand in source packages alone.
+// relationForm is the form of a relation (Debian Policy, sections 5.6.1, 5.6.12 and 7.1). "<" and ">" are
+// deprecated forms of "<=" and ">=". Lists of architectures and build profiles are for source packages
+// only.
 var relationForm = regexp.MustCompile(`^([a-z0-9][a-z0-9+.-]*)(?::([a-z0-9][a-z0-9-]*))?\s*` +
 	`(?:\(\s*(<<|<=|<|=|>=|>>|>)\s*([A-Za-z0-9.+~:-]+)\s*\))?$`)
 
 func relation(s string) (Relation, error) {
 	m := relationForm.FindStringSubmatch(s)
 	if m == nil {
-		return Relation{}, fmt.Errorf("expected a package as 'name', 'name:arch' or 'name (>= version)', found %q", s)
+		return Relation{}, fmt.Errorf("invalid relation: expected 'name', 'name:arch' or 'name (>= version)', found %q", s)
 	}
 	r := Relation{Name: m[1], Arch: m[2], Op: m[3], Version: m[4]}
 	if r.Op == "<" || r.Op == ">" {

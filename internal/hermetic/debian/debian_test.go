@@ -51,7 +51,8 @@ func TestRelations(t *testing.T) {
 			{{Name: "python3", Arch: "any", Op: "<<", Version: "3.14~"}},
 		}},
 		{"a (= 1:2-3), b (>> 1), c (<= 1), d (< 1), e (> 1),", [][]Relation{
-			{{Name: "a", Op: "=", Version: "1:2-3"}}, {{Name: "b", Op: ">>", Version: "1"}}, {{Name: "c", Op: "<=", Version: "1"}},
+			{{Name: "a", Op: "=", Version: "1:2-3"}}, {{Name: "b", Op: ">>", Version: "1"}}, {{Name: "c",
+				Op: "<=", Version: "1"}},
 			{{Name: "d", Op: "<=", Version: "1"}}, {{Name: "e", Op: ">=", Version: "1"}},
 		}},
 	} {
@@ -60,7 +61,8 @@ func TestRelations(t *testing.T) {
 			t.Errorf("%q: expected %v, found %v (%v)", tt.value, tt.want, got, err)
 		}
 	}
-	for _, bad := range []string{"a b", "a (1)", "a (>= )", "a (>= 1", "(>= 1)", "a | ", "a (~ 1)", "a [amd64]", "a <!nocheck>", "a (>= 1 2)"} {
+	for _, bad := range []string{"a b", "a (1)", "a (>= )", "a (>= 1", "(>= 1)", "a | ", "a (~ 1)",
+		"a [amd64]", "a <!nocheck>", "a (>= 1 2)"} {
 		if got, err := Relations(bad); err == nil {
 			t.Errorf("%q: expected an error, found %v", bad, got)
 		}
@@ -108,7 +110,8 @@ func TestEach(t *testing.T) {
 		"A b: c\n":                "line 1",
 		": c\n":                   "line 1",
 	} {
-		if err := Each(strings.NewReader(text), func(Stanza) error { return nil }); err == nil || !strings.Contains(err.Error(), word) {
+		if err := Each(strings.NewReader(text), func(Stanza) error { return nil }); err == nil ||
+			!strings.Contains(err.Error(), word) {
 			t.Errorf("%q: expected an error that says %s, found %v", text, word, err)
 		}
 	}

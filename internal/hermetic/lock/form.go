@@ -63,8 +63,8 @@ func compact(v any) []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
-// Read reads a lock and validates it: canonical form, valid fields, and all packages that a build needs. Errors name
-// the line.
+// Read reads a lock and validates it: canonical form, valid fields, and all packages that a build needs.
+// Errors name the line.
 func Read(r io.Reader) (*Lock, error) {
 	l, err := Parse(r)
 	if err != nil {
@@ -73,8 +73,8 @@ func Read(r io.Reader) (*Lock, error) {
 	return l, l.complete()
 }
 
-// Parse is Read without the check that all packages are there. Resolving a lock anew starts from such a lock, which an
-// older version of neb may have written.
+// Parse is Read without the check that all packages are there. Resolving a lock anew starts from such a
+// lock, which an older version of neb may have written.
 func Parse(r io.Reader) (*Lock, error) {
 	data, err := io.ReadAll(r)
 	if err != nil {
@@ -110,7 +110,8 @@ func decodeError(data []byte, err error) error {
 	case errors.As(err, &syntax):
 		at, err = int(syntax.Offset)-1, fmt.Errorf("not JSON: %w", err)
 	case errors.As(err, &typ):
-		at, err = int(typ.Offset)-1, fmt.Errorf("%s: expected %s, found %s", cmp.Or(typ.Field, "lock"), typ.Type, typ.Value)
+		at, err = int(typ.Offset)-1, fmt.Errorf("%s: expected %s, found %s", cmp.Or(typ.Field, "lock"),
+			typ.Type, typ.Value)
 	default: // an unknown field or an invalid time, which the error quotes
 		message := strings.TrimPrefix(err.Error(), "json: ")
 		if quoted := strings.Split(message, `"`); len(quoted) > 2 {
@@ -178,7 +179,8 @@ func (f *form) validate() (*Lock, error) {
 	for i, p := range f.Packages {
 		err := p.validate()
 		if err == nil && i > 0 && compareFiles(f.Packages[i-1].File, p.File) >= 0 {
-			err = fmt.Errorf("package %s (%s) is duplicate or out of order after %s", p.Name, p.Arch, f.Packages[i-1].Name)
+			err = fmt.Errorf("package %s (%s) is duplicate or out of order after %s", p.Name, p.Arch,
+				f.Packages[i-1].Name)
 		}
 		if err != nil {
 			return fail(f.packageLine(i), err)
@@ -233,7 +235,8 @@ func (p Package) validate() error {
 	}
 	for host, sets := range p.Sets {
 		if !slices.Contains(Hosts, host) {
-			return fmt.Errorf("%s: sets: expected hosts %s, found %q", p.Name, strings.Join(Hosts, ", "), host)
+			return fmt.Errorf("%s: sets: expected hosts %s, found %q", p.Name, strings.Join(Hosts, ", "),
+				host)
 		}
 		if p.Arch != "all" && p.Arch != host {
 			return fmt.Errorf("%s: sets: host %s cannot use a package for %s", p.Name, host, p.Arch)
@@ -245,7 +248,8 @@ func (p Package) validate() error {
 		for _, set := range sets {
 			i := slices.Index(Sets, set)
 			if i < 0 {
-				return fmt.Errorf("%s: sets: expected some of %s, found %q", p.Name, strings.Join(Sets, ", "), set)
+				return fmt.Errorf("%s: sets: expected some of %s, found %q", p.Name, strings.Join(Sets, ", "),
+					set)
 			}
 			if i <= last {
 				return fmt.Errorf("%s: sets: %q is duplicate or out of order", p.Name, set)
@@ -285,7 +289,8 @@ func (f File) validate() error {
 	}
 	switch {
 	case f.Archive != Debian && f.Archive != Security && f.Archive != GoProxy:
-		return fmt.Errorf("%s: archive: expected %s, %s or %s, found %q", f.Name, Debian, Security, GoProxy, f.Archive)
+		return fmt.Errorf("%s: archive: expected %s, %s or %s, found %q", f.Name, Debian, Security, GoProxy,
+			f.Archive)
 	case (f.Archive == GoProxy) != f.Snapshot.IsZero():
 		return fmt.Errorf("%s: snapshot: required for Debian's archives, and only for them", f.Name)
 	}

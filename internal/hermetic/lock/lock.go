@@ -1,8 +1,9 @@
-// Package lock reads, validates and writes neb.lock: the list of all inputs of a build from outside the source tree,
-// by version, size and SHA-256. It does not resolve versions (see resolve) and downloads nothing (see fetch).
+// Package lock reads, validates and writes neb.lock: the list of all inputs of a build from outside the
+// source tree, by version, size and SHA-256. It does not resolve versions (see resolve) and downloads
+// nothing (see fetch).
 //
-// The file is JSON with one package a line, so that a diff is readable and other tools can use the hashes (Nix:
-// builtins.fromJSON). A lock has one canonical form: [Read] accepts only what [Lock.Bytes] writes.
+// The file is JSON with one package a line, so that a diff is readable and other tools can use the hashes
+// (Nix: builtins.fromJSON). A lock has one canonical form: [Read] accepts only what [Lock.Bytes] writes.
 package lock
 
 import (
@@ -24,7 +25,8 @@ const (
 
 // The sets that a package can belong to. A build uses the union of some of them.
 const (
-	Base       = "base"        // shell, make, bison, the host's compiler: all for building a kernel but its compiler
+	// shell, make, bison, the host's compiler: all for building a kernel but its compiler
+	Base       = "base"
 	GCCx86_64  = "gcc-x86_64"  // the compiler for x86_64: native or cross, depending on the host
 	GCCaarch64 = "gcc-aarch64" // the compiler for aarch64: native or cross, depending on the host
 	Emulator   = "emulator"    // for building QEMU, and its firmware
@@ -59,7 +61,8 @@ type File struct {
 	Archive string `json:"archive"`
 	// Path is relative to the archive.
 	Path string `json:"path"`
-	// Snapshot is a time at which the archive of snapshots has the file, in UTC and whole seconds; zero for [GoProxy].
+	// Snapshot is a time at which the archive of snapshots has the file, in UTC and whole seconds; zero for
+	// [GoProxy].
 	Snapshot time.Time `json:"snapshot,omitzero"`
 	Size     int64     `json:"size"`   // bytes
 	SHA256   string    `json:"sha256"` // 64 lower-case hexadecimal digits
@@ -68,8 +71,10 @@ type File struct {
 // Package is a File of the toolchain.
 type Package struct {
 	File
-	Sets  map[string][]string `json:"sets"`            // by host, the sets that it is in, in the order of [Sets]
-	Needs []string            `json:"needs,omitempty"` // the packages that it depends on, sorted; in all of its sets
+	// by host, the sets that it is in, in the order of [Sets]
+	Sets map[string][]string `json:"sets"`
+	// the packages that it depends on, sorted; in all of its sets
+	Needs []string `json:"needs,omitempty"`
 }
 
 // In reports whether the package belongs to the set on the host.
@@ -107,7 +112,8 @@ func (l *Lock) Files(host string, sets ...string) ([]File, error) {
 	}
 	for _, set := range sets {
 		if !slices.Contains(Sets, set) {
-			return nil, fmt.Errorf("neb.lock: invalid set %q: expected one of %s", set, strings.Join(Sets, ", "))
+			return nil, fmt.Errorf("neb.lock: invalid set %q: expected one of %s", set,
+				strings.Join(Sets, ", "))
 		}
 	}
 	var files []File

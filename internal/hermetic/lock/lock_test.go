@@ -23,20 +23,24 @@ func small() *Lock {
 			{PartKernel, Security, "trixie-security", "main", at, hash(2)},
 			{PartToolchain, Debian, "trixie", "main", at, hash(1)},
 		},
-		Kernel:   File{"linux-source-6.12", "6.12.117-1", "all", Security, "pool/main/l/linux/linux-source-6.12_6.12.117-1_all.deb", at, 153474904, hash(3)},
-		Emulator: File{"qemu", "1:10.0.13+ds-1", "source", Debian, "pool/main/q/qemu/qemu_10.0.13+ds.orig.tar.xz", at, 1 << 25, hash(4)},
-		Go:       Go{Version: "1.26.8", Hosts: map[string]File{}},
+		Kernel: File{"linux-source-6.12", "6.12.117-1", "all", Security,
+			"pool/main/l/linux/linux-source-6.12_6.12.117-1_all.deb", at, 153474904, hash(3)},
+		Emulator: File{"qemu", "1:10.0.13+ds-1", "source", Debian,
+			"pool/main/q/qemu/qemu_10.0.13+ds.orig.tar.xz", at, 1 << 25, hash(4)},
+		Go: Go{Version: "1.26.8", Hosts: map[string]File{}},
 	}
 	for i, host := range Hosts {
 		v := "v0.0.1-go1.26.8.linux-" + host
-		l.Go.Hosts[host] = File{"golang.org/toolchain", v, host, GoProxy, "golang.org/toolchain/@v/" + v + ".zip", time.Time{}, 7e7, hash(5 + i)}
+		l.Go.Hosts[host] = File{"golang.org/toolchain", v, host, GoProxy, "golang.org/toolchain/@v/" + v +
+			".zip", time.Time{}, 7e7, hash(5 + i)}
 	}
 	packages := map[string]*Package{}
 	add := func(name, arch, host, set string) *Package {
 		key := name + " " + arch
 		if packages[key] == nil {
 			packages[key] = &Package{
-				File: File{name, "1.0-1", arch, Debian, "pool/main/" + name + "_1.0-1_" + arch + ".deb", at, 1000, hash(100 + len(packages))},
+				File: File{name, "1.0-1", arch, Debian, "pool/main/" + name + "_1.0-1_" + arch + ".deb", at,
+					1000, hash(100 + len(packages))},
 				Sets: map[string][]string{},
 			}
 		}
@@ -121,7 +125,8 @@ func TestRepositoryLock(t *testing.T) {
 		{"both", size("amd64", Base, GCCx86_64, GCCaarch64), 290e6},
 	} {
 		if tt.size > tt.most {
-			t.Errorf("a first build of %s fetches %d bytes from Debian, expected at most %d", tt.what, tt.size, tt.most)
+			t.Errorf("a first build of %s fetches %d bytes from Debian, expected at most %d", tt.what,
+				tt.size, tt.most)
 		}
 	}
 	for _, f := range l.All() {
@@ -165,7 +170,8 @@ func TestFiles(t *testing.T) {
 	if _, err := l.Files("riscv64", Base); err == nil || !strings.Contains(err.Error(), `"riscv64"`) {
 		t.Errorf("unknown host: %v", err)
 	}
-	if _, err := l.Files("amd64", "gcc-riscv64"); err == nil || !strings.Contains(err.Error(), `"gcc-riscv64"`) {
+	if _, err := l.Files("amd64", "gcc-riscv64"); err == nil ||
+		!strings.Contains(err.Error(), `"gcc-riscv64"`) {
 		t.Errorf("unknown set: %v", err)
 	}
 }
@@ -209,56 +215,87 @@ func TestBadLocks(t *testing.T) {
 		{"another form", "[]\n", 1, []string{"found array"}},
 		{"truncated", good[:len(good)/2], strings.Count(good[:len(good)/2], "\n") + 1, []string{"truncated"}},
 		{"no schema", strings.Replace(good, "\"schema\": 1,\n", "", 1), 2, []string{`"schema"`}},
-		{"newer schema", strings.Replace(good, `"schema": 1`, `"schema": 2`, 1), 2, []string{"expected 1", "found 2"}},
-		{"unknown field", strings.Replace(good, `"emulator":`, `"qemu":`, 1), line(`"emulator":`), []string{`unknown field "qemu"`}},
-		{"unknown field of a package", in("bash", `"arch"`, `"optional":true,"arch"`), bash, []string{`unknown field "optional"`}},
-		{"unknown field of the kernel", strings.Replace(good, `"kernel": {`, `"kernel": {"x":1,`, 1), line(`"kernel": {`), []string{`unknown field "x"`}},
-		{"field twice", strings.Replace(good, `"schema": 1,`, "\"schema\": 1,\n\"schema\": 1,", 1), 3, []string{"not in canonical form"}},
-		{"field of a package twice", in("bash", `"arch"`, `"version":"0","arch"`), bash, []string{"not in canonical form"}},
+		{"newer schema", strings.Replace(good, `"schema": 1`, `"schema": 2`, 1), 2,
+			[]string{"expected 1", "found 2"}},
+		{"unknown field", strings.Replace(good, `"emulator":`, `"qemu":`, 1), line(`"emulator":`),
+			[]string{`unknown field "qemu"`}},
+		{"unknown field of a package", in("bash", `"arch"`, `"optional":true,"arch"`), bash,
+			[]string{`unknown field "optional"`}},
+		{"unknown field of the kernel", strings.Replace(good, `"kernel": {`, `"kernel": {"x":1,`, 1),
+			line(`"kernel": {`), []string{`unknown field "x"`}},
+		{"field twice", strings.Replace(good, `"schema": 1,`, "\"schema\": 1,\n\"schema\": 1,", 1), 3,
+			[]string{"not in canonical form"}},
+		{"field of a package twice", in("bash", `"arch"`, `"version":"0","arch"`), bash,
+			[]string{"not in canonical form"}},
 		{"field in other case", in("bash", `"arch"`, `"Arch"`), bash, []string{"not in canonical form"}},
 		{"part missing", without(`"emulator":`), line(`"emulator":`), []string{`expected "\"emulator`}},
-		{"hash too short", in("bash", bashHash, bashHash[:63]), bash, []string{"bash", "64 lower-case hexadecimal digits", bashHash[:63]}},
-		{"hash in capitals", in("bash", bashHash, strings.Repeat("A", 64)), bash, []string{"64 lower-case hexadecimal digits"}},
-		{"hash with other signs", in("bash", bashHash, strings.Repeat("g", 64)), bash, []string{"64 lower-case hexadecimal digits"}},
-		{"hash of another kind", in("bash", bashHash, "sha256:"+bashHash), bash, []string{"64 lower-case hexadecimal digits"}},
+		{"hash too short", in("bash", bashHash, bashHash[:63]), bash,
+			[]string{"bash", "64 lower-case hexadecimal digits", bashHash[:63]}},
+		{"hash in capitals", in("bash", bashHash, strings.Repeat("A", 64)), bash,
+			[]string{"64 lower-case hexadecimal digits"}},
+		{"hash with other signs", in("bash", bashHash, strings.Repeat("g", 64)), bash,
+			[]string{"64 lower-case hexadecimal digits"}},
+		{"hash of another kind", in("bash", bashHash, "sha256:"+bashHash), bash,
+			[]string{"64 lower-case hexadecimal digits"}},
 		{"no hash", in("bash", bashHash, ""), bash, []string{"bash"}},
 		{"size 0", in("bash", `"size":1000`, `"size":0`), bash, []string{"size", "found 0"}},
 		{"size below 0", in("bash", `"size":1000`, `"size":-1`), bash, []string{"size", "found -1"}},
-		{"size as text", in("bash", `"size":1000`, `"size":"1000"`), bash, []string{"size", "int64", "string"}},
-		{"no version", in("bash", `"version":"1.0-1"`, `"version":""`), bash, []string{"bash", `"version"`, "empty"}},
-		{"version with a blank", in("bash", `"version":"1.0-1"`, `"version":"1.0 1"`), bash, []string{"blanks"}},
+		{"size as text", in("bash", `"size":1000`, `"size":"1000"`), bash,
+			[]string{"size", "int64", "string"}},
+		{"no version", in("bash", `"version":"1.0-1"`, `"version":""`), bash,
+			[]string{"bash", `"version"`, "empty"}},
+		{"version with a blank", in("bash", `"version":"1.0-1"`, `"version":"1.0 1"`), bash,
+			[]string{"blanks"}},
 		{"path upwards", in("bash", `"path":"pool/`, `"path":"pool/../../`), bash, []string{"plain path"}},
 		{"path from the root", in("bash", `"path":"pool/`, `"path":"/pool/`), bash, []string{"plain path"}},
 		{"path with a query", in("bash", `"path":"pool/`, `"path":"pool?x/`), bash, []string{"plain path"}},
-		{"unknown archive", in("bash", `"archive":"debian"`, `"archive":"ubuntu"`), bash, []string{"archive", `"ubuntu"`}},
+		{"unknown archive", in("bash", `"archive":"debian"`, `"archive":"ubuntu"`), bash,
+			[]string{"archive", `"ubuntu"`}},
 		{"no snapshot", in("bash", `"snapshot":"2026-11-22T09:15:44Z",`, ``), bash, []string{"snapshot"}},
-		{"wrong snapshot", in("bash", `"snapshot":"2026-11-22T09:15:44Z"`, `"snapshot":"yesterday"`), bash, []string{"parsing time", "yesterday"}},
+		{"wrong snapshot", in("bash", `"snapshot":"2026-11-22T09:15:44Z"`, `"snapshot":"yesterday"`), bash,
+			[]string{"parsing time", "yesterday"}},
 		{"unknown set", in("bash", `["base"]`, `["basic"]`), bash, []string{"sets", `"basic"`}},
-		{"unknown host", in("bash", `{"amd64":["base"]}`, `{"i386":["base"]}`), bash, []string{"sets", `"i386"`}},
-		{"set of the wrong host", in("bash", `{"amd64":["base"]}`, `{"arm64":["base"]}`), bash, []string{"bash", "amd64", "arm64"}},
+		{"unknown host", in("bash", `{"amd64":["base"]}`, `{"i386":["base"]}`), bash,
+			[]string{"sets", `"i386"`}},
+		{"set of the wrong host", in("bash", `{"amd64":["base"]}`, `{"arm64":["base"]}`), bash,
+			[]string{"bash", "amd64", "arm64"}},
 		{"set twice", in("bash", `["base"]`, `["base","base"]`), bash, []string{"duplicate"}},
 		{"no sets", in("bash", `{"amd64":["base"]}`, `{}`), bash, []string{"no sets"}},
-		{"package twice", strings.Replace(good, lines[bash-1], lines[bash-1]+"\n"+lines[bash-1], 1), bash + 1, []string{"bash", "duplicate"}},
-		{"out of order", strings.Replace(strings.Replace(good, lines[bash-1]+"\n", "", 1), "\"packages\": [\n", "\"packages\": [\n"+lines[bash-1]+"\n", 1), line(`"packages"`) + 2, []string{"out of order"}},
-		{"root missing", without(`{"name":"bison"`), 0, []string{"package bison is missing", "set base", "host amd64", "neb update toolchain"}},
-		{"dependency missing", without(`{"name":"libtinfo6"`), bash, []string{"package libtinfo6 is missing", "bash", "needs it"}},
-		{"needs what is not in its set", in("bash", `"needs":["libtinfo6"]`, `"needs":["meson"]`), bash, []string{"package meson is missing"}},
+		{"package twice", strings.Replace(good, lines[bash-1], lines[bash-1]+"\n"+lines[bash-1], 1), bash + 1,
+			[]string{"bash", "duplicate"}},
+		{"out of order", strings.Replace(strings.Replace(good, lines[bash-1]+"\n", "", 1),
+			"\"packages\": [\n", "\"packages\": [\n"+lines[bash-1]+"\n", 1), line(`"packages"`) +
+			2, []string{"out of order"}},
+		{"root missing", without(`{"name":"bison"`), 0,
+			[]string{"package bison is missing", "set base", "host amd64", "neb update toolchain"}},
+		{"dependency missing", without(`{"name":"libtinfo6"`), bash,
+			[]string{"package libtinfo6 is missing", "bash", "needs it"}},
+		{"needs what is not in its set", in("bash", `"needs":["libtinfo6"]`, `"needs":["meson"]`), bash,
+			[]string{"package meson is missing"}},
 		{"Go for one host", without(`"v0.0.1-go1.26.8.linux-arm64"`), 0, []string{"not JSON"}},
-		{"Go of two versions", strings.Replace(good, `"v0.0.1-go1.26.8.linux-arm64"`, `"v0.0.1-go1.26.9.linux-arm64"`, 1), line(`"v0.0.1-go1.26.8.linux-arm64"`), []string{"1.26.8", "1.26.9"}},
-		{"Go that is none", strings.Replace(good, `"v0.0.1-go1.26.8.linux-arm64"`, `"v1"`, 1), line(`"v0.0.1-go1.26.8.linux-arm64"`), []string{`"v1"`}},
-		{"wrong date of an index", strings.Replace(good, `"date":"2026`, `"date":"26`, 1), 4, []string{"parsing time", "26-11"}},
-		{"unknown part of an index", strings.Replace(good, `"part":"kernel"`, `"part":"firmware"`, 1), 4, []string{"part", "firmware"}},
-		{"blanks", strings.Replace(good, `{"name":"bash"`, `{ "name":"bash"`, 1), bash, []string{"not in canonical form"}},
-		{"line breaks of another system", strings.ReplaceAll(good, "\n", "\r\n"), 1, []string{"not in canonical form"}},
+		{"Go of two versions", strings.Replace(good, `"v0.0.1-go1.26.8.linux-arm64"`,
+			`"v0.0.1-go1.26.9.linux-arm64"`, 1), line(`"v0.0.1-go1.26.8.linux-arm64"`), []string{"1.26.8", "1.26.9"}},
+		{"Go that is none", strings.Replace(good, `"v0.0.1-go1.26.8.linux-arm64"`, `"v1"`, 1),
+			line(`"v0.0.1-go1.26.8.linux-arm64"`), []string{`"v1"`}},
+		{"wrong date of an index", strings.Replace(good, `"date":"2026`, `"date":"26`, 1), 4,
+			[]string{"parsing time", "26-11"}},
+		{"unknown part of an index", strings.Replace(good, `"part":"kernel"`, `"part":"firmware"`, 1), 4,
+			[]string{"part", "firmware"}},
+		{"blanks", strings.Replace(good, `{"name":"bash"`, `{ "name":"bash"`, 1), bash,
+			[]string{"not in canonical form"}},
+		{"line breaks of another system", strings.ReplaceAll(good, "\n", "\r\n"), 1,
+			[]string{"not in canonical form"}},
 		{"something behind the end", good + "{}\n", len(lines), []string{"not in canonical form"}},
-		{"no line break at the end", strings.TrimSuffix(good, "\n"), len(lines), []string{"not in canonical form"}},
+		{"no line break at the end", strings.TrimSuffix(good, "\n"), len(lines),
+			[]string{"not in canonical form"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := Read(strings.NewReader(tt.text))
 			if err == nil {
 				t.Fatal("expected an error, found none")
 			}
-			if want := fmt.Sprintf("neb.lock:%d: ", tt.line); tt.line > 0 && !strings.HasPrefix(err.Error(), want) {
+			if want := fmt.Sprintf("neb.lock:%d: ", tt.line); tt.line > 0 &&
+				!strings.HasPrefix(err.Error(), want) {
 				t.Errorf("expected the error to begin with %s, found: %v", want, err)
 			}
 			for _, w := range tt.words {
@@ -282,8 +319,10 @@ func TestDiff(t *testing.T) {
 	change("bash", "1.0-2", 900)
 	change("bison", "1.0~rc1-1", 901)
 	change("coreutils", "1.0-1", 902)
-	after.Packages = slices.DeleteFunc(after.Packages, func(p Package) bool { return p.Name == "lz4" && p.Arch == "amd64" })
-	before.Packages = slices.DeleteFunc(before.Packages, func(p Package) bool { return p.Name == "zstd" && p.Arch == "arm64" })
+	after.Packages = slices.DeleteFunc(after.Packages,
+		func(p Package) bool { return p.Name == "lz4" && p.Arch == "amd64" })
+	before.Packages = slices.DeleteFunc(before.Packages,
+		func(p Package) bool { return p.Name == "zstd" && p.Arch == "arm64" })
 	for host, f := range after.Go.Hosts {
 		f.Version = strings.Replace(f.Version, "1.26.8", "1.26.10", 1)
 		after.Go.Hosts[host] = f

@@ -10,20 +10,26 @@ type Root struct {
 
 // Roots lists the packages whose dependencies make up the lock.
 //
-// The Makefiles and scripts of the kernel call everything of the first group. Other parts of a Debian system (dpkg, apt,
-// util-linux) are left out, because packages are unpacked and never installed.
+// The Makefiles and scripts of the kernel call everything of the first group. Other parts of a Debian
+// system (dpkg, apt, util-linux) are left out, because packages are unpacked and never installed.
 var Roots = []Root{
 	{Base, "", []string{"base-files", "base-passwd"}, "directories, links and users of a root"},
-	{Base, "", []string{"dash", "bash", "coreutils", "sed", "grep", "gawk", "findutils", "diffutils"}, "what the scripts of a build call"},
-	{Base, "", []string{"tar", "gzip", "xz-utils", "lz4", "zstd", "cpio"}, "unpacking the source, compressing the kernel, ramdisks"},
-	{Base, "", []string{"make", "bc", "flex", "bison", "perl-base", "patch", "kmod"}, "called by the kernel's Makefiles; its Perl scripts use no module that perl-base lacks"},
-	{Base, "", []string{"gcc", "libc6-dev", "libelf-dev", "libssl-dev"}, "the kernel's tools run on the host: objtool, certs, fixdep"},
+	{Base, "", []string{"dash", "bash", "coreutils", "sed", "grep", "gawk", "findutils", "diffutils"},
+		"what the scripts of a build call"},
+	{Base, "", []string{"tar", "gzip", "xz-utils", "lz4", "zstd", "cpio"},
+		"unpacking the source, compressing the kernel, ramdisks"},
+	{Base, "", []string{"make", "bc", "flex", "bison", "perl-base", "patch", "kmod"},
+		"called by the kernel's Makefiles; its Perl scripts use no module that perl-base lacks"},
+	{Base, "", []string{"gcc", "libc6-dev", "libelf-dev", "libssl-dev"},
+		"the kernel's tools run on the host: objtool, certs, fixdep"},
 	{GCCx86_64, "amd64", []string{"gcc"}, "native"},
 	{GCCx86_64, "arm64", []string{"gcc-x86-64-linux-gnu"}, "cross; the kernel brings its own headers"},
 	{GCCaarch64, "arm64", []string{"gcc"}, "native"},
 	{GCCaarch64, "amd64", []string{"gcc-aarch64-linux-gnu"}, "cross; the kernel brings its own headers"},
-	{Emulator, "", []string{"meson", "ninja-build", "python3", "python3-pip", "python3-distlib", "python3-pycotap", "pkgconf"}, "QEMU's configure and build, which makes itself a Python environment"},
-	{Emulator, "", []string{"libglib2.0-dev", "libpixman-1-dev", "libfdt-dev", "libgnutls28-dev", "libcbor-dev", "zlib1g-dev"}, "libraries of -M nitro-enclave and what QEMU cannot do without"},
+	{Emulator, "", []string{"meson", "ninja-build", "python3", "python3-pip", "python3-distlib",
+		"python3-pycotap", "pkgconf"}, "QEMU's configure and build, which makes itself a Python environment"},
+	{Emulator, "", []string{"libglib2.0-dev", "libpixman-1-dev", "libfdt-dev", "libgnutls28-dev",
+		"libcbor-dev", "zlib1g-dev"}, "libraries of -M nitro-enclave and what QEMU cannot do without"},
 	{Emulator, "", []string{"qemu-system-data"}, "qboot.rom, the firmware of -M nitro-enclave"},
 	{EROFS, "", []string{"erofs-utils"}, "the compressed root"},
 }
