@@ -5,8 +5,8 @@
 #   docker cp extract_blobs:/blobs ./blobs
 #   docker rm extract_blobs
 #
-# The bytes are those of `neb build`: the base image provides a shell, Go and certificates, and no byte of a blob.
-# It must work with the classic builder, which knows neither cache mounts nor here-documents.
+# The bytes are those of `neb build`: the base image provides a shell, Go and certificates, and no byte of a
+# blob. It must work with the classic builder, which knows neither cache mounts nor here-documents.
 
 # Go 1.26.5 on Debian 13. The digest is the one that github.com/docker-library/repo-info lists for this tag in
 # repos/golang/remote/1.26-trixie.md (commit 01b535c016d07e973eeb58e43ad1e2552018a407).
@@ -26,7 +26,8 @@ RUN case "$TARGET" in \
       *) echo "unknown ARCH '$ARCH': expected x86_64, aarch64 or x86_64,aarch64" >&2; exit 2 ;; \
     esac; \
     command -v go >/dev/null || { \
-      echo "the base image has no Go in its PATH: give one that has with --build-arg BASE_IMAGE=golang:1.26-trixie" >&2; exit 2; }; \
+      echo "the base image has no Go in its PATH: use --build-arg BASE_IMAGE=golang:1.26-trixie" >&2; \
+      exit 2; }; \
     touch /arguments-are-right
 
 FROM ${BASE_IMAGE} AS build

@@ -5,8 +5,9 @@ VERSION ?=
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN    := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 20s
-# Packages with goroutines, and others whose quick tests boot nothing. Not ./internal/hermetic/component: unpacking and
-# hashing takes a quarter of an hour under the detector. Its test with several builders runs alone.
+# Packages with goroutines, and others whose quick tests boot nothing. Not ./internal/hermetic/component:
+# unpacking and hashing takes a quarter of an hour under the detector. Its test with several builders runs
+# alone.
 RACE    := ./eif ./image ./initramfs ./nsm ./internal/cli ./internal/contract ./internal/hermetic/lock \
            ./internal/hermetic/resolve ./internal/hermetic/output ./internal/hermetic/sandbox ./internal/hermetic/store \
            ./internal/hermetic/fetch ./internal/linuxkit ./internal/machine/... ./internal/pack

@@ -1,7 +1,7 @@
 # The blobs, built by neb inside Nix: `nix-build -A all`, or kernel, init, linuxkit. See docs/nix.md.
 #
-# Nix fetches what neb.lock names, by the hashes in it; neb then builds from these files with --offline, so the
-# bytes are those of `neb build`. For the other architecture:
+# Nix fetches what neb.lock names, by the hashes in it; neb then builds from these files with --offline, so
+# the bytes are those of `neb build`. For the other architecture:
 #
 #   nix-build -A all --arg pkgs '(import ./nixpkgs.nix { }).pkgsCross.aarch64-multiplatform'
 {

@@ -1,5 +1,5 @@
-# What neb.lock names, as files that Nix fetches by the hashes in it. No hash is written a second time except that
-# of the Go modules: `make nix-hash` writes nix/modules.json from go.sum.
+# What neb.lock names, as files that Nix fetches by the hashes in it. No hash is written a second time except
+# that of the Go modules: `make nix-hash` writes nix/modules.json from go.sum.
 {
   pkgs, # packages for the machine that builds
   host, # Debian's name of that machine: amd64 or arm64
