@@ -3,11 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -18,31 +14,36 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 	"github.com/nitro-enclaves-bootstrap/neb/nsm"
 )
 
 func newAttestCommand(s streams) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "attest",
-		Short: "Verify what an enclave says about itself",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return cmd.Help()
-		},
-	}
-	cmd.AddCommand(newAttestVerifyCommand(s))
-	return cmd
+	return newGroup("attest", "Verify attestation documents of enclaves", newAttestVerifyCommand(s))
 }
 
-// attestVerify are the options of `neb attest verify`.
+// attestVerify are the flags of neb attest verify.
 type attestVerify struct {
+	want                       inspect.Requirements
 	pcrs                       pcrFlags
 	eif, root, at              string
 	nonce, userData, publicKey string
-	anyPCR, anyNonce           bool
-	allowDebug, allowEmulated  bool
 	asJSON                     bool
+}
+
+// attestReport is what neb attest verify --json prints.
+type attestReport struct {
+	Result    string            // a state of docs/json.md
+	Findings  []inspect.Finding // why the result is "rejected"
+	ModuleID  string
+	Time      time.Time
+	PCRs      map[string]string // hexadecimal, by index
+	PublicKey string            `json:",omitempty"` // hexadecimal, as are the next two
+	UserData  string            `json:",omitempty"`
+	Nonce     string            `json:",omitempty"`
+	Emulated  bool
+	Debug     bool
 }
 
 func newAttestVerifyCommand(s streams) *cobra.Command {
@@ -50,20 +51,20 @@ func newAttestVerifyCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify DOCUMENT",
 		Short: "Verify an attestation document",
-		Long: `Verify an attestation document of a Nitro enclave: its form, its signature, the chain of certificates up to the AWS root,
-and that it says what you expect. DOCUMENT is a file, or - for standard input; binary, base64 or hexadecimal.
+		Long: `Verify an attestation document of a Nitro enclave: its form, its signature, its chain of certificates up to the AWS
+root, and the values that you expect. DOCUMENT is a file, or - for standard input, in binary, base64 or hexadecimal.
 
-A document proves something only if it is compared with the registers of the enclave you trust and with a nonce that
-you have chosen for this one occasion. Without an expected PCR0 or PCR8 (or --eif) and a --nonce the exit status is
-therefore 1, unless --any-pcr or --any-nonce says that it is not wanted.`,
+A document proves something only if it is compared with the registers of the enclave that you trust, and with a nonce
+that you chose for this request. The exit status is therefore 1 without an expected PCR0 or PCR8 (or --eif), unless
+--any-pcr is given, and without a --nonce, unless --any-nonce is given.`,
 		Example: `  neb attest verify document.bin --eif hello.eif --nonce 5f3a9c
   neb attest verify document.b64 --pcr0 $PCR0 --any-nonce --json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), s, args[0]) },
 	}
-	numbers := make([]int, 32)
-	for n := range numbers {
-		numbers[n] = n
+	var numbers []int
+	for n := range 32 {
+		numbers = append(numbers, n)
 	}
 	o.pcrs = addPCRFlags(cmd, numbers...)
 	for _, n := range numbers[5:] {
@@ -72,74 +73,39 @@ therefore 1, unless --any-pcr or --any-nonce says that it is not wanted.`,
 		}
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.eif, "eif", "", "expect the registers of this Enclave Image File")
-	f.StringVar(&o.nonce, "nonce", "", "expect this nonce, in hexadecimal")
-	f.StringVar(&o.userData, "user-data", "", "expect this user data, in hexadecimal")
-	f.StringVar(&o.publicKey, "public-key", "", "expect this public key: hexadecimal, or a file (DER or PEM) after @")
-	f.StringVar(&o.root, "root", "", "PEM or DER file with the root to trust, instead of that of the commercial AWS regions")
-	f.StringVar(&o.at, "at", "", "check certificates at this time (RFC 3339) instead of now")
-	f.BoolVar(&o.anyPCR, "any-pcr", false, "do not ask which enclave it is")
-	f.BoolVar(&o.anyNonce, "any-nonce", false, "do not ask whether the document is fresh")
-	f.BoolVar(&o.allowDebug, "allow-debug", false, "accept an enclave in debug mode, whose registers are zero")
-	f.BoolVar(&o.allowEmulated, "allow-emulated", false, "accept a document without a signature, as neb run makes them: for tests")
+	f.StringVar(&o.eif, "eif", "", "expect the registers of this EIF `file`")
+	f.StringVar(&o.nonce, "nonce", "", "expect this nonce, in `hex`adecimal")
+	f.StringVar(&o.userData, "user-data", "", "expect this user data, in `hex`adecimal")
+	f.StringVar(&o.publicKey, "public-key", "", "expect this public key: `hex`adecimal, or @FILE (DER or PEM)")
+	f.StringVar(&o.root, "root", "", "trust the root certificate in this `file` (PEM or DER) instead of that of the commercial AWS regions")
+	f.StringVar(&o.at, "at", "", "check the certificates at this `time` (RFC 3339) instead of now")
+	f.BoolVar(&o.want.AnyPCR, "any-pcr", false, "accept any enclave")
+	f.BoolVar(&o.want.AnyNonce, "any-nonce", false, "accept any nonce: the document may be old")
+	f.BoolVar(&o.want.AllowDebug, "allow-debug", false, "accept an enclave in debug mode, whose registers are zero")
+	f.BoolVar(&o.want.AllowEmulated, "allow-emulated", false, "accept an unsigned document, as neb run makes them; for tests only")
 	f.BoolVar(&o.asJSON, "json", false, "print the document and the result as JSON")
 	return cmd
 }
 
 func (o *attestVerify) run(ctx context.Context, s streams, path string) error {
-	want, err := o.expectation(ctx)
-	if err != nil {
+	if err := o.expect(ctx); err != nil {
 		return err
 	}
-	at, err := atFlag(o.at)
-	if err != nil {
+	var err error
+	if o.want.At, err = atFlag(o.at); err != nil {
 		return err
 	}
-	root := nsm.AWSRoot()
+	o.want.Root = nsm.AWSRoot()
 	if o.root != "" {
-		if root, err = readRoot(o.root); err != nil {
-			return err
+		if o.want.Root, err = sign.ReadCertificate(o.root); err != nil {
+			return fmt.Errorf("--root: %w", err)
 		}
 	}
-	raw, err := readDocument(path)
+	d, err := readDocument(path)
 	if err != nil {
 		return err
 	}
-	d, err := nsm.Parse(raw)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-
-	var findings []string
-	find := func(err error) { findings = append(findings, err.Error()) }
-	switch err := d.Verify(root, at); {
-	case err == nil || errors.Is(err, nsm.ErrEmulated) && o.allowEmulated:
-	case errors.Is(err, nsm.ErrEmulated):
-		find(fmt.Errorf("%w (--allow-emulated accepts that)", err))
-	default:
-		find(err)
-	}
-	debug := d.Debug()
-	if debug && !o.allowDebug {
-		find(errors.New("PCR0 is zero: the enclave runs in debug mode, and its registers say nothing (--allow-debug accepts that)"))
-	}
-	for _, err := range d.Compare(want) {
-		find(err)
-	}
-	identified := false
-	for _, n := range slices.Sorted(maps.Keys(want.PCRs)) {
-		zero := eif.PCR(want.PCRs[n]).IsZero()
-		if zero && !o.allowDebug {
-			find(fmt.Errorf("PCR%d is expected to be zero, as it is in any enclave in debug mode (--allow-debug accepts that)", n))
-		}
-		identified = identified || !zero && (n == 0 || n == 8)
-	}
-	if !identified && !o.anyPCR {
-		find(errors.New("nothing says which enclave is expected: give --eif, --pcr0 or --pcr8, or --any-pcr"))
-	}
-	if want.Nonce == nil && !o.anyNonce {
-		find(errors.New("nothing says whether the document is fresh: give the --nonce that you sent, or --any-nonce"))
-	}
+	findings := inspect.CheckDocument(d, o.want)
 	if err := o.print(s, path, d, findings); err != nil {
 		return err
 	}
@@ -149,16 +115,18 @@ func (o *attestVerify) run(ctx context.Context, s streams, path string) error {
 	return nil
 }
 
-func (o *attestVerify) expectation(ctx context.Context) (nsm.Expectation, error) {
-	want := nsm.Expectation{PCRs: map[int][]byte{}}
+// expect sets the expected values.
+func (o *attestVerify) expect(ctx context.Context) error {
+	want := &o.want.Expectation
+	want.PCRs = map[int][]byte{}
 	pcrs, err := o.pcrs.values()
 	if err != nil {
-		return want, err
+		return err
 	}
 	if o.eif != "" {
 		m, err := measureEIF(ctx, o.eif)
 		if err != nil {
-			return want, err
+			return err
 		}
 		want.PCRs[0], want.PCRs[1], want.PCRs[2] = m.PCR0[:], m.PCR1[:], m.PCR2[:]
 		if m.PCR8 != nil {
@@ -167,9 +135,15 @@ func (o *attestVerify) expectation(ctx context.Context) (nsm.Expectation, error)
 	}
 	for n, pcr := range pcrs {
 		if old, ok := want.PCRs[n]; ok && !bytes.Equal(old, pcr[:]) {
-			return want, usagef("--pcr%d and --eif contradict each other: the file has %x", n, old)
+			return usagef("--pcr%d contradicts --eif: the file has %x", n, old)
 		}
 		want.PCRs[n] = pcr[:]
+	}
+	if file, ok := strings.CutPrefix(o.publicKey, "@"); ok {
+		if want.PublicKey, err = sign.ReadDER(file); err != nil {
+			return fmt.Errorf("--public-key: %w", err)
+		}
+		o.publicKey = ""
 	}
 	for _, field := range []struct {
 		flag, text string
@@ -182,63 +156,15 @@ func (o *attestVerify) expectation(ctx context.Context) (nsm.Expectation, error)
 		if field.text == "" {
 			continue
 		}
-		if file, ok := strings.CutPrefix(field.text, "@"); ok && field.flag == "public-key" {
-			if *field.to, err = readDER(file); err != nil {
-				return want, fmt.Errorf("--public-key: %w", err)
-			}
-			continue
-		}
 		if *field.to, err = hex.DecodeString(field.text); err != nil {
-			return want, usagef("--%s %q: expected hexadecimal digits", field.flag, field.text)
+			return usagef("invalid --%s %q: expected hexadecimal digits", field.flag, field.text)
 		}
 	}
-	return want, nil
+	return nil
 }
 
-// attestReport is what neb attest verify --json prints.
-type attestReport struct {
-	Result    string
-	Findings  []string
-	ModuleID  string
-	Time      time.Time
-	PCRs      map[string]string
-	PublicKey string `json:",omitempty"`
-	UserData  string `json:",omitempty"`
-	Nonce     string `json:",omitempty"`
-	Emulated  bool
-	Debug     bool
-}
-
-func (o *attestVerify) print(s streams, path string, d *nsm.Document, findings []string) error {
-	result := "verified"
-	switch {
-	case len(findings) > 0:
-		result = "refused"
-	case d.Emulated:
-		result = "as expected, but not signed"
-	case d.Debug():
-		result = "signed, by an enclave in debug mode"
-	}
-	if !o.asJSON {
-		for _, line := range findings {
-			fmt.Fprintf(s.out, "%s: %s\n", path, line)
-		}
-		_, err := fmt.Fprintf(s.out, "%s: %s; %s, %s\n", path, result, d.ModuleID, d.Time.Format(time.RFC3339))
-		return err
-	}
-	r := attestReport{
-		Result: result, Findings: append([]string{}, findings...), ModuleID: d.ModuleID, Time: d.Time, PCRs: map[string]string{},
-		PublicKey: hex.EncodeToString(d.PublicKey), UserData: hex.EncodeToString(d.UserData), Nonce: hex.EncodeToString(d.Nonce),
-		Emulated: d.Emulated, Debug: d.Debug(),
-	}
-	for _, n := range slices.Sorted(maps.Keys(d.PCRs)) {
-		r.PCRs[fmt.Sprint(n)] = hex.EncodeToString(d.PCRs[n])
-	}
-	return printJSON(s, r)
-}
-
-// readDocument reads a document in one of the forms in which they are passed around.
-func readDocument(path string) ([]byte, error) {
+// readDocument reads an attestation document from a file, or from standard input if path is "-".
+func readDocument(path string) (*nsm.Document, error) {
 	in := os.Stdin
 	if path != "-" {
 		f, err := os.Open(path)
@@ -248,49 +174,45 @@ func readDocument(path string) ([]byte, error) {
 		defer f.Close()
 		in = f
 	}
-	const most = 256 << 10 // more than any document, in any of the forms
-	raw, err := io.ReadAll(io.LimitReader(in, most+1))
+	raw, err := io.ReadAll(io.LimitReader(in, inspect.MaxDocument+1))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if len(raw) > most {
-		return nil, fmt.Errorf("%s has more than %d bytes, and an attestation document is much smaller", path, most)
+	if len(raw) > inspect.MaxDocument {
+		return nil, fmt.Errorf("%s is larger than %d bytes: expected an attestation document", path, inspect.MaxDocument)
 	}
-	text := strings.Join(strings.Fields(string(raw)), "")
-	if b, err := hex.DecodeString(text); err == nil && len(b) > 0 {
-		return b, nil
+	d, err := nsm.Parse(inspect.DecodeDocument(raw))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
-		if b, err := encoding.DecodeString(text); err == nil && len(b) > 0 {
-			return b, nil
-		}
-	}
-	return raw, nil
+	return d, nil
 }
 
-// readDER reads a file that holds DER or one PEM block of it, and not by mistake a private key: what does not fit is printed.
-func readDER(path string) ([]byte, error) {
-	text, err := readSmall(path)
-	if err != nil {
-		return nil, err
+func (o *attestVerify) print(s streams, path string, d *nsm.Document, findings []inspect.Finding) error {
+	result := "verified"
+	switch {
+	case len(findings) > 0:
+		result = "rejected"
+	case d.Emulated:
+		result = "unsigned"
+	case d.Debug():
+		result = "debug-mode"
 	}
-	if block, _ := pem.Decode(text); block != nil {
-		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
-			return nil, fmt.Errorf("%s: expected a public key or certificate, found a %s", path, block.Type)
+	if !o.asJSON {
+		for _, f := range findings {
+			fmt.Fprintf(s.out, "%s: %s\n", path, f.Text)
 		}
-		return block.Bytes, nil
+		_, err := fmt.Fprintf(s.out, "%s: %s; %s, %s\n", path, result, d.ModuleID, d.Time.Format(time.RFC3339))
+		return err
 	}
-	return text, nil
-}
-
-func readRoot(path string) (*x509.Certificate, error) {
-	der, err := readDER(path)
-	if err != nil {
-		return nil, fmt.Errorf("--root: %w", err)
+	r := attestReport{
+		Result: result, Findings: append([]inspect.Finding{}, findings...),
+		ModuleID: d.ModuleID, Time: d.Time, PCRs: map[string]string{},
+		PublicKey: hex.EncodeToString(d.PublicKey), UserData: hex.EncodeToString(d.UserData),
+		Nonce: hex.EncodeToString(d.Nonce), Emulated: d.Emulated, Debug: d.Debug(),
 	}
-	root, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("--root %s: %w", path, err)
+	for _, n := range slices.Sorted(maps.Keys(d.PCRs)) {
+		r.PCRs[fmt.Sprint(n)] = hex.EncodeToString(d.PCRs[n])
 	}
-	return root, nil
+	return printJSON(s, r)
 }

@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"debug/elf"
-	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -32,7 +31,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fxamacker/cbor/v2"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -43,11 +41,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
-	"github.com/nitro-enclaves-bootstrap/neb/nsm"
 )
 
 // command runs neb and returns its status and what it printed.
@@ -71,12 +67,23 @@ func newEIFFiles(t *testing.T) eifFiles {
 	kernel[0x211] = 1
 	binary.LittleEndian.PutUint16(kernel[0x20e:], 0x300)
 	copy(kernel[0x500:], "6.12.117 (build@neb)\x00")
+	// An init with a note of what it can do.
+	note := append([]byte("Go\x00\x00"+contract.Note), make([]byte, -len(contract.Note)&3)...)
+	sizes := []uint32{4, uint32(len(contract.Note)), 4} // of owner and text; type
 	var program bytes.Buffer
-	binary.Write(&program, binary.LittleEndian, elf.Header64{
-		Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1},
-		Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1, Ehsize: 64,
-	})
-	program.WriteString("/neb/app /neb/root.")
+	for _, part := range []any{
+		elf.Header64{
+			Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1},
+			Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1,
+			Ehsize: 64, Phoff: 64, Phentsize: 56, Phnum: 1,
+		},
+		elf.Prog64{Type: uint32(elf.PT_NOTE), Off: 64 + 56, Filesz: uint64(12 + len(note))},
+		sizes, note,
+	} {
+		if err := binary.Write(&program, binary.LittleEndian, part); err != nil {
+			t.Fatal(err)
+		}
+	}
 
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
@@ -553,85 +560,6 @@ func readFile(t *testing.T, path string) []byte {
 	return b
 }
 
-// emulated is an attestation document without a signature, as QEMU makes them.
-func emulated(t *testing.T, pcr0 eif.PCR, nonce []byte) []byte {
-	t.Helper()
-	zero := make([]byte, 64)
-	payload, err := cbor.Marshal(map[string]any{
-		"module_id": "i-1234567890abcdef0-enc9876543210abcde", "digest": "SHA384", "timestamp": uint64(1_790_000_000_000),
-		"pcrs": map[int][]byte{0: pcr0[:]}, "certificate": zero, "cabundle": [][]byte{zero},
-		"public_key": nil, "user_data": nil, "nonce": nonce,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	document, err := cbor.Marshal([]any{[]byte{0xa1, 0x01, 0x20}, map[int]int{}, payload, zero})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return document
-}
-
-func TestAttestVerify(t *testing.T) {
-	f := newEIFFiles(t)
-	image, pcrs := f.build(t, "a.eif", "--cmd", "/hello")
-	pcr0, err := eif.ParsePCR(pcrs["PCR0"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	document := emulated(t, pcr0, []byte{1, 2})
-	for name, content := range map[string][]byte{
-		"bin": document, "hex": []byte(hex.EncodeToString(document) + "\n"), "b64": []byte(base64.StdEncoding.EncodeToString(document)),
-		"debug": emulated(t, eif.PCR{}, nil), "rubbish": []byte("hello"), "huge": make([]byte, 300<<10),
-	} {
-		if err := os.WriteFile(f.path(name), content, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	const allow = " --allow-emulated"
-	other, zeros := strings.Repeat("ab", 48), strings.Repeat("0", 96)
-	for _, test := range []struct {
-		args   string
-		status int
-		out    string
-		err    string
-	}{
-		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + allow, 0, "as expected, but not signed", ""},
-		{"hex --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + allow, 0, "as expected", ""},
-		{"b64 --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + allow, 0, "as expected", ""},
-		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 0102", 1, "not signed", ""},
-		{"bin --pcr0 " + other + " --nonce 0102" + allow, 1, "PCR0 is expected to be abab", ""},
-		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 03" + allow, 1, "the nonce is expected", ""},
-		{"bin --pcr0 " + pcrs["PCR0"] + allow, 1, "whether the document is fresh", ""},
-		{"bin --nonce 0102" + allow, 1, "which enclave is expected", ""},
-		{"bin --pcr1 " + pcrs["PCR1"] + " --nonce 0102" + allow, 1, "which enclave is expected", ""},
-		{"bin --any-pcr --any-nonce" + allow, 0, "as expected", ""},
-		{"bin --any-pcr --any-nonce --user-data 00" + allow, 1, "has none", ""},
-		{"bin --any-pcr --any-nonce --json" + allow, 0, `"Emulated": true`, ""},
-		{"bin --eif " + image + " --nonce 0102" + allow, 1, "PCR1 is expected", ""}, // the test's document has PCR0 alone
-		{"bin --eif " + image + " --pcr0 " + other, 2, "", "contradict"},
-		{"debug --any-pcr --any-nonce" + allow, 1, "debug mode", ""},
-		{"debug --any-pcr --any-nonce --allow-debug" + allow, 0, "as expected", ""},
-		{"debug --pcr0 " + zeros + " --any-nonce --allow-debug" + allow, 1, "which enclave is expected", ""},
-		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce" + allow, 1, "PCR0 is expected to be zero", ""},
-		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce --allow-debug" + allow, 0, "as expected", ""},
-		{"bin --pcr8 " + zeros + " --any-nonce --allow-debug" + allow, 1, "which enclave is expected", ""},
-		{"bin --pcr0 " + pcrs["PCR0"] + " --pcr3 " + zeros + " --any-nonce" + allow, 1, "PCR3 is expected to be zero", ""},
-		{"rubbish --any-pcr --any-nonce", 1, "", "COSE_Sign1"},
-		{"huge", 1, "", "more than"},
-		{"nothing", 1, "", "no such file"},
-		{"bin --nonce xyz", 2, "", "hexadecimal"},
-		{"bin --root rubbish", 1, "", "--root"},
-	} {
-		args := strings.Fields("attest verify " + test.args)
-		args[2] = f.path(args[2])
-		status, out, errs := command(args...)
-		if status != test.status || !strings.Contains(out, test.out) || !strings.Contains(errs, test.err) {
-			t.Errorf("neb attest verify %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s\nwant %q", test.args, status, test.status, out, test.out, errs, test.err)
-		}
-	}
-}
-
 // TestEIFErofs packs a compressed root with the locked tools, in the sandbox: the same bytes twice, its tree listed and compared.
 func TestEIFErofs(t *testing.T) {
 	require.Sandbox(t)
@@ -738,52 +666,5 @@ func TestEIFErofsTimes(t *testing.T) {
 	}
 	if status, out, errs := command("eif", "extract", f.path("t.eif"), "--list"); status != 0 || !strings.Contains(out, "1 -rw-r--r-- 0:0 0 rootfs/srv/new\n") {
 		t.Errorf("extract --list: status %d: %s%s", status, out, errs)
-	}
-}
-
-// TestAttestVerifySigned gives the command a document that a real enclave's hypervisor signed; TestPublishedDocument of package nsm says where it is from.
-func TestAttestVerifySigned(t *testing.T) {
-	document, err := base64.StdEncoding.DecodeString(string(readFile(t, "../../nsm/testdata/published.b64")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := nsm.Parse(document)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := newEIFFiles(t)
-	tampered := bytes.Clone(document)
-	tampered[len(tampered)-1] ^= 1
-	for name, content := range map[string][]byte{
-		"signed": document, "tampered": tampered,
-		"root.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: nsm.AWSRoot().Raw}),
-	} {
-		if err := os.WriteFile(f.path(name), content, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	at := " --at " + d.Time.UTC().Format(time.RFC3339)
-	const waived = " --any-pcr --any-nonce"
-	for _, test := range []struct {
-		args   string
-		status int
-		out    string
-	}{
-		{"signed --pcr0 " + hex.EncodeToString(d.PCRs[0]) + " --nonce " + hex.EncodeToString(d.Nonce) + at, 0, ": verified"},
-		{"signed" + waived + at + " --root " + f.path("root.pem"), 0, ": verified"},
-		{"signed" + waived + at + " --root " + f.path("cert.pem"), 1, "another certificate than the root"},
-		{"signed" + waived, 1, "is valid from"},
-		{"signed --any-nonce" + at + " --pcr0 " + strings.Repeat("ab", 48), 1, "PCR0 is expected"},
-		{"signed --any-pcr" + at + " --nonce 0102", 1, "the nonce is expected"},
-		{"signed" + waived + at + " --public-key " + hex.EncodeToString(d.PublicKey), 0, ": verified"},
-		{"signed" + waived + at + " --public-key 00", 1, "the public key is expected"},
-		{"tampered" + waived + at, 1, "signature is not by the key"},
-	} {
-		args := strings.Fields("attest verify " + test.args)
-		args[2] = f.path(args[2])
-		status, out, errs := command(args...)
-		if status != test.status || !strings.Contains(out, test.out) {
-			t.Errorf("neb attest verify %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s", test.args, status, test.status, out, test.out, errs)
-		}
 	}
 }

@@ -1,0 +1,88 @@
+package inspect
+
+import (
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/nsm"
+)
+
+// MaxDocument is the largest attestation document in any of its encodings, in bytes. Real ones are much smaller.
+const MaxDocument = 256 << 10
+
+// DecodeDocument returns the binary form of an attestation document, which may also be in hexadecimal or base64.
+func DecodeDocument(raw []byte) []byte {
+	text := strings.Join(strings.Fields(string(raw)), "")
+	if b, err := hex.DecodeString(text); err == nil && len(b) > 0 {
+		return b
+	}
+	for _, e := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
+		if b, err := e.DecodeString(text); err == nil && len(b) > 0 {
+			return b
+		}
+	}
+	return raw
+}
+
+// Requirements are what an attestation document must satisfy. The zero value of each Any and Allow field is the safe one.
+type Requirements struct {
+	nsm.Expectation
+	Root *x509.Certificate
+	At   time.Time // by the verifier's clock
+
+	AnyPCR        bool // do not require an expected PCR0 or PCR8, which identify the enclave
+	AnyNonce      bool // do not require an expected nonce, which shows that the document is fresh
+	AllowDebug    bool // accept an enclave in debug mode, whose registers are zero
+	AllowEmulated bool // accept a document without a signature
+}
+
+// Codes of findings about attestation documents.
+const (
+	DocSignature    Code = "signature"    // the signature or its chain of certificates is invalid
+	DocUnsigned     Code = "unsigned"     // an emulated enclave made the document, or anyone
+	DocDebug        Code = "debug-mode"   // the enclave is in debug mode
+	DocMismatch     Code = "mismatch"     // a field differs from what was expected
+	DocZeroPCR      Code = "zero-pcr"     // a register was expected to be zero, as in every enclave in debug mode
+	DocUnidentified Code = "unidentified" // no expectation identifies the enclave
+	DocNotFresh     Code = "not-fresh"    // no expectation shows that the document is fresh
+)
+
+// CheckDocument lists everything about a document that does not satisfy the requirements.
+func CheckDocument(d *nsm.Document, want Requirements) []Finding {
+	var findings []Finding
+	add := func(code Code, format string, args ...any) { findings = append(findings, find(code, format, args...)) }
+	switch err := d.Verify(want.Root, want.At); {
+	case errors.Is(err, nsm.ErrEmulated) && !want.AllowEmulated:
+		add(DocUnsigned, "%v; --allow-emulated accepts it", err)
+	case err != nil && !errors.Is(err, nsm.ErrEmulated):
+		add(DocSignature, "%v", err)
+	}
+	if d.Debug() && !want.AllowDebug {
+		add(DocDebug, "PCR0 is zero: the enclave is in debug mode, and its registers identify nothing; --allow-debug accepts it")
+	}
+	for _, err := range d.Compare(want.Expectation) {
+		add(DocMismatch, "%v", err)
+	}
+	identified := false
+	for _, n := range slices.Sorted(maps.Keys(want.PCRs)) {
+		zero := eif.PCR(want.PCRs[n]).IsZero()
+		if zero && !want.AllowDebug {
+			add(DocZeroPCR, "the expected PCR%d is zero, as in every enclave in debug mode; --allow-debug accepts it", n)
+		}
+		identified = identified || !zero && (n == 0 || n == 8)
+	}
+	if !identified && !want.AnyPCR {
+		add(DocUnidentified, "no expected value identifies the enclave: give --eif, --pcr0 or --pcr8, or --any-pcr")
+	}
+	if want.Nonce == nil && !want.AnyNonce {
+		add(DocNotFresh, "no expected nonce shows that the document is fresh: give the --nonce that you sent, or --any-nonce")
+	}
+	return findings
+}
