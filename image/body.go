@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // smallBody is the size up to which bodies are read together with their neighbours; larger ones are left to the kernel.
@@ -81,7 +79,7 @@ func (t *Tree) small(e *Entry, f *os.File) ([]byte, error) {
 	end := e.body.at + e.Size
 	if w.file != e.body.file || e.body.at < w.at || end > w.at+int64(len(w.b)) {
 		if w.b == nil {
-			w.b = make([]byte, chunkSize)
+			w.b = make([]byte, 256<<10)
 		}
 		n, err := f.ReadAt(w.b[:cap(w.b)], e.body.at)
 		if err != nil && err != io.EOF {
@@ -93,41 +91,6 @@ func (t *Tree) small(e *Entry, f *os.File) ([]byte, error) {
 		}
 	}
 	return w.b[e.body.at-w.at:][:e.Size], nil
-}
-
-// Open reads the bytes of a file.
-func (t *Tree) Open(e *Entry) io.Reader {
-	src := t.files[e.body.file]
-	switch {
-	case e.Size == 0:
-		return eof{}
-	case src.file != nil:
-		return io.NewSectionReader(src.file, e.body.at, e.Size)
-	case src.root != nil:
-		r, w := io.Pipe()
-		c := *e
-		go func() {
-			_, err := t.CopyBody(struct{ io.Writer }{w}, &c)
-			w.CloseWithError(err)
-		}()
-		return r
-	}
-	return io.LimitReader(&reader{t.names.get(uint32(e.body.at))}, e.Size)
-}
-
-type eof struct{}
-
-func (eof) Read([]byte) (int, error) { return 0, io.EOF }
-
-type reader struct{ b []byte }
-
-func (r *reader) Read(p []byte) (int, error) {
-	if len(r.b) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, r.b)
-	r.b = r.b[n:]
-	return n, nil
 }
 
 // tarHeader is e as tar has it. names remembers the first name of each inode.
@@ -167,25 +130,4 @@ func tarHeader(e *Entry, names map[uint32]string) (*tar.Header, error) {
 		h.PAXRecords[paxXattr+x.Name] = x.Value
 	}
 	return h, nil
-}
-
-// nameless makes a file that is gone when it is closed, however the program ends.
-func nameless(dir string) (*os.File, error) {
-	if dir == "" {
-		dir = os.TempDir()
-	}
-	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err == nil {
-		return os.NewFile(uintptr(fd), filepath.Join(dir, "(nameless)")), nil
-	}
-	// Some file systems (overlayfs before Linux 6.3, NFS) have no O_TMPFILE.
-	f, err := os.CreateTemp(dir, ".neb-*")
-	if err != nil {
-		return nil, fmt.Errorf("no room for the layers' files in TMPDIR (%s): %w", dir, err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
 }

@@ -23,7 +23,7 @@ func TestAbsurdDocuments(t *testing.T) {
 	}
 	const (
 		values = "more than 100000 JSON values"
-		bytes4 = "more than 4194304 bytes"
+		bytes4 = "larger than 4194304 bytes"
 		fits   = 4<<20 - 1
 		index  = "application/vnd.oci.image.index.v1+json"
 		costly = `{"annotations":{"":""},"platform":{}}`

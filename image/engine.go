@@ -18,8 +18,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/nitro-enclaves-bootstrap/neb/image/document"
 )
 
 // engine talks to a Docker engine over its HTTP interface, of which two calls are needed. No version is put into the paths: an
@@ -47,10 +45,10 @@ func openEngine(ctx context.Context, rest string, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := document.ReadAll(body)
+	raw, err := readDocument(body)
 	body.Close()
 	if err == nil {
-		err = document.Decode(raw, &info)
+		err = decode(raw, &info)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("what the Docker engine at %s says about it: %w", e.host, err)

@@ -254,7 +254,7 @@ func TestFindEngine(t *testing.T) {
 		{"nobody listens", map[string]string{"DOCKER_HOST": "unix://" + socket + ".no"}, "x:1", "no Docker engine answers at unix://"},
 		{"no such image", nil, "y:1", "no such image"},
 		{"a stream that ends early", nil, "cut", "unexpected EOF"},
-		{"a huge answer", nil, "huge", "more than 4194304 bytes"},
+		{"a huge answer", nil, "huge", "larger than 4194304 bytes"},
 		{"a deep answer", nil, "deep", "exceeded max depth"},
 		{"a long complaint", nil, "angry", "answers 500 Internal Server Error: no no"},
 	} {

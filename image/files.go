@@ -2,7 +2,7 @@ package image
 
 import (
 	"archive/tar"
-	"bytes"
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -16,7 +16,7 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/nitro-enclaves-bootstrap/neb/image/document"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
 // files is an OCI layout or what docker save writes: named pieces, in a directory or in one tar file.
@@ -52,17 +52,6 @@ func splitPlace(rest string) (path, name string) {
 	return rest, ""
 }
 
-// OpenLayout opens the image called name in an OCI layout: its reference, digest or, where there is but one image, "". A
-// name that is not in it is an error that wraps [fs.ErrNotExist], and so is a blob that is missing.
-func OpenLayout(ctx context.Context, dir, name string, o Options) (*Image, error) {
-	img, err := openPlace(ctx, dir, true, name, o)
-	if err != nil {
-		return nil, fmt.Errorf("image %s in %s: %w", name, dir, err)
-	}
-	img.ref = name
-	return img, nil
-}
-
 func openPlace(ctx context.Context, name string, dir bool, want string, o Options) (*Image, error) {
 	var fs files = &dirFiles{dir: name}
 	if !dir {
@@ -90,7 +79,7 @@ func fromFiles(ctx context.Context, in files, want string, o Options) (*Image, e
 		return nil, fmt.Errorf("index.json: %w", err)
 	}
 	var m v1.IndexManifest
-	if err := document.Decode(index, &m); err != nil {
+	if err := decode(index, &m); err != nil {
 		return nil, fmt.Errorf("index.json: %w", err)
 	}
 	var fit []v1.Descriptor
@@ -180,7 +169,7 @@ func readPiece(fs files, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return document.ReadAll(io.NewSectionReader(f, at, size))
+	return readDocument(io.NewSectionReader(f, at, size))
 }
 
 func pieceLayer(fs files, name string) (layer, error) {
@@ -211,7 +200,7 @@ func fromDockerSave(in files, want string, o Options) (*Image, error) {
 		RepoTags []string
 		Layers   []string
 	}
-	if err := document.Decode(raw, &all); err != nil {
+	if err := decode(raw, &all); err != nil {
 		return nil, fmt.Errorf("manifest.json: %w", err)
 	}
 	var names []string
@@ -315,27 +304,16 @@ func openArchive(ctx context.Context, name string, o Options) (*tarFiles, error)
 	if err != nil {
 		return nil, err
 	}
-	head := make([]byte, 6)
-	n, _ := io.ReadFull(f, head)
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
+	in := bufio.NewReaderSize(f, 64<<10)
+	r, done, err := decompress(ctx, in, newWindows(o.Limits.orDefault()))
+	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	for _, c := range compressions {
-		if bytes.HasPrefix(head[:n], []byte(c.magic)) {
-			defer f.Close()
-			if c.open == nil {
-				return nil, fmt.Errorf("it is compressed with %s; gzip and zstd are read", c.name)
-			}
-			ctx, cancel := context.WithCancel(ctx)
-			defer cancel()
-			r, done, err := c.open(ctx, newPump(ctx, f, sha256.New()), newWindows(o.Limits.orDefault()))
-			if err != nil {
-				return nil, err
-			}
-			defer done()
-			return spoolArchive(r, o)
-		}
+	defer done()
+	if r != nil {
+		defer f.Close()
+		return spoolArchive(stream.Reader(ctx, r), o)
 	}
 	t, err := indexTar(f)
 	if err != nil {
@@ -351,7 +329,7 @@ func spoolArchive(r io.Reader, o Options) (*tarFiles, error) {
 		return nil, err
 	}
 	limit := o.Limits.orDefault().Bytes
-	n, err := io.CopyBuffer(struct{ io.Writer }{f}, io.LimitReader(r, limit+1), make([]byte, chunkSize))
+	n, err := io.CopyBuffer(struct{ io.Writer }{f}, io.LimitReader(r, limit+1), make([]byte, 256<<10))
 	if err == nil && n > limit {
 		err = &LimitError{What: "bytes in the archive", Limit: limit, Field: "Bytes"}
 	}
@@ -368,17 +346,17 @@ func spoolArchive(r io.Reader, o Options) (*tarFiles, error) {
 
 func indexTar(f *os.File) (*tarFiles, error) {
 	t := &tarFiles{f: f, pieces: map[string]piece{}}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
+	info, err := f.Stat()
+	if err != nil {
 		return nil, err
 	}
-	at := &position{f: f}
-	for r := tar.NewReader(at); ; {
+	for r := newTarFile(f, 0, info.Size()); ; {
 		h, err := r.Next()
 		if err == io.EOF {
 			return t, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("after %d pieces, at byte %d: %w", len(t.pieces), at.n, err)
+			return nil, fmt.Errorf("after %d files, at byte %d: %w", len(t.pieces), r.offset(), err)
 		}
 		if len(h.Name) > maxPieceName || len(h.Linkname) > maxPieceName {
 			return nil, fmt.Errorf("%.40q… has a name or link of more than %d bytes, which no piece of an image has", h.Name, maxPieceName)
@@ -389,7 +367,7 @@ func indexTar(f *os.File) (*tarFiles, error) {
 			if isSparse(h) {
 				return nil, fmt.Errorf("%s is a sparse file", h.Name)
 			}
-			t.pieces[name] = piece{at: at.n, size: h.Size}
+			t.pieces[name] = piece{at: r.offset(), size: h.Size}
 		case tar.TypeSymlink:
 			t.pieces[name] = piece{link: path.Join(path.Dir(name), h.Linkname)}
 		case tar.TypeLink:
@@ -417,34 +395,3 @@ func (t *tarFiles) find(name string) (*os.File, int64, int64, error) {
 }
 
 func (t *tarFiles) Close() error { return t.f.Close() }
-
-// position counts what archive/tar reads of a file, and lets it skip.
-type position struct {
-	f   *os.File
-	n   int64
-	buf [4096]byte
-	b   []byte // read ahead
-}
-
-func (p *position) Read(b []byte) (int, error) {
-	if len(p.b) == 0 {
-		n, err := p.f.ReadAt(p.buf[:], p.n)
-		if n == 0 {
-			return 0, err
-		}
-		p.b = p.buf[:n]
-	}
-	n := copy(b, p.b)
-	p.b = p.b[n:]
-	p.n += int64(n)
-	return n, nil
-}
-
-func (p *position) Seek(offset int64, whence int) (int64, error) {
-	if whence != io.SeekCurrent || offset < 0 {
-		return 0, errors.ErrUnsupported
-	}
-	p.n += offset
-	p.b = p.b[min(offset, int64(len(p.b))):]
-	return p.n, nil
-}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -63,7 +62,7 @@ func TestHostileLayers(t *testing.T) {
 		{"too long attributes", [][]byte{plain(labels...)}, image.Limits{Entries: 100}, []string{`"31"`, "bytes of names, links and attributes"}},
 		{"too many bytes", [][]byte{plain(File("a", strings.Repeat("x", 1<<20)))}, image.Limits{Bytes: 1 << 19}, []string{"more than 524288 bytes", "raise the limit"}},
 		{"no archive at all", [][]byte{bytes.Repeat([]byte("x"), 5000)}, image.Limits{}, []string{"entry 1", "invalid tar header"}},
-		{"xz", [][]byte{append([]byte("\xfd7zXZ\x00"), make([]byte, 2000)...)}, image.Limits{}, []string{"compressed with xz"}},
+		{"xz", [][]byte{append([]byte("\xfd7zXZ\x00"), make([]byte, 2000)...)}, image.Limits{}, []string{"unsupported compression xz"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := NewLayout(t)
@@ -124,7 +123,7 @@ func TestDamagedLayers(t *testing.T) {
 	// The blob is as its digest says, but not what the configuration has.
 	l := NewLayout(t)
 	l.Name(l.Manifest(l.JSON("c", Config("amd64", [][]byte{layer})), []Descriptor{l.Blob(string(Gzip), Gzip.Pack(t, Layer(t, File("evil", "1"))))}), "")
-	refused(t, "oci:"+l.Dir(), image.Limits{}, "its diff ID should be "+Digest(layer))
+	refused(t, "oci:"+l.Dir(), image.Limits{}, "diff ID is sha256:", ", expected "+Digest(layer))
 }
 
 // TestBomb inflates a few kilobytes to more than the limit, and must stop there.
@@ -139,7 +138,7 @@ func TestBomb(t *testing.T) {
 		bomb := way.Pack(t, append(head, make([]byte, 64<<20)...))
 		l := NewLayout(t)
 		l.Name(l.Manifest(l.JSON("c", Config("amd64", [][]byte{nil})), []Descriptor{l.Blob(string(way), bomb)}), "")
-		refused(t, "oci:"+l.Dir(), image.Limits{Bytes: 8 << 20}, "more than 8388608 bytes, inflated")
+		refused(t, "oci:"+l.Dir(), image.Limits{Bytes: 8 << 20}, "more than 8388608 bytes, decompressed")
 	}
 	// A sparse file of a terabyte is a few hundred bytes of tar.
 	sparse := Layer(t, Sparse("sparse", "data", 1<<40))
@@ -159,7 +158,9 @@ func TestSparse(t *testing.T) {
 		if !ok {
 			t.Fatal("no file sparse")
 		}
-		b, err := io.ReadAll(tree.Open(e))
+		var body bytes.Buffer
+		_, err := tree.CopyBody(&body, e)
+		b := body.Bytes()
 		if err != nil || len(b) != 100_000 || string(b[:5]) != "data\x00" || bytes.Trim(b[4:], "\x00") != nil && len(bytes.Trim(b[4:], "\x00")) > 0 {
 			t.Errorf("%s: %d bytes, %q…, %v", way, len(b), b[:min(5, len(b))], err)
 		}

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/nitro-enclaves-bootstrap/neb/image/document"
 )
 
 // Image is a container image: what its configuration says, and layers that have not been read yet.
@@ -143,7 +142,7 @@ func fromManifest(ctx context.Context, b blobs, d v1.Descriptor, o Options) (*Im
 			Config        v1.Descriptor   `json:"config"`
 			Layers        []v1.Descriptor `json:"layers"`
 		}
-		if err := document.Decode(raw, &m); err != nil {
+		if err := decode(raw, &m); err != nil {
 			return nil, fmt.Errorf("manifest %s: %w", d.Digest, err)
 		}
 		switch {
@@ -189,7 +188,7 @@ func fromManifest(ctx context.Context, b blobs, d v1.Descriptor, o Options) (*Im
 // setConfig reads a configuration and refuses one for another machine.
 func (i *Image) setConfig(raw []byte, arch string) error {
 	var c v1.ConfigFile
-	if err := document.Decode(raw, &c); err != nil {
+	if err := decode(raw, &c); err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
 	if c.OS != "" && c.OS != "linux" || c.Architecture != "" && c.Architecture != arches[arch] {

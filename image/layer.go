@@ -5,8 +5,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,41 +15,33 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
-// layer is one layer of an image, not yet read.
+// layer is a layer of an image that has not been read yet.
 type layer struct {
-	digest string // sha256:… of the bytes that open gives; "" where the source does not say
-	diffID string // sha256:… of the archive in them, inflated; "" where the source does not say
+	digest string // sha256:… of the bytes of open; "" if the source does not know it
+	diffID string // sha256:… of the archive, decompressed; "" if the source does not know it
 	open   func(ctx context.Context) (io.ReadCloser, error)
-	// file, where it is not nil, holds those bytes from at on. When they are not compressed, bodies stay there.
+	// file, if it is not nil, holds these bytes, from byte at. An archive that is not compressed stays there.
 	file *os.File
 	at   int64
 }
 
-// reading is a layer that has been read: its entries in a journal, its bodies where they were or in a file without a name.
-type reading struct {
-	journal *journal
-	spool   *os.File // nil when no body had to be moved
-	moved   bool     // the bodies are in spool, not in the layer's own file
+// archive is the tar archive of a layer, verified and on disk.
+type archive struct {
+	file     *os.File
+	at, size int64
 }
 
-func (r *reading) Close() error {
-	errs := []error{r.journal.Close()}
-	if r.spool != nil {
-		errs = append(errs, r.spool.Close())
-	}
-	return errors.Join(errs...)
-}
-
-// compressions are told by their first bytes, as Docker does: archives and registries now and then name the wrong one.
+// compressions are told by their first bytes, as Docker does: media types are wrong now and then.
 var compressions = []struct {
 	name  string
 	magic string
-	open  func(context.Context, *pump, *windows) (io.Reader, func(), error)
+	open  func(context.Context, *bufio.Reader, *windowRoom) (io.Reader, func(), error) // nil if it is not supported
 }{
-	{"gzip", "\x1f\x8b", func(_ context.Context, p *pump, _ *windows) (io.Reader, func(), error) {
-		r, err := gzip.NewReader(bufio.NewReaderSize(p, 64<<10)) // the inflater has a fast path for bufio.Reader alone
+	{"gzip", "\x1f\x8b", func(_ context.Context, in *bufio.Reader, _ *windowRoom) (io.Reader, func(), error) {
+		r, err := gzip.NewReader(in)
 		return r, func() {}, err
 	}},
 	{"zstd", "\x28\xb5\x2f\xfd", openZstd},
@@ -61,14 +51,37 @@ var compressions = []struct {
 	{"lz4", "\x04\x22\x4d\x18", nil},
 }
 
-// smallWindow is the memory that every zstd layer gets: RFC 8878 advises to write no larger windows, and container tools keep
-// to it.
+// decompress returns a reader of the decompressed bytes and a function that frees its memory; nil if the bytes are not
+// compressed.
+func decompress(ctx context.Context, in *bufio.Reader, w *windowRoom) (io.Reader, func(), error) {
+	first, err := in.Peek(6)
+	if err != nil && err != io.EOF {
+		return nil, nil, err
+	}
+	for _, c := range compressions {
+		if !bytes.HasPrefix(first, []byte(c.magic)) {
+			continue
+		}
+		if c.open == nil {
+			return nil, nil, fmt.Errorf("unsupported compression %s: expected gzip, zstd or none", c.name)
+		}
+		r, done, err := c.open(ctx, in, w)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", c.name, err)
+		}
+		return r, done, nil
+	}
+	return nil, func() {}, nil
+}
+
+// smallWindow is the memory that every zstd layer gets: RFC 8878 advises against larger windows, and container tools
+// follow it.
 const smallWindow = 8 << 20
 
-// openZstd waits until there is room for the window that the first frame asks for. Later ones get no more.
-func openZstd(ctx context.Context, p *pump, w *windows) (io.Reader, func(), error) {
-	head, err := p.Peek(4096)
-	if err != nil {
+// openZstd waits until there is room for the window of the first frame. Later frames get no more.
+func openZstd(ctx context.Context, in *bufio.Reader, w *windowRoom) (io.Reader, func(), error) {
+	head, err := in.Peek(4096)
+	if err != nil && err != io.EOF {
 		return nil, nil, err
 	}
 	window := max(firstWindow(head), min(smallWindow, w.limit))
@@ -78,7 +91,7 @@ func openZstd(ctx context.Context, p *pump, w *windows) (io.Reader, func(), erro
 	if err := w.room.Acquire(ctx, window); err != nil {
 		return nil, nil, err
 	}
-	r, err := zstd.NewReader(p, zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))
+	r, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))
 	if err != nil {
 		w.room.Release(window)
 		return nil, nil, err
@@ -86,13 +99,13 @@ func openZstd(ctx context.Context, p *pump, w *windows) (io.Reader, func(), erro
 	done := func() {
 		r.Close()
 		r = nil
-		runtime.GC() // the room is free when the memory is: the collector would let several windows lie about
+		runtime.GC() // several windows would be garbage at a time if the room were free before the memory is
 		w.room.Release(window)
 	}
 	return zstdReader{r, window}, done, nil
 }
 
-// firstWindow is the window of the first zstd frame that has one, in bytes; 0 where the beginning does not show it.
+// firstWindow returns the window of the first zstd frame that has one, in bytes; 0 if it is not in head.
 func firstWindow(head []byte) int64 {
 	for {
 		var h zstd.Header
@@ -113,7 +126,7 @@ func firstWindow(head []byte) int64 {
 	}
 }
 
-// zstdReader says which window was too large.
+// zstdReader explains an error about a window.
 type zstdReader struct {
 	*zstd.Decoder
 	window int64
@@ -122,13 +135,14 @@ type zstdReader struct {
 func (z zstdReader) Read(b []byte) (int, error) {
 	n, err := z.Decoder.Read(b)
 	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
-		err = fmt.Errorf("a later zstd frame asks for a window of more than %d bytes, and the first did not: %w", z.window, err)
+		err = fmt.Errorf("a later zstd frame needs a window of more than %d bytes, the first did not: %w", z.window, err)
 	}
 	return n, err
 }
 
-// read inflates a layer once, checks both digests, keeps its bodies on disk and its entries in a journal.
-func (l *layer) read(ctx context.Context, dir string, budget *budget) (_ *reading, err error) {
+// read decompresses a layer into a temporary file of the tree, unless it is a plain archive in a file, and verifies its
+// digests. It runs in several goroutines.
+func (l *layer) read(ctx context.Context, t *Tree) (*archive, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	blob, err := l.open(ctx)
@@ -138,119 +152,112 @@ func (l *layer) read(ctx context.Context, dir string, budget *budget) (_ *readin
 	defer blob.Close()
 	defer context.AfterFunc(ctx, func() { blob.Close() })()
 
-	packed := newPump(ctx, blob, sha256.New())
-	plain, inPlace := packed, l.file != nil
-	first, err := packed.Peek(6)
-	if err != nil && err != io.EOF {
+	packed := newDigester()
+	defer packed.close()
+	in := bufio.NewReaderSize(io.TeeReader(stream.Reader(ctx, blob), packed), 64<<10)
+	r, done, err := decompress(ctx, in, t.budget.windows)
+	if err != nil {
 		return nil, err
 	}
-	for _, c := range compressions {
-		if !bytes.HasPrefix(first, []byte(c.magic)) {
+	defer done()
+	out := &archive{file: l.file, at: l.at}
+	plain := packed
+	sinks := []io.Writer{t.budget}
+	if r == nil {
+		r = in
+	} else {
+		out.file = nil
+		plain = newDigester()
+		defer plain.close()
+		sinks = append(sinks, plain)
+	}
+	if out.file == nil {
+		if out.file, err = t.spool(); err != nil {
+			return nil, err
+		}
+		out.at = 0
+		sinks = append(sinks, out.file)
+	}
+	// The structs hide ReadFrom and WriteTo, which would choose buffers of their own.
+	out.size, err = io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(sinks...)}, struct{ io.Reader }{r}, make([]byte, 64<<10))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(io.Discard, in); err != nil { // the digest includes what follows the compressed stream
+		return nil, err
+	}
+	for _, c := range []struct {
+		what, want string
+		found      *digester
+	}{{"digest", l.digest, packed}, {"diff ID", l.diffID, plain}} {
+		if c.want == "" {
 			continue
 		}
-		if c.open == nil {
-			return nil, fmt.Errorf("it is compressed with %s; layers are in gzip, zstd or neither", c.name)
-		}
-		r, done, err := c.open(ctx, packed, budget.windows)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", c.name, err)
-		}
-		defer done()
-		plain, inPlace = newPump(ctx, r, sha256.New()), false
-		defer plain.stop()
-		defer cancel()
-		break
-	}
-	plain.budget = budget
-
-	out := &reading{journal: &journal{dir: dir}, moved: !inPlace}
-	defer func() {
-		if err != nil {
-			out.Close()
-		}
-	}()
-	if err := l.entries(plain, out, dir, budget); err != nil {
-		return nil, err
-	}
-	// What follows the end of the archive belongs to the digests too.
-	if err := plain.drain(); err != nil {
-		return nil, err
-	}
-	if err := packed.drain(); err != nil {
-		return nil, err
-	}
-	for _, c := range []struct{ what, want, found string }{
-		{"digest", l.digest, packed.Sum()},
-		{"diff ID", l.diffID, plain.Sum()},
-	} {
-		if c.want != "" && c.want != c.found {
-			return nil, fmt.Errorf("its %s should be %s but is %s: it was damaged or changed on the way", c.what, c.want, c.found)
+		if found := c.found.digest(); found != c.want {
+			return nil, fmt.Errorf("%s is %s, expected %s: the layer was damaged or changed on the way", c.what, found, c.want)
 		}
 	}
-	return out, out.journal.rewind()
+	return out, nil
 }
 
-// entries takes the layer's archive apart.
-func (l *layer) entries(plain *pump, out *reading, dir string, budget *budget) error {
-	archive := tar.NewReader(plain)
-	var w *bufio.Writer
-	var spooled int64
+// merge lays the layer over the tree below root.
+func (a *archive) merge(ctx context.Context, t *Tree, root uint32) error {
+	place, err := t.from(bodies{file: a.file})
+	if err != nil {
+		return err
+	}
+	m := merge{t: t, root: root, layer: uint16(t.layers)}
+	in := newTarFile(a.file, a.at, a.size)
 	for n := 1; ; n++ {
-		h, err := archive.Next()
+		if err := ctx.Err(); err != nil {
+			return err // a hostile layer can make each of its entries slow
+		}
+		h, err := in.Next()
 		if err == io.EOF {
-			break
+			return m.finish()
 		}
 		if err == nil {
-			err = budget.takeEntry()
+			err = t.budget.takeEntry()
 		}
 		if err != nil {
 			return fmt.Errorf("entry %d: %w", n, err)
 		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			continue
+		}
 		e, link, err := entry(h)
-		if err == nil && e.IsRegular() && link == "" && e.Size > 0 {
-			if out.moved || isSparse(h) {
-				if w == nil {
-					if out.spool, err = nameless(dir); err != nil {
-						return err
-					}
-					w = bufio.NewWriterSize(struct{ io.Writer }{out.spool}, chunkSize)
-				}
-				if isSparse(h) {
-					if err := budget.takeBytes(e.Size); err != nil {
-						return fmt.Errorf("entry %d, %q: %w", n, h.Name, err)
-					}
-				}
-				e.body = body{file: inSpool, at: spooled}
-				var k int64
-				k, err = w.ReadFrom(archive)
-				spooled += k
-				if err == nil && k != e.Size {
-					err = io.ErrUnexpectedEOF
-				}
-			} else {
-				e.body = body{file: inLayer, at: l.at + plain.pos}
+		if err == nil && e.Size > 0 {
+			e.body = body{file: place.file, at: in.offset()}
+			if isSparse(h) {
+				err = t.expand(e, in)
 			}
 		}
-		if err == nil && h.Typeflag != tar.TypeXGlobalHeader {
-			err = out.journal.write(e, link)
+		if err == nil {
+			err = m.apply(e, link)
 		}
 		if err != nil {
 			return fmt.Errorf("entry %d, %q: %w", n, h.Name, err)
 		}
 	}
-	if w != nil {
-		return w.Flush()
-	}
-	return nil
 }
 
-// Where the body of a journal's entry is, before the tree gives it a number.
-const (
-	inSpool = 1
-	inLayer = 2
-)
+// expand writes the bytes of a sparse file to a temporary file.
+func (t *Tree) expand(e *Entry, r io.Reader) error {
+	if err := t.budget.takeBytes(e.Size); err != nil {
+		return err
+	}
+	f, err := t.spool()
+	if err != nil {
+		return err
+	}
+	if _, err := io.CopyN(f, r, e.Size); err != nil {
+		return err
+	}
+	e.body, err = t.from(bodies{file: f})
+	return err
+}
 
-// isSparse says whether the bytes of a file are not in the archive as they are.
+// isSparse reports whether the archive does not hold the bytes of a file as they are.
 func isSparse(h *tar.Header) bool {
 	if h.Typeflag == tar.TypeGNUSparse {
 		return true
@@ -274,26 +281,24 @@ var tarTypes = map[byte]uint32{
 	tar.TypeBlock:     typeBlock,
 	tar.TypeDir:       typeDir,
 	tar.TypeFifo:      typeFifo,
-
-	tar.TypeXGlobalHeader: typeFile, // no entry at all
 }
 
 const paxXattr = "SCHILY.xattr."
 
-// entry is what a header of a layer says. link is the target of a hard link.
+// entry returns what a header of a layer describes. link is the target of a hard link.
 func entry(h *tar.Header) (e *Entry, link string, err error) {
 	kind, ok := tarTypes[h.Typeflag]
 	if !ok {
-		return nil, "", fmt.Errorf("type %q, which no layer has", h.Typeflag)
+		return nil, "", fmt.Errorf("unsupported type %q", h.Typeflag)
 	}
-	const ids = 1<<32 - 2 // the kernel takes the next as "no owner"
+	const ids = 1<<32 - 2 // the kernel takes the next one for "no owner"
 	for _, id := range []struct {
 		what  string
 		value int64
 		max   int64
 	}{{"owner", int64(h.Uid), ids}, {"group", int64(h.Gid), ids}, {"major number", h.Devmajor, math.MaxUint32}, {"minor number", h.Devminor, math.MaxUint32}} {
 		if id.value < 0 || id.value > id.max {
-			return nil, "", fmt.Errorf("the %s %d is out of range", id.what, id.value)
+			return nil, "", fmt.Errorf("invalid %s %d: expected 0 to %d", id.what, id.value, id.max)
 		}
 	}
 	e = &Entry{
@@ -303,7 +308,7 @@ func entry(h *tar.Header) (e *Entry, link string, err error) {
 	switch h.Typeflag {
 	case tar.TypeLink:
 		if link = h.Linkname; link == "" {
-			return nil, "", errors.New("a hard link to nothing")
+			return nil, "", errors.New("hard link without a target")
 		}
 	case tar.TypeSymlink:
 		e.Target = h.Linkname
@@ -318,100 +323,20 @@ func entry(h *tar.Header) (e *Entry, link string, err error) {
 	return e, link, nil
 }
 
-// journal keeps entries in order: in memory while they are few, on disk beyond.
-type journal struct {
-	dir  string
-	buf  bytes.Buffer
-	file *os.File
-	w    *bufio.Writer
-	r    *bufio.Reader
-	tmp  []byte
+// tarFile reads the headers of a tar archive in a file, without its bodies.
+type tarFile struct {
+	*tar.Reader
+	section *io.SectionReader
+	at      int64
 }
 
-const journalInMemory = 128 << 10
-
-func (j *journal) write(e *Entry, link string) error {
-	b := j.tmp[:0]
-	b = appendString(b, e.Path)
-	b = appendString(b, link)
-	b = appendString(b, e.Target)
-	b = appendString(b, packXattrs(e.Xattrs))
-	for _, v := range [...]uint64{uint64(e.Mode), uint64(e.UID), uint64(e.GID), uint64(e.ModTime), uint64(e.Size), uint64(e.Major), uint64(e.Minor), uint64(e.body.file), uint64(e.body.at)} {
-		b = binary.AppendUvarint(b, v)
-	}
-	j.tmp = b
-	if j.file == nil {
-		if j.buf.Len()+len(b) < journalInMemory {
-			j.buf.Write(b)
-			return nil
-		}
-		f, err := nameless(j.dir)
-		if err != nil {
-			return err
-		}
-		j.file, j.w = f, bufio.NewWriterSize(f, 64<<10)
-		if _, err := j.w.Write(j.buf.Bytes()); err != nil {
-			return err
-		}
-		j.buf = bytes.Buffer{}
-	}
-	_, err := j.w.Write(b)
-	return err
+func newTarFile(f *os.File, at, size int64) *tarFile {
+	s := io.NewSectionReader(f, at, size)
+	return &tarFile{tar.NewReader(s), s, at}
 }
 
-func appendString(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
-}
-
-// rewind ends the writing; reading begins.
-func (j *journal) rewind() error {
-	if j.file == nil {
-		j.r = bufio.NewReader(&j.buf)
-		return nil
-	}
-	if err := j.w.Flush(); err != nil {
-		return err
-	}
-	if _, err := j.file.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	j.r, j.w = bufio.NewReaderSize(j.file, 64<<10), nil
-	return nil
-}
-
-// read returns the next entry, or io.EOF.
-func (j *journal) read(e *Entry) (link string, err error) {
-	if _, err := j.r.Peek(1); err != nil {
-		return "", err
-	}
-	var xattrs string
-	for _, s := range [...]*string{&e.Path, &link, &e.Target, &xattrs} {
-		n, err := binary.ReadUvarint(j.r)
-		if err != nil {
-			return "", err
-		}
-		if n > uint64(cap(j.tmp)) {
-			j.tmp = make([]byte, n)
-		}
-		if _, err := io.ReadFull(j.r, j.tmp[:n]); err != nil {
-			return "", err
-		}
-		*s = string(j.tmp[:n])
-	}
-	var v [9]uint64
-	for i := range v {
-		if v[i], err = binary.ReadUvarint(j.r); err != nil {
-			return "", err
-		}
-	}
-	e.Mode, e.UID, e.GID, e.ModTime, e.Size = uint32(v[0]), uint32(v[1]), uint32(v[2]), int64(v[3]), int64(v[4])
-	e.Major, e.Minor, e.body, e.Xattrs = uint32(v[5]), uint32(v[6]), body{file: uint16(v[7]), at: int64(v[8])}, unpackXattrs(xattrs)
-	return link, nil
-}
-
-func (j *journal) Close() error {
-	if j.file == nil {
-		return nil
-	}
-	return j.file.Close()
+// offset returns the position in the file where the body of the current entry begins.
+func (t *tarFile) offset() int64 {
+	n, _ := t.section.Seek(0, io.SeekCurrent) // cannot fail
+	return t.at + n
 }

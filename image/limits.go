@@ -34,16 +34,16 @@ func (l Limits) links() int64 { return 32<<20 + 64*min(l.Entries, 1<<23) }
 type budget struct {
 	limits         Limits
 	entries, bytes atomic.Int64
-	windows        *windows
+	windows        *windowRoom
 }
 
-// windows is the memory for the windows of the zstd layers that are read at one time.
-type windows struct {
+// windowRoom is the memory for the windows of the zstd layers that are read at one time.
+type windowRoom struct {
 	limit int64
 	room  *semaphore.Weighted
 }
 
-func newWindows(l Limits) *windows { return &windows{l.Window, semaphore.NewWeighted(l.Window)} }
+func newWindows(l Limits) *windowRoom { return &windowRoom{l.Window, semaphore.NewWeighted(l.Window)} }
 
 func newBudget(l Limits) *budget {
 	b := &budget{limits: l, windows: newWindows(l)}
@@ -60,9 +60,12 @@ func (b *budget) takeEntry() error {
 	return nil
 }
 
+// Write takes the bytes that are written.
+func (b *budget) Write(p []byte) (int, error) { return len(p), b.takeBytes(int64(len(p))) }
+
 func (b *budget) takeBytes(n int64) error {
 	if b.bytes.Add(-n) < 0 {
-		return &LimitError{What: "bytes, inflated", Limit: b.limits.Bytes, Field: "Bytes"}
+		return &LimitError{What: "bytes, decompressed", Limit: b.limits.Bytes, Field: "Bytes"}
 	}
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/nitro-enclaves-bootstrap/neb/image/document"
 )
 
 // Expand gives a reference its default host, directory and tag, as Docker reads it: "alpine" is
@@ -54,7 +53,7 @@ func openRegistry(ctx context.Context, rest string, o Options) (*Image, error) {
 	}
 	r := repository{name: ref.Context(), ctx: ctx, opts: []remote.Option{
 		remote.WithAuthFromKeychain(Keychain()), remote.WithContext(ctx), remote.WithUserAgent("neb-linuxkit"),
-		remote.WithTransport(document.Transport{Base: remote.DefaultTransport}),
+		remote.WithTransport(boundedManifests{remote.DefaultTransport}),
 	}}
 	d, err := remote.Get(ref, r.opts...)
 	if err != nil {
@@ -97,7 +96,7 @@ func (r repository) read(_ context.Context, d v1.Descriptor) ([]byte, error) {
 		return nil, err
 	}
 	defer body.Close()
-	b, err := document.ReadAll(body)
+	b, err := readDocument(body)
 	if err != nil {
 		return nil, err
 	}

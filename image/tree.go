@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // File types, as the upper four bits of a mode hold them (stat(2), S_IFMT).
@@ -88,22 +89,23 @@ type body struct {
 // Tree is a file tree whose names are in memory and whose bodies stay in files. It is not safe for use by several
 // goroutines. Close it to free what it holds on disk.
 type Tree struct {
-	nodes  slab[node]
-	inodes slab[inode]
-	names  arena
-	table  []uint32 // open addressing: 0 empty, gone, or a node
-	used   int      // slots that are not empty
-	live   int      // slots that hold a node
-	seed   maphash.Seed
-	files  []bodies
-	limits Limits
-	dir    string
-	root   uint32
-	budget *budget
-	layers int   // counted over all images
-	links  int64 // bytes of targets and what stood behind them, for all symbolic links that were followed
-	closer []io.Closer
-	window window
+	nodes   slab[node]
+	inodes  slab[inode]
+	names   arena
+	table   []uint32 // open addressing: 0 empty, gone, or a node
+	used    int      // slots that are not empty
+	live    int      // slots that hold a node
+	seed    maphash.Seed
+	files   []bodies
+	limits  Limits
+	dir     string
+	root    uint32
+	budget  *budget
+	layers  int        // counted over all images
+	links   int64      // bytes of targets and what stood behind them, for all symbolic links that were followed
+	closing sync.Mutex // of closer: layers are read at the same time
+	closer  []io.Closer
+	window  window
 }
 
 // bodies is where bodies are: a file with all of one layer's, or the directory of the machine that a tree was read from.
@@ -471,7 +473,11 @@ func (s *Sub) Put(e *Entry, content []byte) error { return s.t.putIn(s.root, e, 
 func (s *Sub) Remove(path string) error { return s.t.removeIn(s.root, path) }
 
 // CloseLater closes c when the tree is closed: an image whose layers the tree reads from.
-func (t *Tree) CloseLater(c io.Closer) { t.closer = append(t.closer, c) }
+func (t *Tree) CloseLater(c io.Closer) {
+	t.closing.Lock()
+	defer t.closing.Unlock()
+	t.closer = append(t.closer, c)
+}
 
 // Lookup finds an entry by its path; symbolic links on the way are followed within the tree, the last part is not.
 func (t *Tree) Lookup(path string) (*Entry, bool) { return t.lookupIn(t.root, path) }
@@ -535,7 +541,7 @@ func (t *Tree) PutFile(e *Entry, name string) error {
 		f.Close()
 		return fmt.Errorf("%s: %w", e.Path, err)
 	}
-	t.closer = append(t.closer, f)
+	t.CloseLater(f)
 	c := *e
 	c.Size = info.Size()
 	c.body, err = t.from(bodies{file: f})
@@ -606,7 +612,7 @@ func (t *Tree) keep(e *Entry, content []byte) error {
 func (t *Tree) spool() (*os.File, error) {
 	f, err := nameless(t.dir)
 	if err == nil {
-		t.closer = append(t.closer, f)
+		t.CloseLater(f)
 	}
 	return f, err
 }

@@ -1,0 +1,10 @@
+//go:build !linux && !windows
+
+package image
+
+import (
+	"errors"
+	"os"
+)
+
+func createNameless(string) (*os.File, error) { return nil, errors.ErrUnsupported }
