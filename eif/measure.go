@@ -3,6 +3,7 @@ package eif
 import (
 	"crypto/sha512"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -64,6 +65,15 @@ type Measurements struct {
 	PCR1 PCR  // the bootstrap: kernel, command line and the first ramdisk
 	PCR2 PCR  // the application: all ramdisks but the first
 	PCR8 *PCR // the signing certificate; nil for an image without a signature
+}
+
+// MarshalJSON writes the object that nitro-cli prints.
+func (m Measurements) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		HashAlgorithm    string
+		PCR0, PCR1, PCR2 PCR
+		PCR8             *PCR `json:",omitempty"`
+	}{"Sha384 { ... }", m.PCR0, m.PCR1, m.PCR2, m.PCR8})
 }
 
 // SectionDigest is what a pass over a file found about one section.

@@ -47,3 +47,25 @@ func TestParseMetadataRefuses(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestMeasurementsJSON compares with what nitro-cli build-enclave prints.
+func TestMeasurementsJSON(t *testing.T) {
+	m := eif.Measurements{PCR0: eif.PCR{0xa0}, PCR1: eif.PCR{0xa1}, PCR2: eif.PCR{0xa2}}
+	zeros := strings.Repeat("0", 94)
+	want := `{
+  "Measurements": {
+    "HashAlgorithm": "Sha384 { ... }",
+    "PCR0": "a0` + zeros + `",
+    "PCR1": "a1` + zeros + `",
+    "PCR2": "a2` + zeros + `"
+  }
+}`
+	if got, err := json.MarshalIndent(struct{ Measurements eif.Measurements }{m}, "", "  "); err != nil || string(got) != want {
+		t.Errorf("%s (%v)", got, err)
+	}
+	m.PCR8 = &eif.PCR{0xa8}
+	want = strings.Replace(want, `a2`+zeros+`"`, `a2`+zeros+"\",\n    \"PCR8\": \"a8"+zeros+`"`, 1)
+	if got, err := json.MarshalIndent(struct{ Measurements eif.Measurements }{m}, "", "  "); err != nil || string(got) != want {
+		t.Errorf("%s (%v)", got, err)
+	}
+}

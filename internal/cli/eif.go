@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
 
 func newEIFCommand(s streams) *cobra.Command {
@@ -37,12 +38,12 @@ func newEIFCommand(s streams) *cobra.Command {
 }
 
 // inspectEIF reads a whole EIF and says what is in it and what is wrong with it.
-func inspectEIF(ctx context.Context, path string, at time.Time) (*pack.Report, func(), error) {
+func inspectEIF(ctx context.Context, path string, at time.Time) (*inspect.Report, func(), error) {
 	f, size, err := openRegular(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	report, err := pack.Inspect(ctx, f, size, at)
+	report, err := inspect.Inspect(ctx, f, size, at)
 	if err != nil {
 		f.Close()
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
@@ -163,19 +164,19 @@ func (k *keyFlags) add(cmd *cobra.Command) {
 }
 
 // signer is nil when no key was given.
-func (k *keyFlags) signer(cmd *cobra.Command) (*pack.Signer, error) {
+func (k *keyFlags) signer(cmd *cobra.Command) (*sign.Signer, error) {
 	switch {
 	case k.certificate == "" && k.key == "":
 		return nil, nil
 	case k.certificate == "" || k.key == "":
 		return nil, usagef("--signing-certificate and --private-key go together")
 	}
-	var signer *pack.Signer
+	var signer *sign.Signer
 	var err error
-	if pack.IsKeyARN(k.key) {
-		signer, err = pack.LoadKMSSigner(cmd.Context(), k.key, k.certificate)
+	if sign.IsKeyARN(k.key) {
+		signer, err = sign.LoadKMS(cmd.Context(), k.key, k.certificate)
 	} else {
-		signer, err = pack.LoadSigner(k.key, k.certificate)
+		signer, err = sign.Load(k.key, k.certificate)
 	}
 	if err == nil && !k.allowExpired {
 		signer.At = time.Now()

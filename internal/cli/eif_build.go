@@ -21,6 +21,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
@@ -239,12 +240,9 @@ func (o *eifBuild) openImage(ctx context.Context, s streams) (*image.Image, erro
 }
 
 func printMeasurements(s streams, m eif.Measurements) error {
-	text, err := pack.MeasurementsJSON(m)
-	if err != nil {
-		return err
-	}
-	_, err = s.out.Write(text)
-	return err
+	encoder := json.NewEncoder(s.out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(struct{ Measurements eif.Measurements }{m})
 }
 
 func (o *eifBuild) overrides() (pack.Overrides, error) {
@@ -295,7 +293,7 @@ func (o *eifBuild) checkFiles() error {
 		return err
 	}
 	for _, in := range inputs {
-		if in.path == "" || in.flag == "private-key" && pack.IsKeyARN(in.path) {
+		if in.path == "" || in.flag == "private-key" && sign.IsKeyARN(in.path) {
 			continue
 		}
 		info, err := os.Stat(in.path)

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
 )
 
 func newEIFDiffCommand(s streams) *cobra.Command {
@@ -32,7 +32,7 @@ registers that differ for it. The exit status is 0 when they are the same and 1 
 			differ := false
 			tools := newBlobBuilder(s, buildFlags{})
 			defer tools.close()
-			err = pack.Diff(cmd.Context(), a, b, tools, func(d pack.Difference) {
+			err = inspect.Diff(cmd.Context(), a, b, tools, func(d inspect.Difference) {
 				differ = true
 				if asJSON {
 					json.NewEncoder(s.out).Encode(d)

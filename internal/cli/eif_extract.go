@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
 )
 
 func newEIFExtractCommand(s streams) *cobra.Command {
@@ -33,15 +33,15 @@ into a directory with its number. With --list print the entries of the ramdisks 
 			}
 			defer in.Close()
 			if list {
-				err = pack.ListRamdisks(cmd.Context(), file, s.out)
+				err = inspect.ListRamdisks(cmd.Context(), file, s.out)
 			} else {
 				var names []string
-				names, err = pack.ExtractSections(cmd.Context(), file, output)
+				names, err = inspect.ExtractSections(cmd.Context(), file, output)
 				for _, name := range names {
 					fmt.Fprintln(s.out, filepath.Join(output, name))
 				}
 				if err == nil && unpack {
-					err = pack.UnpackRamdisks(cmd.Context(), file, output, func(line string) { complain(s, "%s", line) })
+					err = inspect.UnpackRamdisks(cmd.Context(), file, output, func(line string) { complain(s, "%s", line) })
 				}
 			}
 			if err != nil {

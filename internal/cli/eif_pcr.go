@@ -8,7 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
 
 func newEIFPCRCommand(s streams) *cobra.Command {
@@ -34,7 +35,7 @@ signing certificate (PCR8), of the role of the parent instance (PCR3), or of its
 				}
 			}
 			if certificate != "" {
-				text, err := pack.LoadCertificate(certificate)
+				text, err := sign.LoadCertificate(certificate)
 				if err != nil {
 					return err
 				}
@@ -78,7 +79,7 @@ other half of the enclave, and are refused without PCR0 or PCR8.`,
 			if err != nil {
 				return err
 			}
-			policy := pack.Policy{}
+			policy := inspect.Policy{}
 			if err := policy.Add(m, only...); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
@@ -130,8 +131,8 @@ func parentPCRs(role, instance string, use func(int, eif.PCR)) error {
 		flag, value string
 		valid       func(string) error
 	}{
-		{3, "role-arn", role, pack.CheckRoleARN},
-		{4, "instance-id", instance, pack.CheckInstanceID},
+		{3, "role-arn", role, inspect.CheckRoleARN},
+		{4, "instance-id", instance, inspect.CheckInstanceID},
 	} {
 		if p.value == "" {
 			continue

@@ -8,7 +8,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
 
 func newEIFSignCommand(s streams) *cobra.Command {
@@ -35,7 +35,7 @@ replaced. The measurements, now with PCR8, go to standard output as nitro-cli si
 			defer in.Close()
 			var m eif.Measurements
 			err = atomicfile.Write(args[0], func(out *os.File) error {
-				m, err = pack.Sign(cmd.Context(), out, file, signer)
+				m, err = sign.EIF(cmd.Context(), out, file, signer)
 				return err
 			})
 			if err != nil {

@@ -7,7 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
 
 func newEIFVerifyCommand(s streams) *cobra.Command {
@@ -26,13 +27,13 @@ Anyone can sign with a certificate of his own. Without an expected certificate, 
 		Example: "  neb eif verify hello.eif --signing-certificate cert.pem --pcr0 $PCR0",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var want pack.Expectation
+			var want inspect.Expectation
 			var err error
 			if want.PCRs, err = pcrs.values(); err != nil {
 				return err
 			}
 			if certificate != "" {
-				text, err := pack.LoadCertificate(certificate)
+				text, err := sign.LoadCertificate(certificate)
 				if err != nil {
 					return err
 				}

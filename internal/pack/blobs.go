@@ -11,6 +11,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
 // Blobs are the files under the application, by their paths.
@@ -25,14 +26,13 @@ type Blobs struct {
 // BlobsIn are the blobs in a directory that `neb build` or nitro-cli's package filled: either the directory of one
 // architecture, or one with a directory for each.
 func BlobsIn(dir, arch string) Blobs {
-	kernel := map[string]string{eif.X86_64: "bzImage", eif.AArch64: "Image"}[arch]
-	if _, err := os.Stat(filepath.Join(dir, arch, kernel)); err == nil {
+	name := map[string]string{eif.X86_64: "bzImage", eif.AArch64: "Image"}[arch]
+	if _, err := os.Stat(filepath.Join(dir, arch, name)); err == nil {
 		dir = filepath.Join(dir, arch)
 	}
-	kernel = filepath.Join(dir, kernel)
 	return Blobs{
-		Kernel:  kernel,
-		Config:  kernel + ".config",
+		Kernel:  filepath.Join(dir, name),
+		Config:  filepath.Join(dir, name+".config"),
 		Cmdline: filepath.Join(dir, "cmdline"),
 		Init:    filepath.Join(dir, "init"),
 		NSM:     filepath.Join(dir, "nsm.ko"),
@@ -87,10 +87,10 @@ func (b Blobs) open(arch string) (_ *openBlobs, err error) {
 	if o.kernel == nil || o.init == nil {
 		return nil, fmt.Errorf("an enclave needs a kernel and an init: the kernel is %q, init is %q", b.Kernel, b.Init)
 	}
-	if err := checkKernel(o.kernel, o.size.kernel, arch); err != nil {
+	if err := kernel.CheckFile(o.kernel, o.size.kernel, arch); err != nil {
 		return nil, fmt.Errorf("%s: %w", b.Kernel, err)
 	}
-	if o.release, err = kernelRelease(o.kernel, o.size.kernel, arch); err != nil {
+	if o.release, err = kernel.Release(o.kernel, o.size.kernel, arch); err != nil {
 		return nil, fmt.Errorf("%s: its version: %w", b.Kernel, err)
 	}
 	if err := checkProgram(o.init, arch); err != nil {
@@ -108,7 +108,7 @@ func (b Blobs) open(arch string) (_ *openBlobs, err error) {
 		}
 	}
 	if b.Cmdline != "" {
-		text, err := stream.ReadFile(b.Cmdline, mostSmall)
+		text, err := stream.ReadFile(b.Cmdline, 1<<20)
 		if err != nil {
 			return nil, fmt.Errorf("the kernel's command line: %w", err)
 		}

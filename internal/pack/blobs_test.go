@@ -3,7 +3,6 @@ package pack_test
 import (
 	"bytes"
 	"debug/elf"
-	"debug/pe"
 	"encoding/binary"
 	"os"
 	"path/filepath"
@@ -13,40 +12,12 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/enclaves"
 )
 
 // Blobs that look like the real ones where pack looks at them.
 
 const release = "6.12.117"
-
-func bzImage(release string) []byte {
-	b := bytes.Repeat([]byte("kernel"), 20_000)
-	copy(b[0x1fe:], "\x55\xaa")
-	copy(b[0x202:], "HdrS")
-	b[0x211] = 1
-	b[0x1f1] = 31
-	binary.LittleEndian.PutUint32(b[0x1f4:], uint32(len(b)-32*512)/16)
-	binary.LittleEndian.PutUint16(b[0x20e:], 0x300)
-	copy(b[0x500:], release+" (build@neb) #1 SMP\x00")
-	return b
-}
-
-func arm64Image(release string) []byte {
-	b := bytes.Repeat([]byte("kernel"), 200_000)
-	copy(b, "MZ")
-	copy(b[0x38:], "ARM\x64")
-	binary.LittleEndian.PutUint32(b[0x3c:], 0x40)
-	var header bytes.Buffer
-	header.WriteString("PE\x00\x00")
-	binary.Write(&header, binary.LittleEndian, pe.FileHeader{Machine: pe.IMAGE_FILE_MACHINE_ARM64, NumberOfSections: 2})
-	binary.Write(&header, binary.LittleEndian, []pe.SectionHeader32{
-		{Name: [8]uint8{'.', 't', 'e', 'x', 't'}, SizeOfRawData: 600_000, PointerToRawData: 4096},
-		{Name: [8]uint8{'.', 'd', 'a', 't', 'a'}, VirtualSize: 9_000_000, SizeOfRawData: uint32(len(b) - 604_096), PointerToRawData: 604_096},
-	})
-	copy(b[0x40:], header.Bytes())
-	copy(b[1<<20-100:], "\x00Linux version "+release+" (build@neb) (gcc) #1 SMP\n\x00") // over the edge of a buffer
-	return b
-}
 
 // elfFile is an ELF file with one section and, unless its type is PT_NULL, one segment with the same content.
 func elfFile(machine elf.Machine, kind elf.Type, segment elf.ProgType, section string, content []byte) []byte {
@@ -99,9 +70,9 @@ func nsmModule(arch, release string) []byte {
 // writeBlobs fills a directory with good blobs, and then with the given ones.
 func writeBlobs(t testing.TB, arch string, change map[string][]byte) string {
 	t.Helper()
-	kernel, image := "bzImage", bzImage(release)
+	kernel, image := "bzImage", enclaves.BzImage(release)
 	if arch == eif.AArch64 {
-		kernel, image = "Image", arm64Image(release)
+		kernel, image = "Image", enclaves.Image(release)
 	}
 	files := map[string][]byte{
 		kernel:             image,
@@ -153,13 +124,13 @@ func TestBadBlobs(t *testing.T) {
 		{"no kernel", eif.X86_64, map[string][]byte{"bzImage": nil}, "no such file"},
 		{"a kernel that is none", eif.X86_64, map[string][]byte{"bzImage": gzip}, "the kernel is neither a bzImage nor an Image, and x86_64 needs a bzImage"},
 		{"an empty kernel", eif.X86_64, map[string][]byte{"bzImage": {}}, "neither"},
-		{"a zImage", eif.X86_64, map[string][]byte{"bzImage": func() []byte { b := bzImage(release); b[0x211] = 0; return b }()}, "neither"},
-		{"a bzImage without its end", eif.X86_64, map[string][]byte{"bzImage": bzImage(release)[:119_999]}, "the kernel has 119999 bytes, and its header says at least 120000"},
-		{"an Image without its end", eif.AArch64, map[string][]byte{"Image": arm64Image(release)[:1_199_999]}, "the kernel has 1199999 bytes, and its header says at least 1200000"},
-		{"an Image without its header's end", eif.AArch64, map[string][]byte{"Image": arm64Image(release)[:100]}, "the kernel's header: for EFI"},
-		{"a bzImage that is a header", eif.X86_64, map[string][]byte{"bzImage": bzImage(release)[:0x212]}, "it was cut"},
-		{"an Image for x86_64", eif.X86_64, map[string][]byte{"bzImage": arm64Image(release)}, "the kernel is an uncompressed Image, and x86_64 needs a bzImage"},
-		{"a bzImage for aarch64", eif.AArch64, map[string][]byte{"Image": bzImage(release)}, "the kernel is a bzImage, and aarch64 needs an uncompressed Image"},
+		{"a zImage", eif.X86_64, map[string][]byte{"bzImage": func() []byte { b := enclaves.BzImage(release); b[0x211] = 0; return b }()}, "neither"},
+		{"a bzImage without its end", eif.X86_64, map[string][]byte{"bzImage": enclaves.BzImage(release)[:119_999]}, "the kernel has 119999 bytes, and its header says at least 120000"},
+		{"an Image without its end", eif.AArch64, map[string][]byte{"Image": enclaves.Image(release)[:1_199_999]}, "the kernel has 1199999 bytes, and its header says at least 1200000"},
+		{"an Image without its header's end", eif.AArch64, map[string][]byte{"Image": enclaves.Image(release)[:100]}, "the kernel's header: for EFI"},
+		{"a bzImage that is a header", eif.X86_64, map[string][]byte{"bzImage": enclaves.BzImage(release)[:0x212]}, "it was cut"},
+		{"an Image for x86_64", eif.X86_64, map[string][]byte{"bzImage": enclaves.Image(release)}, "the kernel is an uncompressed Image, and x86_64 needs a bzImage"},
+		{"a bzImage for aarch64", eif.AArch64, map[string][]byte{"Image": enclaves.BzImage(release)}, "the kernel is a bzImage, and aarch64 needs an uncompressed Image"},
 		{"a compressed Image", eif.AArch64, map[string][]byte{"Image": gzip}, "neither"},
 		{"a driver for another kernel", eif.X86_64, map[string][]byte{"nsm.ko": nsmModule(eif.X86_64, "6.12.74")}, "it is built for kernel 6.12.74, and the kernel is 6.12.117"},
 		{"a driver for another kernel of aarch64", eif.AArch64, map[string][]byte{"nsm.ko": nsmModule(eif.AArch64, "6.12.74")}, "it is built for kernel 6.12.74, and the kernel is 6.12.117"},
@@ -178,7 +149,7 @@ func TestBadBlobs(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := &pack.Build{Arch: test.arch, Blobs: pack.BlobsIn(writeBlobs(t, test.arch, test.change), test.arch), RootFS: someTree(t), Overrides: start}
-			_, err := b.To(t.Context(), tempFile(t))
+			_, err := b.To(t.Context(), enclaves.TempFile(t))
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error %v, want one with %q", err, test.want)
 			}

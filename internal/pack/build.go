@@ -16,14 +16,12 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
 // MaxCustomMetadata is the size of a file with a user's own metadata, in bytes: what nitro-cli takes.
 const MaxCustomMetadata = 4096
-
-// maxCmdline is the longest command line that both architectures' kernels take whole, in bytes, without the NUL
-// (COMMAND_LINE_SIZE of arch/x86/include/asm/setup.h and arch/arm64/include/uapi/asm/setup.h, both 2048).
-const maxCmdline = 2047
 
 // RootFormat is a form in which the application's tree travels.
 type RootFormat string
@@ -55,7 +53,7 @@ type Build struct {
 	Epoch    *int64          // SOURCE_DATE_EPOCH: time of the build, and the latest that a file has; nil for 1970 and as they are, or 1970 in a directory
 	Tool     string          // version of neb, in the metadata
 
-	Signer *Signer // nil for an image without a signature
+	Signer *sign.Signer // nil for an image without a signature
 
 	// NitroCLI makes what nitro-cli makes with the same blobs and our linuxkit, with all that it leaves out: ENTRYPOINT where
 	// there is a CMD, WORKDIR and USER.
@@ -112,12 +110,12 @@ func (b *Build) Check() error {
 		}
 	}
 	if b.Cmdline != "" {
-		if err := checkCmdline(b.Cmdline); err != nil {
+		if err := kernel.CheckCmdline(b.Cmdline); err != nil {
 			return err
 		}
 	}
 	if b.Signer != nil {
-		return b.Signer.check()
+		return b.Signer.Check()
 	}
 	return nil
 }
@@ -147,7 +145,7 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 	if b.Cmdline != "" {
 		blobs.cmdline = b.Cmdline
 	}
-	if err := checkCmdline(blobs.cmdline); err != nil {
+	if err := kernel.CheckCmdline(blobs.cmdline); err != nil {
 		return nil, err
 	}
 	metadata, err := b.metadata(blobs)
@@ -199,7 +197,7 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 		return nil, err
 	}
 	if b.Signer != nil {
-		if measurements.PCR8, err = sign(out, b.Signer, measurements.PCR0); err != nil {
+		if measurements.PCR8, err = b.Signer.Append(out, measurements.PCR0); err != nil {
 			return nil, err
 		}
 	}
@@ -207,38 +205,6 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 		return nil, err
 	}
 	return &Result{Measurements: measurements, Size: out.Size()}, nil
-}
-
-// sign writes a signature section.
-func sign(out *eif.Writer, s *Signer, pcr0 eif.PCR) (*eif.PCR, error) {
-	certificate, err := eif.ParseCertificate(s.Certificate)
-	if err != nil {
-		return nil, fmt.Errorf("the signing certificate: %w", err)
-	}
-	section, err := eif.Sign(s.Key, s.Certificate, pcr0, s.At)
-	if err != nil {
-		return nil, err
-	}
-	if err := out.Next(eif.Signature); err != nil {
-		return nil, err
-	}
-	if _, err := out.Write(section); err != nil {
-		return nil, err
-	}
-	pcr8 := eif.PCR8(certificate)
-	return &pcr8, nil
-}
-
-func checkCmdline(cmdline string) error {
-	switch {
-	case cmdline == "":
-		return errors.New("the kernel's command line is empty: without a console and reboot=k an enclave is silent and does not end")
-	case strings.ContainsAny(cmdline, "\n\r\x00"):
-		return fmt.Errorf("the kernel's command line %q has a line break or a NUL in it", cmdline)
-	case len(cmdline) > maxCmdline:
-		return fmt.Errorf("the kernel's command line has %d bytes, and the kernel cuts it after %d", len(cmdline), maxCmdline)
-	}
-	return nil
 }
 
 // metadata are the content of the metadata section.

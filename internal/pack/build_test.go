@@ -34,6 +34,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/enclaves"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
@@ -53,20 +55,10 @@ func someTree(t testing.TB) string {
 	return dir
 }
 
-func tempFile(t testing.TB) *os.File {
-	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "out.eif"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return f
-}
-
 // buildFile builds and opens a file.
 func buildFile(t testing.TB, b *pack.Build) *eif.File {
 	t.Helper()
-	out := tempFile(t)
+	out := enclaves.TempFile(t)
 	result, err := b.To(t.Context(), out)
 	if err != nil {
 		t.Fatal(err)
@@ -85,60 +77,13 @@ func buildFile(t testing.TB, b *pack.Build) *eif.File {
 	return f
 }
 
-// newc is an archive read by hand: an independent reader. It gives each name its mode and content, in order.
-type newcEntry struct {
-	name    string
-	mode    uint64
-	links   uint64
-	content []byte
-	inode   int // for what is written; 0 is the next
-}
-
-func readNewc(t testing.TB, b []byte) []newcEntry {
-	t.Helper()
-	var all []newcEntry
-	for at := 0; at < len(b); {
-		if string(b[at:at+6]) != "070701" {
-			t.Fatalf("no entry at byte %d: %q", at, b[at:at+6])
-		}
-		var field [13]uint64
-		for i := range field {
-			if _, err := fmt.Sscanf(string(b[at+6+8*i:at+14+8*i]), "%x", &field[i]); err != nil {
-				t.Fatal(err)
-			}
-		}
-		size, nameSize := int(field[6]), int(field[11])
-		entryName := string(b[at+110 : at+110+nameSize-1])
-		at = (at + 110 + nameSize + 3) &^ 3
-		if entryName == "TRAILER!!!" {
-			if rest := bytes.Trim(b[at:], "\x00"); len(rest) > 0 {
-				t.Fatalf("%d bytes after the trailer", len(rest))
-			}
-			return all
-		}
-		all = append(all, newcEntry{name: entryName, mode: field[1], links: field[4], content: b[at : at+size]})
-		at = (at + size + 3) &^ 3
-	}
-	t.Fatal("an archive without a trailer")
-	return nil
-}
-
-func ramdisk(t testing.TB, f *eif.File, n int) []newcEntry {
+func ramdisk(t testing.TB, f *eif.File, n int) []enclaves.Entry {
 	t.Helper()
 	content, err := io.ReadAll(f.Content(f.All(eif.Ramdisk)[n]))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return readNewc(t, content)
-}
-
-func find(entries []newcEntry, name string) *newcEntry {
-	for i := range entries {
-		if entries[i].name == name {
-			return &entries[i]
-		}
-	}
-	return nil
+	return enclaves.ReadCPIO(t, content)
 }
 
 // tarLayer is a layer with some files.
@@ -249,16 +194,16 @@ func TestBuildImage(t *testing.T) {
 
 	first := ramdisk(t, f, 0)
 	for name, mode := range map[string]uint64{"dev": 0o40755, "init": 0o100755, "nsm.ko": 0o100644, "neb": 0o40755, "neb/modules": 0o100644} {
-		if e := find(first, name); e == nil || e.mode != mode {
+		if e := enclaves.Find(first, name); e == nil || e.Mode != mode {
 			t.Errorf("the first ramdisk's %s: %+v", name, e)
 		}
 	}
-	if modules, err := contract.DecodeModules(string(find(first, "neb/modules").content)); err != nil || modules.Open || !slices.Equal(modules.Paths, []string{"/nsm.ko"}) {
+	if modules, err := contract.DecodeModules(string(enclaves.Find(first, "neb/modules").Content)); err != nil || modules.Open || !slices.Equal(modules.Paths, []string{"/nsm.ko"}) {
 		t.Errorf("modules %+v (%v)", modules, err)
 	}
 
 	second := ramdisk(t, f, 1)
-	d, err := contract.Decode(string(find(second, "neb/app").content))
+	d, err := contract.Decode(string(enclaves.Find(second, "neb/app").Content))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,35 +218,35 @@ func TestBuildImage(t *testing.T) {
 		"cmd": "/bin/server\n-v\ntwo words\n", "env": "PATH=/bin\nA=b\n", "rootfs/bin/link": "content of bin/server",
 		"rootfs/etc/resolv.conf": "/run/resolvconf/resolv.conf", "neb/complete": contract.Complete,
 	} {
-		if e := find(second, name); e == nil || string(e.content) != content {
+		if e := enclaves.Find(second, name); e == nil || string(e.Content) != content {
 			t.Errorf("the second ramdisk's %s: %+v", name, e)
 		}
 	}
 	for name, mode := range map[string]uint64{
 		"rootfs/bin/server": 0o104755, "rootfs/tmp": 0o41770, "rootfs/proc": 0o40755, "rootfs/dev": 0o40755, "rootfs/sys": 0o40755, "rootfs/run": 0o40755,
 	} {
-		if e := find(second, name); e == nil || e.mode != mode {
+		if e := enclaves.Find(second, name); e == nil || e.Mode != mode {
 			t.Errorf("the second ramdisk's %s: %+v, want mode %o", name, e, mode)
 		}
 	}
-	if find(second, "rootfs/bin/old") != nil {
+	if enclaves.Find(second, "rootfs/bin/old") != nil {
 		t.Error("a file that the image removes is in the ramdisk")
 	}
-	if e := find(second, "rootfs/bin/link"); e == nil || e.links != 2 {
+	if e := enclaves.Find(second, "rootfs/bin/link"); e == nil || e.Links != 2 {
 		t.Errorf("the hard link: %+v", e)
 	}
-	if last := second[len(second)-1].name; last != "neb/complete" {
+	if last := second[len(second)-1].Name; last != "neb/complete" {
 		t.Errorf("the last entry is %s", last)
 	}
 	seen := map[string]bool{}
 	for _, e := range second {
-		if dir := filepath.Dir(e.name); dir != "." && !seen[dir] {
-			t.Errorf("%s comes before its directory", e.name)
+		if dir := filepath.Dir(e.Name); dir != "." && !seen[dir] {
+			t.Errorf("%s comes before its directory", e.Name)
 		}
-		if seen[e.name] {
-			t.Errorf("%s comes twice", e.name)
+		if seen[e.Name] {
+			t.Errorf("%s comes twice", e.Name)
 		}
-		seen[e.name] = true
+		seen[e.Name] = true
 	}
 
 	m, err := f.Metadata()
@@ -357,7 +302,7 @@ func TestDirOfAnyUser(t *testing.T) {
 		}
 	}
 	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64)
-	outputs := map[string]*os.File{"roots": tempFile(t), "users": tempFile(t)}
+	outputs := map[string]*os.File{"roots": enclaves.TempFile(t), "users": enclaves.TempFile(t)}
 	build := func(tree string) {
 		if _, err := (&pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: filepath.Join(dir, tree), Overrides: start}).To(t.Context(), outputs[tree]); err != nil {
 			t.Error(err)
@@ -383,13 +328,10 @@ func TestDirOfAnyUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var list bytes.Buffer
-	if err := pack.ListRamdisks(t.Context(), f, &list); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{" 0:0 4 rootfs/mine\n", " 7:8 6 rootfs/others\n", " 0:8 9 rootfs/bin/hello\n"} {
-		if !strings.Contains(list.String(), want) {
-			t.Errorf("the list lacks %q:\n%s", want, list.String())
+	entries := ramdisk(t, f, 1)
+	for name, owner := range map[string][2]uint64{"mine": {0, 0}, "others": {7, 8}, "bin/hello": {0, 8}} {
+		if e := enclaves.Find(entries, "rootfs/"+name); e == nil || [2]uint64{e.UID, e.GID} != owner {
+			t.Errorf("%s: found %+v, expected the owner %v", name, e, owner)
 		}
 	}
 }
@@ -397,7 +339,7 @@ func TestDirOfAnyUser(t *testing.T) {
 // sumOf is the SHA-256 of a build.
 func sumOf(t testing.TB, b *pack.Build) string {
 	t.Helper()
-	out := tempFile(t)
+	out := enclaves.TempFile(t)
 	if _, err := b.To(t.Context(), out); err != nil {
 		t.Fatal(err)
 	}
@@ -524,15 +466,15 @@ func TestModules(t *testing.T) {
 	f := buildFile(t, build(blobs, "b.ko", "a.ko.gz"))
 	first := ramdisk(t, f, 0)
 	want := []string{"/nsm.ko", "/neb/lib/b.ko", "/neb/lib/a.ko.gz"}
-	if m, err := contract.DecodeModules(string(find(first, "neb/modules").content)); err != nil || !m.Open || !slices.Equal(m.Paths, want) {
+	if m, err := contract.DecodeModules(string(enclaves.Find(first, "neb/modules").Content)); err != nil || !m.Open || !slices.Equal(m.Paths, want) {
 		t.Errorf("modules %+v (%v), want %v, open", m, err, want)
 	}
-	if e := find(first, "neb/lib/a.ko.gz"); e == nil || !bytes.Equal(e.content, compressed.Bytes()) {
+	if e := enclaves.Find(first, "neb/lib/a.ko.gz"); e == nil || !bytes.Equal(e.Content, compressed.Bytes()) {
 		t.Errorf("the compressed module: %+v", e)
 	}
 	for _, e := range first {
-		if !contract.Belongs("/"+e.name, true) {
-			t.Errorf("%s is outside the contract", e.name)
+		if !contract.Belongs("/"+e.Name, true) {
+			t.Errorf("%s is outside the contract", e.Name)
 		}
 	}
 	for _, test := range []struct {
@@ -545,7 +487,7 @@ func TestModules(t *testing.T) {
 		{build(blobs, "none.ko"), "no such file"},
 		{build(less, "b.ko"), "does not read /neb/modules"},
 	} {
-		if _, err := test.build.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := test.build.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%v: error %v, want one with %q", test.build.Modules, err, test.want)
 		}
 	}
@@ -556,15 +498,15 @@ func TestInitThatKnowsLess(t *testing.T) {
 	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64, map[string][]byte{"init": initProgram(eif.X86_64, "", "/cmd /env")}), eif.X86_64)
 	b := &pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), Overrides: start}
 	f := buildFile(t, b)
-	if find(ramdisk(t, f, 0), "neb/modules") != nil {
+	if enclaves.Find(ramdisk(t, f, 0), "neb/modules") != nil {
 		t.Error("an init that does not read neb/modules gets one")
 	}
 	b.Overrides = pack.Overrides{Cmd: []string{"/bin/hello", "two\nlines"}}
-	if _, err := b.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), "line break") {
+	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "line break") {
 		t.Errorf("an argument that /cmd cannot hold: %v", err)
 	}
 	b.Overrides = pack.Overrides{Cmd: []string{"/bin/hello"}, ExitReport: 9001}
-	if _, err := b.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), "use neb's init") {
+	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "use neb's init") {
 		t.Errorf("an exit report that init knows nothing of: %v", err)
 	}
 	var warnings []string
@@ -578,11 +520,11 @@ func TestInitThatKnowsLess(t *testing.T) {
 		}
 	}
 	b.Overrides, b.RootFormat, b.ErofsTools = start, pack.Erofs, &fakeMkfs{dir: t.TempDir()}
-	if _, err := b.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), "does not know erofs roots") {
+	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "does not know erofs roots") {
 		t.Errorf("an erofs root: %v", err)
 	}
 	b = &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: someTree(t), Overrides: pack.Overrides{Cmd: []string{"/bin/hello", "two\nlines"}}}
-	if second := ramdisk(t, buildFile(t, b), 1); find(second, "cmd") != nil || find(second, "neb/app") == nil {
+	if second := ramdisk(t, buildFile(t, b), 1); enclaves.Find(second, "cmd") != nil || enclaves.Find(second, "neb/app") == nil {
 		t.Error("an argument with a line break is in /cmd, or nowhere")
 	}
 }
@@ -604,149 +546,6 @@ func (m *fakeMkfs) Run(_ context.Context, work string, args ...string) error {
 	return os.WriteFile(filepath.Join(work, "out/root.erofs"), append([]byte("EROFS"), b...), 0o644)
 }
 
-// localErofs runs the erofs-utils of this machine, which may be too old to read an archive.
-type localErofs struct{ dir string }
-
-func (l localErofs) Work(context.Context) (string, error) { return os.MkdirTemp(l.dir, "work-") }
-
-func (l localErofs) Run(ctx context.Context, work string, args ...string) error {
-	out, tree := filepath.Join(work, "out/root.erofs"), filepath.Join(work, "tree")
-	commands := [][]string{
-		{"mkdir", tree},
-		{"tar", "-x", "-p", "--xattrs", "--xattrs-include=*", "-f", filepath.Join(work, "src/root.tar"), "-C", tree},
-		{"mkfs.erofs", "--preserve-mtime", "-U00000000-0000-0000-0000-000000000000", out, tree},
-	}
-	if args[0] == "/usr/bin/fsck.erofs" {
-		commands = [][]string{{"fsck.erofs", "--extract=" + filepath.Join(work, "out/root"), filepath.Join(work, "src/root.erofs")}}
-	}
-	for _, c := range commands {
-		if text, err := exec.CommandContext(ctx, c[0], c[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%q: %w: %s", c, err, text)
-		}
-	}
-	return nil
-}
-
-// erofsTree is an archive with one entry of each type, and of a directory with more names than a block holds.
-func erofsTree(t testing.TB, change func(*tar.Header) bool) string {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	headers := []*tar.Header{
-		{Typeflag: tar.TypeDir, Name: "bin/", Mode: 0o755},
-		{Typeflag: tar.TypeReg, Name: "bin/hello", Mode: 0o4755, Size: 5},
-		{Typeflag: tar.TypeReg, Name: "bin/owned", Mode: 0o640, Uid: 70000, Gid: 12},
-		{Typeflag: tar.TypeReg, Name: "bin/noted", Mode: 0o644, PAXRecords: map[string]string{"SCHILY.xattr.user.note": "one"}},
-		{Typeflag: tar.TypeSymlink, Name: "bin/link", Linkname: "hello"},
-		{Typeflag: tar.TypeChar, Name: "null", Mode: 0o666, Devmajor: 1, Devminor: 3},
-		{Typeflag: tar.TypeFifo, Name: "pipe", Mode: 0o600},
-		{Typeflag: tar.TypeDir, Name: "many/", Mode: 0o1777},
-	}
-	for i := range 400 {
-		headers = append(headers, &tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("many/file-with-a-long-name-%03d", i), Mode: 0o644})
-	}
-	for _, h := range headers {
-		h.ModTime = time.Unix(1_500_000_000, 0)
-		if change != nil && !change(h) {
-			continue
-		}
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		io.WriteString(w, "hello"[:h.Size])
-	}
-	w.Close()
-	path := filepath.Join(t.TempDir(), "tree.tar")
-	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// TestErofsInside lists and compares erofs roots that another program made.
-func TestErofsInside(t *testing.T) {
-	require.Root(t) // to make the tree that mkfs.erofs reads
-	for _, name := range []string{"tar", "mkfs.erofs", "fsck.erofs"} {
-		require.Command(t, name)
-	}
-	mkfs := localErofs{t.TempDir()}
-	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64)
-	build := func(change func(*tar.Header) bool) *eif.File {
-		return buildFile(t, &pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: erofsTree(t, change), Overrides: start, RootFormat: pack.Erofs, ErofsTools: mkfs})
-	}
-	a := build(nil)
-	b := build(func(h *tar.Header) bool {
-		switch h.Name {
-		case "bin/hello":
-			h.Size = 4
-		case "bin/owned":
-			h.Uid, h.ModTime = 0, time.Unix(1_600_000_000, 0)
-		case "bin/noted":
-			h.PAXRecords = map[string]string{"SCHILY.xattr.user.note": "two"}
-		case "bin/link":
-			h.Linkname = "owned"
-		case "null":
-			h.Devminor = 4
-		case "many/file-with-a-long-name-300":
-			h.Mode = 0o600
-		case "many/file-with-a-long-name-399":
-			return false
-		}
-		return true
-	})
-	var list bytes.Buffer
-	if err := pack.ListRamdisks(t.Context(), a, &list); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{
-		"1 drwxr-xr-x 0:0 0 rootfs/bin\n", "1 -rwsr-xr-x 0:0 5 rootfs/bin/hello\n", "1 -rw-r----- 70000:12 0 rootfs/bin/owned\n", " rootfs/bin/link -> hello\n",
-		"1 crw-rw-rw- 0:0 0 rootfs/null\n", "1 prw------- 0:0 0 rootfs/pipe\n", "1 drwxrwxrwt 0:0 0 rootfs/many\n", " rootfs/many/file-with-a-long-name-399\n",
-	} {
-		if !strings.Contains(list.String(), want) {
-			t.Errorf("the list lacks %q:\n%.2000s", want, list.String())
-		}
-	}
-	if n := strings.Count(list.String(), "rootfs/many/"); n != 400 {
-		t.Errorf("%d names in a directory of 400", n)
-	}
-	diff := func(a, b *eif.File, tools pack.ErofsTools) []string {
-		t.Helper()
-		var got []string
-		if err := pack.Diff(t.Context(), a, b, tools, func(d pack.Difference) { got = append(got, d.String()) }); err != nil {
-			t.Fatal(err)
-		}
-		return got
-	}
-	const where, pcrs = "ramdisk 1, erofs root: ", " (PCR0, PCR2)"
-	want := []string{
-		where + "bin/hello: size 5 and 4" + pcrs,
-		where + `bin/link: it points to "hello" and "owned"` + pcrs,
-		where + `bin/noted: extended attributes user.note="one" and user.note="two"` + pcrs,
-		where + "bin/owned: owner 70000:12 and 0:12, time 1500000000 and 1600000000" + pcrs,
-		where + "many/file-with-a-long-name-300: mode -rw-r--r-- and -rw-------" + pcrs,
-		where + "null: device 1:3 and 1:4" + pcrs,
-		where + "many/file-with-a-long-name-399: only the first file has it" + pcrs,
-	}
-	got := slices.DeleteFunc(diff(a, b, mkfs), func(line string) bool { return !strings.HasPrefix(line, where) })
-	if !slices.Equal(got, want) {
-		t.Errorf("the differences are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-	if left, _ := os.ReadDir(mkfs.dir); len(left) > 0 {
-		t.Errorf("%s is left behind", left[0].Name())
-	}
-	var warnings []string
-	if err := pack.UnpackRamdisks(t.Context(), a, filepath.Join(t.TempDir(), "parts"), func(line string) { warnings = append(warnings, line) }); err != nil {
-		t.Fatal(err)
-	}
-	if len(warnings) != 1 || !strings.Contains(warnings[0], "is an erofs image, and stays one (neb/root.0)") {
-		t.Errorf("unpacking an erofs root says %q", warnings)
-	}
-	// Without the tools it is said that nobody looked.
-	if got := strings.Join(diff(a, b, nil), "\n"); !strings.Contains(got, "cannot be compared") {
-		t.Errorf("differences without tools: %s", got)
-	}
-}
-
 func TestErofs(t *testing.T) {
 	mkfs := &fakeMkfs{dir: t.TempDir()}
 	f := buildFile(t, &pack.Build{
@@ -754,16 +553,16 @@ func TestErofs(t *testing.T) {
 		Image: openImage(t, "docker-archive:"+archiveOf(t, newImage(t, defaultConfig))), RootFormat: pack.Erofs, ErofsTools: mkfs,
 	})
 	second := ramdisk(t, f, 1)
-	d, err := contract.Decode(string(find(second, "neb/app").content))
+	d, err := contract.Decode(string(enclaves.Find(second, "neb/app").Content))
 	if err != nil || d.ErofsParts != 1 {
 		t.Fatalf("%+v (%v)", d, err)
 	}
-	part := find(second, "neb/root.0")
-	if part == nil || part.mode != 0o100600 || !bytes.HasPrefix(part.content, []byte("EROFS")) {
+	part := enclaves.Find(second, "neb/root.0")
+	if part == nil || part.Mode != 0o100600 || !bytes.HasPrefix(part.Content, []byte("EROFS")) {
 		t.Fatalf("part 0: %v", part)
 	}
 	names := map[string]bool{}
-	for r := tar.NewReader(bytes.NewReader(part.content[5:])); ; {
+	for r := tar.NewReader(bytes.NewReader(part.Content[5:])); ; {
 		h, err := r.Next()
 		if err == io.EOF {
 			break
@@ -815,7 +614,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"an owner that is none", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{NSMOwner: "a/b"}}, "NSMOwner"},
 		{"a tree for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), NitroCLI: true}, "use --image"},
 	} {
-		if _, err := test.build.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := test.build.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want one with %q", test.name, err, test.want)
 		}
 	}
@@ -831,7 +630,7 @@ func TestLargeFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: tree, Overrides: start}
-	if _, err := b.To(t.Context(), tempFile(t)); err == nil || !strings.Contains(err.Error(), "rootfs/large has 4294967296 bytes") || !strings.Contains(err.Error(), "erofs") {
+	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "rootfs/large has 4294967296 bytes") || !strings.Contains(err.Error(), "erofs") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -854,7 +653,7 @@ func TestInterrupted(t *testing.T) {
 	stop := errors.New("interrupted")
 	cancel(stop)
 	b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: someTree(t), Overrides: start}
-	if _, err := b.To(ctx, tempFile(t)); !errors.Is(err, stop) && !errors.Is(err, context.Canceled) {
+	if _, err := b.To(ctx, enclaves.TempFile(t)); !errors.Is(err, stop) && !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -880,5 +679,27 @@ func TestHidden(t *testing.T) {
 	}})
 	if want := []string{"/run/lock/pid", "/tmp/server"}; !slices.Equal(got, want) {
 		t.Errorf("warnings of %q, want %q", got, want)
+	}
+}
+
+// TestExpiredCertificate builds with a certificate outside its validity: nothing is written.
+func TestExpiredCertificate(t *testing.T) {
+	noon := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	key, certificate := enclaves.Certificate(t, "alice", noon)
+	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64)
+	for at, fine := range map[time.Time]bool{noon: true, noon.Add(2 * time.Hour): false, {}: true} {
+		out := enclaves.TempFile(t)
+		b := &pack.Build{
+			Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), Overrides: start,
+			Signer: &sign.Signer{Key: key, Certificate: certificate, At: at},
+		}
+		_, err := b.To(t.Context(), out)
+		info, statErr := out.Stat()
+		if statErr != nil {
+			t.Fatal(statErr)
+		}
+		if (err == nil) != fine || !fine && (!strings.Contains(err.Error(), "is valid from") || info.Size() > 0) {
+			t.Errorf("at %v: %v, %d bytes written", at, err, info.Size())
+		}
 	}
 }

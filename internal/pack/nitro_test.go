@@ -11,6 +11,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/enclaves"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
@@ -100,10 +101,10 @@ files:
 			t.Errorf("PCR%d is %v, and nitro-cli's would be %s", i, c.got, c.want)
 		}
 	}
-	if e := find(ramdisk(t, f, 1), "cmd"); e == nil || string(e.content) != "-v\ntwo words\n" {
+	if e := enclaves.Find(ramdisk(t, f, 1), "cmd"); e == nil || string(e.Content) != "-v\ntwo words\n" {
 		t.Errorf("cmd: %+v", e)
 	}
-	if find(ramdisk(t, f, 1), "neb/app") != nil {
+	if enclaves.Find(ramdisk(t, f, 1), "neb/app") != nil {
 		t.Error("there is a description, which nitro-cli does not write")
 	}
 }

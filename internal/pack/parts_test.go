@@ -2,14 +2,11 @@ package pack
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
-	"testing/iotest"
 
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
@@ -58,18 +55,5 @@ func TestParts(t *testing.T) {
 	defer d.close()
 	if err := d.addParts(empty, &contract.Description{}, 4096); err == nil {
 		t.Error("an empty image is taken")
-	}
-}
-
-// TestDifferenceOfUnreadable: what cannot be read is no difference.
-func TestDifferenceOfUnreadable(t *testing.T) {
-	broken := errors.New("broken disk")
-	for _, streams := range [][2]io.Reader{
-		{strings.NewReader("same"), io.MultiReader(strings.NewReader("same"), iotest.ErrReader(broken))},
-		{io.MultiReader(strings.NewReader("same"), iotest.ErrReader(broken)), strings.NewReader("same")},
-	} {
-		if _, err := firstDifference(streams[0], streams[1]); !errors.Is(err, broken) {
-			t.Errorf("found %v", err)
-		}
 	}
 }

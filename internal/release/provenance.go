@@ -15,7 +15,7 @@ const (
 	predicateType = "https://slsa.dev/provenance/v1"
 	buildType     = home + "/blob/main/docs/releases.md#build-type"
 	builderID     = home + "/blob/main/docs/releases.md#builder"
-	// PayloadType is the media type of a statement in an [Envelope].
+	// PayloadType is the media type of a statement in a [sign.Envelope].
 	PayloadType = "application/vnd.in-toto+json"
 )
 

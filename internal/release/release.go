@@ -28,6 +28,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
@@ -146,7 +147,11 @@ func (r Release) Make(dir string) ([]string, error) {
 		files = append(files, file{s.name, sumsOf(files[:3], s.digest)})
 	}
 	if r.Key != nil {
-		envelope, err := Sign(files[2].data, r.Key)
+		sealed, err := sign.Seal(PayloadType, files[2].data, r.Key)
+		if err != nil {
+			return nil, err
+		}
+		envelope, err := indented(sealed)
 		if err != nil {
 			return nil, err
 		}

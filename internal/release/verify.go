@@ -15,6 +15,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/output"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
 
 // Verified is a release whose files agree with each other, with its provenance and with a lock.
@@ -81,7 +82,7 @@ func (v *Verified) Signed(key crypto.PublicKey) error {
 	if err != nil {
 		return fmt.Errorf("the provenance is not signed: %w", err)
 	}
-	statement, err := Open(envelope, key)
+	statement, err := sign.Open(PayloadType, envelope, key)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}

@@ -1,4 +1,4 @@
-package pack
+package sign
 
 import (
 	"crypto"
@@ -51,8 +51,8 @@ type Signer struct {
 	At          time.Time // when the certificate must be valid; the zero time leaves that unchecked
 }
 
-// check refuses a certificate that is not valid: signing would do so too, but after the whole file was written.
-func (s *Signer) check() error {
+// Check rejects a certificate that is not valid, before a whole file is written in vain.
+func (s *Signer) Check() error {
 	certificate, err := eif.ParseCertificate(s.Certificate)
 	if err != nil {
 		return fmt.Errorf("the signing certificate: %w", err)
@@ -63,12 +63,12 @@ func (s *Signer) check() error {
 	return eif.CheckValidity(certificate, s.At)
 }
 
-// mostSmall is how many bytes a key, a certificate or a command line may have.
-const mostSmall = 1 << 20
+// maxFile is the largest key or certificate file, in bytes.
+const maxFile = 1 << 20
 
-// LoadSigner reads a private key and a certificate from PEM files.
-func LoadSigner(keyFile, certificateFile string) (*Signer, error) {
-	text, err := stream.ReadFile(keyFile, mostSmall)
+// Load reads a private key and a certificate from PEM files.
+func Load(keyFile, certificateFile string) (*Signer, error) {
+	text, err := stream.ReadFile(keyFile, maxFile)
 	if err != nil {
 		return nil, fmt.Errorf("the private key: %w", err)
 	}
@@ -81,4 +81,16 @@ func LoadSigner(keyFile, certificateFile string) (*Signer, error) {
 		return nil, err
 	}
 	return &Signer{Key: key, Certificate: certificate}, nil
+}
+
+// LoadCertificate reads the PEM text of a signing certificate from a file, and checks that there is a certificate in it.
+func LoadCertificate(path string) ([]byte, error) {
+	text, err := stream.ReadFile(path, maxFile)
+	if err != nil {
+		return nil, fmt.Errorf("the signing certificate: %w", err)
+	}
+	if _, err := eif.ParseCertificate(text); err != nil {
+		return nil, fmt.Errorf("the signing certificate %s: %w", path, err)
+	}
+	return text, nil
 }

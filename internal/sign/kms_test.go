@@ -1,4 +1,4 @@
-package pack_test
+package sign_test
 
 import (
 	"crypto"
@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,7 +18,8 @@ import (
 	"testing"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/enclaves"
 )
 
 const someARN = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -89,7 +91,7 @@ func startKMS(t *testing.T, s *standIn) {
 	t.Setenv("AWS_MAX_ATTEMPTS", "1")
 }
 
-func certificateFile(t *testing.T, s *pack.Signer) string {
+func certificateFile(t *testing.T, s *sign.Signer) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "cert.pem")
 	if err := os.WriteFile(path, s.Certificate, 0o644); err != nil {
@@ -103,15 +105,33 @@ func TestKMS(t *testing.T) {
 	kms := &standIn{key: local.Key, usage: "SIGN_VERIFY"}
 	startKMS(t, kms)
 	for _, arn := range []string{someARN, strings.Replace(someARN, "key/", "key:", 1)} {
-		signer, err := pack.LoadKMSSigner(t.Context(), arn, certificateFile(t, local))
+		signer, err := sign.LoadKMS(t.Context(), arn, certificateFile(t, local))
 		if err != nil {
 			t.Fatal(err)
 		}
-		in, size := writeEIF(t, parts())
-		signed, size := resign(t, in, size, signer)
-		r, err := pack.Inspect(t.Context(), signed, size, noon)
-		if err != nil || !r.SignatureOK || len(r.Problems) > 0 {
-			t.Errorf("signed by KMS: %v, %q", err, r.Problems)
+		in, size := someEIF(t)
+		f, err := eif.Open(in, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := enclaves.TempFile(t)
+		m, err := sign.EIF(t.Context(), out, f, signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if size, err = out.Seek(0, io.SeekEnd); err != nil {
+			t.Fatal(err)
+		}
+		signed, err := eif.Open(out, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries, err := signed.Signatures()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := entries[0].Verify(m.PCR0, noon); err != nil {
+			t.Errorf("signed by KMS: %v", err)
 		}
 	}
 	if got := strings.Join(kms.asked[:2], " "); got != "TrentService.GetPublicKey TrentService.Sign" {
@@ -142,7 +162,7 @@ func TestKMSRefuses(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			startKMS(t, &test.kms)
-			signer, err := pack.LoadKMSSigner(t.Context(), someARN, certificateFile(t, local))
+			signer, err := sign.LoadKMS(t.Context(), someARN, certificateFile(t, local))
 			if err == nil {
 				_, err = eif.Sign(signer.Key, signer.Certificate, eif.PCR{}, noon)
 			}
@@ -166,7 +186,7 @@ func TestIsKeyARN(t *testing.T) {
 		"key.pem": false,
 		"":        false,
 	} {
-		if got := pack.IsKeyARN(arn); got != want {
+		if got := sign.IsKeyARN(arn); got != want {
 			t.Errorf("IsKeyARN(%q) is %v", arn, got)
 		}
 	}
@@ -182,11 +202,11 @@ func TestLoadSigner(t *testing.T) {
 	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := pack.LoadSigner(path, certificateFile(t, s)); err != nil || !got.Key.(*ecdsa.PrivateKey).Equal(s.Key) {
+	if got, err := sign.Load(path, certificateFile(t, s)); err != nil || !got.Key.(*ecdsa.PrivateKey).Equal(s.Key) {
 		t.Error(err)
 	}
 	for _, files := range [][2]string{{path, path}, {certificateFile(t, s), certificateFile(t, s)}, {"/nothing", path}, {path, "/nothing"}} {
-		if _, err := pack.LoadSigner(files[0], files[1]); err == nil {
+		if _, err := sign.Load(files[0], files[1]); err == nil {
 			t.Errorf("%v make a signer", files)
 		}
 	}

@@ -1,11 +1,15 @@
-package pack
+package inspect
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
@@ -65,5 +69,18 @@ func TestErofsBroken(t *testing.T) {
 	}
 	if looped == nil {
 		t.Error("no directory inside of itself was refused")
+	}
+}
+
+// TestDifferenceOfUnreadable: what cannot be read is no difference.
+func TestDifferenceOfUnreadable(t *testing.T) {
+	broken := errors.New("broken disk")
+	for _, streams := range [][2]io.Reader{
+		{strings.NewReader("same"), io.MultiReader(strings.NewReader("same"), iotest.ErrReader(broken))},
+		{io.MultiReader(strings.NewReader("same"), iotest.ErrReader(broken)), strings.NewReader("same")},
+	} {
+		if _, err := firstDifference(streams[0], streams[1]); !errors.Is(err, broken) {
+			t.Errorf("found %v", err)
+		}
 	}
 }

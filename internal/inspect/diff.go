@@ -1,4 +1,4 @@
-package pack
+package inspect
 
 import (
 	"bytes"
@@ -48,7 +48,7 @@ func covering(t eif.SectionType, n int) []string {
 
 // Diff finds out where two files differ: in which sections and, inside of ramdisks, in which files. It calls report for
 // each difference, in the order of the sections of a. The tools look into erofs roots, and may be nil.
-func Diff(ctx context.Context, a, b *eif.File, tools ErofsTools, report func(Difference)) error {
+func Diff(ctx context.Context, a, b *eif.File, tools Tools, report func(Difference)) error {
 	pa, err := a.Measure(ctx)
 	if pa == nil {
 		return fmt.Errorf("the first file: %w", err)
@@ -123,7 +123,7 @@ func indexes(f *eif.File, t eif.SectionType) []int {
 }
 
 // diffSection looks into two sections whose contents differ.
-func diffSection(ctx context.Context, tools ErofsTools, a, b *eif.File, sa, sb eif.Section, d Difference, report func(Difference)) error {
+func diffSection(ctx context.Context, tools Tools, a, b *eif.File, sa, sb eif.Section, d Difference, report func(Difference)) error {
 	switch {
 	case sa.Type == eif.Ramdisk:
 		return diffRamdisks(ctx, tools, a, b, sa, sb, d, report)
@@ -244,7 +244,7 @@ func readEntry(h *initramfs.Header, body io.Reader) (entry, error) {
 }
 
 // diffRamdisks compares two archives entry by entry.
-func diffRamdisks(ctx context.Context, tools ErofsTools, a, b *eif.File, sa, sb eif.Section, d Difference, report func(Difference)) error {
+func diffRamdisks(ctx context.Context, tools Tools, a, b *eif.File, sa, sb eif.Section, d Difference, report func(Difference)) error {
 	whole := d
 	entries := map[string]*entry{}
 	var names []string

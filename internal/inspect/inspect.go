@@ -1,4 +1,6 @@
-package pack
+// Package inspect looks into Enclave Image Files of any origin: what they hold, whether they are consistent, whether
+// they are what was expected, and where two of them differ.
+package inspect
 
 import (
 	"bytes"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
 // Report is all that can be found out about an Enclave Image File by reading it.
@@ -83,14 +86,14 @@ func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Re
 func (r *Report) contents() {
 	f := r.File
 	if s, ok := f.Find(eif.Kernel); ok {
-		if err := checkKernel(f.Content(s), s.Size, f.Arch()); err != nil {
+		if err := kernel.CheckFile(f.Content(s), s.Size, f.Arch()); err != nil {
 			r.problem("%v", err)
 		}
 	}
 	if _, ok := f.Find(eif.Cmdline); ok {
 		if cmdline, err := f.Cmdline(); err != nil {
 			r.problem("%v", err)
-		} else if err := checkCmdline(cmdline); err != nil {
+		} else if err := kernel.CheckCmdline(cmdline); err != nil {
 			r.problem("%v", err)
 		}
 	}
@@ -184,22 +187,6 @@ func (r *Report) PCR(n int) (eif.PCR, bool) {
 	return eif.PCR{}, false
 }
 
-// measurements is how nitro-cli writes measurements in JSON.
-type measurements struct {
-	HashAlgorithm    string
-	PCR0, PCR1, PCR2 eif.PCR
-	PCR8             *eif.PCR `json:",omitempty"`
-}
-
-func newMeasurements(m eif.Measurements) measurements {
-	return measurements{"Sha384 { ... }", m.PCR0, m.PCR1, m.PCR2, m.PCR8}
-}
-
-// MeasurementsJSON is what nitro-cli's build-enclave and sign-eif print, byte for byte.
-func MeasurementsJSON(m eif.Measurements) ([]byte, error) {
-	return indent(struct{ Measurements measurements }{newMeasurements(m)})
-}
-
 // JSON is what nitro-cli's describe-eif prints, and after that what it does not say: the architecture, each section,
 // which of the fields no register covers, and what is wrong.
 func (r *Report) JSON() ([]byte, error) {
@@ -211,7 +198,7 @@ func (r *Report) JSON() ([]byte, error) {
 	}
 	d := struct {
 		EifVersion         uint16
-		Measurements       measurements
+		Measurements       eif.Measurements
 		IsSigned           bool
 		SigningCertificate *Certificate `json:",omitempty"`
 		CheckCRC           bool
@@ -227,7 +214,7 @@ func (r *Report) JSON() ([]byte, error) {
 		Warnings     []string
 	}{
 		EifVersion:   r.File.Version,
-		Measurements: newMeasurements(r.Pass.Measurements),
+		Measurements: r.Pass.Measurements,
 		IsSigned:     r.Signed,
 		CheckCRC:     r.Pass.CRC == r.File.CRC,
 		Architecture: r.File.Arch(),

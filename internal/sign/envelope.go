@@ -1,4 +1,4 @@
-package release
+package sign
 
 import (
 	"crypto"
@@ -25,13 +25,13 @@ type Signature struct {
 	Sig   []byte `json:"sig"`   // base64 in the file; ECDSA as ASN.1, Ed25519 as it is
 }
 
-// Sign wraps a statement and signs it. The key is ECDSA on P-256 (with SHA-256) or Ed25519.
-func Sign(payload []byte, key crypto.Signer) ([]byte, error) {
+// Seal signs a payload and returns its envelope. The key is ECDSA on P-256 (with SHA-256) or Ed25519.
+func Seal(payloadType string, payload []byte, key crypto.Signer) (*Envelope, error) {
 	id, err := keyID(key.Public())
 	if err != nil {
 		return nil, err
 	}
-	message, hash := encoding(PayloadType, payload), crypto.Hash(0)
+	message, hash := encoding(payloadType, payload), crypto.Hash(0)
 	if _, ec := key.Public().(*ecdsa.PublicKey); ec {
 		digest := sha256.Sum256(message)
 		message, hash = digest[:], crypto.SHA256
@@ -39,19 +39,19 @@ func Sign(payload []byte, key crypto.Signer) ([]byte, error) {
 	// Without a source of randomness ECDSA is deterministic (RFC 6979): the same statement, the same envelope.
 	sig, err := key.Sign(nil, message, hash)
 	if err != nil {
-		return nil, fmt.Errorf("sign the provenance: %w", err)
+		return nil, fmt.Errorf("sign %s: %w", payloadType, err)
 	}
-	return indented(Envelope{PayloadType, payload, []Signature{{id, sig}}})
+	return &Envelope{payloadType, payload, []Signature{{id, sig}}}, nil
 }
 
-// Open checks that an envelope is signed by the key and returns the statement in it.
-func Open(envelope []byte, key crypto.PublicKey) ([]byte, error) {
+// Open checks that an envelope is signed by the key, and returns its payload.
+func Open(payloadType string, envelope []byte, key crypto.PublicKey) ([]byte, error) {
 	var e Envelope
 	if err := json.Unmarshal(envelope, &e); err != nil {
 		return nil, fmt.Errorf("not an envelope: %w", err)
 	}
-	if e.PayloadType != PayloadType {
-		return nil, fmt.Errorf("envelope: expected payload type %s, found %q", PayloadType, e.PayloadType)
+	if e.PayloadType != payloadType {
+		return nil, fmt.Errorf("envelope: expected payload type %s, found %q", payloadType, e.PayloadType)
 	}
 	id, err := keyID(key)
 	if err != nil {

@@ -1,4 +1,4 @@
-package pack
+package inspect
 
 import (
 	"crypto/x509"
@@ -6,22 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
-
-	"github.com/nitro-enclaves-bootstrap/neb/eif"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
-
-// LoadCertificate reads the PEM text of a signing certificate from a file, and checks that there is a certificate in it.
-func LoadCertificate(path string) ([]byte, error) {
-	text, err := stream.ReadFile(path, mostSmall)
-	if err != nil {
-		return nil, fmt.Errorf("the signing certificate: %w", err)
-	}
-	if _, err := eif.ParseCertificate(text); err != nil {
-		return nil, fmt.Errorf("the signing certificate %s: %w", path, err)
-	}
-	return text, nil
-}
 
 // Certificate is what nitro-cli's describe-eif says about a signing certificate, in OpenSSL's words.
 type Certificate struct {

@@ -1,8 +1,6 @@
-package pack
+package inspect
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,36 +9,11 @@ import (
 	"path"
 	"strings"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
-
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/compression"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
-
-// compressions are the forms in which the kernel takes a ramdisk besides the plain one, by their first bytes
-// (lib/decompress.c). Those without an opener are known by name only.
-var compressions = []struct {
-	name, magic string
-	open        func(io.Reader) (io.Reader, error)
-}{
-	{"gzip", "\x1f\x8b", func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }},
-	{"zstd", "\x28\xb5\x2f\xfd", func(r io.Reader) (io.Reader, error) {
-		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(128<<20))
-		if err != nil {
-			return nil, err
-		}
-		return d.IOReadCloser(), nil
-	}},
-	{"xz", "\xfd7zXZ\x00", func(r io.Reader) (io.Reader, error) { return xz.NewReader(bufio.NewReader(r)) }},
-	{"lz4", "\x02\x21\x4c\x18", nil},
-	{"lz4", "\x03\x21\x4c\x18", nil},
-	{"bzip2", "BZh", nil},
-	{"lzma", "\x5d\x00\x00", nil},
-	{"lzo", "\x89\x4c\x5a", nil},
-}
 
 // plainMagic is how a newc archive starts.
 const plainMagic = "0707"
@@ -48,29 +21,17 @@ const plainMagic = "0707"
 // openRamdisk reads the archive in a ramdisk section, whatever it is compressed with.
 func openRamdisk(f *eif.File, s eif.Section) (*initramfs.Reader, error) {
 	content := f.Content(s)
-	head := make([]byte, 6)
-	n, err := content.ReadAt(head, 0)
-	if err != nil && err != io.EOF {
+	in, err := compression.Open(content, s.Size)
+	if err != nil {
 		return nil, err
 	}
-	head = head[:n]
-	for _, c := range compressions {
-		if !bytes.HasPrefix(head, []byte(c.magic)) {
-			continue
+	if in == nil {
+		if !isPlain(f, s) {
+			return nil, errors.New("neither a newc archive nor compressed in a format that the kernel reads")
 		}
-		if c.open == nil {
-			return nil, fmt.Errorf("it is compressed with %s, which is not read here", c.name)
-		}
-		r, err := c.open(content)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", c.name, err)
-		}
-		return initramfs.NewReader(r), nil
+		in = content
 	}
-	if !bytes.HasPrefix(head, []byte(plainMagic)) {
-		return nil, fmt.Errorf("it begins with %q, and is neither a newc archive nor one that is compressed in a way that the kernel knows", head)
-	}
-	return initramfs.NewReader(content), nil
+	return initramfs.NewReader(in), nil
 }
 
 // isPlain says whether a ramdisk is an archive without compression.

@@ -1,4 +1,4 @@
-package pack
+package inspect
 
 import (
 	"cmp"
@@ -16,6 +16,14 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
+
+// Tools runs programs of erofs-utils, in the sandbox of `neb build`.
+type Tools interface {
+	// Work makes a directory for files that the programs read and write.
+	Work(context.Context) (string, error)
+	// Run runs a program by its path in the sandbox, where work's subdirectories src and out are /src and /out.
+	Run(ctx context.Context, work string, args ...string) error
+}
 
 // erofsRoot is an erofs root that a ramdisk holds in parts, joined in a directory that goes away with it.
 type erofsRoot struct {
@@ -76,7 +84,7 @@ func listErofs(ctx context.Context, f *eif.File, s eif.Section, use func(*erofsE
 }
 
 // readErofs calls use for each name in the erofs root of a ramdisk, with the digest of what a file holds. The tools inflate the files.
-func readErofs(ctx context.Context, tools ErofsTools, f *eif.File, s eif.Section, use func(*erofsEntry, [sha256.Size]byte) error) error {
+func readErofs(ctx context.Context, tools Tools, f *eif.File, s eif.Section, use func(*erofsEntry, [sha256.Size]byte) error) error {
 	if tools == nil {
 		return errors.New("its erofs root is read with fsck.erofs in the sandbox of 'neb build', which this machine does not have")
 	}
@@ -166,7 +174,7 @@ func removeTree(dir string) error {
 }
 
 // diffErofs compares the erofs roots of two ramdisks file by file.
-func diffErofs(ctx context.Context, tools ErofsTools, a, b *eif.File, sa, sb eif.Section, d Difference, report func(Difference)) error {
+func diffErofs(ctx context.Context, tools Tools, a, b *eif.File, sa, sb eif.Section, d Difference, report func(Difference)) error {
 	type seen struct {
 		*erofsEntry
 		sum   [sha256.Size]byte
