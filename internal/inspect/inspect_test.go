@@ -141,7 +141,7 @@ func TestVerifyFinds(t *testing.T) {
 		{"compressed, another init", part(eif.Ramdisk, compressed(t, "gzip", cpio(reg("init", "evil")))), `"init" does not belong`},
 		{"a ramdisk that is none", part(eif.Ramdisk, []byte("hello, world")), "neither a newc archive"},
 		{"a ramdisk that is cut", part(eif.Ramdisk, goodApp[:len(goodApp)-130]), "ramdisk 1"},
-		{"a ramdisk with lz4", part(eif.Ramdisk, []byte("\x02\x21\x4c\x18 and so on")), "lz4, which is not read here"},
+		{"a ramdisk with lz4", part(eif.Ramdisk, []byte("\x02\x21\x4c\x18 and so on")), "compressed with lz4: expected gzip"},
 		{"a signature that is no CBOR", part(eif.Signature, []byte("hello")), "not the CBOR"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -27,9 +27,14 @@ func newSigner(t testing.TB, name string) *sign.Signer {
 // someEIF writes a file that can be signed.
 func someEIF(t testing.TB) (*os.File, int64) {
 	t.Helper()
+	metadata, err := eif.Metadata{}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
 	return enclaves.Write(t, []enclaves.Section{
 		{Type: eif.Kernel, Content: enclaves.BzImage("6.12.117")},
 		{Type: eif.Cmdline, Content: []byte("console=ttyS0")},
+		{Type: eif.Meta, Content: metadata},
 		{Type: eif.Ramdisk, Content: enclaves.CPIO(enclaves.File("init", "pid 1"))},
 	})
 }
