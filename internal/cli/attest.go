@@ -34,7 +34,7 @@ type attestVerify struct {
 
 // attestReport is what neb attest verify --json prints.
 type attestReport struct {
-	Result    string            // a state of docs/json.md
+	Result    inspect.DocResult
 	Findings  []inspect.Finding // why the result is "rejected"
 	ModuleID  string
 	Time      time.Time
@@ -105,8 +105,8 @@ func (o *attestVerify) run(ctx context.Context, s streams, path string) error {
 	if err != nil {
 		return err
 	}
-	findings := inspect.CheckDocument(d, o.want)
-	if err := o.print(s, path, d, findings); err != nil {
+	result, findings := inspect.CheckDocument(d, o.want)
+	if err := o.print(s, path, d, result, findings); err != nil {
 		return err
 	}
 	if len(findings) > 0 {
@@ -188,16 +188,9 @@ func readDocument(path string) (*nsm.Document, error) {
 	return d, nil
 }
 
-func (o *attestVerify) print(s streams, path string, d *nsm.Document, findings []inspect.Finding) error {
-	result := "verified"
-	switch {
-	case len(findings) > 0:
-		result = "rejected"
-	case d.Emulated:
-		result = "unsigned"
-	case d.Debug():
-		result = "debug-mode"
-	}
+func (o *attestVerify) print(
+	s streams, path string, d *nsm.Document, result inspect.DocResult, findings []inspect.Finding,
+) error {
 	if !o.asJSON {
 		for _, f := range findings {
 			fmt.Fprintf(s.out, "%s: %s\n", path, f.Text)

@@ -96,7 +96,8 @@ func TestAttestVerify(t *testing.T) {
 	}
 }
 
-// TestAttestVerifySigned gives the command a document that a real enclave's hypervisor signed; TestPublishedDocument of package nsm says where it is from.
+// TestAttestVerifySigned gives the command a document that a real enclave's hypervisor signed;
+// TestPublishedDocument of package nsm says where it is from.
 func TestAttestVerifySigned(t *testing.T) {
 	document, err := base64.StdEncoding.DecodeString(string(readFile(t, "../../nsm/testdata/published.b64")))
 	if err != nil {

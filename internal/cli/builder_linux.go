@@ -62,8 +62,8 @@ func (f *buildFlags) builder(s streams) (*component.Builder, func(), error) {
 	}, nil
 }
 
-// A blobBuilder builds blobs for an EIF and runs programs of the locked erofs-utils in the sandbox. It opens the store when it
-// is first used, and what it built stays there until it is closed.
+// A blobBuilder builds blobs for an EIF and runs programs of the locked erofs-utils in the sandbox. It opens
+// the store when it is first used, and what it built stays there until it is closed.
 type blobBuilder struct {
 	s     streams
 	flags buildFlags

@@ -16,8 +16,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
 )
 
-// cached fills a store with a locked download, an unlocked one, an unfinished one, an output and the log of one that
-// failed, all old, and with what a kill leaves of an output being made.
+// cached fills a store with a locked download, an unlocked one, an unfinished one, an output and the log of
+// one that failed, all old, and with what a kill leaves of an output being made.
 func cached(t *testing.T) (dir string, f lock.File) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "store")

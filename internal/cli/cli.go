@@ -1,7 +1,8 @@
 // Package cli is the command line of neb: one file a command, flags in, one call, words out.
 //
-// Results go to standard output; progress, warnings and errors go to standard error. The exit status is 0 for success, 1 for
-// failure and 2 for wrong usage; a command with statuses of its own (neb run) returns an [*ExitError].
+// Results go to standard output; progress, warnings and errors go to standard error. The exit status is 0 for
+// success, 1 for failure and 2 for wrong usage; a command with statuses of its own (neb run) returns an
+// [*ExitError].
 package cli
 
 import (
@@ -35,7 +36,8 @@ func complain(s streams, format string, args ...any) {
 	fmt.Fprintf(s.err, "neb: "+format+"\n", args...)
 }
 
-// printJSON prints a value as JSON, in the form of nitro-cli: indented by two spaces, without escapes for HTML.
+// printJSON prints a value as JSON, in the form of nitro-cli: indented by two spaces, without escapes for
+// HTML.
 func printJSON(s streams, value any) error {
 	encoder := json.NewEncoder(s.out)
 	encoder.SetEscapeHTML(false)
@@ -76,8 +78,8 @@ var grace = 20 * time.Second
 
 // Main runs neb with the given arguments and returns its exit status.
 //
-// The first SIGINT, SIGTERM or SIGHUP cancels the command's context so that it can clean up. A second one ends neb at once,
-// unless the command handles it. If the command has not ended within [grace], neb exits.
+// The first SIGINT, SIGTERM or SIGHUP cancels the command's context so that it can clean up. A second one
+// ends neb at once, unless the command handles it. If the command has not ended within [grace], neb exits.
 func Main(args []string, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -117,7 +119,8 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	return exit.Code
 }
 
-// notify relays the signals that end neb to c, except those that neb's parent process set to be ignored, as nohup does.
+// notify relays the signals that end neb to c, except those that neb's parent process set to be ignored, as
+// nohup does.
 func notify(c chan<- os.Signal) {
 	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
 		if !signal.Ignored(s) {
@@ -184,8 +187,8 @@ func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 
 // checkUsage makes every mistake in the flags and arguments of cmd and its subcommands a usage error.
 //
-// An empty value of a flag is one, unless [allowEmpty] names the flag: with an unset variable, --pcr0 "$PCR0" would otherwise
-// expect nothing, and the check would pass.
+// An empty value of a flag is one, unless [allowEmpty] names the flag: with an unset variable, --pcr0 "$PCR0"
+// would otherwise expect nothing, and the check would pass.
 func checkUsage(cmd *cobra.Command) {
 	hint := func(err error) error {
 		return usagef("%v (see '%s --help')", err, cmd.CommandPath())

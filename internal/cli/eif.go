@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
@@ -16,15 +15,7 @@ import (
 )
 
 func newEIFCommand(s streams) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "eif",
-		Short: "Make, describe, sign and compare Enclave Image Files",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return cmd.Help()
-		},
-	}
-	cmd.AddCommand(
+	return newGroup("eif", "Build, describe, sign, verify and compare Enclave Image Files",
 		newEIFBuildCommand(s),
 		newEIFDescribeCommand(s),
 		newEIFExtractCommand(s),
@@ -34,10 +25,10 @@ func newEIFCommand(s streams) *cobra.Command {
 		newEIFPCRCommand(s),
 		newEIFPolicyCommand(s),
 	)
-	return cmd
 }
 
-// inspectEIF reads a whole EIF and says what is in it and what is wrong with it.
+// inspectEIF reads a whole EIF and reports what is in it and what is wrong with it. The second result closes
+// the file, which the report reads from.
 func inspectEIF(ctx context.Context, path string, at time.Time) (*inspect.Report, func(), error) {
 	f, size, err := openRegular(path)
 	if err != nil {
@@ -51,7 +42,7 @@ func inspectEIF(ctx context.Context, path string, at time.Time) (*inspect.Report
 	return report, func() { f.Close() }, nil
 }
 
-// openEIF reads the structure of an EIF and refuses one that is broken.
+// openEIF reads the structure of an EIF, and rejects an invalid one. The caller closes the second result.
 func openEIF(path string) (*eif.File, *os.File, error) {
 	f, size, err := openRegular(path)
 	if err != nil {
@@ -65,7 +56,7 @@ func openEIF(path string) (*eif.File, *os.File, error) {
 	return file, f, nil
 }
 
-// measureEIF computes the registers of an EIF that is whole.
+// measureEIF computes the registers of an EIF, and rejects one with a wrong checksum.
 func measureEIF(ctx context.Context, path string) (eif.Measurements, error) {
 	file, in, err := openEIF(path)
 	if err != nil {
@@ -73,65 +64,64 @@ func measureEIF(ctx context.Context, path string) (eif.Measurements, error) {
 	}
 	defer in.Close()
 	pass, err := file.Measure(ctx)
+	if err == nil {
+		err = inspect.CheckCRC(file, pass)
+	}
 	if err != nil {
 		return eif.Measurements{}, fmt.Errorf("%s: %w", path, err)
-	}
-	if pass.CRC != file.CRC {
-		return eif.Measurements{}, fmt.Errorf("%s: the checksum in the header is %08x, and the file has %08x: it was cut, or changed", path, file.CRC, pass.CRC)
 	}
 	return pass.Measurements, nil
 }
 
-// notInput refuses to replace a file that is read, or was.
+// notInput rejects an output that would replace one of the inputs. Names of files that do not exist are
+// ignored.
 func notInput(flag, output string, inputs ...string) error {
 	out, err := os.Stat(output)
 	if err != nil {
-		return nil // there is nothing to be replaced
+		return nil // there is nothing to replace
 	}
 	for _, in := range inputs {
 		if info, err := os.Stat(in); err == nil && os.SameFile(out, info) {
-			return usagef("%s %s: would replace %s, which is read", flag, output, in)
+			return usagef("%s %s would replace the input %s", flag, output, in)
 		}
 	}
 	return nil
 }
 
-// openRegular opens a file for reading, and does not wait for the writer of a pipe before it refuses that.
+// openRegular opens a regular file for reading. It does not open other files: with a pipe it would wait for a
+// writer.
 func openRegular(path string) (*os.File, int64, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	info, err := os.Stat(path)
 	if err != nil {
 		return nil, 0, err
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", path)
+	if !info.Mode().IsRegular() {
+		return nil, 0, fmt.Errorf("%s is not a regular file", path)
 	}
-	if err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, info.Size(), nil
+	f, err := os.Open(path)
+	return f, info.Size(), err
 }
 
-// atFlag is the time that --at says, or now.
+// atFlag returns the time of --at, or now.
 func atFlag(text string) (time.Time, error) {
 	if text == "" {
 		return time.Now(), nil
 	}
 	at, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return at, usagef("--at %q: expected a time like 2026-11-23T12:00:00Z", text)
+		return at, usagef("invalid --at %q: expected a time like 2026-11-23T12:00:00Z", text)
 	}
 	return at, nil
 }
 
-// pcrFlags are flags --pcrN that hold the value of a register each.
+// pcrFlags are the values of flags --pcrN, by register.
 type pcrFlags map[int]*string
 
 func addPCRFlags(cmd *cobra.Command, numbers ...int) pcrFlags {
 	flags := pcrFlags{}
 	for _, n := range numbers {
-		flags[n] = cmd.Flags().String(fmt.Sprintf("pcr%d", n), "", fmt.Sprintf("expect PCR%d to have this value, in hexadecimal", n))
+		name := fmt.Sprintf("pcr%d", n)
+		flags[n] = cmd.Flags().String(name, "", fmt.Sprintf("expect this value of PCR%d, in `hex`adecimal", n))
 	}
 	return flags
 }
@@ -144,38 +134,38 @@ func (f pcrFlags) values() (map[int]eif.PCR, error) {
 		}
 		pcr, err := eif.ParsePCR(*text)
 		if err != nil {
-			return nil, usagef("--pcr%d: %v", n, err)
+			return nil, usagef("invalid --pcr%d: %v", n, err)
 		}
 		values[n] = pcr
 	}
 	return values, nil
 }
 
-// keyFlags are how a signing key is given.
+// keyFlags name a signing key.
 type keyFlags struct {
 	certificate, key string
 	allowExpired     bool
 }
 
 func (k *keyFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&k.certificate, "signing-certificate", "", "PEM file with the certificate of the key; PCR8 measures it")
-	cmd.Flags().StringVar(&k.key, "private-key", "", "PEM file with the private key (P-256, P-384 or P-521), or the ARN of a key in AWS KMS")
-	cmd.Flags().BoolVar(&k.allowExpired, "allow-expired", false, "sign with a certificate that is not valid now, from which no enclave starts")
+	f := cmd.Flags()
+	f.StringVar(&k.certificate, "signing-certificate", "", "PEM `file` with the certificate of the key, measured by PCR8")
+	f.StringVar(&k.key, "private-key", "", "PEM `file` with the private key (P-256, P-384 or P-521), or the ARN of an AWS KMS key")
+	f.BoolVar(&k.allowExpired, "allow-expired", false, "sign with a certificate that is not valid now; no enclave starts from it")
 }
 
-// signer is nil when no key was given.
-func (k *keyFlags) signer(cmd *cobra.Command) (*sign.Signer, error) {
+// signer returns nil if no key was given.
+func (k *keyFlags) signer(ctx context.Context) (signer *sign.Signer, err error) {
 	switch {
 	case k.certificate == "" && k.key == "":
 		return nil, nil
-	case k.certificate == "" || k.key == "":
-		return nil, usagef("--signing-certificate and --private-key go together")
-	}
-	var signer *sign.Signer
-	var err error
-	if sign.IsKeyARN(k.key) {
-		signer, err = sign.LoadKMS(cmd.Context(), k.key, k.certificate)
-	} else {
+	case k.certificate == "":
+		return nil, usagef("--private-key needs --signing-certificate")
+	case k.key == "":
+		return nil, usagef("--signing-certificate needs --private-key")
+	case sign.IsKeyARN(k.key):
+		signer, err = sign.LoadKMS(ctx, k.key, k.certificate)
+	default:
 		signer, err = sign.Load(k.key, k.certificate)
 	}
 	if err == nil && !k.allowExpired {
@@ -184,9 +174,22 @@ func (k *keyFlags) signer(cmd *cobra.Command) (*sign.Signer, error) {
 	return signer, err
 }
 
-// warnExpired says it when a signing certificate is not valid now: the register is right, and no enclave will have it.
+// readCertificate reads a signing certificate from a PEM file.
+func readCertificate(path string) (*x509.Certificate, error) {
+	text, err := sign.LoadCertificate(path)
+	if err != nil {
+		return nil, err
+	}
+	return eif.ParseCertificate(text)
+}
+
+// warnExpired warns of a signing certificate that is not valid now: no enclave starts from an image with it.
 func warnExpired(s streams, path string, certificate *x509.Certificate) {
 	if err := eif.CheckValidity(certificate, time.Now()); err != nil {
 		complain(s, "warning: %s: %v", path, err)
 	}
+}
+
+func printMeasurements(s streams, m eif.Measurements) error {
+	return printJSON(s, struct{ Measurements eif.Measurements }{m})
 }

@@ -2,388 +2,325 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/epoch"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
-// eifBuild are the options of `neb eif build`.
+// eifBuild are the flags of neb eif build.
 type eifBuild struct {
-	image, rootfs   string
-	dockerURI       string
-	arch            string
-	blobs           string
-	kernel, config  string
-	cmdline         string
-	init, nsm       string
-	name, version   string
-	metadata        string
-	entrypoint, cmd []string
-	env             []string
-	workdir, user   string
-	stopSignal      string
-	hostname        string
-	loopback        bool
-	nsmOwner        string
-	nsmMode         string
-	exitReport      uint32
-	modules         []string
-	modulesOpen     bool
-	key             keyFlags
-	output          string
-	rootFormat      string
-	compat          string
-	build           buildFlags     // for missing blobs
-	given           *pflag.FlagSet // says which of them were given
+	build            pack.Build // flags of the same name are set here
+	image, dockerURI string
+	blobs            string     // directory
+	own              pack.Blobs // kernel, configuration, init and driver that replace those of blobs
+	workdir, user    string
+	stopSignal       string
+	loopback         bool
+	nsmMode          string
+	metadata         string
+	rootFormat       string
+	compat           string
+	key              keyFlags
+	output           string
+	missing          buildFlags     // of missing blobs
+	given            *pflag.FlagSet // knows which flags were given
 }
+
+// nitroCLI is the value of --compat.
+const nitroCLI = "nitro-cli"
 
 func newEIFBuildCommand(s streams) *cobra.Command {
 	var o eifBuild
 	cmd := &cobra.Command{
 		Use:   "build (--image REFERENCE | --rootfs DIR|TAR) --output FILE",
-		Short: "Make an Enclave Image File from a container image",
-		Long: `Make an Enclave Image File from a container image, or from a directory or tar archive, and the blobs of 'neb build'.
+		Short: "Build an Enclave Image File from a container image",
+		Long: `Build an Enclave Image File from a container image, or from a directory or tar archive, and the blobs of 'neb build'.
 
-An image is given as a registry's reference (alpine:3), or as docker-daemon:NAME, docker-archive:FILE, oci-archive:FILE
-or oci:DIR. No Docker engine is needed but for docker-daemon:.
+An image is a registry reference (alpine:3), docker-daemon:NAME, docker-archive:FILE, oci-archive:FILE or oci:DIR. Only
+docker-daemon: needs a Docker engine.
 
-The same image, blobs and options make the same bytes on any machine. The measurements go to standard output, as
-nitro-cli build-enclave prints them.`,
+The same image, blobs and options give the same bytes on every machine. The measurements go to standard output, in the
+form of nitro-cli build-enclave.`,
 		Example: `  neb eif build --image alpine:3 --cmd /bin/date --output date.eif
   neb eif build --image docker-daemon:hello --output hello.eif --signing-certificate cert.pem --private-key key.pem
   neb eif build --rootfs ./tree --entrypoint /server --arch aarch64 --output server.eif`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.given = cmd.Flags()
-			return o.run(cmd, s)
+			return o.run(cmd.Context(), s)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&o.image, "image", "", "the container image")
-	f.StringVar(&o.dockerURI, "docker-uri", "", "the container image, looked for in the Docker engine before its registry, as nitro-cli does")
-	f.StringVar(&o.rootfs, "rootfs", "", "a directory or tar archive with the application's root, instead of an image")
-	f.StringVar(&o.arch, "arch", component.Host(), "architecture of the enclave: x86_64 or aarch64")
-	f.StringVar(&o.blobs, "blobs", "", "directory with the blobs (default: made by 'neb build', or from its cache)")
-	f.StringVar(&o.kernel, "kernel", "", "bzImage or Image, instead of the one of --blobs")
-	f.StringVar(&o.config, "kernel-config", "", "the kernel's configuration, instead of the one of --blobs")
-	f.StringVar(&o.cmdline, "cmdline", "", "the kernel's command line, instead of the one of --blobs or neb's own")
-	f.StringVar(&o.init, "init", "", "PID 1, instead of the one of --blobs")
-	f.StringVar(&o.nsm, "nsm", "", "nsm.ko, instead of the one of --blobs; \"\" for none")
-	f.StringVar(&o.name, "name", "", "name of the image in the metadata (default: its label org.opencontainers.image.title)")
-	f.StringVar(&o.version, "version", "", "version of the image in the metadata (default: the digest of its configuration)")
-	f.StringVar(&o.metadata, "metadata", "", "file with a JSON object to put into the metadata, of at most 4096 bytes")
-	f.StringArrayVar(&o.entrypoint, "entrypoint", nil, "one argument of the command instead of the image's ENTRYPOINT; repeatable; \"\" for none")
-	f.StringArrayVar(&o.cmd, "cmd", nil, "one argument of the command instead of the image's CMD; repeatable")
-	f.StringArrayVar(&o.env, "env", nil, "set an environment variable, K=V; repeatable")
-	f.StringVar(&o.workdir, "workdir", "", "working directory instead of the image's")
-	f.StringVar(&o.user, "user", "", "user, or user:group, instead of the image's")
-	f.StringVar(&o.stopSignal, "stop-signal", "", "signal, instead of the image's, for what outlives the application")
-	f.StringVar(&o.hostname, "hostname", "", "host name of the enclave (default: enclave)")
+	f, b, v := cmd.Flags(), &o.build, &o.build.Overrides
+	f.StringVar(&o.image, "image", "", "container image")
+	f.StringVar(&o.dockerURI, "docker-uri", "", "container image, from the Docker engine or else from its registry, as in nitro-cli")
+	f.StringVar(&b.RootFS, "rootfs", "", "`directory or tar archive` with the application's root, instead of an image")
+	f.StringVar(&b.Arch, "arch", arch.Host(), "architecture of the enclave: x86_64 or aarch64")
+	f.StringVar(&o.blobs, "blobs", "", "`directory` with the blobs (default: what 'neb build' builds)")
+	f.StringVar(&o.own.Kernel, "kernel", "", "kernel `file`, bzImage or Image, instead of the blob")
+	f.StringVar(&o.own.Config, "kernel-config", "", "kernel configuration `file` instead of the blob")
+	f.StringVar(&b.Cmdline, "cmdline", "", "kernel command line instead of the blob")
+	f.StringVar(&o.own.Init, "init", "", "`file` of PID 1 instead of the blob")
+	f.StringVar(&o.own.NSM, "nsm", "", "nsm.ko `file` instead of the blob; empty for none")
+	f.StringVar(&b.Name, "name", "", "image name in the metadata (default: the label org.opencontainers.image.title)")
+	f.StringVar(&b.Version, "version", "", "image version in the metadata (default: the digest of the image's configuration)")
+	f.StringVar(&o.metadata, "metadata", "", "`file` with a JSON object for the metadata, at most 4096 bytes")
+	f.StringArrayVar(&v.Entrypoint, "entrypoint", nil, "one argument of the command instead of the image's ENTRYPOINT; repeatable; empty for none")
+	f.StringArrayVar(&v.Cmd, "cmd", nil, "one argument of the command instead of the image's CMD; repeatable")
+	f.StringArrayVar(&v.Env, "env", nil, "environment variable to set, as `K=V`; repeatable")
+	f.StringVar(&o.workdir, "workdir", "", "working directory; empty clears the image's value")
+	f.StringVar(&o.user, "user", "", "`user[:group]` of the application; empty clears the image's value")
+	f.StringVar(&o.stopSignal, "stop-signal", "", "`signal` for processes that outlive the application; empty clears the image's value")
+	f.StringVar(&v.Hostname, "hostname", "", "host name of the enclave (default: enclave)")
 	f.BoolVar(&o.loopback, "loopback", true, "set up lo with 127.0.0.1 and ::1; =false leaves that to the application")
-	f.StringVar(&o.nsmOwner, "nsm-owner", "", "owner of /dev/nsm, user or user:group (default: the application's user)")
-	f.StringVar(&o.nsmMode, "nsm-mode", "", "permissions of /dev/nsm, octal (default: 0600)")
-	f.Uint32Var(&o.exitReport, "exit-report", 0, "vsock port of the parent that is told how the application ended (default: none)")
-	f.StringArrayVar(&o.modules, "module", nil, "a kernel module to load after nsm.ko; repeatable, in this order")
-	f.BoolVar(&o.modulesOpen, "modules-open", false, "let the enclave load modules later too")
-	f.StringVar(&o.rootFormat, "rootfs-format", string(pack.CPIO), "form of the application's tree: cpio, or erofs (compressed; smaller, needs less memory)")
-	f.StringVar(&o.compat, "compat", "", "nitro-cli: make what nitro-cli makes with the same blobs, with the same registers")
-	choices(cmd, "arch", eif.X86_64, eif.AArch64)
-	choices(cmd, "rootfs-format", string(pack.CPIO), string(pack.Erofs))
-	choices(cmd, "compat", "nitro-cli")
-	f.StringVarP(&o.output, "output", "o", "", "the file to make")
-	f.BoolVar(&o.build.offline, "offline", false, "make missing blobs from what is in the cache, fetch nothing")
-	f.IntVarP(&o.build.jobs, "jobs", "j", 0, "processes at once, for missing blobs (default: one for each processor)")
-	f.StringVar(&o.build.source, "source", "", "neb's source tree, for a missing init")
-	f.Bool("json", true, "no effect: the measurements are always printed as JSON")
+	f.StringVar(&v.NSMOwner, "nsm-owner", "", "`user[:group]` that owns /dev/nsm (default: the application's user)")
+	f.StringVar(&o.nsmMode, "nsm-mode", "", "permissions of /dev/nsm, `octal` (default: 0600)")
+	f.Uint32Var(&v.ExitReport, "exit-report", 0, "vsock `port` of the parent to report the application's end to (default: none)")
+	f.StringArrayVar(&b.Modules, "module", nil, "kernel module `file` to load after nsm.ko, in this order; repeatable")
+	f.BoolVar(&b.ModulesOpen, "modules-open", false, "allow the enclave to load further modules")
+	f.StringVar(&o.rootFormat, "rootfs-format", string(pack.CPIO), "format of the application's tree: cpio, or erofs (compressed, needs less memory)")
+	f.StringVar(&o.compat, "compat", "", "nitro-cli: build what nitro-cli builds from the same blobs, with the same registers")
+	f.StringVarP(&o.output, "output", "o", "", "`file` to write")
+	f.Bool("json", true, "no effect: the measurements are always JSON")
 	f.MarkHidden("json")
+	o.missing.add(cmd)
 	o.key.add(cmd)
-	allowEmpty(cmd, "nsm", "workdir", "user", "stop-signal") // empty clears the image's value
+	choices(cmd, "arch", arch.X86_64, arch.AArch64)
+	choices(cmd, "rootfs-format", string(pack.CPIO), string(pack.Erofs))
+	choices(cmd, "compat", nitroCLI)
+	allowEmpty(cmd, "nsm", "workdir", "user", "stop-signal")
 	aliases(cmd, map[string]string{"output-file": "output", "image_name": "name", "image_version": "version"})
 	return cmd
 }
 
-// toolVersion stands in the metadata of what `neb eif build` makes. It counts changes of what the command writes, not
-// releases: the same input then gives the same bytes with any build of neb that writes them the same way.
+// toolVersion is in the metadata of what neb eif build writes. It counts changes of the output, not releases,
+// so that every neb with the same output writes the same bytes.
 const toolVersion = "1"
 
-func (o *eifBuild) run(cmd *cobra.Command, s streams) error {
-	ctx := cmd.Context()
-	sources := 0
-	for _, source := range []string{o.image, o.dockerURI, o.rootfs} {
-		if source != "" {
-			sources++
-		}
-	}
-	if sources != 1 {
-		return usagef("one of --image and --rootfs (or --docker-uri) says what goes into the enclave")
-	}
-	if o.output == "" {
-		return usagef("--output says which file to make")
-	}
-	if o.arch != eif.X86_64 && o.arch != eif.AArch64 {
-		return usagef("--arch %q: an enclave has x86_64 or aarch64", o.arch)
-	}
-	overrides, err := o.overrides()
-	if err != nil {
+func (o *eifBuild) run(ctx context.Context, s streams) (err error) {
+	b := &o.build
+	if err := o.check(); err != nil {
 		return err
 	}
-	build := &pack.Build{
-		Arch:        o.arch,
-		Cmdline:     o.cmdline,
-		RootFS:      o.rootfs,
-		RootFormat:  pack.RootFormat(o.rootFormat),
-		Overrides:   overrides,
-		Modules:     o.modules,
-		ModulesOpen: o.modulesOpen,
-		Name:        o.name,
-		Version:     o.version,
-		Tool:        toolVersion,
-		NitroCLI:    o.compat == "nitro-cli",
-		Warn:        func(line string) { complain(s, "%s", line) },
-	}
-	if o.compat != "" && !build.NitroCLI {
-		return usagef("--compat %q: nitro-cli is what there is", o.compat)
-	}
-	if build.Epoch, err = epoch.FromEnvironment(); err != nil {
+	b.RootFormat, b.NitroCLI, b.Tool = pack.RootFormat(o.rootFormat), o.compat == nitroCLI, toolVersion
+	b.Warn = func(line string) { complain(s, "%s", line) }
+	if b.Epoch, err = epoch.FromEnvironment(); err != nil {
 		return err
 	}
-	if build.Signer, err = o.key.signer(cmd); err != nil {
+	if b.Signer, err = o.key.signer(ctx); err != nil {
 		return err
 	}
 	if o.metadata != "" {
-		if build.Metadata, err = readCustomMetadata(o.metadata); err != nil {
+		if b.Metadata, err = pack.ReadMetadata(o.metadata); err != nil {
 			return err
 		}
 	}
-	// All that can be wrong is looked at before a blob is built.
+	// Everything that can be wrong is checked before blobs are built.
 	if err := o.checkFiles(); err != nil {
 		return err
 	}
-	tools := newBlobBuilder(s, o.build)
-	defer tools.close()
-	build.ErofsTools = tools
-	if o.rootfs == "" {
-		if build.Image, err = o.openImage(ctx, s); err != nil {
+	builder := newBlobBuilder(s, o.missing)
+	defer builder.close()
+	b.ErofsTools = builder
+	if b.RootFS == "" {
+		if b.Image, err = o.openImage(ctx, s); err != nil {
 			return err
 		}
-		defer build.Image.Close()
+		defer b.Image.Close()
 	}
-	if err := build.Check(); err != nil {
+	if err := b.Check(); err != nil {
 		return err
 	}
-	if build.Blobs, err = o.findBlobs(ctx, tools); err != nil {
+	if b.Blobs, err = o.findBlobs(ctx, builder); err != nil {
 		return err
 	}
-	if build.Blobs.Cmdline == "" && build.Cmdline == "" {
-		build.Cmdline = kernel.Cmdline(o.arch)
+	if b.Blobs.Cmdline == "" && b.Cmdline == "" {
+		b.Cmdline = kernel.Cmdline(b.Arch)
 	}
 
 	bar := newProgress(s.err)
-	build.Progress = func(done, total int64) {
+	b.Progress = func(done, total int64) {
 		bar.event(progress.Event{Stage: "pack", Done: done, Total: total, Unit: "bytes"})
 	}
 	var result *pack.Result
 	err = atomicfile.Write(o.output, func(f *os.File) error {
-		result, err = build.To(ctx, f)
+		result, err = b.To(ctx, f)
 		return err
 	})
 	bar.close()
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.output, err)
 	}
-	complain(s, "%s: %d bytes; an enclave needs at least %d MiB of memory for it", o.output, result.Size, (4*result.Size+1<<20-1)>>20)
+	complain(s, "%s: %d bytes; the enclave needs at least %d MiB of memory", o.output, result.Size, (4*result.Size+1<<20-1)>>20)
 	return printMeasurements(s, result.Measurements)
 }
 
-// openImage opens the image that --image or --docker-uri names. nitro-cli takes what the Docker engine has, and pulls the rest:
-// a registry may have another image by the name of one that was just built.
+// check checks the flags' values, and sets the fields of the build that depend on which flags were given.
+func (o *eifBuild) check() error {
+	sources := 0
+	for _, source := range []string{o.image, o.dockerURI, o.build.RootFS} {
+		if source != "" {
+			sources++
+		}
+	}
+	switch {
+	case sources != 1:
+		return usagef("exactly one of --image, --docker-uri, --rootfs is required")
+	case o.output == "":
+		return usagef("--output is required")
+	case o.build.Arch != arch.X86_64 && o.build.Arch != arch.AArch64:
+		return usagef("invalid --arch %q: expected x86_64 or aarch64", o.build.Arch)
+	case o.compat != "" && o.compat != nitroCLI:
+		return usagef("invalid --compat %q: expected nitro-cli", o.compat)
+	}
+	v := &o.build.Overrides
+	for _, text := range []struct {
+		flag  string
+		value *string
+		to    **string
+	}{
+		{"workdir", &o.workdir, &v.WorkingDir},
+		{"user", &o.user, &v.User},
+		{"stop-signal", &o.stopSignal, &v.StopSignal},
+	} {
+		if o.given.Changed(text.flag) {
+			*text.to = text.value
+		}
+	}
+	v.LoopbackDown = !o.loopback
+	if len(v.Entrypoint) == 1 && v.Entrypoint[0] == "" {
+		v.Entrypoint = []string{} // none, as with docker run
+	}
+	if o.nsmMode != "" {
+		mode, err := strconv.ParseUint(o.nsmMode, 8, 32)
+		if err != nil || mode == 0 || mode > 0o777 {
+			return usagef("invalid --nsm-mode %q: expected octal permissions from 0001 to 0777", o.nsmMode)
+		}
+		v.NSMMode = uint32(mode)
+	}
+	return nil
+}
+
+// openImage opens the image of --image or --docker-uri. For the latter the Docker engine comes first, as in
+// nitro-cli: the registry may have another image by the name of one that was just built.
 func (o *eifBuild) openImage(ctx context.Context, s streams) (*image.Image, error) {
-	options := image.Options{Arch: o.arch}
+	options := image.Options{Arch: o.build.Arch}
 	if o.image != "" {
 		return image.Open(ctx, o.image, options)
 	}
 	if image.HasTransport(o.dockerURI) {
 		return image.Open(ctx, o.dockerURI, options)
 	}
-	img, missed := image.Open(ctx, "docker-daemon:"+o.dockerURI, options)
-	if missed == nil {
+	img, err := image.Open(ctx, "docker-daemon:"+o.dockerURI, options)
+	switch {
+	case err == nil:
 		complain(s, "%s: from the Docker engine", o.dockerURI)
-		return img, nil
-	}
-	if !errors.Is(missed, image.ErrNoSuchImage) && !errors.Is(missed, image.ErrNoEngine) {
-		return nil, missed
-	}
-	complain(s, "%v", missed)
-	img, err := image.Open(ctx, o.dockerURI, options)
-	if err == nil {
-		complain(s, "%s: from its registry", o.dockerURI)
+	case errors.Is(err, image.ErrNoSuchImage) || errors.Is(err, image.ErrNoEngine):
+		complain(s, "%v", err)
+		if img, err = image.Open(ctx, o.dockerURI, options); err == nil {
+			complain(s, "%s: from its registry", o.dockerURI)
+		}
 	}
 	return img, err
 }
 
-func printMeasurements(s streams, m eif.Measurements) error {
-	encoder := json.NewEncoder(s.out)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(struct{ Measurements eif.Measurements }{m})
-}
-
-func (o *eifBuild) overrides() (pack.Overrides, error) {
-	given := func(flag string, value *string) *string {
-		if o.given.Changed(flag) {
-			return value
-		}
-		return nil
-	}
-	v := pack.Overrides{
-		Entrypoint: o.entrypoint, Cmd: o.cmd, Env: o.env,
-		WorkingDir: given("workdir", &o.workdir), User: given("user", &o.user), StopSignal: given("stop-signal", &o.stopSignal),
-		Hostname: o.hostname, LoopbackDown: !o.loopback, NSMOwner: o.nsmOwner, ExitReport: o.exitReport,
-	}
-	if len(o.entrypoint) == 1 && o.entrypoint[0] == "" {
-		v.Entrypoint = []string{} // none, as with docker run
-	}
-	if o.nsmMode != "" {
-		mode, err := strconv.ParseUint(o.nsmMode, 8, 32)
-		if err != nil || mode == 0 || mode > 0o777 {
-			return v, usagef("--nsm-mode %q: expected permissions in octal, from 0001 to 0777", o.nsmMode)
-		}
-		v.NSMMode = uint32(mode)
-	}
-	return v, nil
-}
-
-// checkFiles checks the files that the flags name: that those to read are there, and that the one to make is none of them, nor one that would be packed.
+// checkFiles checks that the input files exist, and that the output replaces none of them and is not packed
+// itself.
 func (o *eifBuild) checkFiles() error {
-	type input struct{ flag, path string }
-	inputs := []input{
-		{"rootfs", o.rootfs}, {"blobs", o.blobs}, {"kernel", o.kernel}, {"kernel-config", o.config}, {"init", o.init}, {"nsm", o.nsm},
-		{"metadata", o.metadata}, {"signing-certificate", o.key.certificate}, {"private-key", o.key.key},
-	}
-	if o.kernel != "" && o.config == "" {
-		if _, err := os.Stat(o.kernel + ".config"); err == nil {
-			inputs = append(inputs, input{"kernel", o.kernel + ".config"})
-		}
-	}
-	for _, m := range o.modules {
-		inputs = append(inputs, input{"module", m})
-	}
 	target, err := atomicfile.Target(o.output)
 	if err != nil {
 		return fmt.Errorf("--output: %w", err)
 	}
-	if err := notInput("--output", o.output, image.Place(o.image)); err != nil {
-		return err
+	inputs := [][2]string{
+		{"rootfs", o.build.RootFS}, {"blobs", o.blobs}, {"kernel", o.own.Kernel}, {"kernel-config", o.own.Config},
+		{"init", o.own.Init}, {"nsm", o.own.NSM}, {"metadata", o.metadata}, {"signing-certificate", o.key.certificate},
 	}
+	if !sign.IsKeyARN(o.key.key) {
+		inputs = append(inputs, [2]string{"private-key", o.key.key})
+	}
+	for _, m := range o.build.Modules {
+		inputs = append(inputs, [2]string{"module", m})
+	}
+	paths := []string{image.Place(o.image), o.own.Kernel + ".config"}
 	for _, in := range inputs {
-		if in.path == "" || in.flag == "private-key" && sign.IsKeyARN(in.path) {
+		flag, path := in[0], in[1]
+		if path == "" {
 			continue
 		}
-		info, err := os.Stat(in.path)
+		info, err := os.Stat(path)
 		if err != nil {
-			return fmt.Errorf("--%s: %w", in.flag, err)
+			return fmt.Errorf("--%s: %w", flag, err)
 		}
-		if err := notInput("--output", o.output, in.path); err != nil {
-			return err
+		paths = append(paths, path)
+		if flag == "blobs" {
+			b := pack.BlobsIn(path, o.build.Arch)
+			paths = append(paths, b.Kernel, b.Config, b.Cmdline, b.Init, b.NSM)
 		}
-		switch {
-		case in.flag == "blobs":
-			for _, name := range component.Names {
-				for _, file := range component.Files(name, o.arch) {
-					if err := notInput("--output", o.output, filepath.Join(in.path, file)); err != nil {
-						return err
-					}
-				}
-			}
-		case in.flag == "rootfs" && info.IsDir():
+		if flag == "rootfs" && info.IsDir() {
 			above, err := filepath.Abs(target)
 			if err != nil {
 				return err
 			}
-			for above != "/" {
+			for above != filepath.Dir(above) {
 				above = filepath.Dir(above)
 				if dir, err := os.Stat(above); err == nil && os.SameFile(dir, info) {
-					return usagef("--output %s: is inside of --rootfs %s, and would be packed with it", o.output, in.path)
+					return usagef("--output %s is inside --rootfs %s, and would be packed with it", o.output, path)
 				}
 			}
 		}
 	}
-	return nil
+	return notInput("--output", o.output, paths...)
 }
 
 // findBlobs returns the blobs that the flags name. The others come from --blobs, or are built.
 func (o *eifBuild) findBlobs(ctx context.Context, builder *blobBuilder) (blobs pack.Blobs, err error) {
 	if o.blobs != "" {
-		blobs = pack.BlobsIn(o.blobs, o.arch)
-	} else if names := o.missing(); len(names) > 0 {
-		if blobs, err = builder.blobs(ctx, o.arch, names); err != nil {
+		blobs = pack.BlobsIn(o.blobs, o.build.Arch)
+	} else if names := o.unnamed(); len(names) > 0 {
+		if blobs, err = builder.blobs(ctx, o.build.Arch, names); err != nil {
 			return blobs, err
 		}
 	}
-	if o.kernel != "" {
-		// Configuration, command line and driver belong to the kernel.
-		blobs.Kernel, blobs.Config, blobs.NSM = o.kernel, "", ""
-		if _, err := os.Stat(o.kernel + ".config"); err == nil {
-			blobs.Config = o.kernel + ".config"
+	if o.own.Kernel != "" {
+		// Configuration and driver belong to the kernel.
+		blobs.Kernel, blobs.Config, blobs.NSM = o.own.Kernel, "", ""
+		if _, err := os.Stat(o.own.Kernel + ".config"); err == nil {
+			blobs.Config = o.own.Kernel + ".config"
 		}
 	}
-	if o.config != "" {
-		blobs.Config = o.config
+	if o.own.Config != "" {
+		blobs.Config = o.own.Config
 	}
-	if o.init != "" {
-		blobs.Init = o.init
+	if o.own.Init != "" {
+		blobs.Init = o.own.Init
 	}
 	if o.given.Changed("nsm") {
-		blobs.NSM = o.nsm
+		blobs.NSM = o.own.NSM
 	}
 	return blobs, nil
 }
 
-// missing are the parts of `neb build` that no flag replaces: nobody waits for a kernel that is then not used.
-func (o *eifBuild) missing() []string {
+// unnamed returns the components that no flag replaces, so that nobody waits for a kernel that is not used.
+func (o *eifBuild) unnamed() []string {
 	var names []string
-	if o.kernel == "" {
+	if o.own.Kernel == "" {
 		names = append(names, "kernel")
 	}
-	if o.init == "" {
+	if o.own.Init == "" {
 		names = append(names, "init")
 	}
 	return names
-}
-
-func readCustomMetadata(path string) (json.RawMessage, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, pack.MaxCustomMetadata+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > pack.MaxCustomMetadata {
-		return nil, fmt.Errorf("%s has more than %d bytes, which is all that the metadata of an image have room for", path, pack.MaxCustomMetadata)
-	}
-	var object map[string]any
-	if err := json.Unmarshal(text, &object); err != nil && strings.TrimSpace(string(text)) != "null" {
-		return nil, fmt.Errorf("%s: expected a JSON object: %w", path, err)
-	}
-	return text, nil
 }

@@ -9,11 +9,11 @@ import (
 func newEIFDescribeCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "describe EIF",
-		Short: "Say what is in an Enclave Image File, and what is wrong with it",
-		Long: `Print what is in an Enclave Image File, in JSON: what nitro-cli describe-eif prints, then each section with its place,
-size and SHA-384, and everything that is wrong.
+		Short: "Describe an Enclave Image File and its problems",
+		Long: `Print the contents of an Enclave Image File as JSON: what nitro-cli describe-eif prints, then each section with its
+offset, size and SHA-384, and all problems.
 
-No register covers the metadata (ImageName, ImageVersion, Metadata): they may say anything.`,
+No register covers the metadata (ImageName, ImageVersion, Metadata): do not trust it.`,
 		Example: "  neb eif describe hello.eif",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -22,12 +22,11 @@ No register covers the metadata (ImageName, ImageVersion, Metadata): they may sa
 				return err
 			}
 			defer done()
-			text, err := report.JSON()
+			description, err := report.Describe()
 			if err != nil {
 				return err
 			}
-			_, err = s.out.Write(text)
-			return err
+			return printJSON(s, description)
 		},
 	}
 	cmd.Flags().Bool("json", true, "no effect: the description is always JSON")

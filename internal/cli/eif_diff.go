@@ -13,9 +13,9 @@ func newEIFDiffCommand(s streams) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "diff EIF EIF",
-		Short: "Find out why two Enclave Image Files measure differently",
-		Long: `Compare two Enclave Image Files and print where they differ: which section and, inside of ramdisks, which file, with the
-registers that differ for it. The exit status is 0 when they are the same and 1 when they differ.`,
+		Short: "List the differences of two Enclave Image Files",
+		Long: `Compare two Enclave Image Files and print each difference: the section, the file in a ramdisk, and the registers that
+change with it. The exit status is 0 if the files are the same, and 1 if they differ.`,
 		Example: "  neb eif diff yesterday.eif today.eif",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -35,7 +35,7 @@ registers that differ for it. The exit status is 0 when they are the same and 1 
 			err = inspect.Diff(cmd.Context(), a, b, tools, func(d inspect.Difference) {
 				differ = true
 				if asJSON {
-					json.NewEncoder(s.out).Encode(d)
+					_ = json.NewEncoder(s.out).Encode(d)
 				} else {
 					fmt.Fprintln(s.out, d)
 				}
@@ -46,6 +46,6 @@ registers that differ for it. The exit status is 0 when they are the same and 1 
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line for each difference")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object per difference and line")
 	return cmd
 }

@@ -14,18 +14,20 @@ func newEIFExtractCommand(s streams) *cobra.Command {
 	var list, unpack bool
 	cmd := &cobra.Command{
 		Use:   "extract EIF (--output DIR [--unpack] | --list)",
-		Short: "Write the sections of an Enclave Image File to files, or list its ramdisks",
-		Long: `Write each section of an Enclave Image File to a file in a directory; with --unpack also the trees of the ramdisks, each
-into a directory with its number. With --list print the entries of the ramdisks instead.`,
+		Short: "Extract the sections of an Enclave Image File, or list its ramdisks",
+		Long: `Write each section of an Enclave Image File to a file in a directory. --unpack also unpacks each ramdisk into a
+subdirectory with its number. --list prints the entries of the ramdisks instead.`,
 		Example: `  neb eif extract hello.eif --list
   neb eif extract hello.eif --output parts --unpack`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if list == (output != "") {
-				return usagef("one of --output and --list says what to do")
-			}
-			if unpack && list {
-				return usagef("--unpack goes with --output")
+			switch {
+			case !list && output == "":
+				return usagef("--output or --list is required")
+			case list && output != "":
+				return usagef("--list cannot be combined with --output")
+			case list && unpack:
+				return usagef("--list cannot be combined with --unpack")
 			}
 			file, in, err := openEIF(args[0])
 			if err != nil {
@@ -41,7 +43,8 @@ into a directory with its number. With --list print the entries of the ramdisks 
 					fmt.Fprintln(s.out, filepath.Join(output, name))
 				}
 				if err == nil && unpack {
-					err = inspect.UnpackRamdisks(cmd.Context(), file, output, func(line string) { complain(s, "%s", line) })
+					warn := func(line string) { complain(s, "%s", line) }
+					err = inspect.UnpackRamdisks(cmd.Context(), file, output, warn)
 				}
 			}
 			if err != nil {
@@ -50,8 +53,8 @@ into a directory with its number. With --list print the entries of the ramdisks 
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "directory for the files; it is made")
-	cmd.Flags().BoolVar(&unpack, "unpack", false, "unpack the ramdisks too")
-	cmd.Flags().BoolVar(&list, "list", false, "list what is in the ramdisks")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "`directory` to write to; it is created if it does not exist")
+	cmd.Flags().BoolVar(&unpack, "unpack", false, "also unpack the ramdisks")
+	cmd.Flags().BoolVar(&list, "list", false, "list the contents of the ramdisks")
 	return cmd
 }

@@ -9,15 +9,15 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
 
 func newEIFPCRCommand(s streams) *cobra.Command {
-	var input, certificate, role, instance string
+	var input, certificate string
+	var parent parentFlags
 	cmd := &cobra.Command{
 		Use:   "pcr (--input FILE | --signing-certificate FILE | --role-arn ARN | --instance-id ID)...",
 		Short: "Compute the register of a file, a certificate, a role or an instance",
-		Long: `Print platform configuration registers, in JSON as nitro-cli pcr does: that of the content of a file ("PCR"), of a
+		Long: `Print platform configuration registers as JSON, in the form of nitro-cli pcr: that of a file's content ("PCR"), of a
 signing certificate (PCR8), of the role of the parent instance (PCR3), or of its instance ID (PCR4).`,
 		Example: `  neb eif pcr --signing-certificate cert.pem
   neb eif pcr --role-arn arn:aws:iam::123456789012:role/Webserver --instance-id i-0123456789abcdef0`,
@@ -35,43 +35,39 @@ signing certificate (PCR8), of the role of the parent instance (PCR3), or of its
 				}
 			}
 			if certificate != "" {
-				text, err := sign.LoadCertificate(certificate)
-				if err != nil {
-					return err
-				}
-				parsed, err := eif.ParseCertificate(text)
+				parsed, err := readCertificate(certificate)
 				if err != nil {
 					return err
 				}
 				warnExpired(s, certificate, parsed)
 				pcrs["PCR8"] = eif.PCR8(parsed)
 			}
-			if err := parentPCRs(role, instance, func(n int, pcr eif.PCR) { pcrs[fmt.Sprintf("PCR%d", n)] = pcr }); err != nil {
+			if err := parent.measure(func(n int, pcr eif.PCR) { pcrs[fmt.Sprintf("PCR%d", n)] = pcr }); err != nil {
 				return err
 			}
 			if len(pcrs) == 0 {
-				return usagef("say what to measure: --input, --signing-certificate, --role-arn or --instance-id")
+				return usagef("--input, --signing-certificate, --role-arn or --instance-id is required")
 			}
 			return printJSON(s, pcrs)
 		},
 	}
-	cmd.Flags().StringVar(&input, "input", "", "a file; its register is printed as PCR")
-	cmd.Flags().StringVar(&certificate, "signing-certificate", "", "PEM file with a signing certificate")
-	addParentFlags(cmd, &role, &instance)
+	cmd.Flags().StringVar(&input, "input", "", "`file` to measure; its register is printed as PCR")
+	cmd.Flags().StringVar(&certificate, "signing-certificate", "", "PEM `file` with a signing certificate")
+	parent.add(cmd)
 	return cmd
 }
 
 func newEIFPolicyCommand(s streams) *cobra.Command {
-	var role, instance string
+	var parent parentFlags
 	var only []int
 	cmd := &cobra.Command{
 		Use:   "policy EIF",
-		Short: "Print a condition for a KMS key policy that only this enclave meets",
-		Long: `Print the Condition of a statement in an AWS KMS key policy that allows an operation to an enclave with the registers of
-an Enclave Image File, as reported in its attestation document.
+		Short: "Print a KMS key policy condition that only this enclave meets",
+		Long: `Print the Condition of a statement in an AWS KMS key policy that allows an operation only to an enclave whose attested
+registers are those of an Enclave Image File.
 
-All registers that the file determines are used, or those that --pcr names. PCR1 or PCR2 alone say nothing about the
-other half of the enclave, and are refused without PCR0 or PCR8.`,
+The condition has all registers of the file, or those given with --pcr. PCR1 and PCR2 are rejected without PCR0 or
+PCR8: each of them leaves half of the enclave open.`,
 		Example: "  neb eif policy hello.eif --pcr 0 --pcr 8 --role-arn arn:aws:iam::123456789012:role/Webserver",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -90,7 +86,7 @@ other half of the enclave, and are refused without PCR0 or PCR8.`,
 				}
 				warnExpired(s, args[0], certificate)
 			}
-			if err := parentPCRs(role, instance, func(n int, pcr eif.PCR) { policy[n] = pcr }); err != nil {
+			if err := parent.measure(func(n int, pcr eif.PCR) { policy[n] = pcr }); err != nil {
 				return err
 			}
 			condition, err := policy.Condition()
@@ -100,12 +96,12 @@ other half of the enclave, and are refused without PCR0 or PCR8.`,
 			return printJSON(s, condition)
 		},
 	}
-	cmd.Flags().IntSliceVar(&only, "pcr", nil, "use this register of the file (0, 1, 2 or 8); repeatable (default: all it has)")
-	addParentFlags(cmd, &role, &instance)
+	cmd.Flags().IntSliceVar(&only, "pcr", nil, "`register` of the file to use: 0, 1, 2 or 8; repeatable (default: all)")
+	parent.add(cmd)
 	return cmd
 }
 
-// signingCertificate is the one in the signature of an EIF.
+// signingCertificate returns the certificate in the signature of an EIF.
 func signingCertificate(path string) (*x509.Certificate, error) {
 	file, in, err := openEIF(path)
 	if err != nil {
@@ -119,28 +115,27 @@ func signingCertificate(path string) (*x509.Certificate, error) {
 	return eif.ParseCertificate(entries[0].Certificate)
 }
 
-func addParentFlags(cmd *cobra.Command, role, instance *string) {
-	cmd.Flags().StringVar(role, "role-arn", "", "ARN of the IAM role of the parent instance, which PCR3 measures")
-	cmd.Flags().StringVar(instance, "instance-id", "", "ID of the parent instance, which PCR4 measures")
+// parentFlags name the parent instance.
+type parentFlags struct{ role, instance string }
+
+func (p *parentFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&p.role, "role-arn", "", "`ARN` of the parent instance's IAM role, which PCR3 measures")
+	cmd.Flags().StringVar(&p.instance, "instance-id", "", "`ID` of the parent instance, which PCR4 measures")
 }
 
-// parentPCRs gives the registers that the parent instance determines.
-func parentPCRs(role, instance string, use func(int, eif.PCR)) error {
-	for _, p := range []struct {
-		n           int
-		flag, value string
-		valid       func(string) error
-	}{
-		{3, "role-arn", role, inspect.CheckRoleARN},
-		{4, "instance-id", instance, inspect.CheckInstanceID},
-	} {
-		if p.value == "" {
-			continue
+// measure passes the registers that the parent instance determines to use.
+func (p *parentFlags) measure(use func(int, eif.PCR)) error {
+	if p.role != "" {
+		if err := inspect.CheckRoleARN(p.role); err != nil {
+			return usagef("invalid --role-arn: %v", err)
 		}
-		if err := p.valid(p.value); err != nil {
-			return usagef("--%s: %v", p.flag, err)
+		use(3, eif.Extend([]byte(p.role)))
+	}
+	if p.instance != "" {
+		if err := inspect.CheckInstanceID(p.instance); err != nil {
+			return usagef("invalid --instance-id: %v", err)
 		}
-		use(p.n, eif.Extend([]byte(p.value)))
+		use(4, eif.Extend([]byte(p.instance)))
 	}
 	return nil
 }

@@ -16,17 +16,17 @@ func newEIFSignCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sign EIF --signing-certificate FILE --private-key FILE|ARN",
 		Short: "Sign an Enclave Image File, or replace its signature",
-		Long: `Sign an Enclave Image File, in its place: it has the new signature whole, or is as it was. A signature that it has is
-replaced. The measurements, now with PCR8, go to standard output as nitro-cli sign-eif prints them.`,
+		Long: `Sign an Enclave Image File in place, atomically. An existing signature is replaced. The measurements, now with PCR8, go
+to standard output, in the form of nitro-cli sign-eif.`,
 		Example: "  neb eif sign hello.eif --signing-certificate cert.pem --private-key key.pem",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			signer, err := key.signer(cmd)
+			signer, err := key.signer(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if signer == nil {
-				return usagef("--signing-certificate and --private-key say who signs")
+				return usagef("--signing-certificate and --private-key are required")
 			}
 			file, in, err := openEIF(args[0])
 			if err != nil {
@@ -45,7 +45,7 @@ replaced. The measurements, now with PCR8, go to standard output as nitro-cli si
 		},
 	}
 	key.add(cmd)
-	cmd.Flags().Bool("json", true, "no effect: the measurements are always printed as JSON")
+	cmd.Flags().Bool("json", true, "no effect: the measurements are always JSON")
 	cmd.Flags().MarkHidden("json")
 	return cmd
 }

@@ -42,6 +42,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
@@ -192,20 +193,20 @@ func TestEIFCommands(t *testing.T) {
 		{"eif describe " + broken, 0, `"CheckCRC": false`, ""},
 		{"eif describe " + f.path("tree.tar"), 1, "", "begins with"},
 		{"eif describe " + f.path("nothing"), 1, "", "no such file"},
-		{"eif describe " + f.dir, 1, "", "no regular file"},
+		{"eif describe " + f.dir, 1, "", "is not a regular file"},
 		{"eif describe", 2, "", "accepts 1 arg"},
 
-		{"eif verify " + a, 0, "consistent, not signed", ""},
-		{"eif verify " + signed, 0, "consistent, signer not checked", ""},
+		{"eif verify " + a, 0, ": unsigned", ""},
+		{"eif verify " + signed, 0, ": signer-unchecked", ""},
 		{"eif verify " + signed + " --signing-certificate " + f.path("cert.pem"), 0, ": verified", ""},
 		{"eif verify " + a + " --pcr0 " + pcrs["PCR0"], 0, ": verified", ""},
 		{"eif verify " + a + " --pcr0 " + strings.ToUpper(pcrs["PCR0"]), 0, ": verified", ""},
-		{"eif verify " + a + " --pcr0 " + pcrs["PCR1"], 1, "PCR0 should be", ""},
-		{"eif verify " + a + " --pcr1 " + pcrs["PCR1"] + " --pcr2 " + pcrs["PCR2"], 0, ": consistent, a part is as expected", ""},
-		{"eif verify " + a + " --pcr0 " + pcrs["PCR0"] + " --pcr2 " + pcrs["PCR1"], 1, "PCR2 should be", ""},
-		{"eif verify " + a + " --pcr8 " + signedPCRs["PCR8"], 1, "no signature", ""},
+		{"eif verify " + a + " --pcr0 " + pcrs["PCR1"], 1, "PCR0: expected ", ""},
+		{"eif verify " + a + " --pcr1 " + pcrs["PCR1"] + " --pcr2 " + pcrs["PCR2"], 0, ": partial", ""},
+		{"eif verify " + a + " --pcr0 " + pcrs["PCR0"] + " --pcr2 " + pcrs["PCR1"], 1, "PCR2: expected ", ""},
+		{"eif verify " + a + " --pcr8 " + signedPCRs["PCR8"], 1, "found no signature", ""},
 		{"eif verify " + signed + " --at 2001-01-01T00:00:00Z", 1, "valid from", ""},
-		{"eif verify " + broken + " --json", 1, `"Result":"wrong"`, ""},
+		{"eif verify " + broken + " --json", 1, `"Code": "checksum"`, ""},
 		{"eif verify " + a + " --pcr0 123", 2, "", "--pcr0"},
 		{"eif verify " + a + " --at yesterday", 2, "", "--at"},
 
@@ -216,14 +217,14 @@ func TestEIFCommands(t *testing.T) {
 
 		{"eif extract " + a + " --list", 0, "1 -rwxr-xr-x 0:0 5 rootfs/hello", ""},
 		{"eif extract " + a + " --output " + f.path("parts") + " --unpack", 0, "parts/ramdisk-1", ""},
-		{"eif extract " + a, 2, "", "--output and --list"},
+		{"eif extract " + a, 2, "", "--output or --list is required"},
 
 		{"eif pcr --role-arn " + role, 0, `"PCR3": "78fce75db17cd4e0a3fb8dad3ad128ca5e77edbb2b2c7f75329dccd99aa5f6ef4fc1f1a452e315b9e98f9e312e6921e6"`, ""},
 		{"eif pcr --signing-certificate " + f.path("cert.pem"), 0, signedPCRs["PCR8"], ""},
 		{"eif pcr --instance-id i-0123456789abcdef0", 0, `"PCR4": "d6432900ac1c343cb40286898792c55e962aef0cc35c4910c0c286145b51af19e782cb21cc31a042671d7dfbd398251c"`, ""},
 		{"eif pcr --input " + f.path("empty"), 0, `"PCR": "` + emptyPCR + `"`, ""},
 		{"eif pcr --role-arn x", 2, "", "ARN"},
-		{"eif pcr", 2, "", "what to measure"},
+		{"eif pcr", 2, "", "is required"},
 
 		{"eif policy " + a, 0, `"kms:RecipientAttestation:PCR0": "` + pcrs["PCR0"] + `"`, ""},
 		{"eif policy " + a + " --pcr 0 --role-arn " + role, 0, `"kms:RecipientAttestation:PCR3": "78fce75d`, ""},
@@ -231,8 +232,8 @@ func TestEIFCommands(t *testing.T) {
 		{"eif policy " + a + " --pcr 8", 1, "", "no signature"},
 		{"eif policy " + broken, 1, "", "checksum"},
 
-		{"eif sign " + a, 2, "", "who signs"},
-		{"eif sign " + a + " --private-key " + f.path("key.pem"), 2, "", "go together"},
+		{"eif sign " + a, 2, "", "--signing-certificate and --private-key are required"},
+		{"eif sign " + a + " --private-key " + f.path("key.pem"), 2, "", "--private-key needs --signing-certificate"},
 		{"eif sign " + a + " --private-key " + f.path("cert.pem") + " --signing-certificate " + f.path("cert.pem"), 1, "", "no private key"},
 		{"eif sign " + broken + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem"), 1, "", "checksum"},
 		{"eif sign " + b + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem"), 0, signedPCRs["PCR8"], ""},
@@ -243,11 +244,11 @@ func TestEIFCommands(t *testing.T) {
 		{"eif policy " + b + " --pcr 8", 0, "PCR8", "warning: " + b + ": the signing certificate is valid from"},
 		{"eif pcr --signing-certificate " + f.path("expired.pem"), 0, "PCR8", "expired.pem: the signing certificate is valid from"},
 
-		{"eif build --output x", 2, "", "--image and --rootfs"},
-		{"eif build --rootfs x --image y --output x", 2, "", "--image and --rootfs"},
-		{"eif build --rootfs x", 2, "", "--output"},
-		{"eif build --rootfs x --output y --arch mips", 2, "", "mips"},
-		{"eif build --rootfs x --output y --compat linuxkit", 2, "", "nitro-cli"},
+		{"eif build --output x", 2, "", "exactly one of --image, --docker-uri, --rootfs is required"},
+		{"eif build --rootfs x --image y --output x", 2, "", "exactly one of --image, --docker-uri, --rootfs is required"},
+		{"eif build --rootfs x", 2, "", "--output is required"},
+		{"eif build --rootfs x --output y --arch mips", 2, "", `invalid --arch "mips": expected x86_64 or aarch64`},
+		{"eif build --rootfs x --output y --compat linuxkit", 2, "", `invalid --compat "linuxkit": expected nitro-cli`},
 		{"eif build --rootfs x --output y --metadata " + f.path("large.json"), 1, "", "4096 bytes"},
 		{"eif build --rootfs x --output y --metadata " + f.path("list.json"), 1, "", "JSON object"},
 		{"eif build --rootfs " + f.path("tree.tar") + " --arch x86_64 --blobs " + f.path("blobs") + " --nsm= --output " + f.path("none.eif"), 1, "", "neither an ENTRYPOINT nor a CMD"},
@@ -266,11 +267,12 @@ func TestEIFCommands(t *testing.T) {
 	}
 }
 
-// TestEmptyFlags gives each flag an empty value, as a shell does whose variable is not set. None may pass for one that was not given.
+// TestEmptyFlags gives each flag an empty value, as a shell does whose variable is not set. None may pass for
+// one that was not given.
 func TestEmptyFlags(t *testing.T) {
 	f := newEIFFiles(t)
 	a, _ := f.build(t, "a.eif", "--cmd", "/hello")
-	says := map[string]bool{"nsm": true, "workdir": true, "user": true, "stop-signal": true}
+	says := map[string]bool{"nsm": true, "source": true, "workdir": true, "user": true, "stop-signal": true}
 	tried := 0
 	for _, c := range []struct {
 		cmd  *cobra.Command
@@ -301,7 +303,8 @@ func TestEmptyFlags(t *testing.T) {
 	}
 }
 
-// TestEIFMistakes makes mistakes that cost what is there, or that have to be found before anything is built: the store is empty, and nothing is fetched.
+// TestEIFMistakes makes mistakes that cost what is there, or that have to be found before anything is built:
+// the store is empty, and nothing is fetched.
 func TestEIFMistakes(t *testing.T) {
 	f := newEIFFiles(t)
 	t.Setenv("NEB_CACHE", filepath.Join(t.TempDir(), "cache"))
@@ -317,14 +320,14 @@ func TestEIFMistakes(t *testing.T) {
 		want   string
 		kept   string // a file that must stay as it is
 	}{
-		{"eif build --rootfs @/tree --offline --cmd x -o @/tree/app.eif", 2, "is inside of --rootfs @/tree", ""},
-		{"eif build --rootfs @/tree --offline --cmd x -o @/link/app.eif", 2, "is inside of --rootfs @/tree", ""},
-		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/tree.tar", 2, "would replace @/tree.tar, which is read", "tree.tar"},
-		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/cert.pem --private-key @/key.pem -o @/key.pem", 2, "would replace @/key.pem", "key.pem"},
-		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/blobs/bzImage", 2, "would replace @/blobs/bzImage", "blobs/bzImage"},
-		{"eif build --rootfs @/tree --offline --cmd x -o @/into", 2, "is inside of --rootfs @/tree", ""},
-		{"eif build --image docker-archive:@/tree.tar:name --offline -o @/tree.tar", 2, "would replace @/tree.tar", "tree.tar"},
-		{"eif build --rootfs @/tree.tar --offline --cmd x --kernel @/blobs/bzImage -o @/blobs/bzImage.config", 2, "would replace @/blobs/bzImage.config", "blobs/bzImage.config"},
+		{"eif build --rootfs @/tree --offline --cmd x -o @/tree/app.eif", 2, "is inside --rootfs @/tree", ""},
+		{"eif build --rootfs @/tree --offline --cmd x -o @/link/app.eif", 2, "is inside --rootfs @/tree", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/tree.tar", 2, "would replace the input @/tree.tar", "tree.tar"},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/cert.pem --private-key @/key.pem -o @/key.pem", 2, "would replace the input @/key.pem", "key.pem"},
+		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/blobs/bzImage", 2, "would replace the input @/blobs/bzImage", "blobs/bzImage"},
+		{"eif build --rootfs @/tree --offline --cmd x -o @/into", 2, "is inside --rootfs @/tree", ""},
+		{"eif build --image docker-archive:@/tree.tar:name --offline -o @/tree.tar", 2, "would replace the input @/tree.tar", "tree.tar"},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --kernel @/blobs/bzImage -o @/blobs/bzImage.config", 2, "would replace the input @/blobs/bzImage.config", "blobs/bzImage.config"},
 		{"eif build --rootfs @/none --offline --cmd x -o @/x.eif", 1, "--rootfs: stat @/none: no such file", ""},
 		{"eif build --rootfs @/tree.tar --offline --init @/none --cmd x -o @/x.eif", 1, "--init: stat @/none", ""},
 		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/none/x.eif", 1, "there is no directory @/none", ""},
@@ -338,9 +341,9 @@ func TestEIFMistakes(t *testing.T) {
 		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/huge --private-key @/key.pem -o @/x.eif", 1, "@/huge: file is larger than 1048576 bytes", ""},
 		{"attest verify " + document + " --public-key @@/key.pem", 1, "--public-key: @/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
 		{"attest verify " + document + " --root @/key.pem", 1, "@/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
-		{"run " + a + " --plot " + a, 2, "would replace " + a, "a.eif"},
+		{"run " + a + " --plot " + a, 2, "would replace the input " + a, "a.eif"},
 		{"run @/cert.pem --offline", 125, "@/cert.pem: ", ""},
-		{"run @/tree --offline", 125, "@/tree is no regular file", ""},
+		{"run @/tree --offline", 125, "@/tree is not a regular file", ""},
 	} {
 		args := strings.Fields(strings.ReplaceAll(test.args, "@/", f.dir+"/"))
 		var before []byte
@@ -365,7 +368,7 @@ func TestRootFromPipe(t *testing.T) {
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if status, _, errs := command("eif", "describe", fifo); status != 1 || !strings.Contains(errs, "is no regular file") {
+	if status, _, errs := command("eif", "describe", fifo); status != 1 || !strings.Contains(errs, "is not a regular file") {
 		t.Errorf("neb eif describe: status %d: %s", status, errs)
 	}
 	for _, content := range [][]byte{readFile(t, f.path("tree.tar")), nil} {
@@ -393,7 +396,7 @@ func TestWarnOfProblems(t *testing.T) {
 		t.Fatal(err)
 	}
 	expired, _ := f.build(t, "expired.eif", "--cmd", "/hello", "--signing-certificate", f.path("expired.pem"), "--private-key", f.path("key.pem"), "--allow-expired")
-	for path, want := range map[string]string{good: "", cut: "the checksum in the header", expired: "valid from"} {
+	for path, want := range map[string]string{good: "", cut: "checksum mismatch", expired: "valid from"} {
 		var said bytes.Buffer
 		if err := warnOfProblems(t.Context(), streams{err: &said}, path); err != nil {
 			t.Fatal(err)
@@ -404,19 +407,19 @@ func TestWarnOfProblems(t *testing.T) {
 	}
 }
 
-// TestMissingBlobs names the kernel, init or both, and has the others made, and no more.
+// TestMissingBlobs: neb builds only the blobs that no flag names.
 func TestMissingBlobs(t *testing.T) {
 	for _, test := range []struct {
 		o    eifBuild
 		want string
 	}{
 		{eifBuild{}, "kernel init"},
-		{eifBuild{kernel: "k"}, "init"},
-		{eifBuild{init: "i"}, "kernel"},
-		{eifBuild{kernel: "k", init: "i"}, ""},
+		{eifBuild{own: pack.Blobs{Kernel: "k"}}, "init"},
+		{eifBuild{own: pack.Blobs{Init: "i"}}, "kernel"},
+		{eifBuild{own: pack.Blobs{Kernel: "k", Init: "i"}}, ""},
 	} {
-		if got := strings.Join(test.o.missing(), " "); got != test.want {
-			t.Errorf("kernel %q, init %q: %q is made, want %q", test.o.kernel, test.o.init, got, test.want)
+		if got := strings.Join(test.o.unnamed(), " "); got != test.want {
+			t.Errorf("%+v: neb builds %q, expected %q", test.o.own, got, test.want)
 		}
 	}
 	f := newEIFFiles(t)
@@ -560,7 +563,8 @@ func readFile(t *testing.T, path string) []byte {
 	return b
 }
 
-// TestEIFErofs packs a compressed root with the locked tools, in the sandbox: the same bytes twice, its tree listed and compared.
+// TestEIFErofs packs a compressed root with the locked tools, in the sandbox: the same bytes twice, its tree
+// listed and compared.
 func TestEIFErofs(t *testing.T) {
 	require.Sandbox(t)
 	f := newEIFFiles(t)
@@ -599,7 +603,8 @@ func TestEIFErofs(t *testing.T) {
 	}
 }
 
-// TestEIFErofsTimes packs an archive with a time of its own on each file, and reads the times back with the locked fsck.erofs.
+// TestEIFErofsTimes packs an archive with a time of its own on each file, and reads the times back with the
+// locked fsck.erofs.
 func TestEIFErofsTimes(t *testing.T) {
 	require.Sandbox(t)
 	f := newEIFFiles(t)

@@ -1,15 +1,18 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
-	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
+
+// eifVerifyReport is what neb eif verify --json prints.
+type eifVerifyReport struct {
+	Result   inspect.Result
+	Findings []inspect.Finding // why the result is "rejected"
+}
 
 func newEIFVerifyCommand(s streams) *cobra.Command {
 	var certificate, at string
@@ -17,13 +20,14 @@ func newEIFVerifyCommand(s streams) *cobra.Command {
 	var pcrs pcrFlags
 	cmd := &cobra.Command{
 		Use:   "verify EIF",
-		Short: "Check that an Enclave Image File is whole, and is the one you expect",
-		Long: `Check an Enclave Image File: its checksum, its structure, its signature, that no later ramdisk brings names that would be
-unpacked over the first one's, and that it is what --signing-certificate and --pcr0 to --pcr8 say. The exit status is 1
-when anything is not as it should be, and the differences are printed.
+		Short: "Verify an Enclave Image File against expected values",
+		Long: `Verify an Enclave Image File: its checksum, its structure, its signature, that no later ramdisk has names that replace
+files of the first one, and the values expected with --signing-certificate and --pcr0 to --pcr8. neb prints each
+finding. The exit status is 1 if there is any.
 
-Anyone can sign with a certificate of his own. Without an expected certificate, PCR0 or PCR8 the result is therefore
-"consistent, signer not checked" at best, and never "verified".`,
+Anyone can sign an image with a certificate of their own. The result is therefore "verified" only if a certificate,
+PCR0 or PCR8 was expected. Otherwise it is "partial" if another register was expected, "signer-unchecked", or
+"unsigned".`,
 		Example: "  neb eif verify hello.eif --signing-certificate cert.pem --pcr0 $PCR0",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -33,11 +37,7 @@ Anyone can sign with a certificate of his own. Without an expected certificate, 
 				return err
 			}
 			if certificate != "" {
-				text, err := sign.LoadCertificate(certificate)
-				if err != nil {
-					return err
-				}
-				if want.Certificate, err = eif.ParseCertificate(text); err != nil {
+				if want.Certificate, err = readCertificate(certificate); err != nil {
 					return err
 				}
 			}
@@ -51,19 +51,12 @@ Anyone can sign with a certificate of his own. Without an expected certificate, 
 			}
 			defer done()
 
-			findings := report.Verify(want)
-			result := want.Result(report.Signed)
-			if len(findings) > 0 {
-				result = "wrong"
-			}
+			result, findings := report.Verify(want)
 			if asJSON {
-				err = json.NewEncoder(s.out).Encode(struct {
-					Result   string
-					Findings []string
-				}{result, append([]string{}, findings...)})
+				err = printJSON(s, eifVerifyReport{result, append([]inspect.Finding{}, findings...)})
 			} else {
-				for _, line := range findings {
-					fmt.Fprintf(s.out, "%s: %s\n", args[0], line)
+				for _, f := range findings {
+					fmt.Fprintf(s.out, "%s: %s\n", args[0], f.Text)
 				}
 				_, err = fmt.Fprintf(s.out, "%s: %s\n", args[0], result)
 			}
@@ -74,8 +67,8 @@ Anyone can sign with a certificate of his own. Without an expected certificate, 
 		},
 	}
 	pcrs = addPCRFlags(cmd, 0, 1, 2, 8)
-	cmd.Flags().StringVar(&certificate, "signing-certificate", "", "PEM file with the certificate that the file should be signed with")
-	cmd.Flags().StringVar(&at, "at", "", "check the certificate's validity at this time (RFC 3339) instead of now")
+	cmd.Flags().StringVar(&certificate, "signing-certificate", "", "expect a signature with the certificate in this PEM `file`")
+	cmd.Flags().StringVar(&at, "at", "", "check the certificate's validity at this `time` (RFC 3339) instead of now")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
 	return cmd
 }

@@ -265,12 +265,12 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	return &ExitError{Code: forced}
 }
 
-// patience is how long neb waits, after it was told to end, until the host has read the enclave's data and the reader of
-// standard output has read the console.
+// patience is how long neb waits, after it was told to end, until the host has read the enclave's data and
+// the reader of standard output has read the console.
 const patience = 6 * time.Second
 
-// finish waits until the machine has ended, and returns the error of neb run; forced is the exit status if neb stopped the
-// enclave, and 0 if the enclave ended by itself.
+// finish waits until the machine has ended, and returns the error of neb run; forced is the exit status if
+// neb stopped the enclave, and 0 if the enclave ended by itself.
 func finish(m *machine.Machine, tl *timeline.Timeline, forced int, plot *atomicfile.File, title string) error {
 	if err := m.Wait(); err != nil {
 		return &ExitError{Code: exitMachine, Err: err}
@@ -405,7 +405,8 @@ func (o *runOptions) handlers(s streams) (map[uint32]vsock.Handler, error) {
 	return handlers, nil
 }
 
-// listeners opens the host's side of each --connect. The caller closes those that it returns with an error, too.
+// listeners opens the host's side of each --connect. The caller closes those that it returns with an error,
+// too.
 func (o *runOptions) listeners() ([]listener, error) {
 	var all []listener
 	for _, text := range o.connect {
@@ -433,7 +434,8 @@ func (o *runOptions) listeners() ([]listener, error) {
 	return all, nil
 }
 
-// warnOfProblems prints what is wrong with an EIF that may start here and not on EC2. It fails for other files.
+// warnOfProblems prints what is wrong with an EIF that may start here and not on EC2. It fails for other
+// files.
 func warnOfProblems(ctx context.Context, s streams, path string) error {
 	report, done, err := inspectEIF(ctx, path, time.Now())
 	if err != nil {
@@ -446,10 +448,12 @@ func warnOfProblems(ctx context.Context, s streams, path string) error {
 	return nil
 }
 
-// maxSearched is how far reportPort reads into a ramdisk: neb writes the description before the application's tree.
+// maxSearched is how far reportPort reads into a ramdisk: neb writes the description before the application's
+// tree.
 const maxSearched = 1 << 20
 
-// reportPort returns the vsock port to which the image's init reports how its application ended, 0 if it does not.
+// reportPort returns the vsock port to which the image's init reports how its application ended, 0 if it does
+// not.
 func reportPort(path string) uint32 {
 	f, err := os.Open(path)
 	if err != nil {

@@ -14,10 +14,12 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/nsm"
 )
 
-// MaxDocument is the largest attestation document in any of its encodings, in bytes. Real ones are much smaller.
+// MaxDocument is the largest attestation document in any of its encodings, in bytes. Real ones are much
+// smaller.
 const MaxDocument = 256 << 10
 
-// DecodeDocument returns the binary form of an attestation document, which may also be in hexadecimal or base64.
+// DecodeDocument returns the binary form of an attestation document, which may also be in hexadecimal or
+// base64.
 func DecodeDocument(raw []byte) []byte {
 	text := strings.Join(strings.Fields(string(raw)), "")
 	if b, err := hex.DecodeString(text); err == nil && len(b) > 0 {
@@ -31,7 +33,8 @@ func DecodeDocument(raw []byte) []byte {
 	return raw
 }
 
-// Requirements are what an attestation document must satisfy. The zero value of each Any and Allow field is the safe one.
+// Requirements are what an attestation document must satisfy. The zero value of each Any and Allow field is
+// the safe one.
 type Requirements struct {
 	nsm.Expectation
 	Root *x509.Certificate
@@ -54,8 +57,19 @@ const (
 	DocNotFresh     Code = "not-fresh"    // no expectation shows that the document is fresh
 )
 
+// DocResult says what a verification of an attestation document has shown.
+type DocResult string
+
+// The results of [CheckDocument].
+const (
+	DocVerified     DocResult = "verified"   // the document is signed, and everything is as expected
+	DocIsUnsigned   DocResult = "unsigned"   // everything is as expected, but nobody signed the document
+	DocFromDebugged DocResult = "debug-mode" // the document is signed, by an enclave in debug mode
+	DocRejected     DocResult = "rejected"   // there are findings
+)
+
 // CheckDocument lists everything about a document that does not satisfy the requirements.
-func CheckDocument(d *nsm.Document, want Requirements) []Finding {
+func CheckDocument(d *nsm.Document, want Requirements) (DocResult, []Finding) {
 	var findings []Finding
 	add := func(code Code, format string, args ...any) { findings = append(findings, find(code, format, args...)) }
 	switch err := d.Verify(want.Root, want.At); {
@@ -84,5 +98,13 @@ func CheckDocument(d *nsm.Document, want Requirements) []Finding {
 	if want.Nonce == nil && !want.AnyNonce {
 		add(DocNotFresh, "no expected nonce shows that the document is fresh: give the --nonce that you sent, or --any-nonce")
 	}
-	return findings
+	switch {
+	case len(findings) > 0:
+		return DocRejected, findings
+	case d.Emulated:
+		return DocIsUnsigned, nil
+	case d.Debug():
+		return DocFromDebugged, nil
+	}
+	return DocVerified, nil
 }

@@ -28,12 +28,36 @@ type Report struct {
 	Signed      bool              // there is a signature section
 	SignatureOK bool              // the signature is by the certificate's key, and for this image
 
-	Problems  []string // what is wrong
-	Intruders []string // names in later ramdisks that do not belong there; see [Verify]
+	Problems []Finding // what is wrong
+	Foreign  []Finding // names in later ramdisks that do not belong there; see [Report.Verify]
 }
 
-func (r *Report) problem(format string, args ...any) {
-	r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
+// Codes of findings about EIFs.
+const (
+	Structure   Code = "structure"    // header or sections break a rule of the format
+	Checksum    Code = "checksum"     // the file is truncated or changed
+	Kernel      Code = "kernel"       // it is no bootable image for the architecture
+	Cmdline     Code = "cmdline"      // it cannot be read, or is invalid
+	Ramdisk     Code = "ramdisk"      // the kernel cannot unpack it
+	Metadata    Code = "metadata"     // it cannot be read
+	Signature   Code = "signature"    // it or its certificate is invalid, or not valid at the time
+	ForeignName Code = "foreign-name" // a later ramdisk has a name that belongs to the first one, or to none
+
+	PCRMismatch         Code = "pcr-mismatch"         // a register differs from the expected value
+	CertificateMismatch Code = "certificate-mismatch" // the file is not signed with the expected certificate
+)
+
+func (r *Report) problem(code Code, format string, args ...any) {
+	r.Problems = append(r.Problems, find(code, format, args...))
+}
+
+// CheckCRC fails if the checksum of a file, as computed by a pass, differs from the one in its header.
+func CheckCRC(f *eif.File, pass *eif.Pass) error {
+	if pass.CRC != f.CRC {
+		return fmt.Errorf("checksum mismatch: the header has %08x, the content %08x; the file is truncated or changed",
+			f.CRC, pass.CRC)
+	}
+	return nil
 }
 
 // Inspect reads a file of size bytes and reports all that is wrong with it; the time is for the validity of the signing
@@ -45,7 +69,7 @@ func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Re
 	}
 	r := &Report{File: f}
 	for _, p := range problems {
-		r.problem("%v", p)
+		r.problem(Structure, "%v", p)
 	}
 
 	// The ramdisks are listed while the file is hashed.
@@ -68,14 +92,16 @@ func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Re
 	}
 	r.Pass = pass
 	if err != nil {
-		r.problem("%v", err)
+		r.problem(Signature, "%v", err)
 	}
 	if list.err != nil {
-		r.problem("%v", list.err)
+		r.problem(Ramdisk, "%v", list.err)
 	}
-	r.Intruders = list.intruders
-	if pass.CRC != f.CRC {
-		r.problem("the checksum in the header is %08x, and the file has %08x: it was cut, or changed", f.CRC, pass.CRC)
+	for _, text := range list.intruders {
+		r.Foreign = append(r.Foreign, find(ForeignName, "%s", text))
+	}
+	if err := CheckCRC(f, pass); err != nil {
+		r.problem(Checksum, "%v", err)
 	}
 	r.contents()
 	r.signature(at)
@@ -87,26 +113,27 @@ func (r *Report) contents() {
 	f := r.File
 	if s, ok := f.Find(eif.Kernel); ok {
 		if err := kernel.CheckFile(f.Content(s), s.Size, f.Arch()); err != nil {
-			r.problem("%v", err)
+			r.problem(Kernel, "%v", err)
 		}
 	}
 	if _, ok := f.Find(eif.Cmdline); ok {
 		if cmdline, err := f.Cmdline(); err != nil {
-			r.problem("%v", err)
+			r.problem(Cmdline, "%v", err)
 		} else if err := kernel.CheckCmdline(cmdline); err != nil {
-			r.problem("%v", err)
+			r.problem(Cmdline, "%v", err)
 		}
 	}
 	disks := f.All(eif.Ramdisk)
 	for i, s := range disks {
 		if i < len(disks)-1 && s.Size%4 != 0 && isPlain(f, s) {
-			r.problem("ramdisk %d has %d bytes, which is no multiple of 4: the kernel does not find the next one", i, s.Size)
+			r.problem(Ramdisk, "ramdisk %d has %d bytes, which is not a multiple of 4: the kernel does not find the next one",
+				i, s.Size)
 		}
 	}
 	if _, ok := f.Find(eif.Meta); ok {
 		var err error
 		if r.Metadata, err = f.Metadata(); err != nil {
-			r.problem("%v", err)
+			r.problem(Metadata, "%v", err)
 		}
 	}
 }
@@ -130,10 +157,10 @@ func (r *Report) signature(at time.Time) {
 		_, err = entries[0].Verify(r.Pass.PCR0, at)
 	}
 	if err != nil {
-		r.problem("%v", err)
+		r.problem(Signature, "%v", err)
 	}
 	if n := len(entries); n > 1 {
-		r.problem("the signature section has %d entries, and the hypervisor checks the first alone", n)
+		r.problem(Signature, "the signature section has %d entries, and the hypervisor checks the first alone", n)
 	}
 }
 
@@ -143,31 +170,56 @@ type Expectation struct {
 	Certificate *x509.Certificate // whose key should have signed
 }
 
-// Verify lists everything that is wrong with a file and everything that is not as expected. A file with no findings
-// is in order; that it is the one you want is shown only if something was expected.
-func (r *Report) Verify(want Expectation) []string {
-	findings := append(slices.Clone(r.Problems), r.Intruders...)
+// Result says what a verification has shown.
+type Result string
+
+// The results of [Report.Verify].
+const (
+	Verified        Result = "verified"         // the file is the expected image, or by the expected signer
+	Partial         Result = "partial"          // only PCR1 or PCR2 was expected: half of the enclave is known
+	SignerUnchecked Result = "signer-unchecked" // the file is consistent, and signed by anyone
+	Unsigned        Result = "unsigned"         // the file is consistent, and not signed
+	Rejected        Result = "rejected"         // there are findings
+)
+
+// Verify lists everything that is wrong with a file, and everything that differs from what was expected.
+func (r *Report) Verify(want Expectation) (Result, []Finding) {
+	findings := slices.Concat(r.Problems, r.Foreign)
+	add := func(code Code, format string, args ...any) { findings = append(findings, find(code, format, args...)) }
 	for _, n := range slices.Sorted(maps.Keys(want.PCRs)) {
 		got, ok := r.PCR(n)
 		switch {
 		case !ok && n == 8:
-			findings = append(findings, fmt.Sprintf("PCR8 should be %v, and the file has no signature", want.PCRs[n]))
+			add(PCRMismatch, "PCR8: expected %v, found no signature", want.PCRs[n])
 		case !ok:
-			findings = append(findings, fmt.Sprintf("PCR%d is not determined by a file: 0, 1, 2 and 8 are", n))
+			add(PCRMismatch, "PCR%d: a file determines only PCR0, PCR1, PCR2 and PCR8", n)
 		case got != want.PCRs[n]:
-			findings = append(findings, fmt.Sprintf("PCR%d should be %v, and is %v", n, want.PCRs[n], got))
+			add(PCRMismatch, "PCR%d: expected %v, found %v", n, want.PCRs[n], got)
 		}
 	}
-	if want.Certificate != nil {
+	if c := want.Certificate; c != nil {
 		switch {
 		case r.Certificate == nil:
-			findings = append(findings, "the file should be signed, and has no signature")
-		case !bytes.Equal(r.Certificate.Raw, want.Certificate.Raw):
-			findings = append(findings, fmt.Sprintf("the file should be signed with the certificate of %q (PCR8 %v), and is signed with that of %q (PCR8 %v)",
-				want.Certificate.Subject, eif.PCR8(want.Certificate), r.Certificate.Subject, eif.PCR8(r.Certificate)))
+			add(CertificateMismatch, "expected a signature, found none")
+		case !bytes.Equal(r.Certificate.Raw, c.Raw):
+			add(CertificateMismatch, "expected a signature with the certificate of %q (PCR8 %v), found that of %q (PCR8 %v)",
+				c.Subject, eif.PCR8(c), r.Certificate.Subject, eif.PCR8(r.Certificate))
 		}
 	}
-	return findings
+	if len(findings) > 0 {
+		return Rejected, findings
+	}
+	_, image := want.PCRs[0]
+	_, signer := want.PCRs[8]
+	switch {
+	case image || signer || want.Certificate != nil:
+		return Verified, nil
+	case len(want.PCRs) > 0:
+		return Partial, nil
+	case r.Signed:
+		return SignerUnchecked, nil
+	}
+	return Unsigned, nil
 }
 
 // PCR is one of the registers that the file determines.
@@ -187,40 +239,45 @@ func (r *Report) PCR(n int) (eif.PCR, bool) {
 	return eif.PCR{}, false
 }
 
-// JSON is what nitro-cli's describe-eif prints, and after that what it does not say: the architecture, each section,
-// which of the fields no register covers, and what is wrong.
-func (r *Report) JSON() ([]byte, error) {
-	type section struct {
-		Type   string
-		Offset int64 // of the section's header
-		Size   int64 // of its content
-		SHA384 string
-	}
-	d := struct {
-		EifVersion         uint16
-		Measurements       eif.Measurements
-		IsSigned           bool
-		SigningCertificate *Certificate `json:",omitempty"`
-		CheckCRC           bool
-		SignatureCheck     *bool           `json:",omitempty"`
-		ImageName          *string         `json:",omitempty"`
-		ImageVersion       *string         `json:",omitempty"`
-		Metadata           json.RawMessage `json:",omitempty"`
+// Description is what neb eif describe prints: what nitro-cli describe-eif prints, and then the architecture, each
+// section, the fields that no register covers, and what is wrong.
+type Description struct {
+	EifVersion         uint16
+	Measurements       eif.Measurements
+	IsSigned           bool
+	SigningCertificate *Certificate `json:",omitempty"`
+	CheckCRC           bool
+	SignatureCheck     *bool           `json:",omitempty"`
+	ImageName          *string         `json:",omitempty"`
+	ImageVersion       *string         `json:",omitempty"`
+	Metadata           json.RawMessage `json:",omitempty"`
 
-		Architecture string
-		Sections     []section
-		Unmeasured   []string
-		Problems     []string
-		Warnings     []string
-	}{
+	Architecture string
+	Sections     []SectionDescription
+	Unmeasured   []string
+	Problems     []Finding
+	Warnings     []Finding
+}
+
+// SectionDescription describes one section.
+type SectionDescription struct {
+	Type   string
+	Offset int64 // of the section's header
+	Size   int64 // bytes of its content
+	SHA384 string
+}
+
+// Describe returns the description of the file.
+func (r *Report) Describe() (*Description, error) {
+	d := &Description{
 		EifVersion:   r.File.Version,
 		Measurements: r.Pass.Measurements,
 		IsSigned:     r.Signed,
 		CheckCRC:     r.Pass.CRC == r.File.CRC,
 		Architecture: r.File.Arch(),
 		Unmeasured:   []string{},
-		Problems:     append([]string{}, r.Problems...),
-		Warnings:     append([]string{}, r.Intruders...),
+		Problems:     append([]Finding{}, r.Problems...),
+		Warnings:     append([]Finding{}, r.Foreign...),
 	}
 	if r.Signed {
 		d.SignatureCheck = &r.SignatureOK
@@ -237,9 +294,10 @@ func (r *Report) JSON() ([]byte, error) {
 		}
 	}
 	for i, s := range r.File.Sections {
-		d.Sections = append(d.Sections, section{s.Type.String(), s.Offset, s.Size, fmt.Sprintf("%x", r.Pass.Sections[i].SHA384)})
+		sum := fmt.Sprintf("%x", r.Pass.Sections[i].SHA384)
+		d.Sections = append(d.Sections, SectionDescription{s.Type.String(), s.Offset, s.Size, sum})
 	}
-	return indent(d)
+	return d, nil
 }
 
 // describeMetadata writes metadata as nitro-cli does: the fields of BuildMetadata, DockerInfo, and then the user's own
@@ -267,19 +325,4 @@ func indent(value any) ([]byte, error) {
 	encoder.SetIndent("", "  ")
 	err := encoder.Encode(value)
 	return []byte(b.String()), err
-}
-
-// Result names what a verification without findings has shown.
-func (e Expectation) Result(signed bool) string {
-	_, image := e.PCRs[0]
-	_, signer := e.PCRs[8]
-	switch {
-	case image || signer || e.Certificate != nil:
-		return "verified"
-	case len(e.PCRs) > 0:
-		return "consistent, a part is as expected"
-	case signed:
-		return "consistent, signer not checked"
-	}
-	return "consistent, not signed"
 }

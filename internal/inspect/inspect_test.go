@@ -105,8 +105,8 @@ func TestGoodFiles(t *testing.T) {
 		"as nitro-cli's":    parts(part(eif.Ramdisk, cpio(dir("rootfs"), dir("rootfs"), reg("cmd", "x"), reg("env", "")))),
 	} {
 		r := inspected(t, all)
-		if findings := r.Verify(inspect.Expectation{}); len(findings) > 0 {
-			t.Errorf("%s: %q", name, findings)
+		if result, findings := r.Verify(inspect.Expectation{}); result != inspect.Unsigned || len(findings) > 0 {
+			t.Errorf("%s: %s: %q", name, result, findings)
 		}
 	}
 }
@@ -150,19 +150,15 @@ func TestVerifyFinds(t *testing.T) {
 				all = append(all, test.change)
 			}
 			r := inspected(t, all)
-			findings := strings.Join(r.Verify(inspect.Expectation{}), "\n")
-			if !strings.Contains(findings, test.want) {
+			if _, findings := r.Verify(inspect.Expectation{}); !strings.Contains(texts(findings), test.want) {
 				t.Errorf("found %q, want %q", findings, test.want)
 			}
-			text, err := r.JSON()
-			if err != nil || !json.Valid(text) {
-				t.Errorf("describe: %v, %s", err, text)
-			}
+			description(t, r)
 		})
 	}
 	odd := parts()
 	odd[3].Content = append(bytes.Clone(goodBoot), 0, 0)
-	if findings := strings.Join(inspected(t, odd).Verify(inspect.Expectation{}), "\n"); !strings.Contains(findings, "no multiple of 4") {
+	if _, findings := inspected(t, odd).Verify(inspect.Expectation{}); !strings.Contains(texts(findings), "not a multiple of 4") {
 		t.Errorf("a first ramdisk of odd size: %q", findings)
 	}
 }
@@ -176,7 +172,8 @@ func TestVerifyChecksum(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if findings := strings.Join(r.Verify(inspect.Expectation{}), "\n"); !strings.Contains(findings, "checksum") {
+	_, findings := r.Verify(inspect.Expectation{})
+	if !slices.ContainsFunc(findings, func(f inspect.Finding) bool { return f.Code == inspect.Checksum }) {
 		t.Errorf("a changed byte: %q", findings)
 	}
 	if _, err := inspect.Inspect(t.Context(), out, 100, noon); err == nil {
@@ -224,37 +221,33 @@ func TestSignAndExpect(t *testing.T) {
 	var other eif.PCR
 	other[0] = 1
 	for _, test := range []struct {
-		name string
-		want inspect.Expectation
-		find string // "" for none
-		said string // the result without findings
+		name   string
+		want   inspect.Expectation
+		result inspect.Result
+		find   string // "" for none
 	}{
-		{"nothing", inspect.Expectation{}, "", "consistent, signer not checked"},
-		{"the certificate", inspect.Expectation{Certificate: certificate(alice)}, "", "verified"},
-		{"another's certificate", inspect.Expectation{Certificate: certificate(bob)}, "bob", ""},
-		{"PCR0", inspect.Expectation{PCRs: map[int]eif.PCR{0: r.Pass.PCR0}}, "", "verified"},
-		{"PCR1 alone", inspect.Expectation{PCRs: map[int]eif.PCR{1: r.Pass.PCR1}}, "", "consistent, a part is as expected"},
-		{"PCR8", inspect.Expectation{PCRs: map[int]eif.PCR{8: *r.Pass.PCR8}}, "", "verified"},
-		{"another PCR0", inspect.Expectation{PCRs: map[int]eif.PCR{0: other}}, "PCR0 should be 01", ""},
-		{"another PCR8", inspect.Expectation{PCRs: map[int]eif.PCR{8: other}}, "PCR8 should be 01", ""},
-		{"PCR4", inspect.Expectation{PCRs: map[int]eif.PCR{4: other}}, "not determined by a file", ""},
+		{"nothing", inspect.Expectation{}, inspect.SignerUnchecked, ""},
+		{"the certificate", inspect.Expectation{Certificate: certificate(alice)}, inspect.Verified, ""},
+		{"another's certificate", inspect.Expectation{Certificate: certificate(bob)}, inspect.Rejected, "bob"},
+		{"PCR0", inspect.Expectation{PCRs: map[int]eif.PCR{0: r.Pass.PCR0}}, inspect.Verified, ""},
+		{"PCR1 alone", inspect.Expectation{PCRs: map[int]eif.PCR{1: r.Pass.PCR1}}, inspect.Partial, ""},
+		{"PCR8", inspect.Expectation{PCRs: map[int]eif.PCR{8: *r.Pass.PCR8}}, inspect.Verified, ""},
+		{"another PCR0", inspect.Expectation{PCRs: map[int]eif.PCR{0: other}}, inspect.Rejected, "PCR0: expected 01"},
+		{"another PCR8", inspect.Expectation{PCRs: map[int]eif.PCR{8: other}}, inspect.Rejected, "PCR8: expected 01"},
+		{"PCR4", inspect.Expectation{PCRs: map[int]eif.PCR{4: other}}, inspect.Rejected, "determines only"},
 	} {
-		findings := strings.Join(r.Verify(test.want), "\n")
-		if test.find == "" && findings != "" || !strings.Contains(findings, test.find) {
-			t.Errorf("%s: found %q, want %q", test.name, findings, test.find)
-		}
-		if got := test.want.Result(r.Signed); test.said != "" && got != test.said {
-			t.Errorf("%s: %q, want %q", test.name, got, test.said)
+		result, findings := r.Verify(test.want)
+		if result != test.result || test.find != "" && !strings.Contains(texts(findings), test.find) {
+			t.Errorf("%s: %s, %q; expected %s, %q", test.name, result, findings, test.result, test.find)
 		}
 	}
 	unsigned := inspected(t, parts())
 	for name, want := range map[string]inspect.Expectation{"PCR8": {PCRs: map[int]eif.PCR{8: other}}, "certificate": {Certificate: certificate(alice)}} {
-		if findings := unsigned.Verify(want); len(findings) != 1 || !strings.Contains(findings[0], "no signature") {
-			t.Errorf("an unsigned file, %s: %q", name, findings)
+		result, findings := unsigned.Verify(want)
+		if result != inspect.Rejected || len(findings) != 1 || !strings.Contains(texts(findings), "a signature, found none") &&
+			!strings.Contains(texts(findings), "found no signature") {
+			t.Errorf("an unsigned file, %s: %s, %q", name, result, findings)
 		}
-	}
-	if got := (inspect.Expectation{}).Result(false); got != "consistent, not signed" {
-		t.Errorf("an unsigned file is %q", got)
 	}
 
 	// A second signature takes the place of the first; the same one again changes nothing.
@@ -267,14 +260,40 @@ func TestSignAndExpect(t *testing.T) {
 		t.Errorf("signed by another: %v, %q", err, r.Problems)
 	}
 	// At another time the certificate is not valid.
-	if r, err = inspect.Inspect(t.Context(), bobs, bobsSize, noon.Add(2*time.Hour)); err != nil || !r.SignatureOK || len(r.Problems) != 1 || !strings.Contains(r.Problems[0], "valid from") {
+	if r, err = inspect.Inspect(t.Context(), bobs, bobsSize, noon.Add(2*time.Hour)); err != nil || !r.SignatureOK || len(r.Problems) != 1 || !strings.Contains(r.Problems[0].Text, "valid from") {
 		t.Errorf("an expired certificate: %v, %v, %q", err, r.SignatureOK, r.Problems)
 	}
 	// A signature moved to another image is found out.
 	moved := inspected(t, append(parts(part(eif.Cmdline, []byte("quiet"))), part(eif.Signature, content(t, r.File, eif.Signature))))
-	if moved.SignatureOK || !strings.Contains(strings.Join(moved.Problems, "\n"), "another image") {
+	if moved.SignatureOK || !strings.Contains(texts(moved.Problems), "another image") {
 		t.Errorf("another image's signature: %q", moved.Problems)
 	}
+}
+
+// texts returns what findings say, one a line.
+func texts(findings []inspect.Finding) string {
+	var b strings.Builder
+	for _, f := range findings {
+		fmt.Fprintln(&b, f)
+	}
+	return b.String()
+}
+
+// description returns what neb eif describe prints.
+func description(t *testing.T, r *inspect.Report) []byte {
+	t.Helper()
+	d, err := r.Describe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(d); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 func content(t testing.TB, f *eif.File, kind eif.SectionType) []byte {
@@ -307,10 +326,7 @@ func TestDescribe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := r.JSON()
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := description(t, r)
 	var signature []string
 	for _, b := range r.Certificate.Signature {
 		signature = append(signature, fmt.Sprintf("%02X", b))
@@ -362,7 +378,7 @@ func TestDescribe(t *testing.T) {
 	var more struct {
 		Sections   []struct{ Type string }
 		Unmeasured []string
-		Problems   []string
+		Problems   []inspect.Finding
 	}
 	if err := json.Unmarshal(text, &more); err != nil || len(more.Sections) != 6 || !slices.Contains(more.Unmeasured, "Metadata") || len(more.Problems) > 0 {
 		t.Errorf("describe says more: %+v (%v)", more, err)

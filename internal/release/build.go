@@ -14,11 +14,11 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/output"
 )
 
-// Build checks that b's source can become a release of this version, and builds its blobs. The blobs are in a temporary
-// directory, which remove deletes.
+// Build checks that b's source can become a release of this version, and builds its blobs. The blobs are in a
+// temporary directory, which remove deletes.
 //
-// The changelog must have a section on the version; lock, fragments and patches must be those embedded in this program. If
-// the source is a git checkout, all of it must be committed: a release names its commit.
+// The changelog must have a section on the version; lock, fragments and patches must be those embedded in
+// this program. If the source is a git checkout, all of it must be committed: a release names its commit.
 func Build(
 	ctx context.Context, b *component.Builder, version string, lockData []byte,
 ) (r Release, remove func(), err error) {
@@ -62,7 +62,8 @@ func Build(
 	return r, remove, nil
 }
 
-// Rebuild builds the blobs again from b's source, and compares the release with the one that they would become.
+// Rebuild builds the blobs again from b's source, and compares the release with the one that they would
+// become.
 func (v *Verified) Rebuild(ctx context.Context, b *component.Builder, lockData []byte) ([]output.Finding, error) {
 	source, err := b.SourceDir(ctx)
 	if err != nil {

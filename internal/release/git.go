@@ -31,8 +31,8 @@ func headOf(ctx context.Context, source string) (string, error) {
 	return git(ctx, source, "rev-parse", "HEAD")
 }
 
-// checkCommitted checks that the commit of a checkout has everything in it: no file is changed or untracked, and git ignores
-// none of the compiled files, which git status would not show.
+// checkCommitted checks that the commit of a checkout has everything in it: no file is changed or untracked,
+// and git ignores none of the compiled files, which git status would not show.
 func checkCommitted(ctx context.Context, source string, compiled []string) error {
 	changed, err := git(ctx, source, "status", "--porcelain", "--untracked-files=all")
 	if err != nil {

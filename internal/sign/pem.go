@@ -46,7 +46,8 @@ func ReadPublicKey(path string) (crypto.PublicKey, error) {
 	return key, nil
 }
 
-// readKeyBlock returns the first PEM block of a file that is a key. openssl writes parameters before some keys.
+// readKeyBlock returns the first PEM block of a file that is a key. openssl writes parameters before some
+// keys.
 func readKeyBlock(path string) (*pem.Block, error) {
 	text, err := stream.ReadFile(path, maxPEM)
 	if err != nil {
@@ -64,8 +65,8 @@ func readKeyBlock(path string) (*pem.Block, error) {
 	return nil, fmt.Errorf("%s: expected a key in PEM", path)
 }
 
-// ReadDER reads a public key or a certificate from a file that holds DER, or one PEM block of it. It returns the DER, and
-// rejects a private key, since its callers print what does not match.
+// ReadDER reads a public key or a certificate from a file that holds DER, or one PEM block of it. It returns
+// the DER, and rejects a private key, since its callers print what does not match.
 func ReadDER(path string) ([]byte, error) {
 	text, err := stream.ReadFile(path, maxPEM)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 // FileName is the name of the lock file in neb's source tree.
 const FileName = "neb.lock"
 
-// Find returns the path of the lock file of neb's source tree: the one in $NEB_SOURCE if that is set, else the nearest one
-// in the working directory or above it.
+// Find returns the path of the lock file of neb's source tree: the one in $NEB_SOURCE if that is set, else
+// the nearest one in the working directory or above it.
 func Find() (string, error) {
 	if dir := os.Getenv("NEB_SOURCE"); dir != "" {
 		return filepath.Join(dir, FileName), nil
@@ -33,7 +33,8 @@ func Find() (string, error) {
 	}
 }
 
-// WriteFile replaces a lock file atomically. It fails, and leaves the file as it is, if l is invalid or incomplete.
+// WriteFile replaces a lock file atomically. It fails, and leaves the file as it is, if l is invalid or
+// incomplete.
 func WriteFile(name string, l *Lock) error {
 	data := l.Bytes()
 	if _, err := Read(bytes.NewReader(data)); err != nil {

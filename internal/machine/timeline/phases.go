@@ -16,12 +16,13 @@ type span struct {
 	after    bool // after the start: it may last for days
 }
 
-// A landmark is a line of the kernel that begins a sub-phase. The sub-phase lasts until the next landmark found,
-// or until the end of its phase.
+// A landmark is a line of the kernel that begins a sub-phase. The sub-phase lasts until the next landmark
+// found, or until the end of its phase.
 type landmark struct{ text, name, label string }
 
-// Landmarks of each phase, in the order in which the kernel prints them. The kernel prints some of them because of
-// what init does. The ramdisks are unpacked in parallel with other work, between the two of unpacking.
+// Landmarks of each phase, in the order in which the kernel prints them. The kernel prints some of them
+// because of what init does. The ramdisks are unpacked in parallel with other work, between the two of
+// unpacking.
 var (
 	kernelLandmarks = []landmark{
 		{"Linux version", "kernel-early", "early setup"},
@@ -82,8 +83,8 @@ func (t *Timeline) spans() []span {
 	return all
 }
 
-// parts cuts a phase by the times at which lines of the kernel arrived, since the kernel's own clock falls behind
-// on a busy machine without KVM. Lines from before the console existed arrive together.
+// parts cuts a phase by the times at which lines of the kernel arrived, since the kernel's own clock falls
+// behind on a busy machine without KVM. Lines from before the console existed arrive together.
 func (t *Timeline) parts(start, end time.Duration, landmarks []landmark) []span {
 	var parts []span
 	for _, mark := range landmarks {

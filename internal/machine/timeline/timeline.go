@@ -1,5 +1,5 @@
-// Package timeline follows one run of an enclave: its milestones, the phases of its start, and how it ended. It
-// learns them from the events of a machine and from the console, and prints nothing.
+// Package timeline follows one run of an enclave: its milestones, the phases of its start, and how it ended.
+// It learns them from the events of a machine and from the console, and prints nothing.
 package timeline
 
 import (
@@ -78,7 +78,8 @@ type Timeline struct {
 	reason   string
 }
 
-// New returns an empty timeline. It calls emit with every event, one at a time; emit must not call the timeline.
+// New returns an empty timeline. It calls emit with every event, one at a time; emit must not call the
+// timeline.
 func New(emit func(Event)) *Timeline {
 	return &Timeline{emit: emit, marks: map[string]time.Duration{}, seen: map[string]time.Duration{}}
 }
@@ -170,8 +171,8 @@ func parseEnding(text string) *Ending {
 	return nil
 }
 
-// ServeReport serves the vsock port to which init reports how the application ended, if its description asks for
-// that.
+// ServeReport serves the vsock port to which init reports how the application ended, if its description asks
+// for that.
 func (t *Timeline) ServeReport(_ context.Context, c *vsock.Conn) {
 	if c.Accept() != nil {
 		return

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -153,5 +154,39 @@ func TestSVG(t *testing.T) {
 				t.Errorf("%d phases, expected %d: %v", n, c.phases, tl.spans())
 			}
 		})
+	}
+}
+
+// Every name of a phase is in docs/json.md.
+func TestPhaseNamesAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/json.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := []string{}
+	for i, l := range landmarks {
+		if l.text == initLandmarks[0].text {
+			l.text += " as init process"
+		}
+		if l.text == rootLandmarks[0].text {
+			lines = append(lines, "<heartbeat>")
+		}
+		lines = append(lines, fmt.Sprintf("[    0.%06d] %s", i, l.text))
+	}
+	names := map[string]bool{}
+	for _, lines := range [][]string{append(lines[:len(lines)-2:len(lines)-2], "hello"), {"<heartbeat>"}, lines} {
+		tl := New(ignore)
+		play(tl, lines...)
+		for _, s := range tl.spans() {
+			names[s.name] = true
+			if !bytes.Contains(page, []byte("`"+s.name+"`")) {
+				t.Errorf("docs/json.md: the phase %s is missing", s.name)
+			}
+		}
+	}
+	for _, l := range landmarks[:len(landmarks)-len(unpacking)] {
+		if !names[l.name] {
+			t.Errorf("the phase %s was not tried", l.name)
+		}
 	}
 }
