@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/build"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -125,8 +126,8 @@ type program struct {
 	outside []string // import paths from other modules, sorted
 }
 
-// program follows the imports of cmd/name. Build constraints are not looked at: files for any system are in,
-// tests are not.
+// program follows the imports of cmd/name. Files for any system belong to it, tests do not. Packages from outside
+// count only if a file for Linux imports them: others need not compile on Linux.
 func (t *sourceTree) program(name string) (program, error) {
 	p := program{files: []string{"go.mod", "go.sum"}}
 	seen := map[string]bool{}
@@ -186,6 +187,10 @@ func (t *sourceTree) packageFiles(dir string) (files, imports []string, err erro
 			if !strings.HasSuffix(name, ".go") {
 				continue
 			}
+			linux, err := forLinux(filepath.Join(t.dir, dir), e.Name())
+			if err != nil {
+				return nil, nil, err
+			}
 			parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join(t.dir, name), nil, parser.ImportsOnly)
 			if err != nil {
 				return nil, nil, err
@@ -195,11 +200,25 @@ func (t *sourceTree) packageFiles(dir string) (files, imports []string, err erro
 				if err != nil {
 					return nil, nil, err
 				}
-				imports = append(imports, path)
+				if linux || strings.HasPrefix(path, module+"/") {
+					imports = append(imports, path)
+				}
 			}
 		}
 	}
 	return files, imports, nil
+}
+
+// forLinux reports whether the build constraints of a Go file allow Linux on some architecture of enclaves.
+func forLinux(dir, name string) (bool, error) {
+	for _, arch := range goArch {
+		c := build.Default
+		c.GOOS, c.GOARCH, c.CgoEnabled = "linux", arch, false
+		if ok, err := c.MatchFile(dir, name); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
 }
 
 var errPackage = errors.New("a package of its own")
