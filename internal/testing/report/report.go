@@ -1,14 +1,15 @@
-// Package report lets tests say what they have shown. go test keeps to itself what passing tests log; whoever wants to see it names
-// a file in NEB_SHOW, as .ci/run does to print it at the end.
+// Package report records what tests have shown. go test does not print the log of a test that passes; with NEB_SHOW set
+// to a file name, the lines are also appended to that file, which .ci/run prints at its end.
 package report
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"testing"
 )
 
-// Linef logs a line, and appends it to the file that NEB_SHOW names, behind the name of the test.
+// Linef logs a line and appends it, after the test's name, to the file in NEB_SHOW.
 func Linef(t testing.TB, format string, args ...any) {
 	t.Helper()
 	line := fmt.Sprintf(format, args...)
@@ -22,10 +23,7 @@ func Linef(t testing.TB, format string, args ...any) {
 		t.Fatal(err)
 	}
 	_, err = fmt.Fprintf(f, "%s: %s\n", t.Name(), line)
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
 }

@@ -1,5 +1,5 @@
-// Package require says what a test needs of the machine: it skips the test, by the name of what is missing, or
-// fails it where NEB_REQUIRE says that nothing may be missing (as .ci/run does).
+// Package require states what a test needs from the machine. Where something is missing, it skips the test and names
+// what is missing; with NEB_REQUIRE set, as in .ci/run, it fails the test instead.
 package require
 
 import (
@@ -8,12 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 )
 
-// Lacks ends a test that has found out by itself what is missing: as a skip, or as a failure when NEB_REQUIRE is set to anything but
-// the empty string.
+// Lacks ends a test that found a missing requirement itself: it skips the test, or fails it if NEB_REQUIRE is not empty.
 func Lacks(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("NEB_REQUIRE") != "" {
@@ -22,7 +20,7 @@ func Lacks(t testing.TB, what string) {
 	t.Skipf("this machine lacks %s", what)
 }
 
-// Root needs the test to run as root.
+// Root requires that the test runs as root.
 func Root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -30,7 +28,7 @@ func Root(t testing.TB) {
 	}
 }
 
-// Command needs a program in PATH and returns where it is.
+// Command requires a program in PATH and returns its path.
 func Command(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -40,7 +38,7 @@ func Command(t testing.TB, name string) string {
 	return path
 }
 
-// StaticCommand needs a program in PATH that needs no libraries, and returns where it is.
+// StaticCommand requires a statically linked program in PATH and returns its path.
 func StaticCommand(t testing.TB, name string) string {
 	t.Helper()
 	path := Command(t, name)
@@ -57,7 +55,7 @@ func StaticCommand(t testing.TB, name string) string {
 	return path
 }
 
-// Docker needs a Docker engine that answers.
+// Docker requires a running Docker engine.
 func Docker(t testing.TB) {
 	t.Helper()
 	Command(t, "docker")
@@ -66,8 +64,8 @@ func Docker(t testing.TB) {
 	}
 }
 
-// BuildKit needs a Docker client that can build with BuildKit, and returns where it is: one with the buildx plugin, or one of the
-// releases before 23 that have it built in. A machine may have several clients; any will do.
+// BuildKit requires a Docker client that can build with BuildKit and returns its path: a client with the buildx plugin,
+// or a release before 23, which has BuildKit built in. It tries every docker in PATH.
 func BuildKit(t testing.TB) string {
 	t.Helper()
 	Docker(t)
@@ -89,45 +87,7 @@ func BuildKit(t testing.TB) string {
 	return ""
 }
 
-// Sandbox needs a way to isolate a build: root, or user namespaces.
-func Sandbox(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^$")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
-	}
-	if err := cmd.Run(); err != nil {
-		Lacks(t, "user namespaces ("+err.Error()+")")
-	}
-}
-
-// Mount needs the right to mount file systems.
-func Mount(t testing.TB) {
-	t.Helper()
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4k"); err != nil {
-		Lacks(t, "the right to mount ("+err.Error()+")")
-	}
-	if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// Time needs a run without -short: the test takes as long as a kernel does to compile. Whoever gives -short wants it skipped, whatever
-// NEB_REQUIRE says about the machine.
-func Time(t testing.TB) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("-short: no kernel is compiled again")
-	}
-}
-
-// Fetch needs what was fetched with the error err: the network, or a store that has it all.
+// Fetch requires that a download succeeded: err is its error. It needs the network, or a store that has the files.
 func Fetch(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -135,18 +95,12 @@ func Fetch(t testing.TB, err error) {
 	}
 }
 
-// Namespaces needs the right to make namespaces, as root or as an ordinary user: a chroot alone will not do.
-func Namespaces(t testing.TB) {
+// Time skips a test that compiles a kernel when go test runs with -short.
+//
+// Deprecated: such a test belongs into a file with the build tag slow.
+func Time(t testing.TB) {
 	t.Helper()
-	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET}
-	if os.Geteuid() != 0 {
-		attr.Cloneflags |= syscall.CLONE_NEWUSER
-		attr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
-		attr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
-	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^$")
-	cmd.SysProcAttr = attr
-	if err := cmd.Run(); err != nil {
-		Lacks(t, "namespaces ("+err.Error()+")")
+	if testing.Short() {
+		t.Skip("-short: no kernel is compiled again")
 	}
 }
