@@ -270,6 +270,7 @@ func (s *scene) write(t testing.TB, blobs string) string {
 		return b
 	}
 	first := []entry{dir("dev"), program("init", initProgram(t, s.arch)), program("nsm.ko", blob("nsm.ko"))}
+	first = append(first, furtherModules(t, blobs)...)
 	first = slices.DeleteFunc(append(slices.Clone(s.first), first...), func(e entry) bool { return slices.Contains(s.without, e.name) })
 	second := ramdisk(t, s.second)
 	if s.raw != nil {
@@ -311,6 +312,30 @@ func (s *scene) write(t testing.TB, blobs string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// furtherModules are the modules that a kernel needs besides nsm.ko, and the list of them: see [vm.Modules].
+func furtherModules(t testing.TB, blobs string) []entry {
+	t.Helper()
+	files, err := vm.Modules(blobs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) == 0 {
+		return nil
+	}
+	list := contract.Modules{}
+	var all []entry
+	for _, name := range files {
+		at := "neb/" + filepath.Base(name)
+		list.Paths = append(list.Paths, "/"+at)
+		all = append(all, file(t, at, name))
+	}
+	body, err := contract.EncodeModules(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(all, text("neb/modules", string(body)))
 }
 
 // described is the second ramdisk of neb eif build: a description, a tree, and the entry that says that it is whole.

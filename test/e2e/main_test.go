@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/confine"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm"
 )
 
 // nebPath is the program under test, guestPath the one in x86_64 enclaves, armPath the same for aarch64, compiled once for all tests.
@@ -105,19 +106,24 @@ func neb(t testing.TB, args ...string) string {
 	return r.stdout
 }
 
-// blobs are directories with blobs, by architecture: NEB_BLOBS's where that is set, else what neb build makes.
-var blobs = map[string]func() (string, error){"x86_64": blobsFor("x86_64"), "aarch64": blobsFor("aarch64")}
-
-func blobsFor(arch string) func() (string, error) {
-	return sync.OnceValues(func() (string, error) {
-		if dir := os.Getenv("NEB_BLOBS"); dir != "" {
-			return filepath.Join(dir, arch), nil
-		}
-		dir := filepath.Join(filepath.Dir(nebPath), "result")
-		out, err := exec.Command(nebPath, "build", "--arch", arch, "-o", dir).CombinedOutput()
-		if err != nil {
-			return "", fmt.Errorf("neb build: %w\n%s", err, out)
-		}
-		return filepath.Join(dir, arch), nil
-	})
+// blobs returns a directory with blobs: for x86_64 what neb build writes, for aarch64 those of [vm.Blobs]. NEB_BLOBS names others.
+func blobs(t testing.TB, arch string) string {
+	t.Helper()
+	if os.Getenv("NEB_BLOBS") != "" || arch != "x86_64" {
+		return vm.Blobs(t, arch)
+	}
+	dir, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, arch)
 }
+
+var built = sync.OnceValues(func() (string, error) {
+	dir := filepath.Join(filepath.Dir(nebPath), "result")
+	out, err := exec.Command(nebPath, "build", "--arch", "x86_64", "-o", dir).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("neb build: %w\n%s", err, out)
+	}
+	return dir, nil
+})

@@ -45,9 +45,13 @@ func pack(t testing.TB, image string, args ...string) (string, measured) {
 
 func packFor(t testing.TB, arch, image string, args ...string) (string, measured) {
 	t.Helper()
-	dir, err := blobs[arch]()
+	dir := blobs(t, arch)
+	modules, err := vm.Modules(dir)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, m := range modules {
+		args = append(args, "--module", m)
 	}
 	path := filepath.Join(t.TempDir(), "app.eif")
 	out := neb(t, append([]string{"eif", "build", "--image", image, "--arch", arch, "--blobs", dir, "--output", path}, args...)...)
@@ -477,10 +481,7 @@ func TestMeasurements(t *testing.T) {
 // the secure module reports. TestNitroCLI of package pack compares them with nitro-cli's formula.
 func TestCompat(t *testing.T) {
 	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/none"}, Cmd: []string{"/guest", "pcrs", "0", "1", "2"}, User: "1000", Env: []string{"A=b"}}))
-	dir, err := blobs["x86_64"]()
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := blobs(t, "x86_64")
 	path := filepath.Join(t.TempDir(), "theirs.eif")
 	out := neb(t, "eif", "build", "--docker-uri", image, "--output-file", path, "--blobs", dir, "--arch", "x86_64", "--compat", "nitro-cli")
 	var m measured
@@ -504,10 +505,7 @@ func TestCompat(t *testing.T) {
 // and no file is left.
 func TestErofsNeedsSandbox(t *testing.T) {
 	require.Root(t)
-	from, err := blobs["x86_64"]()
-	if err != nil {
-		t.Fatal(err)
-	}
+	from := blobs(t, "x86_64")
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

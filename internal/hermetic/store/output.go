@@ -38,6 +38,12 @@ type entry struct {
 	Link   string      `json:"link,omitempty"`   // where a symbolic link points
 }
 
+// Has reports whether the store holds an output with this key. It does not verify the output.
+func (s *Store) Has(key string) bool {
+	_, err := os.Stat(s.in(outputs, key))
+	return err == nil && validKey(key)
+}
+
 // Output returns the directory of the output with a key; hit reports whether it was in the store. If not,
 // it calls make with an empty directory to fill. A key stands for all inputs of the output; it consists of
 // letters, digits and "._-".

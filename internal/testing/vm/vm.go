@@ -1,13 +1,14 @@
 // Package vm gives tests what they need to boot enclaves: blobs, an emulator, and a machine whose console they can read.
 //
-// NEB_BLOBS and NEB_QEMU name blobs and an emulator that are there already. Without them both come from the store, built
-// if need be: minutes for the emulator and for each kernel, once.
+// NEB_BLOBS and NEB_QEMU name blobs and an emulator to use. Without them both come from the store.
 package vm
 
 import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,7 +77,11 @@ func Emulator(t testing.TB) string {
 	})
 }
 
-// Blobs is a directory with what neb build makes for arch: kernel, cmdline, nsm.ko, init, linuxkit.
+// Blobs returns a directory with the files that enclaves for arch boot with, named as neb build names them.
+//
+// They are what neb build makes where the store has its kernel. In a quick run, without the build tag slow, no kernel is
+// compiled: enclaves for aarch64 then boot Debian's kernel, and the directory also holds the modules that it needs (see
+// [Modules]); the kernel of the machine's own architecture must be in the store.
 func Blobs(t testing.TB, arch string) string {
 	t.Helper()
 	if dir := os.Getenv("NEB_BLOBS"); dir != "" {
@@ -87,17 +92,58 @@ func Blobs(t testing.TB, arch string) string {
 		if err != nil {
 			return "", err
 		}
-		outputs, err := b.Build(context.Background(), arch, component.Names...)
-		if err != nil {
+		built, err := stored(b, arch)
+		switch {
+		case err != nil:
 			return "", err
+		case built:
+			return build(b, arch)
+		case arch == eif.AArch64 && component.Host() != eif.AArch64:
+			return debianBlobs(b)
 		}
-		dir, err := b.Store.Work(context.Background()) // goes with the store: there is no end of all tests to remove it at
-		if err != nil {
-			return "", err
-		}
-		dir = filepath.Join(dir, "result")
-		return filepath.Join(dir, arch), output.Write(dir, []output.Set{{Arch: arch, Outputs: outputs}})
+		return "", fmt.Errorf("the kernel for %s is not in the store: run 'go run ./cmd/neb build --arch %s' first", arch, arch)
 	})
+}
+
+// Built returns [Blobs] with neb's own kernel, for tests of that kernel. In a quick run it skips the test where the store has no
+// kernel for arch.
+func Built(t testing.TB, arch string) string {
+	t.Helper()
+	if os.Getenv("NEB_BLOBS") == "" {
+		b, err := builder()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if built, err := stored(b, arch); err != nil {
+			t.Fatal(err)
+		} else if !built && arch != component.Host() {
+			t.Skipf("the kernel for %s is not in the store: run 'go run ./cmd/neb build --arch %s', or go test with -tags slow",
+				arch, arch)
+		}
+	}
+	return Blobs(t, arch)
+}
+
+// stored reports whether neb's own kernel for arch is to be used: it is in the store, or may be compiled.
+func stored(b *component.Builder, arch string) (bool, error) {
+	if slow {
+		return true, nil
+	}
+	return b.Stored(context.Background(), arch, "kernel")
+}
+
+func build(b *component.Builder, arch string) (string, error) {
+	outputs, err := b.Build(context.Background(), arch, component.Names...)
+	if err != nil {
+		return "", err
+	}
+	// The directory is removed with the store: there is no hook after all tests.
+	dir, err := b.Store.Work(context.Background())
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(dir, "result")
+	return filepath.Join(dir, arch), output.Write(dir, []output.Set{{Arch: arch, Outputs: outputs}})
 }
 
 // goarch are Go's names of architectures.
@@ -125,9 +171,21 @@ func Image(t testing.TB, arch string, files map[string][]byte) string {
 	return path
 }
 
-// WriteImage writes an EIF whose kernel and command line are those in the directory blobs, and whose only ramdisk has an empty /dev and
-// the given files, by their names without a leading slash, all of them executable.
+// WriteImage writes an EIF with the kernel and command line in the directory blobs, and one ramdisk: an empty /dev, the given files by
+// their names without a leading slash, all executable, and the [Modules] of the kernel as /1-NAME.ko and so on.
 func WriteImage(path, blobs, arch string, files map[string][]byte) error {
+	modules, err := Modules(blobs)
+	if err != nil {
+		return err
+	}
+	if len(modules) > 0 {
+		files = maps.Clone(files)
+	}
+	for _, m := range modules {
+		if files[filepath.Base(m)], err = os.ReadFile(m); err != nil {
+			return err
+		}
+	}
 	kernel, err := os.ReadFile(filepath.Join(blobs, map[string]string{eif.X86_64: "bzImage", eif.AArch64: "Image"}[arch]))
 	if err != nil {
 		return err

@@ -1,0 +1,6 @@
+//go:build !slow
+
+package vm
+
+// slow allows tests to compile kernels.
+const slow = false
