@@ -65,19 +65,13 @@ type Module struct {
 // New returns a module as an enclave finds it at its start.
 func New(cfg Config) *Module {
 	m := &Module{cfg: cfg}
-	m.Reset()
-	return m
-}
-
-// Reset brings the registers back to what they were at the start.
-func (m *Module) Reset() {
-	m.values, m.locked = [registers]Digest{}, [registers]bool{}
-	for i, v := range m.cfg.PCRs {
+	for i, v := range cfg.PCRs {
 		m.values[i] = v
 	}
 	for i := range preLocked {
 		m.locked[i] = true
 	}
+	return m
 }
 
 // requests reads the CBOR of requests. A request of 4,096 bytes bounds all it can hold; nesting is what the API has.
