@@ -17,6 +17,8 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/devca"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/nsm"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
 )
 
@@ -45,6 +47,14 @@ type Config struct {
 	Vsock vsock.Config
 	// Event is told what happens, one event at a time. It may be nil, and must not call the machine.
 	Event func(Event)
+	// Machine is [NitroEnclave], or "" for a machine with this package's own loader and Nitro Secure Module.
+	Machine string
+	// Root signs attestation documents; nil means one that is made for this machine.
+	Root *devca.Authority
+	// RoleARN and InstanceID are the parent's, for PCR3 and PCR4. "" means none, and an instance that does not exist.
+	RoleARN, InstanceID string
+	// Debug makes all registers zero, as EC2 does for an enclave whose console can be read.
+	Debug bool
 	// Args are further arguments for QEMU.
 	Args []string
 	// Messages receives what QEMU itself says (standard error). It may be nil.
@@ -77,6 +87,7 @@ type Machine struct {
 	cfg     Config
 	dir     string // sockets and temporary files, removed at the end
 	device  *vsock.Device
+	nsm     *nsm.Device
 	cmd     *exec.Cmd
 	monitor *monitor
 	made    time.Time    // before anybody could have an event
@@ -108,6 +119,11 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	if cfg.CPUs == 0 {
 		cfg.CPUs = 1
 	}
+	if cfg.InstanceID == "" {
+		cfg.InstanceID = instance
+	}
+	// QEMU takes MiB, and the memory that it shares must be as large.
+	cfg.Memory = (cfg.Memory + mib - 1) / mib * mib
 	m := &Machine{cfg: cfg, made: time.Now(), once: map[EventKind]bool{}, beat: make(chan struct{}), off: make(chan struct{}), done: make(chan struct{})}
 	if m.dir, err = os.MkdirTemp("", "neb-run-"); err != nil {
 		return nil, err
@@ -131,6 +147,11 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	vc.Grace = lastWords
 	if m.device, err = vsock.Listen(m.path("vsock"), vc); err != nil {
 		return nil, err
+	}
+	if cfg.Machine != NitroEnclave {
+		if err := m.listenNSM(ctx, img); err != nil {
+			return nil, err
+		}
 	}
 	if m.monitor, err = listenMonitor(m.path("monitor"), m.reboot); err != nil {
 		return nil, err
@@ -162,9 +183,6 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
 	m.event(Event{Kind: PowerOn})
-	if note := boards[img.arch].note; note != "" {
-		m.event(Event{Kind: Parent, Text: note})
-	}
 	m.console.Add(1)
 	go m.readConsole(console)
 	go m.wait()
@@ -181,6 +199,9 @@ func (m *Machine) release() {
 		}
 		if m.device != nil {
 			m.device.Close()
+		}
+		if m.nsm != nil {
+			m.nsm.Close()
 		}
 		os.RemoveAll(m.dir)
 	})

@@ -11,6 +11,9 @@ import (
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/devca"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/nsm"
 )
 
 const mib = 1 << 20
@@ -21,42 +24,44 @@ func MinMemory(size int64) int64 { return (4*size + mib - 1) / mib * mib }
 // DefaultMemory is the memory of a machine that nobody chose one for, in bytes: what nitro-cli would insist on, and not less than 512 MiB.
 func DefaultMemory(size int64) int64 { return max(MinMemory(size), 512*mib) }
 
+// NitroEnclave is the value of [Config].Machine for QEMU's own emulation of a Nitro Enclave (since QEMU 9.2, x86_64, where
+// QEMU was built with libcbor). It has a loader, measurements and a Nitro Secure Module that share no code with this
+// package; its attestation documents are not signed.
+const NitroEnclave = "nitro-enclave"
+
+// instance and module are the names that an enclave here has, as far as they were not chosen.
+const (
+	instance = "i-0123456789abcdef0"
+	enclave  = "enc0123456789abcde"
+)
+
 // A board is the QEMU machine of an architecture.
 type board struct {
-	program string // in bin of an emulator
-	cmdline string // appended, so that the enclave's kernel finds what this board has
-	tcg     string // appended where there is no KVM
-	single  string // -smp of one processor where there is no KVM; "" is 1
-	note    string // what a user should know about it
-	args    func(m *Machine, img *image) ([]string, error)
+	program string   // in bin of an emulator
+	machine []string // arguments that choose the machine
+	cmdline string   // appended, so that the enclave's kernel finds what this board has
+	tcg     string   // appended where there is no KVM
+	single  string   // -smp of one processor where there is no KVM; "" is 1
 }
 
 var boards = map[string]board{
-	eif.X86_64: {
+	arch.X86_64: {
 		program: "qemu-system-x86_64",
+		// As an enclave has it: no PCI and no ACPI, processors in the MP table, virtio devices on the command line.
+		machine: []string{"-M", "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,memory-backend=memory", "-bios", "qboot.rom"},
 		// reboot=k asks a keyboard controller that is not there, ten times, which takes seconds on a busy machine.
 		cmdline: "reboot=t",
 		// Under load and without KVM the check of the timer interrupt fails now and then, and the kernel panics.
 		tcg: "no_timer_check",
-		// For a machine that will never have a second processor, TCG translates instructions with a lock prefix, which are Linux's memory barriers, into
-		// plain ones, as if nobody else were looking. The device is: a kick that the enclave leaves out by mistake means a queue that stands still.
+		// For a machine that will never have a second processor, TCG translates instructions with a lock prefix, which are
+		// Linux's memory barriers, into plain ones. The devices see the difference: the enclave would sometimes omit a
+		// notification, and its queue would stall.
 		single: "1,maxcpus=2",
-		args: func(m *Machine, img *image) ([]string, error) {
-			return []string{"-M", "nitro-enclave,vsock=vsock,id=i-0123456789abcdef0-enc0123456789abcde", "-kernel", img.path}, nil
-		},
 	},
-	eif.AArch64: {
+	arch.AArch64: {
 		program: "qemu-system-aarch64",
+		machine: []string{"-M", "virt,memory-backend=memory"},
 		cmdline: "console=ttyAMA0",
-		note:    "aarch64 is emulated without a Nitro Secure Module: there is no /dev/nsm",
-		args: func(m *Machine, img *image) ([]string, error) {
-			kernel, initrd, err := m.sections(img)
-			return []string{
-				"-M", "virt,memory-backend=memory", "-kernel", kernel, "-initrd", initrd,
-				"-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%d,share=on", m.cfg.Memory),
-				"-device", "vhost-user-vsock-device,chardev=vsock",
-			}, err
-		},
 	},
 }
 
@@ -71,10 +76,6 @@ func (b board) smp(accel string, n int) string {
 // arguments is QEMU's command line.
 func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]string, error) {
 	b := boards[img.arch]
-	args, err := b.args(m, img)
-	if err != nil {
-		return nil, err
-	}
 	words := []string{b.cmdline}
 	accel := m.cfg.Accel
 	if accel != "kvm" && accel != "tcg" {
@@ -86,26 +87,81 @@ func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]
 	if accel == "tcg" {
 		words = append(words, b.tcg)
 	}
-	// A kernel that panicked has nothing more to say than what it said.
-	// init then need not give anybody time to read either. A processor that halts would leave QEMU running for ever; the last of these words counts.
+	// A panic has nothing to add to what it printed, init need not linger for a reader, and a processor that halts would
+	// leave QEMU running. The last of each of these words counts.
 	words = append(words, "panic=-1 neb.linger=0s neb.end=reboot", m.cfg.Cmdline)
-	cmdline := strings.Join(strings.Fields(strings.Join(words, " ")), " ")
-	if img.arch != eif.X86_64 {
+	var args []string
+	if m.cfg.Machine == NitroEnclave {
+		// QEMU joins the words to the image's command line, and brings the devices.
+		args = append(args, "-M", NitroEnclave+",vsock=vsock,id="+m.module(), "-kernel", img.path)
+	} else {
 		own, err := img.file.Cmdline()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", img.path, err)
 		}
-		cmdline = own + " " + cmdline
+		words = append([]string{own}, words...)
+		kernel, initrd, err := m.sections(img)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, b.machine...)
+		args = append(args,
+			"-kernel", kernel, "-initrd", initrd,
+			"-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%d,share=on", m.cfg.Memory),
+			"-device", "vhost-user-vsock-device,chardev=vsock",
+			"-chardev", "socket,id=nsm,path="+m.path("nsm"),
+			"-device", fmt.Sprintf("%s,chardev=nsm,virtio-id=%d,num_vqs=1,vq_size=128,config_size=0", nsmFrontEnd, nsm.VirtioID),
+		)
 	}
 	args = append(args,
-		"-append", cmdline, "-accel", accel, "-cpu", "max",
-		"-m", strconv.FormatInt((m.cfg.Memory+mib-1)/mib, 10)+"M", "-smp", b.smp(accel, m.cfg.CPUs),
+		"-append", strings.Join(strings.Fields(strings.Join(words, " ")), " "), "-accel", accel, "-cpu", "max",
+		"-m", strconv.FormatInt(m.cfg.Memory/mib, 10)+"M", "-smp", b.smp(accel, m.cfg.CPUs),
 		"-nodefaults", "-display", "none",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-chardev", "socket,id=vsock,path="+m.path("vsock"),
 		"-chardev", "socket,id=monitor,path="+m.path("monitor"), "-mon", "chardev=monitor,mode=control",
 	)
 	return append(args, m.cfg.Args...), nil
+}
+
+// nsmFrontEnd is the device of QEMU, since 10.1, that lets a back end be any virtio device.
+const nsmFrontEnd = "vhost-user-test-device"
+
+// module is the name of the enclave's Nitro Secure Module.
+func (m *Machine) module() string { return m.cfg.InstanceID + "-" + enclave }
+
+// listenNSM starts the enclave's Nitro Secure Module, with the registers as EC2 sets them for the image.
+func (m *Machine) listenNSM(ctx context.Context, img *image) error {
+	cfg := nsm.Config{ID: m.module()}
+	if !m.cfg.Debug {
+		measured, err := img.file.Measure(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", img.path, err)
+		}
+		cfg.PCRs = map[int]nsm.Digest{
+			0: nsm.Digest(measured.PCR0), 1: nsm.Digest(measured.PCR1), 2: nsm.Digest(measured.PCR2),
+			4: nsm.Digest(eif.Extend([]byte(m.cfg.InstanceID))),
+		}
+		if m.cfg.RoleARN != "" {
+			cfg.PCRs[3] = nsm.Digest(eif.Extend([]byte(m.cfg.RoleARN)))
+		}
+		if measured.PCR8 != nil {
+			cfg.PCRs[8] = nsm.Digest(*measured.PCR8)
+		}
+	}
+	root := m.cfg.Root
+	if root == nil {
+		var err error
+		if root, err = devca.New(); err != nil {
+			return fmt.Errorf("attestation authority: %w", err)
+		}
+	}
+	cfg.Chain = root.Identity(m.cfg.InstanceID, m.module()).Chain
+	var err error
+	m.nsm, err = nsm.Listen(m.path("nsm"), cfg, func(err error) {
+		go m.event(Event{Kind: Parent, Text: fmt.Sprintf("the enclave's NSM driver breaks the rules, the module is dead until it is reset: %v", err)})
+	})
+	return err
 }
 
 // sections writes the kernel and the joined ramdisks of an image into files.
@@ -136,7 +192,7 @@ func (m *Machine) sections(img *image) (kernel, initrd string, err error) {
 }
 
 // findQEMU is the program for arch of an emulator, which may be a directory or that program itself.
-func findQEMU(emulator, arch string) (string, error) {
+func findQEMU(emulator, architecture string) (string, error) {
 	st, err := os.Stat(emulator)
 	if err != nil {
 		if path, err := exec.LookPath(emulator); err == nil && !strings.Contains(emulator, "/") {
@@ -145,7 +201,7 @@ func findQEMU(emulator, arch string) (string, error) {
 		return "", fmt.Errorf("QEMU: %w", err)
 	}
 	if st.IsDir() {
-		return filepath.Join(emulator, "bin", boards[arch].program), nil
+		return filepath.Join(emulator, "bin", boards[architecture].program), nil
 	}
 	return emulator, nil
 }

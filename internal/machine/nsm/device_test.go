@@ -44,9 +44,9 @@ func offer(g *virtio.Driver, request []byte, room uint32, kicks int) {
 
 func TestDevice(t *testing.T) {
 	g, broken := start(t)
-	q := g.Queues[0]
 	exchange := func(kicks int) func(request []byte) ([]byte, error) {
 		return func(request []byte) ([]byte, error) {
+			q := g.Queues[0]
 			offer(g, request, nsm.MaxResponse, kicks)
 			head, size, ok := g.UsedBuffer(q, patience)
 			if !ok || head != 0 || size != 0 {
@@ -95,8 +95,8 @@ func TestDevice(t *testing.T) {
 func TestBroken(t *testing.T) {
 	request := encode(t, "GetRandom")
 	for name, c := range map[string]struct {
-		act func(*virtio.Driver)
-		want   string
+		act  func(*virtio.Driver)
+		want string
 	}{
 		"too little room":   {func(g *virtio.Driver) { offer(g, request, nsm.MaxResponse-1, 1) }, "buffer of 12287 bytes, expected one of 12288"},
 		"too much room":     {func(g *virtio.Driver) { offer(g, request, nsm.MaxResponse+1, 1) }, "buffer of 12289 bytes, expected one of 12288"},
