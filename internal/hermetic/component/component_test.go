@@ -118,7 +118,7 @@ func fakeBuilder(dir string) (*Builder, error) {
 		File: download(s, "dash", deb.Bytes()),
 		Sets: map[string][]string{runtime.GOARCH: {lock.Base}},
 	}}
-	l.Emulator = download(s, "source", []byte("the source"))
+	l.Kernel = download(s, "source", []byte("the source"))
 	return &Builder{Store: s, Lock: l}, nil
 }
 
@@ -135,7 +135,7 @@ func download(s *store.Store, name string, content []byte) lock.File {
 func fakeRecipe(script string) recipe {
 	return recipe{
 		sets:    []string{lock.Base},
-		sources: func(l *lock.Lock) []lock.File { return []lock.File{l.Emulator} },
+		sources: func(l *lock.Lock) []lock.File { return []lock.File{l.Kernel} },
 		script:  script,
 		title:   "compile thing",
 		counts:  func(line string) bool { return strings.HasPrefix(line, "CC") },
@@ -179,7 +179,7 @@ func TestRecipe(t *testing.T) {
 	if len(entries) != 3 { // and the record
 		t.Errorf("found %v", entries)
 	}
-	if o.Isolation == "" || len(o.Inputs) != 3 || o.Inputs[0].SHA256 != b.Lock.Emulator.SHA256 {
+	if o.Isolation == "" || len(o.Inputs) != 3 || o.Inputs[0].SHA256 != b.Lock.Kernel.SHA256 {
 		t.Errorf("record: %+v", o.Record)
 	}
 	last := (*events)[len(*events)-1]
@@ -200,7 +200,7 @@ func TestRecipe(t *testing.T) {
 	// Other inputs, another output.
 	for what, change := range map[string]func(b *Builder, r *recipe){
 		"script":    func(_ *Builder, r *recipe) { r.script += "# more\n" },
-		"source":    func(b *Builder, _ *recipe) { b.Lock.Emulator = download(b.Store, "source", []byte("other")) },
+		"source":    func(b *Builder, _ *recipe) { b.Lock.Kernel = download(b.Store, "source", []byte("other")) },
 		"toolchain": func(b *Builder, _ *recipe) { b.Lock.Packages[0].Version = "2" },
 	} {
 		c, d := *b.Lock, r

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"go/version"
+	"maps"
 	"slices"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 // Change is the difference of one file between two locks.
 type Change struct {
 	Name, Arch    string
+	Emulator      bool   // it belongs to the emulator, which has versions of its own
 	Before, After string // versions; "" if the file is not in that lock
 	Backwards     bool   // After is an older version than Before
 	Content       bool   // the version is the same and the hash differs
@@ -22,6 +24,9 @@ func (c Change) String() string {
 	name := c.Name
 	if c.Arch != "" {
 		name += " (" + c.Arch + ")"
+	}
+	if c.Emulator {
+		name = PartEmulator + ": " + name
 	}
 	switch {
 	case c.Before == "":
@@ -38,13 +43,22 @@ func (c Change) String() string {
 
 // Diff returns the differences of two locks, sorted by name.
 func Diff(before, after *Lock) []Change {
-	type key struct{ name, arch string }
+	type key struct {
+		name, arch string
+		emulator   bool
+	}
 	files := func(l *Lock) map[key]File {
 		all := map[key]File{}
-		for _, f := range l.All() {
-			if f.Name != "" { // an empty lock has files without a name
-				all[key{f.Name, f.Arch}] = f
+		for _, f := range append(slices.Collect(maps.Values(l.Go.Hosts)), l.Kernel) {
+			if f.Name != "" { // an empty lock has a file without a name
+				all[key{f.Name, f.Arch, false}] = f
 			}
+		}
+		for _, p := range l.Packages {
+			all[key{p.Name, p.Arch, false}] = p.File
+		}
+		for _, p := range l.Emulator {
+			all[key{p.Name, p.Arch, true}] = p.File
 		}
 		return all
 	}
@@ -54,7 +68,7 @@ func Diff(before, after *Lock) []Change {
 		a := is[k]
 		if a.Version != b.Version || a.SHA256 != b.SHA256 {
 			changes = append(changes, Change{
-				Name: k.name, Arch: k.arch, Before: b.Version, After: a.Version,
+				Name: k.name, Arch: k.arch, Emulator: k.emulator, Before: b.Version, After: a.Version,
 				Backwards: a.Version != "" && older(a, b),
 				Content:   a.Version == b.Version,
 			})
@@ -62,7 +76,7 @@ func Diff(before, after *Lock) []Change {
 	}
 	for k, a := range is {
 		if _, there := was[k]; !there {
-			changes = append(changes, Change{Name: k.name, Arch: k.arch, After: a.Version})
+			changes = append(changes, Change{Name: k.name, Arch: k.arch, Emulator: k.emulator, After: a.Version})
 		}
 	}
 	slices.SortFunc(changes, func(a, b Change) int {

@@ -18,7 +18,7 @@ type form struct {
 	Schema   int       `json:"schema"`
 	Indexes  []Index   `json:"indexes"`
 	Kernel   File      `json:"kernel"`
-	Emulator File      `json:"emulator"`
+	Emulator []Package `json:"emulator"`
 	Go       []File    `json:"go"` // in the order of [Hosts]
 	Packages []Package `json:"packages"`
 }
@@ -35,7 +35,7 @@ func (l *Lock) Bytes() []byte {
 func (f *form) bytes() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "{\n\"schema\": %d,\n\"indexes\": [\n%s],\n", f.Schema, rows(f.Indexes))
-	fmt.Fprintf(&b, "\"kernel\": %s,\n\"emulator\": %s,\n", compact(f.Kernel), compact(f.Emulator))
+	fmt.Fprintf(&b, "\"kernel\": %s,\n\"emulator\": [\n%s],\n", compact(f.Kernel), rows(f.Emulator))
 	fmt.Fprintf(&b, "\"go\": [\n%s],\n\"packages\": [\n%s]\n}\n", rows(f.Go), rows(f.Packages))
 	return b.Bytes()
 }
@@ -143,9 +143,10 @@ func firstDifference(a, b []byte) (line int, inA, inB string) {
 // Lines of the canonical form, counted from 1.
 const firstIndex = 4 // "{", schema and "indexes" precede it
 
-func (f *form) kernelLine() int       { return firstIndex + len(f.Indexes) + 1 } // behind "]"
-func (f *form) goLine(i int) int      { return f.kernelLine() + 3 + i }          // behind emulator and "go"
-func (f *form) packageLine(i int) int { return f.goLine(len(f.Go)) + 2 + i }     // behind "]" and "packages"
+func (f *form) kernelLine() int        { return firstIndex + len(f.Indexes) + 1 }         // behind "]"
+func (f *form) emulatorLine(i int) int { return f.kernelLine() + 2 + i }                  // behind "emulator"
+func (f *form) goLine(i int) int       { return f.emulatorLine(len(f.Emulator)) + 2 + i } // behind "]" and "go"
+func (f *form) packageLine(i int) int  { return f.goLine(len(f.Go)) + 2 + i }             // behind "]" and "packages"
 
 // validate returns the lock that a canonical form describes, or an error about the first invalid field.
 func (f *form) validate() (*Lock, error) {
@@ -160,10 +161,8 @@ func (f *form) validate() (*Lock, error) {
 			return fail(firstIndex+i, err)
 		}
 	}
-	for i, file := range []File{f.Kernel, f.Emulator} {
-		if err := file.validate(); err != nil {
-			return fail(f.kernelLine()+i, err)
-		}
+	if err := f.Kernel.validate(); err != nil {
+		return fail(f.kernelLine(), err)
 	}
 	var err error
 	for i, toolchain := range f.Go {
@@ -176,17 +175,30 @@ func (f *form) validate() (*Lock, error) {
 			return nil, fmt.Errorf("neb.lock: the Go toolchain for host %s is missing", host)
 		}
 	}
-	for i, p := range f.Packages {
-		err := p.validate()
-		if err == nil && i > 0 && compareFiles(f.Packages[i-1].File, p.File) >= 0 {
-			err = fmt.Errorf("package %s (%s) is duplicate or out of order after %s", p.Name, p.Arch,
-				f.Packages[i-1].Name)
-		}
-		if err != nil {
-			return fail(f.packageLine(i), err)
+	for _, list := range f.lists() {
+		for i, p := range list.packages {
+			err := p.validate()
+			if err == nil && i > 0 && compareFiles(list.packages[i-1].File, p.File) >= 0 {
+				err = fmt.Errorf("package %s (%s) is duplicate or out of order after %s", p.Name, p.Arch,
+					list.packages[i-1].Name)
+			}
+			if err != nil {
+				return fail(list.line(i), err)
+			}
 		}
 	}
 	return l, nil
+}
+
+// list is one of the two lists of packages.
+type list struct {
+	part     string // that resolves it
+	packages []Package
+	line     func(i int) int
+}
+
+func (f *form) lists() []list {
+	return []list{{PartEmulator, f.Emulator, f.emulatorLine}, {PartToolchain, f.Packages, f.packageLine}}
 }
 
 func (x Index) validate() error {
@@ -315,8 +327,18 @@ func compareFiles(a, b File) int {
 
 // complete checks that every package is there that a build or another package needs.
 func (l *Lock) complete() error {
+	f := form{Indexes: l.Indexes, Emulator: l.Emulator, Go: make([]File, len(Hosts)), Packages: l.Packages}
+	for _, list := range f.lists() {
+		if err := list.complete(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l list) complete() error {
 	in := map[string]bool{} // "host set name"
-	for _, p := range l.Packages {
+	for _, p := range l.packages {
 		for host, sets := range p.Sets {
 			for _, set := range sets {
 				in[host+" "+set+" "+p.Name] = true
@@ -325,22 +347,24 @@ func (l *Lock) complete() error {
 	}
 	for _, host := range Hosts {
 		for _, r := range Roots {
+			if r.Part() != l.part || r.Host != "" && r.Host != host {
+				continue
+			}
 			for _, name := range r.Packages {
-				if (r.Host == "" || r.Host == host) && !in[host+" "+r.Set+" "+name] {
+				if !in[host+" "+r.Set+" "+name] {
 					return fmt.Errorf("neb.lock: package %s is missing: set %s needs it on host %s (%s); "+
-						"run 'neb update toolchain'", name, r.Set, host, r.Why)
+						"run 'neb update %s'", name, r.Set, host, r.Why, l.part)
 				}
 			}
 		}
 	}
-	f := form{Indexes: l.Indexes, Go: make([]File, len(Hosts))}
-	for i, p := range l.Packages {
+	for i, p := range l.packages {
 		for _, host := range Hosts {
 			for _, set := range p.Sets[host] {
 				for _, need := range p.Needs {
 					if !in[host+" "+set+" "+need] {
 						return fmt.Errorf("neb.lock:%d: package %s is missing: %s in set %s needs it on host %s; "+
-							"run 'neb update toolchain'", f.packageLine(i), need, p.Name, set, host)
+							"run 'neb update %s'", l.line(i), need, p.Name, set, host, l.part)
 					}
 				}
 			}

@@ -14,7 +14,7 @@ import (
 )
 
 // Schema is the version of the format that this package reads and writes.
-const Schema = 1
+const Schema = 2
 
 // The archives that a [File] can come from.
 const (
@@ -29,7 +29,7 @@ const (
 	Base       = "base"
 	GCCx86_64  = "gcc-x86_64"  // the compiler for x86_64: native or cross, depending on the host
 	GCCaarch64 = "gcc-aarch64" // the compiler for aarch64: native or cross, depending on the host
-	Emulator   = "emulator"    // for building QEMU, and its firmware
+	Emulator   = "emulator"    // QEMU for both architectures; its packages are in [Lock].Emulator
 	EROFS      = "erofs"       // mkfs.erofs and fsck.erofs
 )
 
@@ -98,9 +98,9 @@ type Index struct {
 
 // Lock is the content of a lock file.
 type Lock struct {
-	Indexes  []Index // in the order of [Parts], then of archive and suite
-	Kernel   File    // linux-source-6.12, a .deb with the source as a tarball
-	Emulator File    // QEMU's source as a tarball
+	Indexes  []Index   // in the order of [Parts], then of archive and suite
+	Kernel   File      // linux-source-6.12, a .deb with the source as a tarball
+	Emulator []Package // sorted as Packages; resolved apart, so that a library can be there in another version
 	Go       Go
 	Packages []Package // sorted by name, then by architecture
 }
@@ -117,7 +117,7 @@ func (l *Lock) Files(host string, sets ...string) ([]File, error) {
 		}
 	}
 	var files []File
-	for _, p := range l.Packages {
+	for _, p := range l.packages() {
 		if slices.ContainsFunc(sets, func(set string) bool { return p.In(host, set) }) {
 			files = append(files, p.File)
 		}
@@ -127,15 +127,20 @@ func (l *Lock) Files(host string, sets ...string) ([]File, error) {
 
 // All returns all files of the lock, for all hosts, each once.
 func (l *Lock) All() []File {
-	files := []File{l.Kernel, l.Emulator}
+	files := []File{l.Kernel}
 	for _, host := range Hosts {
 		files = append(files, l.Go.Hosts[host])
 	}
-	for _, p := range l.Packages {
-		files = append(files, p.File)
+	for _, p := range l.packages() {
+		if !slices.Contains(files, p.File) { // the same library can be in both lists
+			files = append(files, p.File)
+		}
 	}
 	return files
 }
+
+// packages returns the packages of all sets.
+func (l *Lock) packages() []Package { return slices.Concat(l.Packages, l.Emulator) }
 
 // Package returns the package with a name for a host.
 func (l *Lock) Package(host, name string) (Package, bool) {

@@ -25,8 +25,6 @@ func small() *Lock {
 		},
 		Kernel: File{"linux-source-6.12", "6.12.117-1", "all", Security,
 			"pool/main/l/linux/linux-source-6.12_6.12.117-1_all.deb", at, 153474904, hash(3)},
-		Emulator: File{"qemu", "1:10.0.13+ds-1", "source", Debian,
-			"pool/main/q/qemu/qemu_10.0.13+ds.orig.tar.xz", at, 1 << 25, hash(4)},
 		Go: Go{Version: "1.26.8", Hosts: map[string]File{}},
 	}
 	for i, host := range Hosts {
@@ -37,6 +35,9 @@ func small() *Lock {
 	packages := map[string]*Package{}
 	add := func(name, arch, host, set string) *Package {
 		key := name + " " + arch
+		if set == Emulator {
+			key += " " + set
+		}
 		if packages[key] == nil {
 			packages[key] = &Package{
 				File: File{name, "1.0-1", arch, Debian, "pool/main/" + name + "_1.0-1_" + arch + ".deb", at,
@@ -69,10 +70,16 @@ func small() *Lock {
 			}
 		}
 	}
-	for _, p := range packages {
-		l.Packages = append(l.Packages, *p)
+	for key, p := range packages {
+		list := &l.Packages
+		if strings.HasSuffix(key, " "+Emulator) {
+			list = &l.Emulator
+		}
+		*list = append(*list, *p)
 	}
-	slices.SortFunc(l.Packages, func(a, b Package) int { return compareFiles(a.File, b.File) })
+	for _, list := range [][]Package{l.Packages, l.Emulator} {
+		slices.SortFunc(list, func(a, b Package) int { return compareFiles(a.File, b.File) })
+	}
 	return l
 }
 
@@ -214,21 +221,21 @@ func TestBadLocks(t *testing.T) {
 		{"not JSON", "name,version\n", 1, []string{"not JSON"}},
 		{"another form", "[]\n", 1, []string{"found array"}},
 		{"truncated", good[:len(good)/2], strings.Count(good[:len(good)/2], "\n") + 1, []string{"truncated"}},
-		{"no schema", strings.Replace(good, "\"schema\": 1,\n", "", 1), 2, []string{`"schema"`}},
-		{"newer schema", strings.Replace(good, `"schema": 1`, `"schema": 2`, 1), 2,
-			[]string{"expected 1", "found 2"}},
+		{"no schema", strings.Replace(good, "\"schema\": 2,\n", "", 1), 2, []string{`"schema"`}},
+		{"newer schema", strings.Replace(good, `"schema": 2`, `"schema": 3`, 1), 2,
+			[]string{"expected 2", "found 3"}},
 		{"unknown field", strings.Replace(good, `"emulator":`, `"qemu":`, 1), line(`"emulator":`),
 			[]string{`unknown field "qemu"`}},
 		{"unknown field of a package", in("bash", `"arch"`, `"optional":true,"arch"`), bash,
 			[]string{`unknown field "optional"`}},
 		{"unknown field of the kernel", strings.Replace(good, `"kernel": {`, `"kernel": {"x":1,`, 1),
 			line(`"kernel": {`), []string{`unknown field "x"`}},
-		{"field twice", strings.Replace(good, `"schema": 1,`, "\"schema\": 1,\n\"schema\": 1,", 1), 3,
+		{"field twice", strings.Replace(good, `"schema": 2,`, "\"schema\": 2,\n\"schema\": 2,", 1), 3,
 			[]string{"not in canonical form"}},
 		{"field of a package twice", in("bash", `"arch"`, `"version":"0","arch"`), bash,
 			[]string{"not in canonical form"}},
 		{"field in other case", in("bash", `"arch"`, `"Arch"`), bash, []string{"not in canonical form"}},
-		{"part missing", without(`"emulator":`), line(`"emulator":`), []string{`expected "\"emulator`}},
+		{"part missing", without(`"kernel":`), line(`"kernel":`), []string{`expected "\"kernel`}},
 		{"hash too short", in("bash", bashHash, bashHash[:63]), bash,
 			[]string{"bash", "64 lower-case hexadecimal digits", bashHash[:63]}},
 		{"hash in capitals", in("bash", bashHash, strings.Repeat("A", 64)), bash,

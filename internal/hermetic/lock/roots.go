@@ -26,10 +26,14 @@ var Roots = []Root{
 	{GCCx86_64, "arm64", []string{"gcc-x86-64-linux-gnu"}, "cross; the kernel brings its own headers"},
 	{GCCaarch64, "arm64", []string{"gcc"}, "native"},
 	{GCCaarch64, "amd64", []string{"gcc-aarch64-linux-gnu"}, "cross; the kernel brings its own headers"},
-	{Emulator, "", []string{"meson", "ninja-build", "python3", "python3-pip", "python3-distlib",
-		"python3-pycotap", "pkgconf"}, "QEMU's configure and build, which makes itself a Python environment"},
-	{Emulator, "", []string{"libglib2.0-dev", "libpixman-1-dev", "libfdt-dev", "libgnutls28-dev",
-		"libcbor-dev", "zlib1g-dev"}, "libraries of -M nitro-enclave and what QEMU cannot do without"},
-	{Emulator, "", []string{"qemu-system-data"}, "qboot.rom, the firmware of -M nitro-enclave"},
+	{Emulator, "", []string{"qemu-system-x86", "qemu-system-arm"}, "QEMU for either architecture"},
 	{EROFS, "", []string{"erofs-utils"}, "the compressed root"},
+}
+
+// Part returns the part of the lock that holds the packages of the root: the emulator, or the toolchain for all other sets.
+func (r Root) Part() string {
+	if r.Set == Emulator {
+		return PartEmulator
+	}
+	return PartToolchain
 }

@@ -26,7 +26,15 @@ var unneeded = []struct {
 	{"libgcc-14-dev", "libgomp1", "OpenMP: -fopenmp"},
 	{"libgcc-14-dev", "libquadmath0", "Fortran's and C's 128-bit floats"},
 	{"binutils", "libgprofng0", "the profiler gprofng"},
-	{"python3-pip", "ca-certificates", "builds have no network"},
+	{"qemu-system-x86", "qemu-system-common", "helpers and modules; nothing that a machine here has is in one"},
+	{"qemu-system-arm", "qemu-system-common", "the same"},
+	{"qemu-system-x86", "seabios", "firmware; the machine boots with qboot"},
+	{"qemu-system-arm", "seabios", "the same"},
+	{"libibverbs1", "adduser", "for its maintainer script"},
+	{"libsasl2-2", "libsasl2-modules-db", "plugins of SASL, for VNC"},
+	{"libssl3t64", "openssl-provider-legacy", "ciphers that nothing here uses"},
+	{"qemu-system-x86", "ipxe-qemu", "firmware of network cards"},
+	{"qemu-system-arm", "ipxe-qemu", "the same"},
 }
 
 // native is the name that a package of a cross compiler has without its target.
@@ -40,6 +48,8 @@ func native(name string) string {
 // universe is all packages that one host could have.
 type universe struct {
 	host     string
+	part     string                  // of the lock
+	suites   []place                 // the best first
 	byName   map[string][]*candidate // the best first
 	provided map[string][]provider
 	chosen   map[string]*candidate
@@ -51,15 +61,15 @@ type provider struct {
 	version string
 }
 
-func newUniverse(host string) *universe {
-	return &universe{host: host, byName: map[string][]*candidate{}, provided: map[string][]provider{}, chosen: map[string]*candidate{}}
+func newUniverse(host, part string, suites []place) *universe {
+	return &universe{host: host, part: part, suites: suites, byName: map[string][]*candidate{}, provided: map[string][]provider{}, chosen: map[string]*candidate{}}
 }
 
 func (u *universe) add(c *candidate) {
 	list := append(u.byName[c.Name], c)
 	slices.SortStableFunc(list, func(a, b *candidate) int {
 		return cmp.Or(
-			cmp.Compare(slices.Index(toolchainSuites, a.place), slices.Index(toolchainSuites, b.place)),
+			cmp.Compare(slices.Index(u.suites, a.place), slices.Index(u.suites, b.place)),
 			debian.Compare(b.Version, a.Version))
 	})
 	u.byName[c.Name] = list
@@ -84,7 +94,7 @@ func (u *universe) solve(packages map[string]*lock.Package) error {
 		}
 	}
 	for _, root := range lock.Roots {
-		if root.Host != "" && root.Host != u.host {
+		if root.Part() != u.part || root.Host != "" && root.Host != u.host {
 			continue
 		}
 		for _, name := range root.Packages {
@@ -233,7 +243,7 @@ func (u *universe) collect(packages map[string]*lock.Package) error {
 			}
 		}
 		for _, root := range lock.Roots {
-			if root.Set != set || root.Host != "" && root.Host != u.host {
+			if root.Set != set || root.Part() != u.part || root.Host != "" && root.Host != u.host {
 				continue
 			}
 			for _, name := range root.Packages {

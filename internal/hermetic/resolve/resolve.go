@@ -25,7 +25,8 @@ import (
 const (
 	component    = "main"
 	kernelSource = "linux-source-6.12"
-	emulator     = "qemu"
+	// emulatorSource is the source package that is taken from backports: machines need a device of QEMU 10.1.
+	emulatorSource = "qemu"
 )
 
 var (
@@ -39,6 +40,9 @@ var (
 	// the security archive may replace it any day. So a package comes from there only where the main archive
 	// lacks what is asked for.
 	toolchainSuites = []place{mainSuite, securitySuite}
+	// The emulator's front end for the NSM device is newer than Debian 13 itself.
+	backportsSuite = place{lock.Debian, "trixie-backports"}
+	emulatorSuites = []place{backportsSuite, mainSuite, securitySuite}
 )
 
 // Options say where indexes come from. Mirrors must be set.
@@ -157,45 +161,38 @@ func (r *resolver) kernel(ctx context.Context, l *lock.Lock) error {
 	return nil
 }
 
-func (r *resolver) emulator(ctx context.Context, l *lock.Lock) error {
-	var best lock.File
-	err := r.each(ctx, mainSuite, "source/Sources", func(s debian.Stanza) error {
-		if s["Package"] != emulator || best.Name != "" && debian.Compare(s["Version"], best.Version) <= 0 {
-			return nil
-		}
-		for line := range strings.Lines(s["Checksums-Sha256"]) {
-			f := strings.Fields(line)
-			if len(f) != 3 || !strings.HasSuffix(f[2], ".orig.tar.xz") {
-				continue
-			}
-			size, err := strconv.ParseInt(f[1], 10, 64)
-			if err != nil {
-				return fmt.Errorf("%s: size of %s: %w", emulator, f[2], err)
-			}
-			best = lock.File{
-				Name: emulator, Version: s["Version"], Arch: "source", Archive: mainSuite.archive, Path: s["Directory"] + "/" + f[2],
-				Snapshot: r.releases[mainSuite].index.Date.Add(settle), Size: size, SHA256: f[0],
-			}
-		}
-		return nil
-	})
-	if err != nil {
+func (r *resolver) toolchain(ctx context.Context, l *lock.Lock) error {
+	var err error
+	if l.Packages, err = r.packages(ctx, lock.PartToolchain, toolchainSuites); err != nil {
 		return err
 	}
-	if best.Name == "" {
-		return fmt.Errorf("the index of %s has no source %s with a tarball *.orig.tar.xz", mainSuite, emulator)
+	if err := r.golang(ctx, l); err != nil {
+		return err
 	}
-	l.Emulator = best
-	r.record(l, lock.PartEmulator, []place{mainSuite})
+	r.record(l, lock.PartToolchain, toolchainSuites)
 	return nil
 }
 
-func (r *resolver) toolchain(ctx context.Context, l *lock.Lock) error {
+func (r *resolver) emulator(ctx context.Context, l *lock.Lock) error {
+	var err error
+	if l.Emulator, err = r.packages(ctx, lock.PartEmulator, emulatorSuites); err != nil {
+		return err
+	}
+	r.record(l, lock.PartEmulator, emulatorSuites)
+	return nil
+}
+
+// packages returns the closure of the part's roots for all hosts, from some suites.
+func (r *resolver) packages(ctx context.Context, part string, suites []place) ([]lock.Package, error) {
 	packages := map[string]*lock.Package{} // by name and architecture
 	for _, host := range lock.Hosts {
-		u := newUniverse(host)
-		for _, p := range toolchainSuites {
+		u := newUniverse(host, part, suites)
+		for _, p := range suites {
 			err := r.each(ctx, p, "binary-"+host+"/Packages", func(s debian.Stanza) error {
+				// Backports bring newer libraries than the rest of the closure needs.
+				if p == backportsSuite && cmp.Or(s["Source"], s["Package"]) != emulatorSource {
+					return nil
+				}
 				c, err := r.candidate(p, s)
 				if err != nil {
 					return err
@@ -204,26 +201,22 @@ func (r *resolver) toolchain(ctx context.Context, l *lock.Lock) error {
 				return nil
 			})
 			if err != nil {
-				return err
+				return nil, err
 			}
 		}
 		if err := u.solve(packages); err != nil {
-			return fmt.Errorf("host %s: %w", host, err)
+			return nil, fmt.Errorf("host %s: %w", host, err)
 		}
 	}
-	l.Packages = nil
+	var list []lock.Package
 	for _, p := range packages {
 		slices.Sort(p.Needs)
-		l.Packages = append(l.Packages, *p)
+		list = append(list, *p)
 	}
-	slices.SortFunc(l.Packages, func(a, b lock.Package) int {
+	slices.SortFunc(list, func(a, b lock.Package) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Arch, b.Arch))
 	})
-	if err := r.golang(ctx, l); err != nil {
-		return err
-	}
-	r.record(l, lock.PartToolchain, toolchainSuites)
-	return nil
+	return list, nil
 }
 
 func (r *resolver) candidate(p place, s debian.Stanza) (*candidate, error) {

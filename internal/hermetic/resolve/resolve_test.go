@@ -156,21 +156,14 @@ func roots(host string, but ...string) string {
 	return b.String()
 }
 
-const qemuSource = `Package: qemu
-Version: 1:9.0-1
-Directory: pool/main/q/qemu
-Checksums-Sha256:
- 1111111111111111111111111111111111111111111111111111111111111111 10 qemu_9.0.orig.tar.xz
-
-Package: qemu
-Version: 1:10.0.13+ds-1
-Directory: pool/main/q/qemu
-Checksums-Sha256:
- 2222222222222222222222222222222222222222222222222222222222222222 11 qemu_10.0.13+ds-1.dsc
- 3333333333333333333333333333333333333333333333333333333333333333 12345 qemu_10.0.13+ds.orig.tar.xz
- 4444444444444444444444444444444444444444444444444444444444444444 12 qemu_10.0.13+ds-1.debian.tar.xz
-
-`
+// qemu is QEMU in backports.
+func qemu(host string) string {
+	var b strings.Builder
+	for _, name := range []string{"qemu-system-arm", "qemu-system-x86"} {
+		b.WriteString(strings.Replace(pkg(name, "1:11.1-1~bpo13+1", host), "Package:", "Source: qemu\nDepends: libc6\nPackage:", 1))
+	}
+	return b.String()
+}
 
 // world is a full set of archives whose toolchain resolves.
 type world struct {
@@ -186,9 +179,13 @@ func newWorld(t *testing.T) *world {
 	kernel := pkg("linux-source-6.12", "6.12.107-1", "all") + pkg("linux-source-6.12", "6.12.99-1", "all")
 	w.suites = map[place]*suite{
 		mainSuite: {place: mainSuite, date: now.Add(-100 * time.Hour), key: w.debian, indexes: map[string]string{
-			"binary-amd64/Packages": roots("amd64") + kernel,
-			"binary-arm64/Packages": roots("arm64") + kernel,
-			"source/Sources":        qemuSource,
+			"binary-amd64/Packages": roots("amd64") + pkg("libc6", "1.0-1", "amd64") + kernel,
+			"binary-arm64/Packages": roots("arm64") + pkg("libc6", "1.0-1", "arm64") + kernel,
+		}},
+		// QEMU in a newer version than that of the main suite, and a library that must not be taken from here.
+		backportsSuite: {place: backportsSuite, date: now.Add(-20 * time.Hour), until: now.Add(80 * time.Hour), key: w.debian, indexes: map[string]string{
+			"binary-amd64/Packages": qemu("amd64") + pkg("libc6", "9.0-1", "amd64"),
+			"binary-arm64/Packages": qemu("arm64") + pkg("libc6", "9.0-1", "arm64"),
 		}},
 		updatesSuite: {place: updatesSuite, date: now.Add(-50 * time.Hour), until: now.Add(50 * time.Hour), key: w.debian, indexes: map[string]string{
 			"binary-amd64/Packages": "",
@@ -249,10 +246,16 @@ func TestUpdate(t *testing.T) {
 	if bash, _ := l.Package("amd64", "bash"); bash.Version != "1.0-1" || bash.Archive != lock.Debian {
 		t.Errorf("expected bash from the main archive, found %s of %s", bash.Version, bash.Archive)
 	}
-	want := lock.File{Name: "qemu", Version: "1:10.0.13+ds-1", Arch: "source", Archive: lock.Debian, Path: "pool/main/q/qemu/qemu_10.0.13+ds.orig.tar.xz",
-		Snapshot: now.Add(-76 * time.Hour), Size: 12345, SHA256: strings.Repeat("3", 64)}
-	if l.Emulator != want {
-		t.Errorf("expected %+v, found %+v", want, l.Emulator)
+	var emulator []string
+	for _, p := range l.Emulator {
+		emulator = append(emulator, p.Name+" "+p.Arch+" "+p.Version)
+	}
+	if want := []string{
+		"libc6 amd64 1.0-1", "libc6 arm64 1.0-1",
+		"qemu-system-arm amd64 1:11.1-1~bpo13+1", "qemu-system-arm arm64 1:11.1-1~bpo13+1",
+		"qemu-system-x86 amd64 1:11.1-1~bpo13+1", "qemu-system-x86 arm64 1:11.1-1~bpo13+1",
+	}; !slices.Equal(emulator, want) {
+		t.Errorf("expected QEMU alone from backports, %q, found %q", want, emulator)
 	}
 	var indexes []string
 	for _, x := range l.Indexes {
@@ -262,7 +265,7 @@ func TestUpdate(t *testing.T) {
 			t.Errorf("index %s: expected date and hash of its InRelease, found %v and %s", x.Suite, x.Date, x.SHA256)
 		}
 	}
-	if want := []string{"kernel trixie", "kernel trixie-updates", "kernel trixie-security", "toolchain trixie", "toolchain trixie-security", "emulator trixie"}; !slices.Equal(indexes, want) {
+	if want := []string{"kernel trixie", "kernel trixie-updates", "kernel trixie-security", "toolchain trixie", "toolchain trixie-security", "emulator trixie", "emulator trixie-backports", "emulator trixie-security"}; !slices.Equal(indexes, want) {
 		t.Errorf("expected the indexes %q, found %q", want, indexes)
 	}
 	again, err := w.update(t, lock.Parts...)
@@ -284,7 +287,7 @@ func TestPartialUpdate(t *testing.T) {
 			for _, s := range w.suites {
 				s.date = s.date.Add(time.Hour)
 				for name, text := range s.indexes {
-					s.indexes[name] = strings.NewReplacer("1.0-1", "1.0-2", "6.12.117", "6.12.118", "10.0.13+ds", "10.0.14+ds").Replace(text)
+					s.indexes[name] = strings.NewReplacer("1.0-1", "1.0-2", "6.12.117", "6.12.118", "11.1-1", "11.2-1").Replace(text)
 				}
 			}
 			after, err := w.update(t, part)
@@ -293,7 +296,7 @@ func TestPartialUpdate(t *testing.T) {
 			}
 			changed := map[string]bool{
 				lock.PartKernel:    after.Kernel != before.Kernel,
-				lock.PartEmulator:  after.Emulator != before.Emulator,
+				lock.PartEmulator:  !slices.EqualFunc(after.Emulator, before.Emulator, func(a, b lock.Package) bool { return a.File == b.File }),
 				lock.PartToolchain: !slices.EqualFunc(after.Packages, before.Packages, func(a, b lock.Package) bool { return a.File == b.File }),
 			}
 			for p, c := range changed {
