@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"time"
 
@@ -16,6 +17,9 @@ import (
 // with this QEMU. /dev/kvm is there on many machines where it does not: nested, or in a container.
 type probe struct {
 	goarch string // the machines whose KVM runs this architecture
+	// flags match /proc/cpuinfo where virtualization is in hardware. There are hosts with a KVM in software (kvm-pvm), which
+	// interprets the kernel until it switches to its own ways: thousands of times slower than QEMU's TCG.
+	flags *regexp.Regexp
 	code   []byte // the file that -bios or -kernel takes
 	args   []string
 	status int
@@ -24,6 +28,7 @@ type probe struct {
 var probes = map[string]probe{
 	eif.X86_64: {
 		goarch: "amd64",
+		flags:  regexp.MustCompile(`(?m)^flags\s*:.* (vmx|svm)( |$)`),
 		code:   resetVector([]byte{0xb0, 0x10, 0xe6, 0xf4, 0xf4}), // mov $0x10, %al; out %al, $0xf4; hlt
 		args:   []string{"-M", "microvm,acpi=off", "-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-bios"},
 		status: 0x10<<1 | 1,
@@ -60,7 +65,7 @@ func (p probe) run(ctx context.Context, program, dir, accel string) bool {
 	return (err == nil || errors.As(err, &exit)) && ctx.Err() == nil && cmd.ProcessState.ExitCode() == p.status
 }
 
-// kvmWorks says whether program can run arch with KVM here.
+// kvmWorks reports whether KVM with this program runs an architecture here, in hardware.
 func kvmWorks(ctx context.Context, program, dir, arch string) bool {
 	p := probes[arch]
 	if p.goarch != runtime.GOARCH {
@@ -71,5 +76,9 @@ func kvmWorks(ctx context.Context, program, dir, arch string) bool {
 		return false
 	}
 	kvm.Close()
+	cpuinfo, err := os.ReadFile("/proc/cpuinfo")
+	if err == nil && p.flags != nil && !p.flags.Match(cpuinfo) {
+		return false
+	}
 	return p.run(ctx, program, dir, "kvm")
 }
