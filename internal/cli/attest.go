@@ -20,7 +20,7 @@ import (
 )
 
 func newAttestCommand(s streams) *cobra.Command {
-	return newGroup("attest", "Verify attestation documents of enclaves", newAttestVerifyCommand(s))
+	return newGroup("attest", "Verify attestation documents of enclaves", newAttestVerifyCommand(s), newAttestCACommand(s))
 }
 
 // attestVerify are the flags of neb attest verify.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/signal"
@@ -23,6 +24,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/devca"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/timeline"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
@@ -51,6 +53,10 @@ type runOptions struct {
 	qemu      string
 	accel     string
 	cmdline   string
+	machine   string
+	role      string
+	instance  string
+	authority string
 	debugMode bool
 	build     buildFlags // of a missing emulator
 }
@@ -68,8 +74,9 @@ application's, or 128 plus the number of the signal that killed it. Other status
 failed, 126 the enclave ended without reporting a status, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141
 standard output was closed.
 
-The first run builds the emulator, which takes some minutes; 'neb build emulator' builds it in advance. Attestation
-documents contain the image's real measurements, and are not signed.`,
+The first run downloads the emulator (40 MB); 'neb build emulator' does that in advance. The enclave's Nitro Secure
+Module signs attestation documents with the image's real measurements, under the root that 'neb attest ca init' made, or
+under one made for this run.`,
 		Example: `  neb run hello.eif
   neb run server.eif --connect tcp:127.0.0.1:8080=8080
   neb run client.eif --listen 5000=unix:/tmp/parent.sock --listen 5001=exec:'cat > received'`,
@@ -105,13 +112,37 @@ documents contain the image's real measurements, and are not signed.`,
 	choices(cmd, "accel", "auto", "kvm", "tcg")
 	f.StringVar(&o.cmdline, "cmdline", "", "text to append to the kernel's command line; the measurements do not change")
 	allowEmpty(cmd, "cmdline", "qemu")
-	f.BoolVar(&o.debugMode, "debug-mode", false, "no effect; for compatibility with nitro-cli")
+	f.StringVar(&o.machine, "machine", "", "nitro-enclave: QEMU's own emulation, whose documents are unsigned (x86_64, with a "+
+		"--qemu that has it)")
+	addParentFlags(cmd, &o.role, &o.instance)
+	f.StringVar(&o.authority, "attestation-ca", "", "sign attestation documents under the root in this `directory`, or new for "+
+		"one made for this run (default: the root of 'neb attest ca init', if there is one)")
+	f.BoolVar(&o.debugMode, "debug-mode", false, "make all attested PCRs zero, as EC2 does in debug mode")
 	f.Bool("attach-console", true, "no effect: the console is always attached; for compatibility with nitro-cli")
 	f.MarkHidden("attach-console")
-	f.BoolVar(&o.build.offline, "offline", false, "download nothing to build a missing emulator")
-	f.IntVarP(&o.build.jobs, "jobs", "j", 0, "parallel jobs to build a missing emulator (default: one per processor)")
+	f.BoolVar(&o.build.offline, "offline", false, "do not download a missing emulator")
 	aliases(cmd, map[string]string{"cpu-count": "cpus", "enclave-cid": "cid"})
 	return cmd
+}
+
+// root is the authority of the enclave's attestation documents.
+func (o *runOptions) root() (*devca.Authority, error) {
+	dir := o.authority
+	if dir == "" {
+		own, err := devca.Dir()
+		if err != nil {
+			return devca.New() // without a home there is no root of the user's own
+		}
+		dir = own
+	}
+	if dir == "new" {
+		return devca.New()
+	}
+	root, err := devca.Load(dir)
+	if o.authority == "" && errors.Is(err, fs.ErrNotExist) {
+		return devca.New()
+	}
+	return root, err
 }
 
 // A listener is an open --connect endpoint.
@@ -152,8 +183,9 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		complain(s, "warning: %d MiB of memory is less than four times the EIF (%d MiB): nitro-cli would reject it",
 			o.memory, least>>20)
 	}
-	if o.debugMode {
-		complain(s, "warning: --debug-mode has no effect; on EC2 the attested PCRs of an enclave in debug mode are zero")
+	root, err := o.root()
+	if err != nil {
+		return failed(fmt.Errorf("attestation authority: %w", err))
 	}
 	var plot *atomicfile.File
 	if o.plot != "" {
@@ -207,7 +239,8 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	}
 	m, err := machine.Start(context.WithoutCancel(ctx), machine.Config{
 		Emulator: o.qemu, EIF: path,
-		Memory: o.memory << 20, CPUs: o.cpus, Cmdline: o.cmdline, Accel: o.accel,
+		Memory: o.memory << 20, CPUs: o.cpus, Cmdline: o.cmdline, Accel: o.accel, Machine: o.machine,
+		Root: root, RoleARN: o.role, InstanceID: o.instance, Debug: o.debugMode,
 		Console: console, Event: tl.Add,
 		Vsock: vsock.Config{CID: o.cid, AllowHostCID: o.hostCID, Handlers: handlers},
 	})
@@ -344,8 +377,12 @@ func (o *runOptions) check() error {
 		return usagef("invalid --timeout %v: expected a positive duration", o.timeout)
 	case o.accel != "auto" && o.accel != "kvm" && o.accel != "tcg":
 		return usagef("invalid --accel %q: expected auto, kvm or tcg", o.accel)
+	case o.machine != "" && o.machine != machine.NitroEnclave:
+		return usagef("invalid --machine %q: expected %s", o.machine, machine.NitroEnclave)
+	case o.machine != "" && o.qemu == "":
+		return usagef("--machine needs --qemu: the emulator of neb does not have it")
 	}
-	return nil
+	return parentPCRs(o.role, o.instance, func(int, eif.PCR) {})
 }
 
 // endpoint parses one side of a --listen or --connect.

@@ -19,7 +19,7 @@ type probe struct {
 	goarch string // the machines whose KVM runs this architecture
 	// flags match /proc/cpuinfo where virtualization is in hardware. There are hosts with a KVM in software (kvm-pvm), which
 	// interprets the kernel until it switches to its own ways: thousands of times slower than QEMU's TCG.
-	flags *regexp.Regexp
+	flags  *regexp.Regexp
 	code   []byte // the file that -bios or -kernel takes
 	args   []string
 	status int

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/devca"
+)
+
+func newAttestCACommand(s streams) *cobra.Command {
+	return newGroup("ca", "Manage the root that signs the attestation documents of neb run",
+		newAttestCAInitCommand(s), newAttestCAShowCommand(s))
+}
+
+// authorityDir is the directory of a root: the argument, or the user's own.
+func authorityDir(args []string) (string, error) {
+	if len(args) == 1 {
+		return args[0], nil
+	}
+	return devca.Dir()
+}
+
+func newAttestCAInitCommand(s streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "init [DIR]",
+		Short: "Make a root for the attestation documents of neb run",
+		Long: `Make a root certificate and its key in DIR, by default in the user's configuration directory. 'neb run' signs
+attestation documents under it; 'neb attest verify --root' accepts them. It is not the root of AWS: its subject says so.
+
+Without it, each 'neb run' signs under a root of its own that exists only as long as the enclave.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir, err := authorityDir(args)
+			if err != nil {
+				return err
+			}
+			if _, err := devca.Init(dir); errors.Is(err, fs.ErrExist) {
+				return fmt.Errorf("%s: there is a root already; remove the directory to make a new one", dir)
+			} else if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(s.out, dir)
+			return err
+		},
+	}
+}
+
+func newAttestCAShowCommand(s streams) *cobra.Command {
+	var pem bool
+	cmd := &cobra.Command{
+		Use:     "show [DIR]",
+		Short:   "Print the root certificate",
+		Example: `  neb attest ca show --pem > root.pem`,
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir, err := authorityDir(args)
+			if err != nil {
+				return err
+			}
+			root, err := devca.Load(dir)
+			if errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%w; run 'neb attest ca init'", err)
+			} else if err != nil {
+				return err
+			}
+			if pem {
+				_, err = s.out.Write(root.PEM())
+				return err
+			}
+			c := root.Certificate
+			const day = "2006-01-02"
+			_, err = fmt.Fprintf(s.out, "directory: %s\nsubject: %s\nvalid: %s to %s\n", dir, c.Subject,
+				c.NotBefore.Format(day), c.NotAfter.Format(day))
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&pem, "pem", false, "print the certificate in PEM, for 'neb attest verify --root'")
+	return cmd
+}
