@@ -530,6 +530,12 @@ func TestErofsNeedsSandbox(t *testing.T) {
 func TestAttestation(t *testing.T) {
 	image := ociLayout(t, guestImage(t, v1.Config{User: "1000", Cmd: []string{"/guest", "attest", "nonce-1"}}))
 	eif, _ := pack(t, image)
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	neb(t, "attest", "ca", "init")
+	root := filepath.Join(t.TempDir(), "root.pem")
+	if err := os.WriteFile(root, []byte(neb(t, "attest", "ca", "show", "--pem")), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	r := boot(t, eif)
 	document, err := base64.StdEncoding.DecodeString(r.find(t, "^document: ([A-Za-z0-9+/=]+)\r?$"))
 	if err != nil {
@@ -540,12 +546,12 @@ func TestAttestation(t *testing.T) {
 		t.Fatal(err)
 	}
 	nonce := fmt.Sprintf("%x", "nonce-1")
-	neb(t, "attest", "verify", path, "--eif", eif, "--nonce", nonce, "--allow-emulated")
+	neb(t, "attest", "verify", path, "--eif", eif, "--nonce", nonce, "--root", root)
 	if r := tryNeb(t, time.Minute, "attest", "verify", path, "--eif", eif, "--nonce", nonce); r.code != 1 {
-		t.Errorf("an emulated document without --allow-emulated: exit status %d, want 1", r.code)
+		t.Errorf("under the root of AWS: exit status %d, want 1", r.code)
 	}
 	other, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}})))
-	if r := tryNeb(t, time.Minute, "attest", "verify", path, "--eif", other, "--nonce", nonce, "--allow-emulated"); r.code != 1 {
+	if r := tryNeb(t, time.Minute, "attest", "verify", path, "--eif", other, "--nonce", nonce, "--root", root); r.code != 1 {
 		t.Errorf("a document of another image: exit status %d, want 1", r.code)
 	}
 }
