@@ -54,8 +54,7 @@ type runOptions struct {
 	accel     string
 	cmdline   string
 	machine   string
-	role      string
-	instance  string
+	parent    parentFlags
 	authority string
 	debugMode bool
 	build     buildFlags // of a missing emulator
@@ -114,7 +113,7 @@ under one made for this run.`,
 	allowEmpty(cmd, "cmdline", "qemu")
 	f.StringVar(&o.machine, "machine", "", "nitro-enclave: QEMU's own emulation, whose documents are unsigned (x86_64, with a "+
 		"--qemu that has it)")
-	addParentFlags(cmd, &o.role, &o.instance)
+	o.parent.add(cmd)
 	f.StringVar(&o.authority, "attestation-ca", "", "sign attestation documents under the root in this `directory`, or new for "+
 		"one made for this run (default: the root of 'neb attest ca init', if there is one)")
 	f.BoolVar(&o.debugMode, "debug-mode", false, "make all attested PCRs zero, as EC2 does in debug mode")
@@ -240,7 +239,7 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	m, err := machine.Start(context.WithoutCancel(ctx), machine.Config{
 		Emulator: o.qemu, EIF: path,
 		Memory: o.memory << 20, CPUs: o.cpus, Cmdline: o.cmdline, Accel: o.accel, Machine: o.machine,
-		Root: root, RoleARN: o.role, InstanceID: o.instance, Debug: o.debugMode,
+		Root: root, RoleARN: o.parent.role, InstanceID: o.parent.instance, Debug: o.debugMode,
 		Console: console, Event: tl.Add,
 		Vsock: vsock.Config{CID: o.cid, AllowHostCID: o.hostCID, Handlers: handlers},
 	})
@@ -382,7 +381,7 @@ func (o *runOptions) check() error {
 	case o.machine != "" && o.qemu == "":
 		return usagef("--machine needs --qemu: the emulator of neb does not have it")
 	}
-	return parentPCRs(o.role, o.instance, func(int, eif.PCR) {})
+	return o.parent.measure(func(int, eif.PCR) {})
 }
 
 // endpoint parses one side of a --listen or --connect.
