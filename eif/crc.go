@@ -2,9 +2,9 @@ package eif
 
 import "hash/crc32"
 
-// checksum joins the CRC-32s of the header (without its last four bytes), of each section's header and of each
-// section's content into that of the file. The parts are summed apart because the sizes in the headers are known only
-// when the content has gone by.
+// checksum joins the CRC-32s of the header (without its last four bytes), of each section's header and of
+// each section's content into that of the file. The parts are summed apart because the sizes in the headers
+// are known only when the content has gone by.
 func checksum(header []byte, sections []Section, crcs []uint32) uint32 {
 	sum := crc32.ChecksumIEEE(header[:offCRC])
 	for i, s := range sections {

@@ -7,7 +7,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 )
 
-// FuzzOpen reads anything. What is read without a complaint must be what the writer makes of the same sections.
+// FuzzOpen reads anything. What is read without a complaint must be what the writer makes of the same
+// sections.
 func FuzzOpen(f *testing.F) {
 	for _, file := range files {
 		if b := reference(file.flags, file.sections...); len(b) < 64<<10 {

@@ -41,8 +41,8 @@ func ParsePCR(s string) (PCR, error) {
 	return PCR(b), nil
 }
 
-// Extend is the register that one measurement makes: SHA-384 over 48 zero bytes, what a register holds at first, and
-// the measurement itself.
+// Extend is the register that one measurement makes: SHA-384 over 48 zero bytes, what a register holds at
+// first, and the measurement itself.
 func Extend(measurement []byte) PCR {
 	h := sha512.New384()
 	h.Write(make([]byte, PCRSize))
@@ -94,8 +94,9 @@ type chunk struct {
 	left atomic.Int32
 }
 
-// meter computes the registers, and a digest and a checksum of each section, from the contents of a file's sections
-// in the order of the file. It hashes in two goroutines and sums (and writes, for a [Writer]) in a third.
+// meter computes the registers, and a digest and a checksum of each section, from the contents of a file's
+// sections in the order of the file. It hashes in two goroutines and sums (and writes, for a [Writer]) in a
+// third.
 type meter struct {
 	image hash.Hash // PCR0
 	boot  hash.Hash // PCR1; nil as long as it has seen the same bytes as image
@@ -126,8 +127,8 @@ func newMeter(out io.Writer) *meter {
 
 // begin opens a section. Which registers cover it depends on its type and on the ramdisks before it.
 //
-// PCR0 and PCR1 are the same hash until the second ramdisk begins, and the digest of the second ramdisk is what goes
-// into PCR2 when no third follows: so two hashes a byte are enough for what nearly all files hold.
+// PCR0 and PCR1 are the same hash until the second ramdisk begins, and the digest of the second ramdisk is
+// what goes into PCR2 when no third follows: so two hashes a byte are enough for what nearly all files hold.
 func (m *meter) begin(t SectionType) {
 	m.digest = sha512.New384()
 	first := []hash.Hash{}

@@ -7,14 +7,16 @@ import (
 	"fmt"
 )
 
-// Metadata is the content of the metadata section. No register covers it: it may say anything about any image.
+// Metadata is the content of the metadata section. No register covers it: it may say anything about any
+// image.
 type Metadata struct {
 	ImageName     string
 	ImageVersion  string
 	BuildMetadata BuildMetadata
 	// DockerInfo is what `docker image inspect` or an OCI configuration says about the image; any JSON value.
 	DockerInfo json.RawMessage
-	// CustomMetadata is the user's own: a JSON object or null. nitro-cli cannot describe a file with anything else.
+	// CustomMetadata is the user's own: a JSON object or null. nitro-cli cannot describe a file with anything
+	// else.
 	CustomMetadata json.RawMessage
 }
 
@@ -27,8 +29,8 @@ type BuildMetadata struct {
 	KernelVersion    string
 }
 
-// Encode is the content of a metadata section: compact, the fields in the reference's order, and within DockerInfo
-// and CustomMetadata the keys of objects sorted, so that the same metadata are the same bytes.
+// Encode is the content of a metadata section: compact, the fields in the reference's order, and within
+// DockerInfo and CustomMetadata the keys of objects sorted, so that the same metadata are the same bytes.
 func (m Metadata) Encode() ([]byte, error) {
 	var err error
 	if m.DockerInfo, err = sorted(m.DockerInfo); err != nil {
@@ -43,7 +45,8 @@ func (m Metadata) Encode() ([]byte, error) {
 	return compact(m)
 }
 
-// ParseMetadata reads the content of a metadata section. All fields must be there, as the reference's reader demands.
+// ParseMetadata reads the content of a metadata section. All fields must be there, as the reference's reader
+// demands.
 func ParseMetadata(section []byte) (*Metadata, error) {
 	// Maps, because the fields of a structure are found in any case, and the reference's are not.
 	var outer, inner map[string]json.RawMessage

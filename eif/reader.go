@@ -9,7 +9,8 @@ import (
 	"math"
 )
 
-// File is an Enclave Image File whose structure has been read. It reads the contents when it is asked for them.
+// File is an Enclave Image File whose structure has been read. It reads the contents when it is asked for
+// them.
 type File struct {
 	Header
 	Sections []Section
@@ -19,16 +20,16 @@ type File struct {
 	header []byte
 }
 
-// Open reads the structure of an Enclave Image File of size bytes: the header and the header of every section. It
-// refuses a file that breaks the specification anywhere in those; the error lists all that is wrong. It does not look
-// into the sections and does not check the checksum: [File.Measure] does.
+// Open reads the structure of an Enclave Image File of size bytes: the header and the header of every
+// section. It refuses a file that breaks the specification anywhere in those; the error lists all that is
+// wrong. It does not look into the sections and does not check the checksum: [File.Measure] does.
 func Open(r io.ReaderAt, size int64) (*File, error) {
 	f, problems := Inspect(r, size)
 	return f, errors.Join(problems...)
 }
 
-// Inspect reads the structure of a file as [Open] does, and lists everything that is wrong with it. The file it
-// returns is nil when what is wrong makes it impossible to find the sections.
+// Inspect reads the structure of a file as [Open] does, and lists everything that is wrong with it. The file
+// it returns is nil when what is wrong makes it impossible to find the sections.
 func Inspect(r io.ReaderAt, size int64) (*File, []error) {
 	if size < HeaderSize {
 		return nil, []error{fmt.Errorf("the file has %d bytes, and the header of an EIF alone has %d", size, HeaderSize)}
@@ -184,7 +185,8 @@ func (f *File) All(t SectionType) []Section {
 	return all
 }
 
-// Limits on the sections that are read into memory, in bytes. A command line longer than that starts no kernel.
+// Limits on the sections that are read into memory, in bytes. A command line longer than that starts no
+// kernel.
 const (
 	maxCmdline  = 64 << 10
 	maxMetadata = 8 << 20
@@ -232,9 +234,10 @@ type Pass struct {
 	Sections []SectionDigest // of each section, in the order of the file
 }
 
-// Measure reads the whole file once and gives its registers, its checksum and the digest of each section. PCR8 is
-// that of the certificate in the signature section, if there is one; a signature that cannot be read is an error,
-// and the other registers are returned with it. It ends with the context, whose cause is the error then.
+// Measure reads the whole file once and gives its registers, its checksum and the digest of each section.
+// PCR8 is that of the certificate in the signature section, if there is one; a signature that cannot be read
+// is an error, and the other registers are returned with it. It ends with the context, whose cause is the
+// error then.
 func (f *File) Measure(ctx context.Context) (*Pass, error) {
 	m := newMeter(nil)
 	crcs := make([]uint32, 0, len(f.Sections))

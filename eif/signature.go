@@ -18,16 +18,16 @@ import (
 	"github.com/veraison/go-cose"
 )
 
-// Signed is one entry of a signature section: a certificate and what its key signed. The format allows several; the
-// hypervisor looks at the first alone, and so does everything in this package.
+// Signed is one entry of a signature section: a certificate and what its key signed. The format allows
+// several; the hypervisor looks at the first alone, and so does everything in this package.
 type Signed struct {
 	Certificate []byte // the signing certificate as PEM text, just as it stands in the file
 	COSE        []byte // a COSE_Sign1 object whose payload names a register and its value
 }
 
-// signed and register are the CBOR maps of the format. What they hold are arrays of integers, one for each byte, and
-// not byte strings: the reference's and QEMU's readers know nothing else. uint16 is what makes the CBOR package write
-// them so, in the shortest form, and refuse byte strings when it reads.
+// signed and register are the CBOR maps of the format. What they hold are arrays of integers, one for each
+// byte, and not byte strings: the reference's and QEMU's readers know nothing else. uint16 is what makes the
+// CBOR package write them so, in the shortest form, and refuse byte strings when it reads.
 type (
 	signed struct {
 		Certificate []uint16 `cbor:"signing_certificate"`
@@ -64,8 +64,8 @@ var algorithms = []struct {
 	{elliptic.P521(), cose.AlgorithmES512, crypto.SHA512},
 }
 
-// ParseCertificate reads the first certificate of some PEM text, as the readers of EIF do. Other text and other
-// blocks before it are passed over.
+// ParseCertificate reads the first certificate of some PEM text, as the readers of EIF do. Other text and
+// other blocks before it are passed over.
 func ParseCertificate(text []byte) (*x509.Certificate, error) {
 	for rest := text; ; {
 		var block *pem.Block
@@ -106,12 +106,13 @@ func (s Signed) PCR8() (PCR, error) {
 	return PCR8(certificate), nil
 }
 
-// Sign makes the content of a signature section: the value of PCR0, signed by key. The certificate is PEM text and
-// must be that of the key, which is on P-256, P-384 or P-521, and valid at a time: no enclave starts from an image whose
-// certificate has expired. The zero time leaves that unchecked.
+// Sign makes the content of a signature section: the value of PCR0, signed by key. The certificate is PEM
+// text and must be that of the key, which is on P-256, P-384 or P-521, and valid at a time: no enclave starts
+// from an image whose certificate has expired. The zero time leaves that unchecked.
 //
-// The same key, certificate and register give the same bytes when key is an [*ecdsa.PrivateKey]: the signature then
-// follows RFC 6979. Other implementations of [crypto.Signer], such as a key management service, sign as they do.
+// The same key, certificate and register give the same bytes when key is an [*ecdsa.PrivateKey]: the
+// signature then follows RFC 6979. Other implementations of [crypto.Signer], such as a key management
+// service, sign as they do.
 func Sign(key crypto.Signer, certificate []byte, pcr0 PCR, at time.Time) ([]byte, error) {
 	parsed, err := ParseCertificate(certificate)
 	if err != nil {
@@ -203,7 +204,8 @@ func (s *coseSigner) Sign(_ io.Reader, content []byte) ([]byte, error) {
 	return signature, nil
 }
 
-// ParseSignature reads the content of a signature section. There is at least one entry when it returns no error.
+// ParseSignature reads the content of a signature section. There is at least one entry when it returns no
+// error.
 func ParseSignature(section []byte) ([]Signed, error) {
 	if len(section) > MaxSignature {
 		return nil, fmt.Errorf("the signature section has %d bytes: at most %d are allowed", len(section), MaxSignature)
@@ -236,9 +238,9 @@ func (f *File) Signatures() ([]Signed, error) {
 	return ParseSignature(section)
 }
 
-// Verify checks that the entry signs this value of PCR0 with the key of its certificate, and that the certificate was
-// valid at a time. It says nothing about who made the certificate: anyone can sign with one of his own. Compare PCR8,
-// or the certificate it returns, with what you expect.
+// Verify checks that the entry signs this value of PCR0 with the key of its certificate, and that the
+// certificate was valid at a time. It says nothing about who made the certificate: anyone can sign with one
+// of his own. Compare PCR8, or the certificate it returns, with what you expect.
 func (s Signed) Verify(pcr0 PCR, at time.Time) (*x509.Certificate, error) {
 	certificate, err := ParseCertificate(s.Certificate)
 	if err != nil {

@@ -131,7 +131,8 @@ func (e entry) section(t *testing.T) []byte {
 
 var somePCR = eif.PCR(noise(42, 48))
 
-// TestSignGolden compares everything but the signature itself with what the specification says, byte for byte.
+// TestSignGolden compares everything but the signature itself with what the specification says, byte for
+// byte.
 func TestSignGolden(t *testing.T) {
 	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384(), elliptic.P521()} {
 		t.Run(curve.Params().Name, func(t *testing.T) {
@@ -179,7 +180,8 @@ func TestSignGolden(t *testing.T) {
 	}
 }
 
-// TestSignRFC6979 signs with the key of RFC 6979, A.2.5, whose nonces are known: the signature is then determined.
+// TestSignRFC6979 signs with the key of RFC 6979, A.2.5, whose nonces are known: the signature is then
+// determined.
 func TestSignRFC6979(t *testing.T) {
 	d, _ := hex.DecodeString("C9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721")
 	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), d)

@@ -13,11 +13,11 @@ const (
 	defaultCPUs   = 2
 )
 
-// Writer writes an Enclave Image File. Begin each section with [Writer.Next] and write its content; the sizes need not
-// be known before. End with [Writer.Close].
+// Writer writes an Enclave Image File. Begin each section with [Writer.Next] and write its content; the sizes
+// need not be known before. End with [Writer.Close].
 //
-// The order that the reference implementation writes, and that keeps files comparable, is kernel, command line,
-// metadata, ramdisks, signature.
+// The order that the reference implementation writes, and that keeps files comparable, is kernel, command
+// line, metadata, ramdisks, signature.
 type Writer struct {
 	w        io.WriteSeeker
 	header   Header
@@ -27,8 +27,9 @@ type Writer struct {
 	err      error
 }
 
-// NewWriter starts a file for an architecture ([X86_64] or [AArch64]) at the beginning of w, which must be empty.
-// The header is written by [Writer.Close]: until then the file begins with zeros and nothing takes it for an EIF.
+// NewWriter starts a file for an architecture ([X86_64] or [AArch64]) at the beginning of w, which must be
+// empty. The header is written by [Writer.Close]: until then the file begins with zeros and nothing takes it
+// for an EIF.
 func NewWriter(w io.WriteSeeker, arch string) (*Writer, error) {
 	header := Header{Version: Version, Memory: defaultMemory, CPUs: defaultCPUs}
 	switch arch {
@@ -68,8 +69,8 @@ func (w *Writer) Next(t SectionType) error {
 	return nil
 }
 
-// Write adds to the content of the current section. An error of the file beneath may be reported by a later call, at
-// the latest by [Writer.Close].
+// Write adds to the content of the current section. An error of the file beneath may be reported by a later
+// call, at the latest by [Writer.Close].
 func (w *Writer) Write(p []byte) (int, error) {
 	if err := w.mustBeOpen(); err != nil {
 		return 0, err
@@ -92,7 +93,8 @@ func (w *Writer) ReadFrom(r io.Reader) (int64, error) {
 	return n, nil
 }
 
-// Measurements ends the current section and gives the registers of what has been written so far, without PCR8.
+// Measurements ends the current section and gives the registers of what has been written so far, without
+// PCR8.
 func (w *Writer) Measurements() (Measurements, error) {
 	if err := w.endSection(); err != nil {
 		return Measurements{}, err
@@ -108,8 +110,8 @@ func (w *Writer) Size() int64 {
 	return HeaderSize
 }
 
-// Close ends the last section and writes the header, the sizes of the sections and the checksum. It refuses to make
-// a file that [Open] would refuse. It does not close the file beneath.
+// Close ends the last section and writes the header, the sizes of the sections and the checksum. It refuses
+// to make a file that [Open] would refuse. It does not close the file beneath.
 func (w *Writer) Close() error {
 	if err := w.endSection(); err != nil {
 		return err
@@ -178,12 +180,12 @@ func (w *Writer) fail(err error) error {
 	return w.err
 }
 
-// Abort ends what goes on in the background without finishing the file, which is worth nothing then. After Close it
-// does nothing.
+// Abort ends what goes on in the background without finishing the file, which is worth nothing then. After
+// Close it does nothing.
 func (w *Writer) Abort() { w.fail(errors.New("the EIF was given up")) }
 
-// Header replaces the version and the defaults for memory and CPUs that the file says, which are otherwise those of the
-// reference implementation. The architecture stays.
+// Header replaces the version and the defaults for memory and CPUs that the file says, which are otherwise
+// those of the reference implementation. The architecture stays.
 func (w *Writer) Header(h Header) {
 	w.header.Version, w.header.Memory, w.header.CPUs = h.Version, h.Memory, h.CPUs
 }

@@ -37,8 +37,8 @@ func TestBuiltConfigurations(t *testing.T) {
 	}
 }
 
-// TestBoot boots the kernels to a PID 1 that tries every feature that docs/kernel.md promises, with the processor's
-// random numbers trusted and not.
+// TestBoot boots the kernels to a PID 1 that tries every feature that docs/kernel.md promises, with the
+// processor's random numbers trusted and not.
 func TestBoot(t *testing.T) {
 	for arch, image := range images {
 		t.Run(arch, func(t *testing.T) {
@@ -68,8 +68,9 @@ func TestBoot(t *testing.T) {
 	}
 }
 
-// TestNodes boots the kernels on machines of another kind, with two processors and two nodes of memory: the PC, which describes
-// them by ACPI alone, and Arm's by a device tree. QEMU's own firmware is needed, so it is the machine's own QEMU.
+// TestNodes boots the kernels on machines of another kind, with two processors and two nodes of memory: the
+// PC, which describes them by ACPI alone, and Arm's by a device tree. QEMU's own firmware is needed, so it is
+// the machine's own QEMU.
 func TestNodes(t *testing.T) {
 	kinds := map[string]string{"x86_64": "q35,usb=off", "aarch64": "virt"}
 	for arch, image := range images {

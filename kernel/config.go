@@ -29,9 +29,9 @@ var (
 	value      = regexp.MustCompile(`^([ymn]|-?[0-9]+|0[xX][0-9a-fA-F]+|"([^"\\]|\\.)*")$`)
 )
 
-// Parse reads a fragment. It is stricter than Kconfig, which passes over what it does not understand: every line is
-// an assignment, "# CONFIG_NAME is not set", another comment, or empty; and no option is named twice. The error
-// joins all that is wrong, a line each, as file:line.
+// Parse reads a fragment. It is stricter than Kconfig, which passes over what it does not understand: every
+// line is an assignment, "# CONFIG_NAME is not set", another comment, or empty; and no option is named twice.
+// The error joins all that is wrong, a line each, as file:line.
 func Parse(f Fragment) ([]Option, error) {
 	var options []Option
 	var wrong []error
@@ -84,8 +84,8 @@ func parseLine(line string) (Option, error) {
 	return Option{Name: m[1], Value: m[2]}, nil
 }
 
-// Requested parses fragments and returns what they ask for together: one Option per name, in the order of first
-// mention, each with its last word.
+// Requested parses fragments and returns what they ask for together: one Option per name, in the order of
+// first mention, each with its last word.
 func Requested(fragments []Fragment) ([]Option, error) {
 	var all []Option
 	var wrong []error
@@ -108,9 +108,9 @@ func Requested(fragments []Fragment) ([]Option, error) {
 	return all, nil
 }
 
-// Check compares what fragments ask for with final, the text of the .config that Kconfig made of them. The error
-// joins every option that did not survive, a line each, by the file:line that asked for it; and every syntax error
-// of the fragments, if there are any.
+// Check compares what fragments ask for with final, the text of the .config that Kconfig made of them. The
+// error joins every option that did not survive, a line each, by the file:line that asked for it; and every
+// syntax error of the fragments, if there are any.
 func Check(requested []Fragment, final []byte) error {
 	options, have, err := bothSides(requested, final)
 	if err != nil {
@@ -135,8 +135,8 @@ func Check(requested []Fragment, final []byte) error {
 
 var symbol = regexp.MustCompile(`(?m)^\s*(?:menu)?config\s+([A-Za-z0-9_]+)`)
 
-// CheckNames returns an error for what fragments turn off and tree, a kernel's source, has no option of: nothing in the final configuration shows
-// that, and whoever misspelt a name would believe that it is off.
+// CheckNames returns an error for what fragments turn off and tree, a kernel's source, has no option of:
+// nothing in the final configuration shows that, and whoever misspelt a name would believe that it is off.
 func CheckNames(requested []Fragment, tree fs.FS, final []byte) error {
 	options, have, err := bothSides(requested, final)
 	if err != nil {

@@ -122,8 +122,8 @@ CONFIG_NSM=m
 	}
 }
 
-// What Parse accepts must mean the same to Kconfig: name, value, nothing else on the line; and saying it again must
-// give the same.
+// What Parse accepts must mean the same to Kconfig: name, value, nothing else on the line; and saying it
+// again must give the same.
 func FuzzParse(f *testing.F) {
 	for _, arch := range Archs {
 		for _, fragment := range Fragments(arch) {

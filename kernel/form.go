@@ -11,8 +11,9 @@ import (
 	"strings"
 )
 
-// MaxCmdline is the longest command line that the kernels of all architectures take whole, in bytes, without the NUL
-// (COMMAND_LINE_SIZE of arch/x86/include/asm/setup.h and arch/arm64/include/uapi/asm/setup.h, both 2048).
+// MaxCmdline is the longest command line that the kernels of all architectures take whole, in bytes, without
+// the NUL (COMMAND_LINE_SIZE of arch/x86/include/asm/setup.h and arch/arm64/include/uapi/asm/setup.h, both
+// 2048).
 const MaxCmdline = 2047
 
 // CheckCmdline rejects a command line with which no enclave works.
@@ -29,8 +30,8 @@ func CheckCmdline(cmdline string) error {
 	return nil
 }
 
-// forms are the kernel files that the loaders of the architectures start, by Documentation/arch/x86/boot.rst and
-// Documentation/arch/arm64/booting.rst in the kernel source.
+// forms are the kernel files that the loaders of the architectures start, by Documentation/arch/x86/boot.rst
+// and Documentation/arch/arm64/booting.rst in the kernel source.
 var forms = []struct {
 	arch, name string
 	is         func(io.ReaderAt) bool
@@ -82,8 +83,8 @@ func isBzImage(r io.ReaderAt) bool {
 	return n == 1 && flags[0]&1 != 0 && has(r, 0x1fe, "\x55\xaa") && has(r, 0x202, "HdrS")
 }
 
-// bzImageEnd is where a bzImage ends: after the boot sector, setup_sects further sectors (0 means 4) and syssize
-// units of 16 bytes. A signature may follow.
+// bzImageEnd is where a bzImage ends: after the boot sector, setup_sects further sectors (0 means 4) and
+// syssize units of 16 bytes. A signature may follow.
 func bzImageEnd(r io.ReaderAt, _ int64) (int64, error) {
 	var b [7]byte
 	if _, err := r.ReadAt(b[:], 0x1f1); err != nil {
@@ -96,8 +97,9 @@ func bzImageEnd(r io.ReaderAt, _ int64) (int64, error) {
 	return (1+sectors)*512 + 16*int64(binary.LittleEndian.Uint32(b[3:])), nil
 }
 
-// imageEnd is where an Image ends that EFI can start as well: its PE header has a table of what the file holds. The
-// field image_size of the Image's own header does not help: it counts .bss, which the file does not hold.
+// imageEnd is where an Image ends that EFI can start as well: its PE header has a table of what the file
+// holds. The field image_size of the Image's own header does not help: it counts .bss, which the file does
+// not hold.
 func imageEnd(r io.ReaderAt, size int64) (int64, error) {
 	if !has(r, 0, "MZ") {
 		return 0, nil
@@ -113,7 +115,8 @@ func imageEnd(r io.ReaderAt, size int64) (int64, error) {
 	return end, nil
 }
 
-// Release returns the release that a kernel file names, as uname -r prints it: "6.12.117"; or "" if it names none.
+// Release returns the release that a kernel file names, as uname -r prints it: "6.12.117"; or "" if it names
+// none.
 func Release(r io.ReaderAt, size int64, arch string) (string, error) {
 	if arch == "x86_64" {
 		var pointer [2]byte

@@ -156,8 +156,8 @@ func Hardening(arch string) []Want {
 	return append(everywhere[:len(everywhere):len(everywhere)], only[arch]...)
 }
 
-// CheckHardening compares final, the text of a .config that Kconfig made, with [Hardening]. The error joins every
-// option that is not as it must be, a line each, with the reason why it must.
+// CheckHardening compares final, the text of a .config that Kconfig made, with [Hardening]. The error joins
+// every option that is not as it must be, a line each, with the reason why it must.
 func CheckHardening(arch string, final []byte) error {
 	have, err := parseFinal(final)
 	if err != nil {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// The table and the fragments are written apart: what one forgets the other has. An option that must be off may also
-// be left to allnoconfig.
+// The table and the fragments are written apart: what one forgets the other has. An option that must be off
+// may also be left to allnoconfig.
 func TestHardeningHoldsOnTheFragments(t *testing.T) {
 	for _, arch := range Archs {
 		options, err := Requested(Fragments(arch))

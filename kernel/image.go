@@ -17,8 +17,8 @@ const (
 
 // SetTextOffset writes [TextOffset] into the header of an aarch64 Image and reads it back.
 //
-// Linux has left the field 0 since 5.10, which says "anywhere"; the Nitro loader places the kernel at the very
-// address that the header names, and nothing runs at 0.
+// Linux has left the field 0 since 5.10, which says "anywhere"; the Nitro loader places the kernel at the
+// very address that the header names, and nothing runs at 0.
 func SetTextOffset(image interface {
 	io.ReaderAt
 	io.WriterAt

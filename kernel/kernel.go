@@ -1,5 +1,5 @@
-// Package kernel is what neb puts on top of a stock Linux 6.12: its configuration, its patches and its command
-// lines, as data, and the few pure functions that guard them.
+// Package kernel is what neb puts on top of a stock Linux 6.12: its configuration, its patches and its
+// command lines, as data, and the few pure functions that guard them.
 //
 // The configuration is written as fragments by purpose, each option with its reason, on top of allnoconfig:
 //
@@ -66,8 +66,8 @@ func Fragments(arch string) []Fragment {
 	return all
 }
 
-// Patches returns the patches to the kernel source, in the order in which they are to be applied. They are the
-// same for every architecture.
+// Patches returns the patches to the kernel source, in the order in which they are to be applied. They are
+// the same for every architecture.
 func Patches() []Patch {
 	entries, err := fs.ReadDir(patches, "patches") // sorted by name
 	if err != nil {

@@ -15,7 +15,8 @@ type rule struct {
 func on(v string) bool        { return v != "n" }
 func notModule(v string) bool { return v != "m" }
 
-// refused are requests after which the result would not be an enclave's kernel any more, or not the same bytes.
+// refused are requests after which the result would not be an enclave's kernel any more, or not the same
+// bytes.
 var refused = []rule{
 	{"CONFIG_VHOST_VSOCK", on, "connections to CID 3, the parent, would go to the host transport inside the enclave"},
 	{"CONFIG_NSM", notModule, "nsm.ko is a part of the result and nitro-cli wants it: CONFIG_NSM stays m"},
@@ -34,8 +35,8 @@ var warned = []rule{
 	{"CONFIG_MAGIC_SYSRQ_SERIAL", on, "whoever writes to the console could command the kernel"},
 }
 
-// Refuse returns an error for what users' fragments may not ask for, with its reason, by file:line. Syntax errors
-// are reported too.
+// Refuse returns an error for what users' fragments may not ask for, with its reason, by file:line. Syntax
+// errors are reported too.
 func Refuse(user []Fragment) error {
 	options, err := Requested(user)
 	if err != nil {
@@ -48,8 +49,8 @@ func Refuse(user []Fragment) error {
 	return errors.Join(wrong...)
 }
 
-// Warn returns one line for each thing in users' fragments that is allowed and dangerous, or of no use. Fragments
-// that [Parse] refuses give nothing here: [Refuse] reports them.
+// Warn returns one line for each thing in users' fragments that is allowed and dangerous, or of no use.
+// Fragments that [Parse] refuses give nothing here: [Refuse] reports them.
 func Warn(user []Fragment) []string {
 	options, err := Requested(user)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 // Device is where the driver shows the module (drivers/misc/nsm.c).
 const Device = "/dev/nsm"
 
-// ioctlRaw is NSM_IOCTL_RAW of linux/nsm.h: _IOWR(0x0A, 0, struct nsm_raw), where the structure is two (address, length)
-// pairs of 8 bytes each.
+// ioctlRaw is NSM_IOCTL_RAW of linux/nsm.h: _IOWR(0x0A, 0, struct nsm_raw), where the structure is two
+// (address, length) pairs of 8 bytes each.
 const ioctlRaw = 3<<30 | 32<<16 | 0x0a<<8
 
 // Open opens the module of the enclave that the program runs in. The function it also returns closes it.

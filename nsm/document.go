@@ -33,7 +33,8 @@ const (
 	emulatedAlg    = -1   // what QEMU writes as the algorithm of its documents
 )
 
-// Document is an attestation document. It is what the enclave's hypervisor claims; believe it after [Document.Verify].
+// Document is an attestation document. It is what the enclave's hypervisor claims; believe it after
+// [Document.Verify].
 type Document struct {
 	ModuleID    string         // of the security module: the instance and the enclave
 	Time        time.Time      // when the document was made, by the hypervisor's clock
@@ -44,14 +45,15 @@ type Document struct {
 	UserData    []byte
 	Nonce       []byte
 
-	// Emulated is set for a document that nobody signed: QEMU makes such ones, and so can anyone. Verify refuses them.
+	// Emulated is set for a document that nobody signed: QEMU makes such ones, and so can anyone. Verify
+	// refuses them.
 	Emulated bool
 
 	message cose.UntaggedSign1Message
 }
 
-// decoder reads CBOR in which each key stands once, all keys are known, and nothing follows. Real documents have maps
-// of indefinite length, so these are read.
+// decoder reads CBOR in which each key stands once, all keys are known, and nothing follows. Real documents
+// have maps of indefinite length, so these are read.
 var decoder = func() cbor.DecMode {
 	mode, err := cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
@@ -68,8 +70,8 @@ var decoder = func() cbor.DecMode {
 	return mode
 }()
 
-// Parse reads an attestation document, with or without the COSE tag, and refuses one that breaks a rule of form. It
-// does not check the signature.
+// Parse reads an attestation document, with or without the COSE tag, and refuses one that breaks a rule of
+// form. It does not check the signature.
 func Parse(document []byte) (*Document, error) {
 	if len(document) > maxDocument {
 		return nil, fmt.Errorf("the attestation document has %d bytes: at most %d are read", len(document), maxDocument)
@@ -223,12 +225,12 @@ func describe(value any) string {
 //go:embed aws-root-g1.pem
 var awsRoot []byte
 
-// AWSRootSHA256 is the SHA-256 of the DER of [AWSRoot], as the AWS documentation gives it ("Verifying the root of
-// trust" in the AWS Nitro Enclaves User Guide).
+// AWSRootSHA256 is the SHA-256 of the DER of [AWSRoot], as the AWS documentation gives it ("Verifying the
+// root of trust" in the AWS Nitro Enclaves User Guide).
 const AWSRootSHA256 = "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b"
 
-// AWSRoot is the root certificate of the attestation of all commercial AWS regions, "aws.nitro-enclaves", generation 1,
-// valid until 2049. The AWS regions of other partitions have roots of their own.
+// AWSRoot is the root certificate of the attestation of all commercial AWS regions, "aws.nitro-enclaves",
+// generation 1, valid until 2049. The AWS regions of other partitions have roots of their own.
 func AWSRoot() *x509.Certificate {
 	block, _ := pem.Decode(awsRoot)
 	root, err := x509.ParseCertificate(block.Bytes)
@@ -241,9 +243,10 @@ func AWSRoot() *x509.Certificate {
 // ErrEmulated is the error of [Document.Verify] for a document without a signature.
 var ErrEmulated = errors.New("the attestation document is not signed: it comes from an emulated enclave, or from anyone at all")
 
-// Verify checks that the document was signed by a key that root vouches for, at the given time: the chain starts with
-// root itself, byte for byte, every certificate is valid and allowed to do what it does, and the signature is that of
-// the last one's key. The time must come from the caller's own clock, not from the document.
+// Verify checks that the document was signed by a key that root vouches for, at the given time: the chain
+// starts with root itself, byte for byte, every certificate is valid and allowed to do what it does, and the
+// signature is that of the last one's key. The time must come from the caller's own clock, not from the
+// document.
 func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
 	if d.Emulated {
 		return ErrEmulated
@@ -271,8 +274,8 @@ func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
 		chain = append(chain, certificate)
 	}
 
-	// Package x509 checks signatures, names, path lengths and critical extensions; the chain that it finds must be the one
-	// that the document has.
+	// Package x509 checks signatures, names, path lengths and critical extensions; the chain that it finds
+	// must be the one that the document has.
 	target := chain[len(chain)-1]
 	options := x509.VerifyOptions{
 		Roots:         x509.NewCertPool(),
@@ -362,8 +365,8 @@ func (d *Document) Compare(want Expectation) []error {
 	return differences
 }
 
-// Debug says that PCR0 is all zero or missing: the enclave runs in debug mode, where its console can be read and its
-// registers say nothing about it.
+// Debug says that PCR0 is all zero or missing: the enclave runs in debug mode, where its console can be read
+// and its registers say nothing about it.
 func (d *Document) Debug() bool { return allZero(d.PCRs[0]) }
 
 func allZero(b []byte) bool {

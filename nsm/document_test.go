@@ -471,8 +471,8 @@ func TestAWSRoot(t *testing.T) {
 	}
 }
 
-// A document of a real enclave, as it was published in the tests of github.com/blocky/nitrite (MIT licence): the chain that is built in leads to
-// it for as long as its certificate was valid, and to nothing else.
+// A document of a real enclave, as it was published in the tests of github.com/blocky/nitrite (MIT licence):
+// the chain that is built in leads to it for as long as its certificate was valid, and to nothing else.
 func TestPublishedDocument(t *testing.T) {
 	text, err := os.ReadFile("testdata/published.b64")
 	if err != nil {

@@ -68,7 +68,8 @@ func (m *Module) Attest(userData, nonce, publicKey []byte) ([]byte, error) {
 	return answer.Document, err
 }
 
-// call sends a request: its name alone, or a map from its name to its arguments. The answer has the same form.
+// call sends a request: its name alone, or a map from its name to its arguments. The answer has the same
+// form.
 func (m *Module) call(name string, arguments map[string]any, answer any) error {
 	var message any = name
 	if arguments != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// formats are those of lib/decompress.c in the kernel source, by their first bytes. Those without open are recognized
-// but not read.
+// formats are those of lib/decompress.c in the kernel source, by their first bytes. Those without open are
+// recognized but not read.
 var formats = []struct {
 	name, magic string
 	open        func(io.Reader) (io.Reader, error)
@@ -34,8 +34,8 @@ var formats = []struct {
 	{"lzo", "\x89\x4c\x5a", nil},
 }
 
-// Open returns a reader of what r holds uncompressed, by the format that its first bytes name, or nil if they name
-// none.
+// Open returns a reader of what r holds uncompressed, by the format that its first bytes name, or nil if they
+// name none.
 func Open(r io.ReaderAt, size int64) (io.Reader, error) {
 	head := make([]byte, 6)
 	n, err := r.ReadAt(head, 0)

@@ -38,7 +38,8 @@ func describeCertificate(c *x509.Certificate) *Certificate {
 // opensslTime is a time as ASN1_TIME_print writes it.
 func opensslTime(t time.Time) string { return t.UTC().Format("Jan _2 15:04:05 2006") + " GMT" }
 
-// algorithmNames are OpenSSL's long names (crypto/objects/objects.txt) of the signatures that certificates have.
+// algorithmNames are OpenSSL's long names (crypto/objects/objects.txt) of the signatures that certificates
+// have.
 var algorithmNames = map[x509.SignatureAlgorithm]string{
 	x509.ECDSAWithSHA1:    "ecdsa-with-SHA1",
 	x509.ECDSAWithSHA256:  "ecdsa-with-SHA256",

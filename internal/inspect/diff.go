@@ -46,8 +46,9 @@ func covering(t eif.SectionType, n int) []string {
 	return nil
 }
 
-// Diff finds out where two files differ: in which sections and, inside of ramdisks, in which files. It calls report for
-// each difference, in the order of the sections of a. The tools look into erofs roots, and may be nil.
+// Diff finds out where two files differ: in which sections and, inside of ramdisks, in which files. It calls
+// report for each difference, in the order of the sections of a. The tools look into erofs roots, and may be
+// nil.
 func Diff(ctx context.Context, a, b *eif.File, tools Tools, report func(Difference)) error {
 	pa, err := a.Measure(ctx)
 	if pa == nil {
@@ -329,7 +330,8 @@ func diffUnreadable(a, b *eif.File, sa, sb eif.Section, d Difference, reason err
 	return nil
 }
 
-// compareEntries says how two entries of the same name differ, or nothing. Inode numbers are only names for links.
+// compareEntries says how two entries of the same name differ, or nothing. Inode numbers are only names for
+// links.
 func compareEntries(a, b *entry) string {
 	var what []string
 	say := func(format string, args ...any) { what = append(what, fmt.Sprintf(format, args...)) }

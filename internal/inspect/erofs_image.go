@@ -11,9 +11,9 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 )
 
-// erofsImage reads names, attributes and the targets of links from an erofs image (Linux, fs/erofs/erofs_fs.h and
-// Documentation/filesystems/erofs.rst): unpacking it loses owners and attributes that the user may not set. It does not read
-// the content of files, which is compressed.
+// erofsImage reads names, attributes and the targets of links from an erofs image (Linux, fs/erofs/erofs_fs.h
+// and Documentation/filesystems/erofs.rst): unpacking it loses owners and attributes that the user may not
+// set. It does not read the content of files, which is compressed.
 type erofsImage struct {
 	r           io.ReaderAt
 	size        int64 // of the image, in bytes
@@ -130,7 +130,8 @@ func (i *erofsImage) inode(nid uint64) (*erofsEntry, error) {
 	return e, nil
 }
 
-// attributes reads the extended attributes of an inode: a header, the places of those that several inodes share, and its own.
+// attributes reads the extended attributes of an inode: a header, the places of those that several inodes
+// share, and its own.
 func (i *erofsImage) attributes(at, n int64) (string, error) {
 	b, err := i.read(at, n)
 	if err != nil {
@@ -268,7 +269,8 @@ type dirent struct {
 	name string
 }
 
-// dirents are the names in a block of a directory: records of 12 bytes, and after the last the names that they point to.
+// dirents are the names in a block of a directory: records of 12 bytes, and after the last the names that
+// they point to.
 func dirents(block []byte) ([]dirent, error) {
 	const record = 12
 	if len(block) < record {

@@ -14,7 +14,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
-// TestErofsBroken reads an image with each of its bytes changed: it may say anything of it, and comes to an end.
+// TestErofsBroken reads an image with each of its bytes changed: it may say anything of it, and comes to an
+// end.
 func TestErofsBroken(t *testing.T) {
 	require.Command(t, "mkfs.erofs")
 	dir := t.TempDir()

@@ -21,7 +21,8 @@ import (
 type Tools interface {
 	// Work makes a directory for files that the programs read and write.
 	Work(context.Context) (string, error)
-	// Run runs a program by its path in the sandbox, where work's subdirectories src and out are /src and /out.
+	// Run runs a program by its path in the sandbox, where work's subdirectories src and out are /src and
+	// /out.
 	Run(ctx context.Context, work string, args ...string) error
 }
 
@@ -32,7 +33,8 @@ type erofsRoot struct {
 	file *os.File
 }
 
-// openErofsRoot joins the parts of an erofs root; nil where a ramdisk has none. The directory is made by work.
+// openErofsRoot joins the parts of an erofs root; nil where a ramdisk has none. The directory is made by
+// work.
 func openErofsRoot(f *eif.File, s eif.Section, work func() (string, error)) (_ *erofsRoot, err error) {
 	if found, err := hasErofs(f, s); err != nil || !found {
 		return nil, err
@@ -83,7 +85,8 @@ func listErofs(ctx context.Context, f *eif.File, s eif.Section, use func(*erofsE
 	return errors.Join(err, r.close())
 }
 
-// readErofs calls use for each name in the erofs root of a ramdisk, with the digest of what a file holds. The tools inflate the files.
+// readErofs calls use for each name in the erofs root of a ramdisk, with the digest of what a file holds. The
+// tools inflate the files.
 func readErofs(ctx context.Context, tools Tools, f *eif.File, s eif.Section, use func(*erofsEntry, [sha256.Size]byte) error) error {
 	if tools == nil {
 		return errors.New("its erofs root is read with fsck.erofs in the sandbox of 'neb build', which this machine does not have")
@@ -141,7 +144,8 @@ func hasErofs(f *eif.File, s eif.Section) (found bool, err error) {
 	return found, err
 }
 
-// joinParts writes the parts of an erofs image, which stand in their order in the ramdisk, one after the other.
+// joinParts writes the parts of an erofs image, which stand in their order in the ramdisk, one after the
+// other.
 func joinParts(f *eif.File, s eif.Section, name string) error {
 	out, err := os.Create(name)
 	if err != nil {

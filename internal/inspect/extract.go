@@ -17,9 +17,9 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-// ExtractSections writes each section of a file into a directory, which is made: kernel, cmdline, metadata.json,
-// ramdisk-0, ramdisk-1 …, signature.cbor, and beside the last the certificate that is in it, signing-certificate.pem.
-// Files that are there already are not replaced. It returns the names.
+// ExtractSections writes each section of a file into a directory, which is made: kernel, cmdline,
+// metadata.json, ramdisk-0, ramdisk-1 …, signature.cbor, and beside the last the certificate that is in it,
+// signing-certificate.pem. Files that are there already are not replaced. It returns the names.
 func ExtractSections(ctx context.Context, f *eif.File, dir string) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, err
@@ -62,8 +62,9 @@ func ExtractSections(ctx context.Context, f *eif.File, dir string) ([]string, er
 	return names, nil
 }
 
-// ListRamdisks prints the entries of all ramdisks, one a line: the number of the ramdisk, mode, owner, size, and name. After
-// those of a ramdisk with an erofs root come the names in that, as they will be below /rootfs.
+// ListRamdisks prints the entries of all ramdisks, one a line: the number of the ramdisk, mode, owner, size,
+// and name. After those of a ramdisk with an erofs root come the names in that, as they will be below
+// /rootfs.
 func ListRamdisks(ctx context.Context, f *eif.File, w io.Writer) error {
 	for i, s := range f.All(eif.Ramdisk) {
 		err := walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
@@ -97,8 +98,8 @@ func ListRamdisks(ctx context.Context, f *eif.File, w io.Writer) error {
 	return nil
 }
 
-// visible is a name on a line of its own: quoted as Go has it when a line break or another character that does not show would make
-// it look like something else.
+// visible is a name on a line of its own: quoted as Go has it when a line break or another character that
+// does not show would make it look like something else.
 func visible(name string) string {
 	if quoted := strconv.Quote(name); quoted != `"`+name+`"` || strings.Contains(name, " -> ") {
 		return quoted
@@ -130,9 +131,9 @@ func modeText(mode uint32) string {
 	return string(text)
 }
 
-// UnpackRamdisks unpacks the ramdisks of a file into a directory for each, dir/0, dir/1 …. Nothing is written outside of
-// them, whatever the names say. Owners are set where the user may do that; what cannot be made (device nodes), and an erofs root,
-// which stays the image it is, is passed to warn.
+// UnpackRamdisks unpacks the ramdisks of a file into a directory for each, dir/0, dir/1 …. Nothing is written
+// outside of them, whatever the names say. Owners are set where the user may do that; what cannot be made
+// (device nodes), and an erofs root, which stays the image it is, is passed to warn.
 func UnpackRamdisks(ctx context.Context, f *eif.File, dir string, warn func(string)) error {
 	for i, s := range f.All(eif.Ramdisk) {
 		top := filepath.Join(dir, fmt.Sprint(i))

@@ -1,5 +1,5 @@
-// Package inspect looks into Enclave Image Files of any origin: what they hold, whether they are consistent, whether
-// they are what was expected, and where two of them differ.
+// Package inspect looks into Enclave Image Files of any origin: what they hold, whether they are consistent,
+// whether they are what was expected, and where two of them differ.
 package inspect
 
 import (
@@ -60,8 +60,9 @@ func CheckCRC(f *eif.File, pass *eif.Pass) error {
 	return nil
 }
 
-// Inspect reads a file of size bytes and reports all that is wrong with it; the time is for the validity of the signing
-// certificate. The error is for a file that is none, or cannot be read, and for a context that has ended.
+// Inspect reads a file of size bytes and reports all that is wrong with it; the time is for the validity of
+// the signing certificate. The error is for a file that is none, or cannot be read, and for a context that
+// has ended.
 func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Report, error) {
 	f, problems := eif.Inspect(in, size)
 	if f == nil {
@@ -239,8 +240,8 @@ func (r *Report) PCR(n int) (eif.PCR, bool) {
 	return eif.PCR{}, false
 }
 
-// Description is what neb eif describe prints: what nitro-cli describe-eif prints, and then the architecture, each
-// section, the fields that no register covers, and what is wrong.
+// Description is what neb eif describe prints: what nitro-cli describe-eif prints, and then the architecture,
+// each section, the fields that no register covers, and what is wrong.
 type Description struct {
 	EifVersion         uint16
 	Measurements       eif.Measurements
@@ -300,8 +301,8 @@ func (r *Report) Describe() (*Description, error) {
 	return d, nil
 }
 
-// describeMetadata writes metadata as nitro-cli does: the fields of BuildMetadata, DockerInfo, and then the user's own
-// beside them.
+// describeMetadata writes metadata as nitro-cli does: the fields of BuildMetadata, DockerInfo, and then the
+// user's own beside them.
 func describeMetadata(m *eif.Metadata) (json.RawMessage, error) {
 	fields, err := indent(struct {
 		eif.BuildMetadata
@@ -317,7 +318,8 @@ func describeMetadata(m *eif.Metadata) (json.RawMessage, error) {
 	return append(append(bytes.TrimSuffix(bytes.TrimSpace(fields), []byte("}")), ','), append(own, '}')...), nil
 }
 
-// indent is JSON as serde_json and nitro-cli write it: two spaces, no escapes for HTML, and a newline at the end.
+// indent is JSON as serde_json and nitro-cli write it: two spaces, no escapes for HTML, and a newline at the
+// end.
 func indent(value any) ([]byte, error) {
 	var b strings.Builder
 	encoder := json.NewEncoder(&b)

@@ -540,8 +540,8 @@ func TestListIsNotForged(t *testing.T) {
 	}
 }
 
-// TestUnpackLinks unpacks hard links: the bytes come with the first name or, as GNU cpio writes them, with the last, and what joins the names is
-// theirs within one archive.
+// TestUnpackLinks unpacks hard links: the bytes come with the first name or, as GNU cpio writes them, with
+// the last, and what joins the names is theirs within one archive.
 func TestUnpackLinks(t *testing.T) {
 	readOnly := linked("rootfs/r", "")
 	readOnly.Mode = 0o100444
@@ -564,7 +564,8 @@ func TestUnpackLinks(t *testing.T) {
 	}
 }
 
-// TestLongTarget has a symbolic link that points to more than the kernel takes, out of a ramdisk that is small.
+// TestLongTarget has a symbolic link that points to more than the kernel takes, out of a ramdisk that is
+// small.
 func TestLongTarget(t *testing.T) {
 	in, size := enclaves.Write(t, parts(part(eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/l", strings.Repeat("x", 4096))))))
 	f, err := eif.Open(in, size)
@@ -591,7 +592,8 @@ func TestInspectEnds(t *testing.T) {
 	}
 }
 
-// BenchmarkDeepNames inspects names as deep as the kernel unpacks them: a ramdisk of a few kilobytes, compressed, holds thousands.
+// BenchmarkDeepNames inspects names as deep as the kernel unpacks them: a ramdisk of a few kilobytes,
+// compressed, holds thousands.
 func BenchmarkDeepNames(b *testing.B) {
 	entries := []enclaves.Entry{dir("rootfs")}
 	for range 1000 {

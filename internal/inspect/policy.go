@@ -36,9 +36,9 @@ func (p Policy) Add(m eif.Measurements, numbers ...int) error {
 	return nil
 }
 
-// Condition is the condition block of a policy statement (AWS KMS Developer Guide, "Condition keys for AWS Nitro
-// Enclaves"). It refuses registers that are zero, which are those of any enclave in debug mode, and conditions that say
-// nothing about one half of an enclave.
+// Condition is the condition block of a policy statement (AWS KMS Developer Guide, "Condition keys for AWS
+// Nitro Enclaves"). It refuses registers that are zero, which are those of any enclave in debug mode, and
+// conditions that say nothing about one half of an enclave.
 func (p Policy) Condition() (any, error) {
 	_, image := p[0]
 	_, signer := p[8]
@@ -60,7 +60,8 @@ var (
 	instanceID = regexp.MustCompile(`^i-([0-9a-f]{8}|[0-9a-f]{17})$`)
 )
 
-// CheckRoleARN refuses what is not the ARN of an IAM role: PCR3 measures the text as it is, so a slip would go unseen.
+// CheckRoleARN refuses what is not the ARN of an IAM role: PCR3 measures the text as it is, so a slip would
+// go unseen.
 func CheckRoleARN(arn string) error {
 	if !roleARN.MatchString(arn) {
 		return fmt.Errorf("%q is not the ARN of an IAM role, like arn:aws:iam::123456789012:role/Webserver", arn)

@@ -61,9 +61,9 @@ func walkRamdisk(f *eif.File, s eif.Section, use func(*initramfs.Header, *initra
 	}
 }
 
-// intruders lists the names in the ramdisks after the first that have no business there. The kernel unpacks one
-// ramdisk over the other, so that a later one can replace PID 1 and the driver that PCR1 measures, and whoever trusts
-// PCR1 is deceived. At most a few are listed.
+// intruders lists the names in the ramdisks after the first that have no business there. The kernel unpacks
+// one ramdisk over the other, so that a later one can replace PID 1 and the driver that PCR1 measures, and
+// whoever trusts PCR1 is deceived. At most a few are listed.
 func intruders(ctx context.Context, f *eif.File) ([]string, error) {
 	const most = 20
 	const mostPinned = 1 << 23 // names: a ramdisk of a few compressed megabytes can have a thousand times as many
@@ -109,14 +109,15 @@ func intruders(ctx context.Context, f *eif.File) ([]string, error) {
 				if err := checkPlain(h.Name); err != nil {
 					return report("%v: it could be unpacked somewhere else", err)
 				}
-				// The kernel follows symbolic links on its way to a name: rootfs/a -> / and rootfs/a/init is /init.
+				// The kernel follows symbolic links on its way to a name: rootfs/a -> / and rootfs/a/init is
+				// /init.
 				for n, parent := range above {
 					if _, ok := symlinks[parent]; ok {
 						return report("%q leads through the symbolic link %q: it would be unpacked somewhere else", h.Name, name[1:ends[n]])
 					}
 				}
-				// It writes the second name of a file by the first (init/initramfs.c, maybe_link): where that has become a
-				// symbolic link, or leads through one, it writes what the link points to.
+				// It writes the second name of a file by the first (init/initramfs.c, maybe_link): where that
+				// has become a symbolic link, or leads through one, it writes what the link points to.
 				if _, ok := pinned[self]; ok && kind != initramfs.TypeDir {
 					return report("%q replaces what a hard link goes by: the link could be unpacked somewhere else", h.Name)
 				}
@@ -144,8 +145,8 @@ func intruders(ctx context.Context, f *eif.File) ([]string, error) {
 	return found, nil
 }
 
-// checkPlain says why a name does not say by itself where it is. "./" before it is what `find . | cpio` makes, "/" what some
-// other writers do.
+// checkPlain says why a name does not say by itself where it is. "./" before it is what `find . | cpio`
+// makes, "/" what some other writers do.
 func checkPlain(name string) error {
 	rest, ok := strings.CutPrefix(name, "./")
 	if !ok {

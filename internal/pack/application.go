@@ -10,22 +10,22 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-// Overrides replace parts of what an image says about its application, as the options of `docker run` do. A nil field
-// leaves the image's own.
+// Overrides replace values of an image's configuration, as the options of `docker run` do. A nil field keeps
+// the image's value.
 type Overrides struct {
-	Entrypoint []string // without Cmd, the image's Cmd goes too
+	Entrypoint []string // without Cmd, it clears the image's Cmd too
 	Cmd        []string
-	Env        []string // each K=V; replaces or adds one variable
+	Env        []string // each K=V replaces or adds one variable
 	WorkingDir *string
 	User       *string
 	StopSignal *string
 
-	// What images cannot say; see [contract.Description]. The zero value of each is its default.
+	// Fields that images do not have; see [contract.Description]. The zero value of each is its default.
 	Hostname     string
 	LoopbackDown bool
 	NSMOwner     string
@@ -35,13 +35,13 @@ type Overrides struct {
 
 func (o Overrides) none() bool { return reflect.ValueOf(o).IsZero() }
 
-// beyondLines says whether o holds what nitro-cli's files /cmd and /env have no place for.
+// beyondLines reports whether o has values that nitro-cli's files /cmd and /env cannot express.
 func (o Overrides) beyondLines() bool {
 	o.Entrypoint, o.Cmd, o.Env = nil, nil, nil
 	return !o.none()
 }
 
-// Application is the description of an image's application, from its configuration.
+// Application returns the description of an image's application, from its configuration.
 func Application(config v1.Config, o Overrides) contract.Description {
 	d := contract.Description{
 		Entrypoint: config.Entrypoint,
@@ -63,9 +63,11 @@ func Application(config v1.Config, o Overrides) contract.Description {
 	if o.Cmd != nil {
 		d.Cmd = o.Cmd
 	}
-	for _, v := range []struct{ to, from *string }{{&d.WorkingDir, o.WorkingDir}, {&d.User, o.User}, {&d.StopSignal, o.StopSignal}} {
-		if v.from != nil {
-			*v.to = *v.from
+	for to, from := range map[*string]*string{
+		&d.WorkingDir: o.WorkingDir, &d.User: o.User, &d.StopSignal: o.StopSignal,
+	} {
+		if from != nil {
+			*to = *from
 		}
 	}
 	for _, variable := range o.Env {
@@ -83,11 +85,10 @@ func Application(config v1.Config, o Overrides) contract.Description {
 	return d
 }
 
-// errNoCommand is what an image without a command is refused with.
-var errNoCommand = errors.New("the image has neither an ENTRYPOINT nor a CMD, and there is no shell to fall back on: say what to start (--entrypoint, --cmd)")
+var errNoCommand = errors.New("the image has neither an ENTRYPOINT nor a CMD: set --entrypoint or --cmd")
 
-// lines are arguments or variables as nitro-cli writes them, one a line; ok is false where one of them cannot be
-// written so.
+// lines returns arguments or variables as nitro-cli writes them, one a line; ok is false if one contains a
+// line break.
 func lines(all []string) (text []byte, ok bool) {
 	var b bytes.Buffer
 	for _, line := range all {
@@ -100,20 +101,18 @@ func lines(all []string) (text []byte, ok bool) {
 	return b.Bytes(), true
 }
 
-// goArch are the architectures as images name them.
-var goArch = map[string]string{eif.X86_64: "amd64", eif.AArch64: "arm64"}
-
-// checkArch refuses an image for another architecture than the enclave's.
-func checkArch(config *v1.ConfigFile, arch string) error {
-	if config.Architecture == goArch[arch] && (config.OS == "linux" || config.OS == "") {
+// checkArch rejects an image for another architecture than the enclave's.
+func checkArch(config *v1.ConfigFile, name string) error {
+	want := arch.Go(name)
+	if config.Architecture == want && (config.OS == "linux" || config.OS == "") {
 		return nil
 	}
-	return fmt.Errorf("the image is for %s/%s, and the enclave is for linux/%s (--arch %s): build the image for that platform, or give another --arch",
-		config.OS, config.Architecture, goArch[arch], arch)
+	return fmt.Errorf("the image is for %s/%s, the enclave (--arch %s) for linux/%s: "+
+		"use an image for that platform or another --arch", config.OS, config.Architecture, name, want)
 }
 
-// dockerInfo is what the metadata say about an image: the fields of `docker image inspect` that its configuration
-// alone determines, so that they are the same wherever the image came from.
+// dockerInfo returns what the metadata say about an image: the fields of `docker image inspect` that depend
+// on the image's configuration only, so that they are the same wherever the image came from.
 func dockerInfo(img *image.Image) (json.RawMessage, error) {
 	var config struct {
 		Created      json.RawMessage `json:"created"`
@@ -148,6 +147,3 @@ func dockerInfo(img *image.Image) (json.RawMessage, error) {
 		config.Config, rootFS{config.RootFS.Type, config.RootFS.DiffIDs},
 	})
 }
-
-// titleLabel is the annotation and label that names an image (OCI image specification, annotations.md).
-const titleLabel = "org.opencontainers.image.title"

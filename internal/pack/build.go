@@ -20,49 +20,53 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
-// MaxCustomMetadata is the size of a file with a user's own metadata, in bytes: what nitro-cli takes.
+// MaxCustomMetadata is the largest file with a user's own metadata, in bytes, as nitro-cli limits it.
 const MaxCustomMetadata = 4096
 
-// RootFormat is a form in which the application's tree travels.
+// RootFormat is how the second ramdisk holds the application's tree.
 type RootFormat string
 
-// The forms: as entries of the second ramdisk, which the kernel unpacks into memory; or as one compressed, read-only image
-// in it, which init mounts below a writable layer.
+// The formats: entries of the ramdisk itself, which the kernel unpacks into memory; or one compressed,
+// read-only image in it, which init mounts below a writable layer.
 const (
 	CPIO  RootFormat = "cpio"
 	Erofs RootFormat = "erofs"
 )
 
-// Build says what goes into an Enclave Image File.
+// Build describes an Enclave Image File to make.
 type Build struct {
 	Arch    string // eif.X86_64 or eif.AArch64
 	Blobs   Blobs
-	Cmdline string // the kernel's command line instead of the blob's; "" for that
+	Cmdline string // the kernel's command line; "" for that of Blobs
 
 	Image      *image.Image // the container image; nil for RootFS
 	RootFS     string       // a directory or tar archive with the application's tree
 	RootFormat RootFormat   // "" is CPIO
-	Overrides  Overrides    // of what the image says about its application
+	Overrides  Overrides    // of the image's configuration
 
 	Modules     []string // kernel modules that init loads after nsm.ko, in this order; plain or compressed
-	ModulesOpen bool     // modules can be loaded later too
+	ModulesOpen bool     // the enclave may load modules later too
 
 	Name     string          // of the image, in the metadata; "" for the image's title label
 	Version  string          // of the image, in the metadata; "" for the digest of its configuration
 	Metadata json.RawMessage // the user's own: an object, or nil
-	Epoch    *int64          // SOURCE_DATE_EPOCH: time of the build, and the latest that a file has; nil for 1970 and as they are, or 1970 in a directory
 	Tool     string          // version of neb, in the metadata
+
+	// Epoch is SOURCE_DATE_EPOCH in seconds since 1970: the time of the build, and the upper limit of file
+	// times. If it is nil, the build's time is 0, and file times are those of the image or archive, or 0 for
+	// a directory.
+	Epoch *int64
 
 	Signer *sign.Signer // nil for an image without a signature
 
-	// NitroCLI makes what nitro-cli makes with the same blobs and our linuxkit, with all that it leaves out: ENTRYPOINT where
-	// there is a CMD, WORKDIR and USER.
+	// NitroCLI makes what nitro-cli makes with the same blobs and neb's linuxkit, with all that it drops:
+	// ENTRYPOINT if there is a CMD, WORKDIR and USER.
 	NitroCLI bool
 
-	TempDir    string                  // for the layers' bodies; "" is os.TempDir()
-	ErofsTools ErofsTools              // makes erofs images; nil where that cannot be done
-	Progress   func(done, total int64) // gets the bytes written so far, of the application's tree or of its erofs image; may be nil
-	Warn       func(string)            // gets a line for everything that an archive cannot hold; may be nil
+	TempDir    string                  // for the bodies of layers; "" is os.TempDir()
+	ErofsTools ErofsTools              // makes erofs images; nil if this machine cannot
+	Progress   func(done, total int64) // bytes written of the application's tree or its erofs image; may be nil
+	Warn       func(string)            // receives a line for everything that an archive cannot hold; may be nil
 }
 
 // Result is what a build made.
@@ -71,7 +75,7 @@ type Result struct {
 	Size int64 // of the file, in bytes
 }
 
-// config is what the image says about its application; nothing without an image.
+// config returns the image's configuration, or an empty one without an image.
 func (b *Build) config() v1.Config {
 	if b.Image == nil {
 		return v1.Config{}
@@ -79,30 +83,24 @@ func (b *Build) config() v1.Config {
 	return b.Image.Config().Config
 }
 
-// Check refuses what can be seen to be wrong before a blob is there and a layer is read.
+// Check rejects a build that must fail, before any blob is built and any layer is read.
 func (b *Build) Check() error {
 	if b.Image != nil {
 		if err := checkArch(b.Image.Config(), b.Arch); err != nil {
 			return err
 		}
 	}
-	switch b.RootFormat {
-	case "", CPIO:
-	case Erofs:
-		if b.NitroCLI {
-			return errors.New("nitro-cli makes no erofs root: leave one of the two out")
-		}
-		if b.ErofsTools == nil {
-			return errors.New("an erofs root is made with mkfs.erofs in the sandbox of 'neb build', which this machine does not have: use cpio")
-		}
-	default:
+	switch {
+	case b.RootFormat != "" && b.RootFormat != CPIO && b.RootFormat != Erofs:
 		return fmt.Errorf("root format %q: expected %s or %s", b.RootFormat, CPIO, Erofs)
-	}
-	if b.NitroCLI && !b.Overrides.none() {
-		return errors.New("nitro-cli takes the application as the image has it: leave out what overrides it")
-	}
-	if b.NitroCLI && (len(b.Modules) > 0 || b.ModulesOpen) {
-		return errors.New("nitro-cli packs no modules but nsm.ko, and leaves loading open: leave out what says otherwise")
+	case b.NitroCLI && b.RootFormat == Erofs:
+		return errors.New("an erofs root cannot be combined with nitro-cli compatibility")
+	case b.NitroCLI && !b.Overrides.none():
+		return errors.New("overrides of the image's configuration cannot be combined with nitro-cli compatibility")
+	case b.NitroCLI && (len(b.Modules) > 0 || b.ModulesOpen):
+		return errors.New("kernel modules besides nsm.ko cannot be combined with nitro-cli compatibility")
+	case b.RootFormat == Erofs && b.ErofsTools == nil:
+		return errors.New("an erofs root needs the sandbox of 'neb build', which this machine cannot run: use cpio")
 	}
 	if !b.NitroCLI {
 		if err := checkDescription(Application(b.config(), b.Overrides)); err != nil {
@@ -120,13 +118,13 @@ func (b *Build) Check() error {
 	return nil
 }
 
-// checkDescription refuses what init would refuse, or could not start.
+// checkDescription rejects what init would reject or cannot start.
 func checkDescription(d contract.Description) error {
 	if len(d.Command()) == 0 {
 		return errNoCommand
 	}
 	if d.Command()[0] == "" {
-		return errors.New("the first word of the command is empty, and no program has that name: say what to start (--entrypoint, --cmd)")
+		return errors.New("the first word of the command is empty: set --entrypoint or --cmd")
 	}
 	_, err := contract.Encode(d)
 	return err
@@ -164,32 +162,30 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 		return nil, err
 	}
 	defer out.Abort()
-	silent := *b // the first ramdisk is written in no time
-	silent.Progress = nil
-	copyIn := func(r io.Reader) func(io.Writer) error {
-		return func(w io.Writer) error {
-			_, err := io.Copy(w, r)
+	content := func(r io.Reader) func() error {
+		return func() error {
+			_, err := out.ReadFrom(r)
 			return err
 		}
 	}
 	for _, s := range []struct {
 		t     eif.SectionType
-		write func(io.Writer) error
+		write func() error
 	}{
-		{eif.Kernel, copyIn(io.NewSectionReader(blobs.kernel, 0, blobs.size.kernel))},
-		{eif.Cmdline, copyIn(strings.NewReader(blobs.cmdline))},
-		{eif.Meta, copyIn(bytes.NewReader(metadata))},
-		{eif.Ramdisk, func(w io.Writer) error { return bootstrap.write(ctx, w, &silent) }},
-		{eif.Ramdisk, func(w io.Writer) error { return application.write(ctx, w, b) }},
+		{eif.Kernel, content(blobs.kernel)},
+		{eif.Cmdline, content(strings.NewReader(blobs.cmdline))},
+		{eif.Meta, content(bytes.NewReader(metadata))},
+		{eif.Ramdisk, func() error { return bootstrap.write(ctx, out, b, nil) }},
+		{eif.Ramdisk, func() error { return application.write(ctx, out, b, b.Progress) }},
 	} {
 		if err := out.Next(s.t); err != nil {
 			return nil, err
 		}
-		if err := s.write(out); err != nil {
+		if err := s.write(); err != nil {
 			return nil, fmt.Errorf("the %v section: %w", s.t, err)
 		}
-		if err := ctx.Err(); err != nil {
-			return nil, context.Cause(ctx)
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
 		}
 	}
 	measurements, err := out.Measurements()
@@ -207,13 +203,20 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 	return &Result{Measurements: measurements, Size: out.Size()}, nil
 }
 
-// metadata are the content of the metadata section.
+// titleLabel is the annotation and label that names an image (OCI image specification, annotations.md).
+const titleLabel = "org.opencontainers.image.title"
+
+// metadata returns the content of the metadata section.
 func (b *Build) metadata(blobs *openBlobs) ([]byte, error) {
+	built := int64(0)
+	if b.Epoch != nil {
+		built = *b.Epoch
+	}
 	m := eif.Metadata{
 		ImageName:    "enclave",
 		ImageVersion: "0",
 		BuildMetadata: eif.BuildMetadata{
-			BuildTime:        b.time().Format("2006-01-02T15:04:05+00:00"),
+			BuildTime:        time.Unix(built, 0).UTC().Format("2006-01-02T15:04:05+00:00"),
 			BuildTool:        "neb",
 			BuildToolVersion: b.Tool,
 			OperatingSystem:  blobs.system,
@@ -240,16 +243,8 @@ func (b *Build) metadata(blobs *openBlobs) ([]byte, error) {
 	return m.Encode()
 }
 
-// time is that of the build, as the metadata have it.
-func (b *Build) time() time.Time {
-	if b.Epoch != nil {
-		return time.Unix(*b.Epoch, 0).UTC()
-	}
-	return time.Unix(0, 0).UTC()
-}
-
-// latest is the latest time that a file can have, in seconds since 1970; nil for any. Images and archives bring times of their
-// own, those of a directory say when this machine's copy was made.
+// latest returns the upper limit of file times in seconds since 1970, or nil for none. Images and archives
+// have times of their own; those of a directory depend on when this machine's copy was made.
 func (b *Build) latest() *int64 {
 	if info, err := os.Stat(b.RootFS); b.Epoch == nil && b.RootFS != "" && err == nil && info.IsDir() {
 		return new(int64)

@@ -353,8 +353,8 @@ func sumOf(t testing.TB, b *pack.Build) string {
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
-// TestSameFromEverySource builds one image from an archive, a layout and a registry, twice each, with another clock
-// between: one file.
+// TestSameFromEverySource builds one image from an archive, a layout and a registry, twice each, with another
+// clock between: one file.
 func TestSameFromEverySource(t *testing.T) {
 	img := newImage(t, defaultConfig)
 	archive := archiveOf(t, img)
@@ -481,9 +481,9 @@ func TestModules(t *testing.T) {
 		build *pack.Build
 		want  string
 	}{
-		{build(blobs, "b.ko", "again/b.ko"), "two modules are called b.ko"},
+		{build(blobs, "b.ko", "again/b.ko"), "two modules have the name b.ko"},
 		{build(blobs, "old.ko"), "built for kernel 6.1.0"},
-		{build(blobs, "no.ko"), "no kernel module"},
+		{build(blobs, "no.ko"), "not a kernel module"},
 		{build(blobs, "none.ko"), "no such file"},
 		{build(less, "b.ko"), "does not read /neb/modules"},
 	} {
@@ -520,7 +520,7 @@ func TestInitThatKnowsLess(t *testing.T) {
 		}
 	}
 	b.Overrides, b.RootFormat, b.ErofsTools = start, pack.Erofs, &fakeMkfs{dir: t.TempDir()}
-	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "does not know erofs roots") {
+	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "cannot mount an erofs root") {
 		t.Errorf("an erofs root: %v", err)
 	}
 	b = &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: someTree(t), Overrides: pack.Overrides{Cmd: []string{"/bin/hello", "two\nlines"}}}
@@ -607,10 +607,10 @@ func TestBuildRefuses(t *testing.T) {
 		{"a command line with a line break", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Cmdline: "a\nb"}, "line break"},
 		{"another form", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, RootFormat: "zip"}, "zip"},
 		{"erofs without mkfs", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, RootFormat: pack.Erofs}, "use cpio"},
-		{"erofs for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, RootFormat: pack.Erofs, NitroCLI: true}, "nitro-cli makes no erofs"},
-		{"overrides for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: start, NitroCLI: true}, "leave out what overrides"},
-		{"a module for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Modules: []string{"a.ko"}, NitroCLI: true}, "no modules but nsm.ko"},
-		{"an exit report for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{ExitReport: 1}, NitroCLI: true}, "leave out what overrides"},
+		{"erofs for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, RootFormat: pack.Erofs, NitroCLI: true}, "an erofs root cannot be combined with nitro-cli"},
+		{"overrides for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: start, NitroCLI: true}, "overrides of the image's configuration cannot"},
+		{"a module for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Modules: []string{"a.ko"}, NitroCLI: true}, "modules besides nsm.ko cannot"},
+		{"an exit report for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{ExitReport: 1}, NitroCLI: true}, "overrides of the image's configuration cannot"},
 		{"an owner that is none", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{NSMOwner: "a/b"}}, "NSMOwner"},
 		{"a tree for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), NitroCLI: true}, "use --image"},
 	} {

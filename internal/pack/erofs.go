@@ -14,16 +14,18 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-// ErofsTools runs programs of erofs-utils where the same version gives the same bytes: in the sandbox of `neb build`.
+// ErofsTools runs the locked version of erofs-utils, which always makes the same bytes, in the sandbox of
+// `neb build`.
 type ErofsTools interface {
 	// Work makes a directory for files that the programs read and write.
 	Work(context.Context) (string, error)
-	// Run runs a program by its path in the sandbox, where work's sub-directories src and out are /src and /out.
+	// Run runs a program by its path in the sandbox, where work's subdirectories src and out are /src and
+	// /out.
 	Run(ctx context.Context, work string, args ...string) error
 }
 
-// mkfsOptions make an image from a tar archive that depends on the archive alone: block size as init needs it, no
-// random UUID, clusters of 64 KiB. docs/eif.md has the figures behind the choice of compression.
+// mkfsOptions make an image from a tar archive that depends on the archive only: the block size that init
+// needs, a fixed UUID, clusters of 64 KiB. docs/eif.md has the figures behind the choice of compression.
 var mkfsOptions = []string{
 	"/usr/bin/mkfs.erofs", "--quiet", "--tar=f",
 	"-b4096", "-zzstd,level=3", "-C65536", "-T0", "--mkfs-time",
@@ -31,7 +33,7 @@ var mkfsOptions = []string{
 	"/out/root.erofs", "/src/root.tar",
 }
 
-// erofs makes an erofs image of the application's tree and puts its parts into the ramdisk.
+// erofs makes an erofs image of the application's tree and puts it into the ramdisk.
 func (b *Build) erofs(ctx context.Context, d *disk, description *contract.Description) error {
 	work, err := b.ErofsTools.Work(ctx)
 	if err != nil {
@@ -71,7 +73,7 @@ func (b *Build) tar(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	out, err := b.follow(ctx, f, t)
+	out, err := newCounter(ctx, f, t, b.Progress)
 	if err == nil {
 		err = t.WriteTar(out, latest)
 		out.end()
@@ -79,7 +81,7 @@ func (b *Build) tar(ctx context.Context, name string) error {
 	return errors.Join(err, f.Close())
 }
 
-// addParts puts an image into the ramdisk, in parts that an entry can hold.
+// addParts puts an image into the ramdisk, in parts of at most partSize bytes, which an entry can hold.
 func (d *disk) addParts(name string, description *contract.Description, partSize int64) error {
 	f, err := os.Open(name)
 	if err != nil {
@@ -94,7 +96,8 @@ func (d *disk) addParts(name string, description *contract.Description, partSize
 		return errors.New("mkfs.erofs made an empty image")
 	}
 	for at := int64(0); at < info.Size(); at += partSize {
-		e := &image.Entry{Path: strings.TrimPrefix(contract.RootPart(int(description.ErofsParts)), "/"), Mode: file0600}
+		part := contract.RootPart(int(description.ErofsParts))
+		e := &image.Entry{Path: strings.TrimPrefix(part, "/"), Mode: file0600}
 		if at == 0 && info.Size() <= partSize {
 			err = d.tree.PutFile(e, name)
 		} else {

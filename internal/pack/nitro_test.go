@@ -15,8 +15,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
-// TestNitroCLI replays what nitro-cli build-enclave does with our linuxkit and a Docker engine, computes the registers by the
-// specification's formula, and compares them with those of --compat nitro-cli.
+// TestNitroCLI replays what nitro-cli build-enclave does with our linuxkit and a Docker engine, computes the
+// registers by the specification's formula, and compares them with those of --compat nitro-cli.
 func TestNitroCLI(t *testing.T) {
 	require.Docker(t)
 	config := defaultConfig

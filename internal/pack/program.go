@@ -9,82 +9,83 @@ import (
 	"os"
 	"strings"
 
-	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/compression"
 )
 
-// machines are the ELF machines of the architectures.
-var machines = map[string]elf.Machine{eif.X86_64: elf.EM_X86_64, eif.AArch64: elf.EM_AARCH64}
+// machine returns the ELF machine of an architecture, or EM_NONE.
+func machine(archName string) elf.Machine {
+	a, _ := arch.Lookup(archName)
+	return a.ELF
+}
 
-// checkProgram says why init cannot run on arch.
+// checkProgram rejects an init that cannot run on arch.
 func checkProgram(r io.ReaderAt, arch string) error {
 	f, err := elf.NewFile(r)
 	if err != nil {
-		return fmt.Errorf("it is no ELF program: %w", err)
+		return fmt.Errorf("not an ELF program: %w", err)
 	}
-	if f.Machine != machines[arch] || f.Class != elf.ELFCLASS64 {
-		return fmt.Errorf("it is built for %v, and the enclave is for %s", f.Machine, arch)
+	if f.Machine != machine(arch) || f.Class != elf.ELFCLASS64 {
+		return fmt.Errorf("built for %v, the enclave is for %s", f.Machine, arch)
 	}
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
-			return errors.New("it is linked dynamically: there is no loader in the first ramdisk, build it static")
+			return errors.New("linked dynamically: the first ramdisk has no loader; link it statically")
 		}
 	}
 	return nil
 }
 
-// maxModule is more than the largest module has, in bytes, uncompressed.
+// maxModule is larger than any module, in bytes uncompressed.
 const maxModule = 256 << 20
 
-// checkModuleFile is checkModule for a file that may be compressed in a form that kernels take modules in.
-func checkModuleFile(name, arch, release string) error {
-	f, err := os.Open(name)
+// checkModuleFile is checkModule for a file, which may be compressed.
+func checkModuleFile(path, arch, release string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	var module io.ReaderAt = f
 	in, err := compression.Open(f, maxModule)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	if in != nil {
-		b, err := io.ReadAll(io.LimitReader(in, maxModule))
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
+	if err == nil && in != nil {
+		var b []byte
+		b, err = io.ReadAll(io.LimitReader(in, maxModule))
 		module = bytes.NewReader(b)
 	}
-	if err := checkModule(module, arch, release); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	if err == nil {
+		err = checkModule(module, arch, release)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
 }
 
-// checkModule says why a kernel of a release cannot load a module on arch.
+// checkModule rejects a module that a kernel of the release cannot load on arch.
 func checkModule(r io.ReaderAt, arch, release string) error {
 	f, err := elf.NewFile(r)
 	if err != nil {
-		return fmt.Errorf("it is no kernel module: %w", err)
+		return fmt.Errorf("not a kernel module: %w", err)
 	}
-	if f.Machine != machines[arch] || f.Type != elf.ET_REL {
-		return fmt.Errorf("it is built for %v (%v), and the enclave is for %s", f.Machine, f.Type, arch)
+	if f.Machine != machine(arch) || f.Type != elf.ET_REL {
+		return fmt.Errorf("built for %v (%v), the enclave is for %s", f.Machine, f.Type, arch)
 	}
 	section := f.Section(".modinfo")
 	if section == nil {
-		return errors.New("it is no kernel module: it has no section .modinfo")
+		return errors.New("not a kernel module: no section .modinfo")
 	}
 	info, err := section.Data()
 	if err != nil {
-		return fmt.Errorf("its section .modinfo: %w", err)
+		return fmt.Errorf("section .modinfo: %w", err)
 	}
 	for record := range bytes.SplitSeq(info, []byte{0}) {
 		if magic, ok := bytes.CutPrefix(record, []byte("vermagic=")); ok {
 			if built, _, _ := strings.Cut(string(magic), " "); built != release && release != "" {
-				return fmt.Errorf("it is built for kernel %s, and the kernel is %s", built, release)
+				return fmt.Errorf("built for kernel %s, the kernel is %s", built, release)
 			}
 			return nil
 		}
 	}
-	return errors.New("it is no kernel module: it has no vermagic")
+	return errors.New("not a kernel module: no vermagic")
 }

@@ -17,9 +17,10 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
-// modes of what Build puts into ramdisks itself.
+// Modes of what Build puts into ramdisks itself.
 const (
 	dir0755  = initramfs.TypeDir | 0o755
 	dir1777  = initramfs.TypeDir | 0o1777
@@ -31,8 +32,8 @@ const (
 // disk is a ramdisk that is ready to be written.
 type disk struct {
 	tree     *image.Tree
-	complete bool   // the last entry is to say that it is whole
-	work     string // a directory that goes away with it; "" for none
+	complete bool   // the last entry marks the ramdisk as whole
+	work     string // a directory that close removes; may be empty
 }
 
 func (d *disk) close() {
@@ -43,109 +44,73 @@ func (d *disk) close() {
 }
 
 // write writes the ramdisk.
-func (d *disk) write(ctx context.Context, w io.Writer, b *Build) error {
-	out, err := b.follow(ctx, w, d.tree)
+func (d *disk) write(ctx context.Context, w io.Writer, b *Build, progress func(done, total int64)) error {
+	out, err := newCounter(ctx, w, d.tree, progress)
 	if err != nil {
 		return err
 	}
-	defer out.end()
 	var marker *image.Marker
 	if d.complete {
 		marker = linuxkit.Marker()
 	}
-	return d.tree.WriteRamdisk(out, image.Ramdisk{
+	err = d.tree.WriteRamdisk(out, image.Ramdisk{
 		Epoch:  b.latest(),
 		Marker: marker,
 		Lost: func(path, what string) error {
 			if e, ok := d.tree.Lookup(path); ok && e.Size > initramfs.MaxSize {
-				return fmt.Errorf("%s has %d bytes, and a cpio archive cannot hold a file of 4 GiB or more: use --rootfs-format erofs", path, e.Size)
+				return fmt.Errorf("%s has %d bytes, a cpio archive cannot hold files of 4 GiB or more: "+
+					"use --rootfs-format erofs", path, e.Size)
 			}
 			b.warn("%s: %s (an erofs root keeps it)", path, what)
 			return nil
 		},
 	})
+	out.end()
+	return err
 }
 
-// interruptible is a writer that ends with a context and reports how much has gone through it.
-type interruptible struct {
-	ctx         context.Context
+// counter is a writer that ends with a context and reports progress.
+type counter struct {
 	w           io.Writer
-	progress    func(done, total int64) // may be nil
-	done, total int64
+	progress    func(done, total int64)
+	done, total int64 // the total is an estimate
 }
 
-// follow is a writer for a tree.
-func (b *Build) follow(ctx context.Context, w io.Writer, t *image.Tree) (*interruptible, error) {
-	i := &interruptible{ctx: ctx, w: w, progress: b.Progress}
-	const perEntry = 160 // bytes of a header with its name, more or less
-	err := t.Walk(func(e *image.Entry) error {
-		if i.total += perEntry; e.First {
-			i.total += e.Size
+func newCounter(
+	ctx context.Context, w io.Writer, t *image.Tree, progress func(done, total int64),
+) (*counter, error) {
+	if progress == nil {
+		progress = func(int64, int64) {}
+	}
+	c := &counter{w: stream.Writer(ctx, w), progress: progress}
+	const header = 160 // bytes, with an average name
+	return c, t.Walk(func(e *image.Entry) error {
+		if c.total += header; e.First {
+			c.total += e.Size
 		}
 		return nil
 	})
-	return i, err
 }
 
-// end reports that all has gone through: the total was an estimate.
-func (i *interruptible) end() {
-	if i.progress != nil {
-		i.progress(i.total, i.total)
-	}
-}
-
-func (i *interruptible) Write(p []byte) (int, error) {
-	if i.ctx.Err() != nil {
-		return 0, context.Cause(i.ctx)
-	}
-	n, err := i.w.Write(p)
-	i.count(int64(n))
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.done += int64(n)
+	c.progress(min(c.done, c.total-1), c.total)
 	return n, err
 }
 
-func (i *interruptible) ReadFrom(r io.Reader) (int64, error) {
-	if i.ctx.Err() != nil {
-		return 0, context.Cause(i.ctx)
-	}
-	r = followed{i, r}
-	if to, ok := i.w.(io.ReaderFrom); ok {
-		return to.ReadFrom(r)
-	}
-	return io.Copy(struct{ io.Writer }{i.w}, r)
-}
-
-// followed is a file on its way into an interruptible: a single one may be larger than all the others.
-type followed struct {
-	i *interruptible
-	r io.Reader
-}
-
-func (f followed) Read(p []byte) (int, error) {
-	if f.i.ctx.Err() != nil {
-		return 0, context.Cause(f.i.ctx)
-	}
-	n, err := f.r.Read(p)
-	f.i.count(int64(n))
-	return n, err
-}
-
-func (i *interruptible) count(n int64) {
-	i.done += n
-	if i.progress != nil {
-		i.progress(min(i.done, i.total-1), i.total)
-	}
-}
+func (c *counter) end() { c.progress(c.total, c.total) }
 
 // ramdisks makes both ramdisks.
 func (b *Build) ramdisks(ctx context.Context, blobs *openBlobs) (bootstrap, application *disk, err error) {
-	make := []func(context.Context, *openBlobs) (*disk, error){b.bootstrap, b.application}
+	first, second := b.bootstrap, b.application
 	if b.NitroCLI {
-		make = []func(context.Context, *openBlobs) (*disk, error){b.nitroBootstrap, b.nitroApplication}
+		first, second = b.nitroBootstrap, b.nitroApplication
 	}
-	if bootstrap, err = make[0](ctx, blobs); err != nil {
+	if bootstrap, err = first(ctx, blobs); err != nil {
 		return nil, nil, err
 	}
-	if application, err = make[1](ctx, blobs); err != nil {
+	if application, err = second(ctx, blobs); err != nil {
 		bootstrap.close()
 		return nil, nil, err
 	}
@@ -156,7 +121,11 @@ func put(t *image.Tree, name string, mode uint32, content []byte) error {
 	return t.Put(&image.Entry{Path: strings.TrimPrefix(name, "/"), Mode: mode}, content)
 }
 
-// bootstrap is the first ramdisk: what every enclave with these blobs has.
+func putFile(t *image.Tree, name, path string) error {
+	return t.PutFile(&image.Entry{Path: strings.TrimPrefix(name, "/"), Mode: file0644}, path)
+}
+
+// bootstrap makes the first ramdisk: what every enclave with these blobs has.
 func (b *Build) bootstrap(ctx context.Context, blobs *openBlobs) (*disk, error) {
 	t := image.NewTree(b.TempDir, image.Limits{})
 	errs := []error{
@@ -164,26 +133,27 @@ func (b *Build) bootstrap(ctx context.Context, blobs *openBlobs) (*disk, error) 
 		t.PutFile(&image.Entry{Path: "init", Mode: file0755}, b.Blobs.Init),
 	}
 	var modules contract.Modules
-	if blobs.nsm != nil {
+	if blobs.nsm {
 		modules.Paths = []string{contract.NSMPath}
-		errs = append(errs, t.PutFile(&image.Entry{Path: strings.TrimPrefix(contract.NSMPath, "/"), Mode: file0644}, b.Blobs.NSM))
+		errs = append(errs, putFile(t, contract.NSMPath, b.Blobs.NSM))
 	}
 	for _, file := range b.Modules {
 		name := contract.ModuleDir + "/" + filepath.Base(file)
 		if slices.Contains(modules.Paths, name) {
-			errs = append(errs, fmt.Errorf("two modules are called %s", filepath.Base(file)))
+			errs = append(errs, fmt.Errorf("two modules have the name %s", filepath.Base(file)))
 		}
 		modules.Paths = append(modules.Paths, name)
-		errs = append(errs, checkModuleFile(file, b.Arch, blobs.release), t.PutFile(&image.Entry{Path: strings.TrimPrefix(name, "/"), Mode: file0644}, file))
+		errs = append(errs, checkModuleFile(file, b.Arch, blobs.release), putFile(t, name, file))
 	}
 	switch {
 	case blobs.structured:
-		// init then loads the named modules, and the kernel no others, for ever, unless loading is left open.
+		// init loads these modules, and then the kernel loads no others unless ModulesOpen.
 		modules.Open = b.ModulesOpen
 		text, err := contract.EncodeModules(modules)
 		errs = append(errs, err, put(t, contract.ModulesPath, file0644, text))
 	case len(b.Modules) > 0:
-		errs = append(errs, fmt.Errorf("%s does not read %s, and would load no module but nsm.ko: use neb's init", b.Blobs.Init, contract.ModulesPath))
+		errs = append(errs, fmt.Errorf("%s does not read %s and loads only nsm.ko: use neb's init",
+			b.Blobs.Init, contract.ModulesPath))
 	}
 	if err := errors.Join(errs...); err != nil {
 		t.Close()
@@ -192,7 +162,7 @@ func (b *Build) bootstrap(ctx context.Context, blobs *openBlobs) (*disk, error) 
 	return &disk{tree: t}, nil
 }
 
-// mounts are the directories that init mounts things on. An application's tree that lacks one gets it.
+// mounts are the directories that init mounts file systems on. Trees that lack one get it.
 var mounts = []struct {
 	name string
 	mode uint32
@@ -232,20 +202,21 @@ func (b *Build) root(ctx context.Context, t *image.Tree, prefix string) error {
 	return b.warnHidden(t, prefix)
 }
 
-// warnHidden names what of the image the application will not see: init mounts new file systems at /run and /tmp. What is empty there, and
-// the target of linuxkit's link /etc/resolv.conf, nobody misses.
+// warnHidden warns of files that the application will not see, because init mounts new file systems at /run
+// and /tmp. It skips directories and the target of linuxkit's link /etc/resolv.conf.
 func (b *Build) warnHidden(t *image.Tree, prefix string) error {
 	return t.Walk(func(e *image.Entry) error {
 		name := "/" + strings.TrimPrefix(strings.TrimPrefix(e.Path, prefix), "/")
 		below := strings.HasPrefix(name, "/run/") || strings.HasPrefix(name, "/tmp/")
 		if below && !e.IsDir() && !strings.HasPrefix(name, "/run/resolvconf/") {
-			b.warn("%s is hidden by the empty file system that init mounts at %s: put it elsewhere if the application needs it", name, name[:4])
+			b.warn("%s is hidden by the empty file system that init mounts at %s: move it if the application needs it",
+				name, name[:4])
 		}
 		return nil
 	})
 }
 
-// application is the second ramdisk.
+// application makes the second ramdisk.
 func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error) {
 	d := &disk{tree: image.NewTree(b.TempDir, image.Limits{}), complete: true}
 	description := Application(b.config(), b.Overrides)
@@ -256,7 +227,7 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 		}
 		if b.RootFormat == Erofs {
 			if !blobs.erofs {
-				return fmt.Errorf("%s does not know erofs roots: use neb's init, or --rootfs-format cpio", b.Blobs.Init)
+				return fmt.Errorf("%s cannot mount an erofs root: use neb's init or --rootfs-format cpio", b.Blobs.Init)
 			}
 			if err := put(d.tree, contract.RootPath, dir0755, nil); err != nil {
 				return err
@@ -274,14 +245,15 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 		if err := put(d.tree, contract.Path, file0644, text); err != nil {
 			return err
 		}
-		// An init that does not know the description reads these; ours does not, and they can be left out where they
-		// cannot say it.
+		// Other inits read these instead of the description. neb's does not, so they may be missing if they
+		// cannot express it.
 		command, ok1 := lines(description.Command())
 		environment, ok2 := lines(description.Env)
 		if !ok1 || !ok2 {
 			return nil
 		}
-		return errors.Join(put(d.tree, contract.CmdPath, file0644, command), put(d.tree, contract.EnvPath, file0644, environment))
+		return errors.Join(
+			put(d.tree, contract.CmdPath, file0644, command), put(d.tree, contract.EnvPath, file0644, environment))
 	}()
 	if err != nil {
 		d.close()
@@ -290,29 +262,31 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 	return d, nil
 }
 
-// checkUnderstood refuses a description that init, reading /cmd and /env alone, would understand otherwise than it is meant, and
-// names what of the image's own it passes over.
+// checkUnderstood rejects a description that /cmd and /env cannot express if init reads only those, and warns
+// of the image's values that such an init ignores.
 func (b *Build) checkUnderstood(d contract.Description, blobs *openBlobs) error {
 	if blobs.structured {
 		return nil
 	}
 	if b.Overrides.beyondLines() {
-		return fmt.Errorf("%s does not read %s: all that can be said to it are a command and variables; use neb's init, or leave out the rest", b.Blobs.Init, contract.Path)
+		return fmt.Errorf("%s does not read %s, only a command and variables: use neb's init, or drop the rest",
+			b.Blobs.Init, contract.Path)
 	}
 	_, ok1 := lines(d.Command())
 	_, ok2 := lines(d.Env)
 	if !ok1 || !ok2 {
-		return fmt.Errorf("%s does not read %s, and an argument or variable with a line break in it cannot be said otherwise", b.Blobs.Init, contract.Path)
+		return fmt.Errorf("%s does not read %s, it takes no argument or variable with a line break: use neb's init",
+			b.Blobs.Init, contract.Path)
 	}
-	for _, v := range []struct{ name, value string }{{"WORKDIR", d.WorkingDir}, {"USER", d.User}, {"STOPSIGNAL", d.StopSignal}} {
-		if v.value != "" {
-			b.warn("%s does not read %s: it passes over the image's %s %s", b.Blobs.Init, contract.Path, v.name, v.value)
+	for _, v := range [][2]string{{"WORKDIR", d.WorkingDir}, {"USER", d.User}, {"STOPSIGNAL", d.StopSignal}} {
+		if v[1] != "" {
+			b.warn("%s does not read %s: it ignores the image's %s %s", b.Blobs.Init, contract.Path, v[0], v[1])
 		}
 	}
 	return nil
 }
 
-// The files that nitro-cli gives to linuxkit, with the same entries in the same order.
+// The YAML that nitro-cli passes to linuxkit, with the same entries in the same order.
 var (
 	nitroBootstrapYAML = template.Must(template.New("bootstrap").Parse(`files:
   - {path: dev, directory: true, mode: "0755"}
@@ -334,8 +308,10 @@ files:
 `))
 )
 
-// linuxkitDisk makes a ramdisk of a YAML file, as cmd/linuxkit does.
-func (b *Build) linuxkitDisk(ctx context.Context, yaml *template.Template, values map[string]string) (*disk, error) {
+// linuxkitDisk makes a ramdisk from a YAML file, as cmd/linuxkit does.
+func (b *Build) linuxkitDisk(
+	ctx context.Context, yaml *template.Template, values map[string]string,
+) (*disk, error) {
 	quoted := map[string]string{}
 	for name, value := range values {
 		text, err := json.Marshal(value) // a JSON string is a YAML string
@@ -363,15 +339,15 @@ func (b *Build) linuxkitDisk(ctx context.Context, yaml *template.Template, value
 }
 
 func (b *Build) nitroBootstrap(ctx context.Context, blobs *openBlobs) (*disk, error) {
-	if blobs.nsm == nil {
-		return nil, errors.New("nitro-cli needs a driver nsm.ko")
+	if !blobs.nsm {
+		return nil, errors.New("nitro-cli compatibility needs the driver nsm.ko")
 	}
 	return b.linuxkitDisk(ctx, nitroBootstrapYAML, map[string]string{"Init": b.Blobs.Init, "NSM": b.Blobs.NSM})
 }
 
 func (b *Build) nitroApplication(ctx context.Context, _ *openBlobs) (*disk, error) {
 	if b.Image == nil {
-		return nil, errors.New("nitro-cli packs container images alone: use --image")
+		return nil, errors.New("nitro-cli compatibility needs a container image: use --image")
 	}
 	config := b.config()
 	command := config.Cmd
@@ -386,10 +362,13 @@ func (b *Build) nitroApplication(ctx context.Context, _ *openBlobs) (*disk, erro
 		return nil, err
 	}
 	defer os.RemoveAll(work)
-	values := map[string]string{"Image": "image", "Cmd": filepath.Join(work, "cmd"), "Env": filepath.Join(work, "env")}
+	values := map[string]string{
+		"Image": "image", "Cmd": filepath.Join(work, "cmd"), "Env": filepath.Join(work, "env"),
+	}
 	for name, all := range map[string][]string{"Cmd": command, "Env": config.Env} {
-		// nitro-cli writes a line break as it is, and init then reads two lines.
-		if err := os.WriteFile(values[name], []byte(strings.Join(append(all[:len(all):len(all)], ""), "\n")), 0o600); err != nil {
+		// A line break stays as it is, as in nitro-cli, although init then reads two lines.
+		text := strings.Join(append(slices.Clone(all), ""), "\n")
+		if err := os.WriteFile(values[name], []byte(text), 0o600); err != nil {
 			return nil, err
 		}
 	}

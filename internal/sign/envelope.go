@@ -36,7 +36,8 @@ func Seal(payloadType string, payload []byte, key crypto.Signer) (*Envelope, err
 		digest := sha256.Sum256(message)
 		message, hash = digest[:], crypto.SHA256
 	}
-	// Without a source of randomness ECDSA is deterministic (RFC 6979): the same statement, the same envelope.
+	// Without a source of randomness ECDSA is deterministic (RFC 6979): the same statement, the same
+	// envelope.
 	sig, err := key.Sign(nil, message, hash)
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", payloadType, err)

@@ -13,9 +13,9 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
-// ParseKey reads a private key from PEM text: PKCS #8 or the older form of EC keys. Other text and blocks such as
-// EC PARAMETERS, which openssl writes, are passed over. The key must be on P-256, P-384 or P-521; whether it is, the
-// signing says.
+// ParseKey reads a private key from PEM text: PKCS #8 or the older form of EC keys. Other text and blocks
+// such as EC PARAMETERS, which openssl writes, are passed over. The key must be on P-256, P-384 or P-521;
+// whether it is, the signing says.
 func ParseKey(text []byte) (*ecdsa.PrivateKey, error) {
 	for rest := text; ; {
 		var block *pem.Block
@@ -83,7 +83,8 @@ func Load(keyFile, certificateFile string) (*Signer, error) {
 	return &Signer{Key: key, Certificate: certificate}, nil
 }
 
-// LoadCertificate reads the PEM text of a signing certificate from a file, and checks that there is a certificate in it.
+// LoadCertificate reads the PEM text of a signing certificate from a file, and checks that there is a
+// certificate in it.
 func LoadCertificate(path string) ([]byte, error) {
 	text, err := stream.ReadFile(path, maxFile)
 	if err != nil {

@@ -27,8 +27,8 @@ var keyARN = regexp.MustCompile(`^(arn:(?:aws|aws-cn|aws-us-gov):kms:([a-z0-9-]+
 // IsKeyARN says whether a text is the ARN of a key in AWS KMS.
 func IsKeyARN(text string) bool { return keyARN.MatchString(text) }
 
-// LoadKMS is a signer whose key is in AWS KMS, with the certificate in a PEM file. Credentials come from where
-// the AWS command line has them; the region is that of the key.
+// LoadKMS is a signer whose key is in AWS KMS, with the certificate in a PEM file. Credentials come from
+// where the AWS command line has them; the region is that of the key.
 func LoadKMS(ctx context.Context, arn, certificateFile string) (*Signer, error) {
 	parts := keyARN.FindStringSubmatch(arn)
 	if parts == nil {

@@ -1,5 +1,5 @@
-// Package sign holds the keys that neb signs with, from PEM files or in AWS KMS behind [crypto.Signer], and signs
-// Enclave Image Files and statements (DSSE envelopes) with them.
+// Package sign holds the keys that neb signs with, from PEM files or in AWS KMS behind [crypto.Signer], and
+// signs Enclave Image Files and statements (DSSE envelopes) with them.
 package sign
 
 import (
@@ -10,8 +10,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 )
 
-// EIF writes a copy of a file with a signature by s, in the place of one that it had, to w, which must be empty. A file
-// whose checksum is wrong is not signed.
+// EIF writes a copy of a file with a signature by s, in the place of one that it had, to w, which must be
+// empty. A file whose checksum is wrong is not signed.
 func EIF(ctx context.Context, w io.WriteSeeker, f *eif.File, s *Signer) (eif.Measurements, error) {
 	if err := s.Check(); err != nil {
 		return eif.Measurements{}, err

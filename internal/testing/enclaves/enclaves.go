@@ -1,4 +1,5 @@
-// Package enclaves makes kernels, ramdisks and Enclave Image Files for tests, by hand where package eif does not matter.
+// Package enclaves makes kernels, ramdisks and Enclave Image Files for tests, by hand where package eif does
+// not matter.
 package enclaves
 
 import (
@@ -179,8 +180,8 @@ func TempFile(t testing.TB) *os.File {
 	return f
 }
 
-// Certificate makes a key on P-384 and the PEM text of its own certificate, valid from an hour before noon to an hour
-// after.
+// Certificate makes a key on P-384 and the PEM text of its own certificate, valid from an hour before noon to
+// an hour after.
 func Certificate(t testing.TB, name string, noon time.Time) (crypto.Signer, []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
