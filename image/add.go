@@ -68,18 +68,7 @@ func (t *Tree) addLayers(ctx context.Context, layers []layer, prefix string) err
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return t.put(root, prefix)
-}
-
-// put moves what is below root to the directory at prefix.
-func (t *Tree) put(root uint32, prefix string) error {
-	t.layers++
-	at, err := t.resolve(t.root, prefix, true, &merge{t: t, root: t.root, layer: uint16(t.layers)})
-	if err != nil {
-		return err
-	}
-	t.overlay(at, root)
-	return nil
+	return t.graft(root, prefix)
 }
 
 func (l *layer) fail(i, n int, err error) error {

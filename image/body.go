@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 )
 
 // smallBody is the size up to which bodies are read together with their neighbours; larger ones are left to the kernel.
@@ -106,19 +108,19 @@ func tarHeader(e *Entry, names map[uint32]string) (*tar.Header, error) {
 	if e.Links > 1 {
 		names[e.Inode] = e.Path
 	}
-	switch e.Mode & typeMask {
-	case typeFile:
+	switch e.Mode & initramfs.TypeMask {
+	case initramfs.TypeFile:
 		h.Typeflag, h.Size = tar.TypeReg, e.Size
-	case typeDir:
+	case initramfs.TypeDir:
 		h.Typeflag = tar.TypeDir
 		h.Name += "/"
-	case typeSymlink:
+	case initramfs.TypeSymlink:
 		h.Typeflag = tar.TypeSymlink
-	case typeChar:
+	case initramfs.TypeChar:
 		h.Typeflag = tar.TypeChar
-	case typeBlock:
+	case initramfs.TypeBlock:
 		h.Typeflag = tar.TypeBlock
-	case typeFifo:
+	case initramfs.TypeFifo:
 		h.Typeflag = tar.TypeFifo
 	default:
 		return nil, errors.New("a tar archive holds no socket")

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 )
 
 // fileID identifies a file of this machine, to find its hard links.
@@ -53,7 +55,7 @@ func (t *Tree) AddDir(ctx context.Context, name, prefix string) error {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 		e.Path = rel
-		if e.Mode&typeMask == typeSymlink {
+		if e.Mode&initramfs.TypeMask == initramfs.TypeSymlink {
 			if e.Target, err = os.Readlink(path); err != nil {
 				return err
 			}
@@ -82,5 +84,5 @@ func (t *Tree) AddDir(ctx context.Context, name, prefix string) error {
 	if err != nil {
 		return err
 	}
-	return t.put(top, prefix)
+	return t.graft(top, prefix)
 }

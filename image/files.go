@@ -305,7 +305,7 @@ func openArchive(ctx context.Context, name string, o Options) (*tarFiles, error)
 		return nil, err
 	}
 	in := bufio.NewReaderSize(f, 64<<10)
-	r, done, err := decompress(ctx, in, newWindows(o.Limits.orDefault()))
+	r, done, err := decompress(ctx, in, newWindowRoom(o.Limits.orDefault()))
 	if err != nil {
 		f.Close()
 		return nil, err

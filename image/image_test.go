@@ -178,8 +178,8 @@ func TestManyFiles(t *testing.T) {
 	}
 	each := (heap() - before) / n
 	t.Logf("%d bytes for each file", each)
-	if each > 130 {
-		t.Errorf("a file takes %d bytes of memory, want at most 130", each)
+	if each > 150 { // 300 MB for DefaultLimits.Entries
+		t.Errorf("a file takes %d bytes of memory, want at most 150", each)
 	}
 	files := 0
 	err := tree.Walk(func(e *image.Entry) error {

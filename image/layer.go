@@ -15,6 +15,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
@@ -272,15 +273,15 @@ func isSparse(h *tar.Header) bool {
 
 // tarTypes are the file types of entries.
 var tarTypes = map[byte]uint32{
-	tar.TypeReg:       typeFile,
-	tar.TypeCont:      typeFile,
-	tar.TypeGNUSparse: typeFile,
-	tar.TypeLink:      typeFile,
-	tar.TypeSymlink:   typeSymlink,
-	tar.TypeChar:      typeChar,
-	tar.TypeBlock:     typeBlock,
-	tar.TypeDir:       typeDir,
-	tar.TypeFifo:      typeFifo,
+	tar.TypeReg:       initramfs.TypeFile,
+	tar.TypeCont:      initramfs.TypeFile,
+	tar.TypeGNUSparse: initramfs.TypeFile,
+	tar.TypeLink:      initramfs.TypeFile,
+	tar.TypeSymlink:   initramfs.TypeSymlink,
+	tar.TypeChar:      initramfs.TypeChar,
+	tar.TypeBlock:     initramfs.TypeBlock,
+	tar.TypeDir:       initramfs.TypeDir,
+	tar.TypeFifo:      initramfs.TypeFifo,
 }
 
 const paxXattr = "SCHILY.xattr."

@@ -5,60 +5,61 @@ import (
 	"fmt"
 	gopath "path"
 	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 )
 
 const (
 	whiteout       = ".wh."
-	whiteoutMeta   = ".wh..wh." // what aufs kept for itself
+	whiteoutMeta   = ".wh..wh." // names that aufs kept for itself
 	whiteoutOpaque = ".wh..wh..opq"
-	// whiteoutLinks is the directory with what aufs had hard links to: its files are targets of links, and in no tree.
+	// whiteoutLinks is the directory in which aufs kept files with several names. They are targets of hard links, and in
+	// no tree.
 	whiteoutLinks = ".wh..wh.plnk"
 )
 
-// merge lays one layer over what is below root. Names resolve as if root were "/": symbolic links never lead out of it.
+// merge lays one layer over the tree below root. Names resolve as if root were "/": symbolic links never lead out of it.
 type merge struct {
 	t     *Tree
 	root  uint32
 	layer uint16
-	plnk  uint32     // the root of what stands in the layer's whiteoutLinks, 0 where it has none
-	later []hardLink // whose target had not come yet
+	plnk  uint32     // the root of the layer's whiteoutLinks, 0 if it has none
+	later []hardLink // whose target has not come yet
 }
 
-// hardLink is one by two strings in the tree's arena, which bounds them.
+// hardLink is a path and a target in the tree's arena, which bounds their size.
 type hardLink struct{ path, target uint32 }
 
-// checkPath refuses names that no layer made by honest tools has. A leading slash is fine (Nix writes them): every name
-// counts from the root of the image.
+// checkPath rejects names that no honest tool writes. A leading slash is valid (Nix writes them): every name counts from the
+// root of the image.
 func checkPath(path string) error {
 	switch {
 	case strings.IndexByte(path, 0) >= 0:
-		return fmt.Errorf("%q has a NUL", path)
+		return fmt.Errorf("invalid name %q: contains a NUL", path)
 	case len(path) > maxLink:
-		return fmt.Errorf("a path of %d bytes, at most %d can be opened", len(path), maxLink)
+		return fmt.Errorf("invalid name of %d bytes: expected at most %d", len(path), maxLink)
 	}
-	for rest, more := path, true; more; {
-		var part string
-		part, rest, more = strings.Cut(rest, "/")
+	for part := range strings.SplitSeq(path, "/") {
 		switch {
 		case part == "..":
-			return errors.New(`".." in a name would lead out of where it stands`)
+			return errors.New(`invalid name: ".." would lead out of its directory`)
 		case len(part) > maxName:
-			return fmt.Errorf("%.40q… has %d bytes between slashes, at most %d can be opened", part, len(part), maxName)
+			return fmt.Errorf("invalid name: %.40q… has %d bytes between slashes, expected at most %d", part, len(part), maxName)
 		}
 	}
 	return nil
 }
 
-// apply lays one entry of a layer over the tree. Whiteouts hide what lower layers brought, never what this one did,
-// whichever comes first in it.
+// apply lays one entry of a layer over the tree. A whiteout hides what lower layers brought, never what its own layer
+// brings, whichever comes first.
 func (m *merge) apply(e *Entry, hardLinkTo string) error {
 	if err := checkPath(e.Path); err != nil {
 		return err
 	}
 	dir, base := split(e.Path)
 	switch {
-	case strings.Contains(dir, whiteoutMeta) && below(dir):
-		if name, ok := linked(e.Path); ok && e.IsRegular() && hardLinkTo == "" {
+	case ofAufs(dir):
+		if name, ok := linkedByAufs(e.Path); ok && e.IsRegular() && hardLinkTo == "" {
 			return m.keepLinked(e, name)
 		}
 		return nil
@@ -69,7 +70,7 @@ func (m *merge) apply(e *Entry, hardLinkTo string) error {
 	case strings.HasPrefix(base, whiteout):
 		hidden := base[len(whiteout):]
 		if hidden == "" || hidden == "." || hidden == ".." {
-			return fmt.Errorf("a whiteout of %q", hidden)
+			return fmt.Errorf("invalid whiteout of %q", hidden)
 		}
 		return m.hide(dir, hidden)
 	case hardLinkTo != "":
@@ -85,8 +86,8 @@ func (m *merge) apply(e *Entry, hardLinkTo string) error {
 	return m.put(e)
 }
 
-// below says whether a directory is one that aufs kept for itself, or stands in one.
-func below(dir string) bool {
+// ofAufs reports whether a directory is one that aufs kept for itself, or is below one.
+func ofAufs(dir string) bool {
 	for part := range strings.SplitSeq(dir, "/") {
 		if strings.HasPrefix(part, whiteoutMeta) {
 			return true
@@ -95,15 +96,15 @@ func below(dir string) bool {
 	return false
 }
 
-// linked takes the directory whiteoutLinks off a path.
-func linked(path string) (name string, ok bool) {
+// linkedByAufs cuts the directory whiteoutLinks off a path.
+func linkedByAufs(path string) (name string, ok bool) {
 	if !strings.Contains(path, whiteoutLinks) {
 		return "", false
 	}
 	return strings.CutPrefix(strings.TrimPrefix(gopath.Clean(path), "/"), whiteoutLinks+"/")
 }
 
-// keepLinked keeps a file for hard links alone.
+// keepLinked stores a file for hard links only.
 func (m *merge) keepLinked(e *Entry, name string) error {
 	if m.plnk == 0 {
 		m.plnk = m.t.newRoot()
@@ -124,7 +125,7 @@ func (m *merge) postpone(path, target string) error {
 	return err
 }
 
-// finish makes the hard links that stood before their targets in the layer.
+// finish creates the hard links that come before their targets in the layer.
 func (m *merge) finish() error {
 	for pass := 0; len(m.later) > 0; pass++ {
 		var left []hardLink
@@ -142,9 +143,9 @@ func (m *merge) finish() error {
 			path, target := m.t.names.get(left[0].path), m.t.names.get(left[0].target)
 			switch {
 			case len(left) == len(m.later):
-				return fmt.Errorf("%q: a hard link to %q, which is neither in this layer nor in one below", path, target)
+				return fmt.Errorf("%q: hard link to %q, which is neither in this layer nor in a lower one", path, target)
 			case pass == maxHops:
-				return fmt.Errorf("%q: a hard link to %q, which is one to another, and so on for more than %d", path, target, maxHops)
+				return fmt.Errorf("%q: hard link to %q: more than %d hard links lead to each other", path, target, maxHops)
 			}
 		}
 		m.later = left
@@ -152,7 +153,7 @@ func (m *merge) finish() error {
 	return nil
 }
 
-// split cuts the last part off a path; a path to the root itself has none.
+// split cuts the last part off a path. A path to the root has none.
 func split(path string) (dir, base string) {
 	path = strings.TrimRight(path, "/")
 	i := strings.LastIndexByte(path, '/')
@@ -163,38 +164,34 @@ func split(path string) (dir, base string) {
 	return dir, base
 }
 
-// put makes an entry, or replaces what stands there. Only a directory over a directory keeps what is below.
+// put creates an entry, or replaces the existing one. Only a directory over a directory keeps its content.
 func (m *merge) put(e *Entry) error {
 	t := m.t
 	dir, base := split(e.Path)
 	if base == "" {
 		if !e.IsDir() {
-			return fmt.Errorf("mode %o: the root of a tree is a directory", e.Mode)
+			return fmt.Errorf("invalid mode %o: the root of a tree must be a directory", e.Mode)
 		}
-		return nil // its attributes are nobody's: Docker gives every container a root of its own, 0755
+		return nil // its attributes are ignored: Docker gives every container a root with mode 0755
 	}
 	parent, err := m.descend(dir)
 	if err != nil {
 		return err
 	}
-	old := t.lookup(parent, base)
-	if old != 0 && e.IsDir() && t.isDir(old) {
-		ino, err := t.newInode(e)
-		if err != nil {
-			return err
-		}
-		n := t.nodes.at(old)
-		n.inode, n.layer = ino, m.layer
-		return nil
-	}
 	ino, err := t.newInode(e)
 	if err != nil {
 		return err
 	}
+	old := t.lookup(parent, base)
+	if old != 0 && e.IsDir() && t.isDir(old) {
+		n := t.nodes.at(old)
+		n.inode, n.layer = ino, m.layer
+		return nil
+	}
 	return m.set(parent, base, old, ino)
 }
 
-// set makes a name for an inode, in place of the node old if that is not 0.
+// set makes a name of an inode, in place of the node old if that is not 0.
 func (m *merge) set(parent uint32, base string, old, ino uint32) error {
 	if old != 0 {
 		m.t.empty(old)
@@ -202,15 +199,14 @@ func (m *merge) set(parent uint32, base string, old, ino uint32) error {
 		n.inode, n.layer, n.cleared = ino, m.layer, 0
 		return nil
 	}
-	_, err := m.t.add(parent, base, ino, m.layer)
-	return err
+	return m.t.add(parent, base, ino, m.layer)
 }
 
-// link makes path a name of the file at target, and says whether there is one.
+// link makes path a name of the file at target, and reports whether that exists.
 func (m *merge) link(path, target string) (bool, error) {
 	t := m.t
 	root := m.root
-	if name, ok := linked(target); ok {
+	if name, ok := linkedByAufs(target); ok {
 		if root, target = m.plnk, name; root == 0 {
 			return false, nil
 		}
@@ -220,11 +216,11 @@ func (m *merge) link(path, target string) (bool, error) {
 		return false, err
 	}
 	if t.isDir(to) {
-		return false, fmt.Errorf("a hard link to %s, which is a directory", target)
+		return false, fmt.Errorf("hard link to %s, which is a directory", target)
 	}
 	dir, base := split(path)
 	if base == "" {
-		return false, errors.New("the root of a tree is a directory")
+		return false, errors.New("invalid hard link: the root of a tree must be a directory")
 	}
 	ino := t.nodes.at(to).inode
 	parent, err := m.descend(dir)
@@ -233,49 +229,51 @@ func (m *merge) link(path, target string) (bool, error) {
 	}
 	old := t.lookup(parent, base)
 	if old == to {
-		return false, errors.New("a hard link to itself")
+		return false, errors.New("hard link to itself")
 	}
 	return true, m.set(parent, base, old, ino)
 }
 
-// hide takes a name that lower layers brought out of a directory, or all of them when base is "".
+// hide removes a name that lower layers brought from a directory, or all of them if base is empty.
 func (m *merge) hide(dir, base string) error {
 	t := m.t
 	id, err := t.find(m.root, dir)
 	if err != nil || id == 0 {
 		return err
 	}
-	// A symbolic link to a directory is that directory here, as it is for entries.
-	if id, err = t.follow(m.root, id, dir); err != nil || id == 0 || !t.isDir(id) {
-		return err
+	if t.fileType(id) == initramfs.TypeSymlink { // stands for the directory it leads to, as in names of entries
+		if id, err = t.resolve(m.root, dir, false, nil); err != nil {
+			return err
+		}
 	}
-	if base == "" {
+	switch {
+	case id == 0 || !t.isDir(id):
+	case base == "":
 		m.clear(id)
-		return nil
-	}
-	if id = t.lookup(id, base); id != 0 {
-		m.drop(id)
+	default:
+		if id = t.lookup(id, base); id != 0 {
+			m.drop(id)
+		}
 	}
 	return nil
 }
 
-// clear hides what lower layers brought below a directory, and says whether anything is left there.
+// clear hides what lower layers brought below a directory, and reports whether anything is left there.
 func (m *merge) clear(dir uint32) (left bool) {
 	t := m.t
-	if n := t.nodes.at(dir); n.cleared == m.layer {
-		return n.child != 0
-	}
-	for id := t.nodes.at(dir).child; id != 0; {
-		next := t.nodes.at(id).next
-		m.drop(id)
-		id = next
-	}
 	n := t.nodes.at(dir)
-	n.cleared = m.layer
+	if n.cleared != m.layer {
+		for id := n.child; id != 0; {
+			next := t.nodes.at(id).next
+			m.drop(id)
+			id = next
+		}
+		n.cleared = m.layer
+	}
 	return n.child != 0
 }
 
-// drop hides a node unless this layer brought it or something below it, and says whether it is still there.
+// drop hides a node unless this layer brought it or something below it, and reports whether it is still there.
 func (m *merge) drop(id uint32) (left bool) {
 	t := m.t
 	n := t.nodes.at(id)
@@ -283,7 +281,7 @@ func (m *merge) drop(id uint32) (left bool) {
 	switch {
 	case n.layer == m.layer:
 		return true
-	case below: // what is left is a directory that only this layer's names imply
+	case below: // the rest is a directory that only names of this layer imply
 		n.inode, n.layer = t.impliedDir(), m.layer
 		return true
 	}
@@ -291,17 +289,12 @@ func (m *merge) drop(id uint32) (left bool) {
 	return false
 }
 
-// impliedDir is a directory that no layer describes: what mkdir -p would make.
-func (t *Tree) impliedDir() uint32 {
-	return t.inodes.add(inode{mode: typeDir | 0o755})
-}
-
-// descend finds the directory at path and makes what is missing of it.
+// descend finds the directory at path and creates what is missing of it.
 func (m *merge) descend(path string) (uint32, error) {
 	return m.t.resolve(m.root, path, true, m)
 }
 
-// find looks for what path names, following symbolic links on the way but not the last part. 0 is none.
+// find returns the node at path. It follows symbolic links on the way but not the last part. 0 is none.
 func (t *Tree) find(root uint32, path string) (uint32, error) {
 	dir, base := split(path)
 	parent, err := t.resolve(root, dir, false, nil)
@@ -311,17 +304,9 @@ func (t *Tree) find(root uint32, path string) (uint32, error) {
 	return t.lookup(parent, base), nil
 }
 
-// follow goes on from a symbolic link to what it leads to. 0 is nowhere.
-func (t *Tree) follow(root, id uint32, path string) (uint32, error) {
-	if t.inodes.at(t.nodes.at(id).inode).mode&typeMask != typeSymlink {
-		return id, nil
-	}
-	return t.resolve(root, path, false, nil)
-}
-
-// resolve finds the directory that path names from root, as the kernel would with root as "/". With make it creates what
-// is missing, and puts directories in the place of what is none; otherwise it returns 0 for those.
-func (t *Tree) resolve(root uint32, path string, make bool, m *merge) (uint32, error) {
+// resolve finds the directory at path, as the kernel would with root as "/". With create it creates what is missing, and
+// replaces what is not a directory, through m; otherwise it returns 0 for those.
+func (t *Tree) resolve(root uint32, path string, create bool, m *merge) (uint32, error) {
 	at, rest, hops := root, path, 0
 	for rest != "" {
 		var part string
@@ -336,36 +321,29 @@ func (t *Tree) resolve(root uint32, path string, make bool, m *merge) (uint32, e
 			continue
 		}
 		id := t.lookup(at, part)
-		var ino *inode
-		if id != 0 {
-			ino = t.inodes.at(t.nodes.at(id).inode)
-		}
 		switch {
-		case id != 0 && ino.mode&typeMask == typeDir:
+		case id != 0 && t.isDir(id):
 			at = id
 			continue
-		case id != 0 && ino.mode&typeMask == typeSymlink:
-			if hops++; hops > maxHops {
-				return 0, fmt.Errorf("%s leads through more than %d symbolic links", path, maxHops)
-			}
-			target := string(t.names.get(uint32(ino.body.at)))
-			// A short name can lead through long targets, time and again.
+		case id != 0 && t.fileType(id) == initramfs.TypeSymlink:
+			target := string(t.names.get(uint32(t.inodes.at(t.nodes.at(id).inode).body.at)))
+			// A short name can lead through long targets again and again.
 			if t.links += int64(len(target) + len(rest)); t.links > t.limits.links() {
-				return 0, &LimitError{What: "bytes of symbolic links followed on the way of names (a limit that grows with that of the entries)", Limit: t.limits.links(), Field: "Entries"}
+				return 0, &LimitError{What: "bytes of symbolic links in the paths of names", Limit: t.limits.links(), Field: "Entries"}
+			}
+			if hops++; hops > maxHops || len(target)+len(rest) > 2*maxLink {
+				return 0, fmt.Errorf("%s leads through more than %d symbolic links, or to a path of more than %d bytes", path, maxHops, maxLink)
 			}
 			if strings.HasPrefix(target, "/") {
 				at = root
 			}
-			if len(target)+len(rest) > 2*maxLink {
-				return 0, fmt.Errorf("%s leads through symbolic links to a path of more than %d bytes", path, maxLink)
-			}
 			rest = target + "/" + rest
 			continue
-		case !make:
+		case !create:
 			return 0, nil
 		}
 		if len(part) > maxName {
-			return 0, fmt.Errorf("a symbolic link on the way has a name of %d bytes", len(part))
+			return 0, fmt.Errorf("symbolic link in the path leads to a name of %d bytes, expected at most %d", len(part), maxName)
 		}
 		if err := m.set(at, part, id, t.impliedDir()); err != nil {
 			return 0, err
@@ -375,8 +353,17 @@ func (t *Tree) resolve(root uint32, path string, make bool, m *merge) (uint32, e
 	return at, nil
 }
 
-// overlay moves what is below from to the directory to, over what is there: as a second archive does that the kernel
-// unpacks over the first.
+// graft moves everything below root to the directory at prefix, over what is there.
+func (t *Tree) graft(root uint32, prefix string) error {
+	at, err := t.makeDir(prefix)
+	if err != nil {
+		return err
+	}
+	t.overlay(at, root)
+	return nil
+}
+
+// overlay moves everything below from to the directory to, as if the kernel unpacked a second archive over the first.
 func (t *Tree) overlay(to, from uint32) {
 	for id := t.nodes.at(from).child; id != 0; {
 		n := t.nodes.at(id)
@@ -386,7 +373,7 @@ func (t *Tree) overlay(to, from uint32) {
 			t.nodes.at(old).inode = n.inode
 			t.overlay(old, id)
 			t.remove(id)
-		} else { // it changes hands, with all below it
+		} else {
 			if old != 0 {
 				t.remove(old)
 			}

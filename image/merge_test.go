@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 )
 
 // FuzzMerge merges layers made of the fuzzer's bytes, and compares the tree with what a plain model of the rules makes: a map
@@ -71,9 +73,9 @@ func mergeAndCompare(t *testing.T, script []byte) {
 	for i, layer := range all {
 		m := merge{t: tree, root: tree.root, layer: uint16(i + 1)}
 		for _, s := range layer {
-			e := &Entry{Path: s.path, Mode: typeFile | 0o644, Size: int64(len(s.body))}
+			e := &Entry{Path: s.path, Mode: initramfs.TypeFile | 0o644, Size: int64(len(s.body))}
 			if s.mode != 0 {
-				e.Mode = typeDir | s.mode
+				e.Mode = initramfs.TypeDir | s.mode
 			}
 			if err := tree.keep(e, []byte(s.body)); err != nil {
 				t.Fatal(err)

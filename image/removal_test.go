@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 )
 
 // TestAlternating replaces a directory by a file and back, and hides and brings names, again and again. What goes must cost
@@ -33,7 +35,7 @@ func TestAlternating(t *testing.T) {
 			for i := range n {
 				layer, path := c.layer(i)
 				m := merge{t: tree, root: tree.root, layer: layer}
-				if err := m.apply(&Entry{Path: path, Mode: typeFile | 0o644}, ""); err != nil {
+				if err := m.apply(&Entry{Path: path, Mode: initramfs.TypeFile | 0o644}, ""); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -42,8 +44,8 @@ func TestAlternating(t *testing.T) {
 			if took > 10*time.Second {
 				t.Errorf("%d entries took %v", n, took)
 			}
-			if slots := len(tree.table); slots > 4096 {
-				t.Errorf("the table has grown to %d slots for a handful of names", slots)
+			if len(tree.index) > 10 {
+				t.Errorf("the index has %d names, expected a handful", len(tree.index))
 			}
 		})
 	}
@@ -64,7 +66,7 @@ func TestManyGone(t *testing.T) {
 			path = fmt.Sprintf("d/.wh.%d", i-n)
 		}
 		m := merge{t: tree, root: tree.root, layer: uint16(1 + i/n)}
-		if err := m.apply(&Entry{Path: path, Mode: typeFile | 0o644}, ""); err != nil {
+		if err := m.apply(&Entry{Path: path, Mode: initramfs.TypeFile | 0o644}, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -74,6 +76,49 @@ func TestManyGone(t *testing.T) {
 	names := 0
 	if err := tree.Walk(func(*Entry) error { names++; return nil }); err != nil || names != 1 {
 		t.Errorf("%d names are left (%v), want d alone", names, err)
+	}
+}
+
+// TestSameKeys has so many names in a directory that some share a key of the index, and removes them in another order.
+func TestSameKeys(t *testing.T) {
+	const n = 300_000 // 10 pairs of equal 32-bit hashes are expected, and none once in 30,000 runs
+	tree := NewTree(t.TempDir(), Limits{})
+	defer tree.Close()
+	m := merge{t: tree, root: tree.root, layer: 1}
+	name := func(i int) string { return fmt.Sprintf("d/%d", i) }
+	for i := range n {
+		if err := m.put(&Entry{Path: name(i), Mode: initramfs.TypeFile, UID: uint32(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shared := 0
+	for id := range tree.nodes.n {
+		if tree.nodes.at(id).same != 0 {
+			shared++
+		}
+	}
+	if shared == 0 {
+		t.Error("no names share a key")
+	}
+	for i := range n {
+		if e, ok := tree.Lookup(name(i)); !ok || e.UID != uint32(i) {
+			t.Fatalf("%s: found %v, %v", name(i), e, ok)
+		}
+	}
+	for i := range n {
+		if i = i * 7919 % n; i%2 == 0 {
+			if err := tree.Remove(name(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i := range n {
+		if _, ok := tree.Lookup(name(i)); ok != (i%2 == 1) {
+			t.Fatalf("%s: found %v after half of the names were removed", name(i), ok)
+		}
+	}
+	if len(tree.index) > n/2+1 {
+		t.Errorf("the index has %d names, expected at most %d", len(tree.index), n/2+1)
 	}
 }
 
@@ -92,9 +137,9 @@ func TestLongLinks(t *testing.T) {
 			defer tree.Close()
 			m := merge{t: tree, root: tree.root, layer: 1}
 			put := func(path, target string) error {
-				e := &Entry{Path: path, Mode: typeFile | 0o644}
+				e := &Entry{Path: path, Mode: initramfs.TypeFile | 0o644}
 				if target != "" {
-					e.Mode, e.Target = typeSymlink|0o777, target
+					e.Mode, e.Target = initramfs.TypeSymlink|0o777, target
 				}
 				return m.apply(e, "")
 			}

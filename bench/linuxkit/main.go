@@ -1,10 +1,10 @@
-// Command linuxkit (in bench) measures cmd/linuxkit on large images, beside LinuxKit's own program when it is given one:
+// Command linuxkit (in bench) measures cmd/linuxkit with large images, and LinuxKit's own program beside it if it is given:
 //
 //	go run ./bench/linuxkit -dir /var/tmp/bench [-upstream /path/to/linuxkit] [-runs 3] [-images one,small,huge]
 //
-// It builds cmd/linuxkit as releases do, makes the images (an image cache in OCI layout, the same bytes each time; kept in
-// -dir for the next run), runs both programs from that cache in turn, and prints medians as a Markdown table with
-// the machine and its load. upstream must have the patches that nitro-cli needs (prefix, kernel+initrd-nogz).
+// It builds cmd/linuxkit as releases do, creates the images (OCI layouts, the same bytes each time; they stay in -dir for
+// the next run), runs both programs in turn, and prints medians as a Markdown table with the machine and its load. upstream
+// must have the patches that nitro-cli needs (prefix, kernel+initrd-nogz).
 package main
 
 import (
@@ -80,17 +80,21 @@ func bench(dir, upstream string, runs int, which []string) error {
 				return err
 			}
 		}
-		yaml := filepath.Join(dir, img.name+".yml")
-		if err := os.WriteFile(yaml, []byte("init:\n  - "+l.name+"\n"), 0o644); err != nil {
-			return err
-		}
-		for _, p := range []struct{ name, path string }{{"neb", ours}, {"upstream", upstream}} {
+		for _, p := range []struct{ name, path, ref string }{{"neb", ours, "oci:" + l.dir}, {"upstream", upstream, l.name}} {
 			if p.path == "" {
 				continue
 			}
+			yaml := filepath.Join(dir, img.name+".yml")
+			if err := os.WriteFile(yaml, []byte("init:\n  - "+p.ref+"\n"), 0o644); err != nil {
+				return err
+			}
 			var all []run
 			for range runs {
-				r, err := measure(p.path, dir, l.dir, yaml)
+				args := []string{"build", "--name", filepath.Join(dir, "out"), "--format", "kernel+initrd-nogz", "--no-sbom", yaml}
+				if p.name == "upstream" { // it reads layouts from its cache only
+					args = append(args, "--cache", l.dir)
+				}
+				r, err := measure(p.path, dir, args)
 				if err != nil {
 					fmt.Printf("| %s | %s | %v | | | |\n", img.about, p.name, err)
 					break
@@ -118,10 +122,10 @@ type run struct {
 	size      int64
 }
 
-func measure(program, dir, cache, yaml string) (run, error) {
+func measure(program, dir string, args []string) (run, error) {
 	out := filepath.Join(dir, "out")
 	defer os.Remove(out + "-initrd.img")
-	cmd := exec.Command(program, "build", "--cache", cache, "--name", out, "--format", "kernel+initrd-nogz", "--no-sbom", yaml)
+	cmd := exec.Command(program, args...)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	// Upstream keeps its intermediate file in TMPDIR.
