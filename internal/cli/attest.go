@@ -51,12 +51,13 @@ func newAttestVerifyCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify DOCUMENT",
 		Short: "Verify an attestation document",
-		Long: `Verify an attestation document of a Nitro enclave: its form, its signature, its chain of certificates up to the AWS
-root, and the values that you expect. DOCUMENT is a file, or - for standard input, in binary, base64 or hexadecimal.
+		Long: `Verify an attestation document of a Nitro enclave: its form, its signature, its chain of
+certificates up to the AWS root, and the values that you expect. DOCUMENT is a file, or - for standard input,
+in binary, base64 or hexadecimal.
 
-A document proves something only if it is compared with the registers of the enclave that you trust, and with a nonce
-that you chose for this request. The exit status is therefore 1 without an expected PCR0 or PCR8 (or --eif), unless
---any-pcr is given, and without a --nonce, unless --any-nonce is given.`,
+A document proves something only if it is compared with the registers of the enclave that you trust, and with
+a nonce that you chose for this request. The exit status is therefore 1 without an expected PCR0 or PCR8 (or
+--eif), unless --any-pcr is given, and without a --nonce, unless --any-nonce is given.`,
 		Example: `  neb attest verify document.bin --eif hello.eif --nonce 5f3a9c
   neb attest verify document.b64 --pcr0 $PCR0 --any-nonce --json`,
 		Args: cobra.ExactArgs(1),
@@ -76,13 +77,18 @@ that you chose for this request. The exit status is therefore 1 without an expec
 	f.StringVar(&o.eif, "eif", "", "expect the registers of this EIF `file`")
 	f.StringVar(&o.nonce, "nonce", "", "expect this nonce, in `hex`adecimal")
 	f.StringVar(&o.userData, "user-data", "", "expect this user data, in `hex`adecimal")
-	f.StringVar(&o.publicKey, "public-key", "", "expect this public key: `hex`adecimal, or @FILE (DER or PEM)")
-	f.StringVar(&o.root, "root", "", "trust the root certificate in this `file` (PEM or DER) instead of that of the commercial AWS regions")
+	f.StringVar(&o.publicKey, "public-key", "",
+		"expect this public key: `hex`adecimal, or @FILE (DER or PEM)")
+	f.StringVar(&o.root, "root", "",
+		"trust the root certificate in this `file` (PEM or DER) instead of that of the commercial AWS "+
+			"regions")
 	f.StringVar(&o.at, "at", "", "check the certificates at this `time` (RFC 3339) instead of now")
 	f.BoolVar(&o.want.AnyPCR, "any-pcr", false, "accept any enclave")
 	f.BoolVar(&o.want.AnyNonce, "any-nonce", false, "accept any nonce: the document may be old")
-	f.BoolVar(&o.want.AllowDebug, "allow-debug", false, "accept an enclave in debug mode, whose registers are zero")
-	f.BoolVar(&o.want.AllowEmulated, "allow-emulated", false, "accept an unsigned document, as neb run makes them; for tests only")
+	f.BoolVar(&o.want.AllowDebug, "allow-debug", false,
+		"accept an enclave in debug mode, whose registers are zero")
+	f.BoolVar(&o.want.AllowEmulated, "allow-emulated", false,
+		"accept an unsigned document, as neb run makes them; for tests only")
 	f.BoolVar(&o.asJSON, "json", false, "print the document and the result as JSON")
 	return cmd
 }
@@ -124,7 +130,7 @@ func (o *attestVerify) expect(ctx context.Context) error {
 		return err
 	}
 	if o.eif != "" {
-		m, err := measureEIF(ctx, o.eif)
+		m, err := inspect.Measure(ctx, o.eif)
 		if err != nil {
 			return err
 		}
@@ -179,7 +185,8 @@ func readDocument(path string) (*nsm.Document, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if len(raw) > inspect.MaxDocument {
-		return nil, fmt.Errorf("%s is larger than %d bytes: expected an attestation document", path, inspect.MaxDocument)
+		return nil, fmt.Errorf("%s is larger than %d bytes: expected an attestation document",
+			path, inspect.MaxDocument)
 	}
 	d, err := nsm.Parse(inspect.DecodeDocument(raw))
 	if err != nil {

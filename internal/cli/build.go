@@ -41,14 +41,15 @@ func newBuildCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build [" + strings.Join(targets, "|") + "]...",
 		Short: "Build the blobs of an enclave: kernel, nsm.ko, init and linuxkit",
-		Long: `Build the blobs of an enclave from neb.lock and neb's source, in a sandbox: every machine builds the same bytes.
+		Long: `Build the blobs of an enclave from neb.lock and neb's source, in a sandbox: every machine
+builds the same bytes.
 
 Without arguments, neb builds all blobs for this machine's architecture. The result has a directory for each
 architecture, which nitro-cli accepts as its blobs directory.
 
-Packages are downloaded from NEB_MIRROR if it is set, then from the mirrors of this machine's apt, then from the
-archive of Debian snapshots. The Go toolchain is downloaded from GOPROXY. neb checks the hash of each file against
-neb.lock and keeps the file in the store (see 'neb cache').`,
+Packages are downloaded from NEB_MIRROR if it is set, then from the mirrors of this machine's apt, then from
+the archive of Debian snapshots. The Go toolchain is downloaded from GOPROXY. neb checks the hash of each file
+against neb.lock and keeps the file in the store (see 'neb cache').`,
 		ValidArgsFunction: each(targets),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			archs, err := flags.arch()
@@ -100,7 +101,8 @@ neb.lock and keeps the file in the store (see 'neb cache').`,
 				for _, set := range built {
 					for _, o := range set.Outputs {
 						for _, f := range o.Files {
-							report.Files = append(report.Files, builtFile{set.Arch + "/" + f.Name, f.Size, f.SHA256})
+							path := set.Arch + "/" + f.Name
+							report.Files = append(report.Files, builtFile{path, f.Size, f.SHA256})
 						}
 					}
 				}
@@ -118,7 +120,8 @@ neb.lock and keeps the file in the store (see 'neb cache').`,
 		},
 	}
 	both := arch.X86_64 + "," + arch.AArch64
-	cmd.Flags().StringSliceVar(&flags.archs, "arch", nil, "x86_64, aarch64 or "+both+" (default: this machine's architecture)")
+	cmd.Flags().StringSliceVar(&flags.archs, "arch", nil,
+		"x86_64, aarch64 or "+both+" (default: this machine's architecture)")
 	choices(cmd, "arch", append(slices.Clone(component.Archs), both)...)
 	flags.add(cmd)
 	flags.addKernel(cmd)

@@ -18,7 +18,8 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.IntVarP(&f.jobs, "jobs", "j", 0, "number of parallel jobs (default: one per processor)")
 	flags.BoolVar(&f.offline, "offline", false, "use what the store has, download nothing")
-	flags.StringVar(&f.source, "source", "", "`directory` with neb's source tree, for init and linuxkit (default: $NEB_SOURCE, "+
-		"the checkout around the current directory, or the version of this binary)")
+	flags.StringVar(&f.source, "source", "",
+		"neb's source `directory`, for init and linuxkit (default: $NEB_SOURCE, the checkout around "+
+			"the current directory, or the source of this version)")
 	allowEmpty(cmd, "source")
 }

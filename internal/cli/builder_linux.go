@@ -19,9 +19,12 @@ import (
 // addKernel adds the flags that change the kernel.
 func (f *buildFlags) addKernel(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringArrayVar(&f.fragments, "config-fragment", nil, "`file` with kernel options, in the syntax of .config; repeatable")
-	flags.StringArrayVar(&f.patches, "patch", nil, "`file` with a kernel patch, applied with patch -p1; repeatable")
-	flags.StringVar(&f.kernelSource, "kernel-source", "", "`directory or tarball` with another kernel source; neb's patches are applied")
+	flags.StringArrayVar(&f.fragments, "config-fragment", nil,
+		"`file` with kernel options, in the syntax of .config; repeatable")
+	flags.StringArrayVar(&f.patches, "patch", nil,
+		"`file` with a kernel patch, applied with patch -p1; repeatable")
+	flags.StringVar(&f.kernelSource, "kernel-source", "",
+		"`path` of another kernel source, a directory or tarball; neb's patches are applied")
 	allowEmpty(cmd, "kernel-source")
 }
 

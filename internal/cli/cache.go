@@ -19,11 +19,13 @@ import (
 )
 
 func newCacheCommand(s streams) *cobra.Command {
-	cmd := newGroup("cache", "List and prune downloads and builds", newCacheLsCommand(s), newCachePruneCommand(s))
-	cmd.Long = `List and prune the store, which keeps downloads by their hash and builds by the hash of their inputs.
+	cmd := newGroup("cache", "List and prune downloads and builds",
+		newCacheLsCommand(s), newCachePruneCommand(s))
+	cmd.Long = `List and prune the store, which keeps downloads by their hash and builds by the hash of their
+inputs.
 
-The store is the directory NEB_CACHE if that is set, else $XDG_CACHE_HOME/neb, else ~/.cache/neb. neb can download and
-build everything in it again.`
+The store is the directory NEB_CACHE if that is set, else $XDG_CACHE_HOME/neb, else ~/.cache/neb. neb can
+download and build everything in it again.`
 	return cmd
 }
 
@@ -36,7 +38,7 @@ type cacheReport struct {
 
 type cacheItem struct {
 	store.Item
-	File string `json:"file,omitempty"` // of a download that the lock names: package, version and architecture
+	File string `json:"file,omitempty"` // of a locked download: package, version, architecture
 }
 
 // openCache opens the store, and returns the locked files by their hash.
@@ -82,8 +84,8 @@ func newCachePruneCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Remove unused downloads and builds",
-		Long: `Remove items from the store that were not used for 30 days, and incomplete downloads and builds. Downloads that
-neb.lock names are kept, and so is everything that another neb process is using.`,
+		Long: `Remove items from the store that were not used for 30 days, and incomplete downloads and
+builds. Downloads that neb.lock names are kept, and so is everything that another neb process is using.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			age, err := parseAge(olderThan)
@@ -123,7 +125,8 @@ neb.lock names are kept, and so is everything that another neb process is using.
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "remove everything, including downloads that neb.lock names")
-	cmd.Flags().StringVar(&olderThan, "older-than", "30d", "remove items that were not used for this `time`, as in 12h or 30d")
+	cmd.Flags().StringVar(&olderThan, "older-than", "30d",
+		"remove items that were not used for this `time`, as in 12h or 30d")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "list what would be removed, and remove nothing")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the removed items as JSON")
 	return cmd
@@ -162,7 +165,8 @@ func printItems(s streams, dir string, items []store.Item, locked map[string]loc
 		if name == "" {
 			name = i.Name
 		}
-		fmt.Fprintf(w, "%s\t%.1f MB\t%s\t%s\n", i.Kind, float64(i.Size)/1e6, i.Used.Format("2006-01-02 15:04"), name)
+		fmt.Fprintf(w, "%s\t%.1f MB\t%s\t%s\n",
+			i.Kind, float64(i.Size)/1e6, i.Used.Format("2006-01-02 15:04"), name)
 	}
 	fmt.Fprintf(w, "total\t%.1f MB\t\t%d in %s\n", float64(report.Size)/1e6, len(report.Items), dir)
 	return w.Flush()

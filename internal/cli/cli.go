@@ -133,8 +133,8 @@ func newRoot(s streams) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "neb",
 		Short: "Build, pack and boot AWS Nitro Enclaves",
-		Long: `Build the kernel, the NSM driver and PID 1 of an AWS Nitro Enclave, pack them with an application into an Enclave
-Image File, and boot that file on this machine.
+		Long: `Build the kernel, the NSM driver and PID 1 of an AWS Nitro Enclave, pack them with an
+application into an Enclave Image File, and boot that file on this machine.
 
 Environment:
 
@@ -155,6 +155,7 @@ Exit status: 0 success, 1 failure, 2 wrong usage; neb run exits as the applicati
 	if info, ok := debug.ReadBuildInfo(); ok {
 		root.Version = info.Main.Version // with the commit if there is no tag; "(devel)" from go run
 	}
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 110"))
 	root.SetOut(s.out)
 	root.SetErr(s.err)
 	root.AddCommand(newManCommand(), newEIFCommand(s), newAttestCommand(s))
@@ -252,8 +253,8 @@ func choices(cmd *cobra.Command, flag string, values ...string) {
 // each has shell completion offer values as arguments, each of them once.
 func each(values []string) cobra.CompletionFunc {
 	return func(_ *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
-		rest := slices.DeleteFunc(slices.Clone(values), func(v string) bool { return slices.Contains(given, v) })
-		return rest, cobra.ShellCompDirectiveNoFileComp
+		used := func(v string) bool { return slices.Contains(given, v) }
+		return slices.DeleteFunc(slices.Clone(values), used), cobra.ShellCompDirectiveNoFileComp
 	}
 }
 

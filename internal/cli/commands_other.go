@@ -19,7 +19,8 @@ func platformCommands(streams) []*cobra.Command {
 			Hidden:             true,
 			DisableFlagParsing: true,
 			RunE: func(*cobra.Command, []string) error {
-				return fmt.Errorf("neb %s needs Linux; on %s, neb eif and neb attest are available", name, runtime.GOOS)
+				return fmt.Errorf("neb %s needs Linux; on %s, neb eif and neb attest are available",
+					name, runtime.GOOS)
 			},
 		})
 	}

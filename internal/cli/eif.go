@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
 
@@ -27,52 +26,6 @@ func newEIFCommand(s streams) *cobra.Command {
 	)
 }
 
-// inspectEIF reads a whole EIF and reports what is in it and what is wrong with it. The second result closes
-// the file, which the report reads from.
-func inspectEIF(ctx context.Context, path string, at time.Time) (*inspect.Report, func(), error) {
-	f, size, err := openRegular(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	report, err := inspect.Inspect(ctx, f, size, at)
-	if err != nil {
-		f.Close()
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return report, func() { f.Close() }, nil
-}
-
-// openEIF reads the structure of an EIF, and rejects an invalid one. The caller closes the second result.
-func openEIF(path string) (*eif.File, *os.File, error) {
-	f, size, err := openRegular(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	file, err := eif.Open(f, size)
-	if err != nil {
-		f.Close()
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return file, f, nil
-}
-
-// measureEIF computes the registers of an EIF, and rejects one with a wrong checksum.
-func measureEIF(ctx context.Context, path string) (eif.Measurements, error) {
-	file, in, err := openEIF(path)
-	if err != nil {
-		return eif.Measurements{}, err
-	}
-	defer in.Close()
-	pass, err := file.Measure(ctx)
-	if err == nil {
-		err = inspect.CheckCRC(file, pass)
-	}
-	if err != nil {
-		return eif.Measurements{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return pass.Measurements, nil
-}
-
 // notInput rejects an output that would replace one of the inputs. Names of files that do not exist are
 // ignored.
 func notInput(flag, output string, inputs ...string) error {
@@ -86,20 +39,6 @@ func notInput(flag, output string, inputs ...string) error {
 		}
 	}
 	return nil
-}
-
-// openRegular opens a regular file for reading. It does not open other files: with a pipe it would wait for a
-// writer.
-func openRegular(path string) (*os.File, int64, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, 0, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, 0, fmt.Errorf("%s is not a regular file", path)
-	}
-	f, err := os.Open(path)
-	return f, info.Size(), err
 }
 
 // atFlag returns the time of --at, or now.
@@ -149,9 +88,12 @@ type keyFlags struct {
 
 func (k *keyFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&k.certificate, "signing-certificate", "", "PEM `file` with the certificate of the key, measured by PCR8")
-	f.StringVar(&k.key, "private-key", "", "PEM `file` with the private key (P-256, P-384 or P-521), or the ARN of an AWS KMS key")
-	f.BoolVar(&k.allowExpired, "allow-expired", false, "sign with a certificate that is not valid now; no enclave starts from it")
+	f.StringVar(&k.certificate, "signing-certificate", "",
+		"PEM `file` with the certificate of the key, measured by PCR8")
+	f.StringVar(&k.key, "private-key", "",
+		"PEM `file` with the private key (P-256, P-384 or P-521), or the ARN of an AWS KMS key")
+	f.BoolVar(&k.allowExpired, "allow-expired", false,
+		"sign with a certificate that is not valid now; no enclave starts from it")
 }
 
 // signer returns nil if no key was given.

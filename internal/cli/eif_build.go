@@ -48,15 +48,16 @@ func newEIFBuildCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build (--image REFERENCE | --rootfs DIR|TAR) --output FILE",
 		Short: "Build an Enclave Image File from a container image",
-		Long: `Build an Enclave Image File from a container image, or from a directory or tar archive, and the blobs of 'neb build'.
+		Long: `Build an Enclave Image File from a container image, or from a directory or tar archive, and the
+blobs of 'neb build'.
 
-An image is a registry reference (alpine:3), docker-daemon:NAME, docker-archive:FILE, oci-archive:FILE or oci:DIR. Only
-docker-daemon: needs a Docker engine.
+An image is a registry reference (alpine:3), docker-daemon:NAME, docker-archive:FILE, oci-archive:FILE or
+oci:DIR. Only docker-daemon: needs a Docker engine.
 
-The same image, blobs and options give the same bytes on every machine. The measurements go to standard output, in the
-form of nitro-cli build-enclave.`,
+The same image, blobs and options give the same bytes on every machine. The measurements go to standard
+output, in the form of nitro-cli build-enclave.`,
 		Example: `  neb eif build --image alpine:3 --cmd /bin/date --output date.eif
-  neb eif build --image docker-daemon:hello --output hello.eif --signing-certificate cert.pem --private-key key.pem
+  neb eif build --image docker-daemon:hello --output hello.eif --signing-certificate c.pem --private-key k.pem
   neb eif build --rootfs ./tree --entrypoint /server --arch aarch64 --output server.eif`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -65,9 +66,11 @@ form of nitro-cli build-enclave.`,
 		},
 	}
 	f, b, v := cmd.Flags(), &o.build, &o.build.Overrides
-	f.StringVar(&o.image, "image", "", "container image")
-	f.StringVar(&o.dockerURI, "docker-uri", "", "container image, from the Docker engine or else from its registry, as in nitro-cli")
-	f.StringVar(&b.RootFS, "rootfs", "", "`directory or tar archive` with the application's root, instead of an image")
+	f.StringVar(&o.image, "image", "", "container image: see above for its forms")
+	f.StringVar(&o.dockerURI, "docker-uri", "",
+		"container image as in nitro-cli: from the Docker engine, else from its registry")
+	f.StringVar(&b.RootFS, "rootfs", "",
+		"`path` of the application's root, a directory or tar archive, instead of an image")
 	f.StringVar(&b.Arch, "arch", arch.Host(), "architecture of the enclave: x86_64 or aarch64")
 	f.StringVar(&o.blobs, "blobs", "", "`directory` with the blobs (default: what 'neb build' builds)")
 	f.StringVar(&o.own.Kernel, "kernel", "", "kernel `file`, bzImage or Image, instead of the blob")
@@ -75,24 +78,34 @@ form of nitro-cli build-enclave.`,
 	f.StringVar(&b.Cmdline, "cmdline", "", "kernel command line instead of the blob")
 	f.StringVar(&o.own.Init, "init", "", "`file` of PID 1 instead of the blob")
 	f.StringVar(&o.own.NSM, "nsm", "", "nsm.ko `file` instead of the blob; empty for none")
-	f.StringVar(&b.Name, "name", "", "image name in the metadata (default: the label org.opencontainers.image.title)")
-	f.StringVar(&b.Version, "version", "", "image version in the metadata (default: the digest of the image's configuration)")
+	f.StringVar(&b.Name, "name", "",
+		"image name in the metadata (default: the label org.opencontainers.image.title)")
+	f.StringVar(&b.Version, "version", "",
+		"image version in the metadata (default: the digest of the image's configuration)")
 	f.StringVar(&o.metadata, "metadata", "", "`file` with a JSON object for the metadata, at most 4096 bytes")
-	f.StringArrayVar(&v.Entrypoint, "entrypoint", nil, "one argument of the command instead of the image's ENTRYPOINT; repeatable; empty for none")
+	f.StringArrayVar(&v.Entrypoint, "entrypoint", nil,
+		"one argument of the command instead of the image's ENTRYPOINT; repeatable; empty for none")
 	f.StringArrayVar(&v.Cmd, "cmd", nil, "one argument of the command instead of the image's CMD; repeatable")
 	f.StringArrayVar(&v.Env, "env", nil, "environment variable to set, as `K=V`; repeatable")
 	f.StringVar(&o.workdir, "workdir", "", "working directory; empty clears the image's value")
 	f.StringVar(&o.user, "user", "", "`user[:group]` of the application; empty clears the image's value")
-	f.StringVar(&o.stopSignal, "stop-signal", "", "`signal` for processes that outlive the application; empty clears the image's value")
+	f.StringVar(&o.stopSignal, "stop-signal", "",
+		"`signal` for processes that outlive the application; empty clears the image's value")
 	f.StringVar(&v.Hostname, "hostname", "", "host name of the enclave (default: enclave)")
-	f.BoolVar(&o.loopback, "loopback", true, "set up lo with 127.0.0.1 and ::1; =false leaves that to the application")
-	f.StringVar(&v.NSMOwner, "nsm-owner", "", "`user[:group]` that owns /dev/nsm (default: the application's user)")
+	f.BoolVar(&o.loopback, "loopback", true,
+		"set up lo with 127.0.0.1 and ::1; =false leaves that to the application")
+	f.StringVar(&v.NSMOwner, "nsm-owner", "",
+		"`user[:group]` that owns /dev/nsm (default: the application's user)")
 	f.StringVar(&o.nsmMode, "nsm-mode", "", "permissions of /dev/nsm, `octal` (default: 0600)")
-	f.Uint32Var(&v.ExitReport, "exit-report", 0, "vsock `port` of the parent to report the application's end to (default: none)")
-	f.StringArrayVar(&b.Modules, "module", nil, "kernel module `file` to load after nsm.ko, in this order; repeatable")
+	f.Uint32Var(&v.ExitReport, "exit-report", 0,
+		"vsock `port` of the parent to report the application's end to (default: none)")
+	f.StringArrayVar(&b.Modules, "module", nil,
+		"kernel module `file` to load after nsm.ko, in this order; repeatable")
 	f.BoolVar(&b.ModulesOpen, "modules-open", false, "allow the enclave to load further modules")
-	f.StringVar(&o.rootFormat, "rootfs-format", string(pack.CPIO), "format of the application's tree: cpio, or erofs (compressed, needs less memory)")
-	f.StringVar(&o.compat, "compat", "", "nitro-cli: build what nitro-cli builds from the same blobs, with the same registers")
+	f.StringVar(&o.rootFormat, "rootfs-format", string(pack.CPIO),
+		"format of the application's tree: cpio, or erofs (compressed, needs less memory)")
+	f.StringVar(&o.compat, "compat", "",
+		"nitro-cli: build what nitro-cli builds from the same blobs, with the same registers")
 	f.StringVarP(&o.output, "output", "o", "", "`file` to write")
 	f.Bool("json", true, "no effect: the measurements are always JSON")
 	f.MarkHidden("json")
@@ -164,7 +177,8 @@ func (o *eifBuild) run(ctx context.Context, s streams) (err error) {
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.output, err)
 	}
-	complain(s, "%s: %d bytes; the enclave needs at least %d MiB of memory", o.output, result.Size, (4*result.Size+1<<20-1)>>20)
+	complain(s, "%s: %d bytes; the enclave needs at least %d MiB of memory",
+		o.output, result.Size, (4*result.Size+1<<20-1)>>20)
 	return printMeasurements(s, result.Measurements)
 }
 
@@ -245,8 +259,9 @@ func (o *eifBuild) checkFiles() error {
 		return fmt.Errorf("--output: %w", err)
 	}
 	inputs := [][2]string{
-		{"rootfs", o.build.RootFS}, {"blobs", o.blobs}, {"kernel", o.own.Kernel}, {"kernel-config", o.own.Config},
-		{"init", o.own.Init}, {"nsm", o.own.NSM}, {"metadata", o.metadata}, {"signing-certificate", o.key.certificate},
+		{"rootfs", o.build.RootFS}, {"blobs", o.blobs},
+		{"kernel", o.own.Kernel}, {"kernel-config", o.own.Config}, {"init", o.own.Init}, {"nsm", o.own.NSM},
+		{"metadata", o.metadata}, {"signing-certificate", o.key.certificate},
 	}
 	if !sign.IsKeyARN(o.key.key) {
 		inputs = append(inputs, [2]string{"private-key", o.key.key})
@@ -277,7 +292,8 @@ func (o *eifBuild) checkFiles() error {
 			for above != filepath.Dir(above) {
 				above = filepath.Dir(above)
 				if dir, err := os.Stat(above); err == nil && os.SameFile(dir, info) {
-					return usagef("--output %s is inside --rootfs %s, and would be packed with it", o.output, path)
+					return usagef("--output %s is inside --rootfs %s, and would be packed with it",
+						o.output, path)
 				}
 			}
 		}

@@ -14,17 +14,17 @@ func newEIFDiffCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff EIF EIF",
 		Short: "List the differences of two Enclave Image Files",
-		Long: `Compare two Enclave Image Files and print each difference: the section, the file in a ramdisk, and the registers that
-change with it. The exit status is 0 if the files are the same, and 1 if they differ.`,
+		Long: `Compare two Enclave Image Files and print each difference: the section, the file in a ramdisk,
+and the registers that change with it. The exit status is 0 if the files are the same, and 1 if they differ.`,
 		Example: "  neb eif diff yesterday.eif today.eif",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			a, inA, err := openEIF(args[0])
+			a, inA, err := inspect.Open(args[0])
 			if err != nil {
 				return err
 			}
 			defer inA.Close()
-			b, inB, err := openEIF(args[1])
+			b, inB, err := inspect.Open(args[1])
 			if err != nil {
 				return err
 			}

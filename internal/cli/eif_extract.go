@@ -15,8 +15,8 @@ func newEIFExtractCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "extract EIF (--output DIR [--unpack] | --list)",
 		Short: "Extract the sections of an Enclave Image File, or list its ramdisks",
-		Long: `Write each section of an Enclave Image File to a file in a directory. --unpack also unpacks each ramdisk into a
-subdirectory with its number. --list prints the entries of the ramdisks instead.`,
+		Long: `Write each section of an Enclave Image File to a file in a directory. --unpack also unpacks
+each ramdisk into a subdirectory with its number. --list prints the entries of the ramdisks instead.`,
 		Example: `  neb eif extract hello.eif --list
   neb eif extract hello.eif --output parts --unpack`,
 		Args: cobra.ExactArgs(1),
@@ -29,7 +29,7 @@ subdirectory with its number. --list prints the entries of the ramdisks instead.
 			case list && unpack:
 				return usagef("--list cannot be combined with --unpack")
 			}
-			file, in, err := openEIF(args[0])
+			file, in, err := inspect.Open(args[0])
 			if err != nil {
 				return err
 			}
@@ -53,7 +53,8 @@ subdirectory with its number. --list prints the entries of the ramdisks instead.
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "`directory` to write to; it is created if it does not exist")
+	cmd.Flags().StringVarP(&output, "output", "o", "",
+		"`directory` to write to; it is created if it does not exist")
 	cmd.Flags().BoolVar(&unpack, "unpack", false, "also unpack the ramdisks")
 	cmd.Flags().BoolVar(&list, "list", false, "list the contents of the ramdisks")
 	return cmd

@@ -17,8 +17,9 @@ func newEIFPCRCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pcr (--input FILE | --signing-certificate FILE | --role-arn ARN | --instance-id ID)...",
 		Short: "Compute the register of a file, a certificate, a role or an instance",
-		Long: `Print platform configuration registers as JSON, in the form of nitro-cli pcr: that of a file's content ("PCR"), of a
-signing certificate (PCR8), of the role of the parent instance (PCR3), or of its instance ID (PCR4).`,
+		Long: `Print platform configuration registers as JSON, in the form of nitro-cli pcr: that of a file's
+content ("PCR"), of a signing certificate (PCR8), of the role of the parent instance (PCR3), or of its
+instance ID (PCR4).`,
 		Example: `  neb eif pcr --signing-certificate cert.pem
   neb eif pcr --role-arn arn:aws:iam::123456789012:role/Webserver --instance-id i-0123456789abcdef0`,
 		Args: cobra.NoArgs,
@@ -42,7 +43,8 @@ signing certificate (PCR8), of the role of the parent instance (PCR3), or of its
 				warnExpired(s, certificate, parsed)
 				pcrs["PCR8"] = eif.PCR8(parsed)
 			}
-			if err := parent.measure(func(n int, pcr eif.PCR) { pcrs[fmt.Sprintf("PCR%d", n)] = pcr }); err != nil {
+			add := func(n int, pcr eif.PCR) { pcrs[fmt.Sprintf("PCR%d", n)] = pcr }
+			if err := parent.measure(add); err != nil {
 				return err
 			}
 			if len(pcrs) == 0 {
@@ -63,15 +65,15 @@ func newEIFPolicyCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy EIF",
 		Short: "Print a KMS key policy condition that only this enclave meets",
-		Long: `Print the Condition of a statement in an AWS KMS key policy that allows an operation only to an enclave whose attested
-registers are those of an Enclave Image File.
+		Long: `Print the Condition of a statement in an AWS KMS key policy that allows an operation only to an
+enclave whose attested registers are those of an Enclave Image File.
 
-The condition has all registers of the file, or those given with --pcr. PCR1 and PCR2 are rejected without PCR0 or
-PCR8: each of them leaves half of the enclave open.`,
-		Example: "  neb eif policy hello.eif --pcr 0 --pcr 8 --role-arn arn:aws:iam::123456789012:role/Webserver",
+The condition has all registers of the file, or those given with --pcr. PCR1 and PCR2 are rejected without
+PCR0 or PCR8: each of them leaves half of the enclave open.`,
+		Example: "  neb eif policy hello.eif --pcr 0 --pcr 8 --role-arn arn:aws:iam::123456789012:role/Web",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := measureEIF(cmd.Context(), args[0])
+			m, err := inspect.Measure(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -96,14 +98,15 @@ PCR8: each of them leaves half of the enclave open.`,
 			return printJSON(s, condition)
 		},
 	}
-	cmd.Flags().IntSliceVar(&only, "pcr", nil, "`register` of the file to use: 0, 1, 2 or 8; repeatable (default: all)")
+	cmd.Flags().IntSliceVar(&only, "pcr", nil,
+		"`register` of the file to use: 0, 1, 2 or 8; repeatable (default: all)")
 	parent.add(cmd)
 	return cmd
 }
 
 // signingCertificate returns the certificate in the signature of an EIF.
 func signingCertificate(path string) (*x509.Certificate, error) {
-	file, in, err := openEIF(path)
+	file, in, err := inspect.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +122,8 @@ func signingCertificate(path string) (*x509.Certificate, error) {
 type parentFlags struct{ role, instance string }
 
 func (p *parentFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&p.role, "role-arn", "", "`ARN` of the parent instance's IAM role, which PCR3 measures")
+	cmd.Flags().StringVar(&p.role, "role-arn", "",
+		"`ARN` of the parent instance's IAM role, which PCR3 measures")
 	cmd.Flags().StringVar(&p.instance, "instance-id", "", "`ID` of the parent instance, which PCR4 measures")
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
 
@@ -16,8 +17,8 @@ func newEIFSignCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sign EIF --signing-certificate FILE --private-key FILE|ARN",
 		Short: "Sign an Enclave Image File, or replace its signature",
-		Long: `Sign an Enclave Image File in place, atomically. An existing signature is replaced. The measurements, now with PCR8, go
-to standard output, in the form of nitro-cli sign-eif.`,
+		Long: `Sign an Enclave Image File in place, atomically. An existing signature is replaced. The
+measurements, now with PCR8, go to standard output, in the form of nitro-cli sign-eif.`,
 		Example: "  neb eif sign hello.eif --signing-certificate cert.pem --private-key key.pem",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -28,7 +29,7 @@ to standard output, in the form of nitro-cli sign-eif.`,
 			if signer == nil {
 				return usagef("--signing-certificate and --private-key are required")
 			}
-			file, in, err := openEIF(args[0])
+			file, in, err := inspect.Open(args[0])
 			if err != nil {
 				return err
 			}

@@ -385,21 +385,21 @@ func TestRootFromPipe(t *testing.T) {
 	}
 }
 
-// TestWarnOfProblems: what EC2 refuses may start here, and is warned about.
-func TestWarnOfProblems(t *testing.T) {
+// TestCheckImage: neb run warns of what EC2 may reject, and finds the port for the exit report.
+func TestCheckImage(t *testing.T) {
 	f := newEIFFiles(t)
-	good, _ := f.build(t, "good.eif", "--cmd", "/hello")
-	cut, _ := f.build(t, "cut.eif", "--cmd", "/hello")
+	good, _ := f.build(t, "good.eif", "--cmd", "/hello", "--exit-report", "9001")
+	cut, _ := f.build(t, "cut.eif", "--cmd", "/hello", "--exit-report", "9001")
 	content := readFile(t, cut)
 	content[len(content)-1] ^= 1
 	if err := os.WriteFile(cut, content, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	expired, _ := f.build(t, "expired.eif", "--cmd", "/hello", "--signing-certificate", f.path("expired.pem"), "--private-key", f.path("key.pem"), "--allow-expired")
+	expired, _ := f.build(t, "expired.eif", "--cmd", "/hello", "--exit-report", "9001", "--signing-certificate", f.path("expired.pem"), "--private-key", f.path("key.pem"), "--allow-expired")
 	for path, want := range map[string]string{good: "", cut: "checksum mismatch", expired: "valid from"} {
 		var said bytes.Buffer
-		if err := warnOfProblems(t.Context(), streams{err: &said}, path); err != nil {
-			t.Fatal(err)
+		if port, err := checkImage(t.Context(), streams{err: &said}, path); err != nil || port != 9001 {
+			t.Fatalf("exit report to port %d, expected 9001 (%v)", port, err)
 		}
 		if text := said.String(); !strings.Contains(text, want) || (want == "") != (text == "") {
 			t.Errorf("%s: %q, expected %q", path, text, want)

@@ -21,13 +21,13 @@ func newEIFVerifyCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify EIF",
 		Short: "Verify an Enclave Image File against expected values",
-		Long: `Verify an Enclave Image File: its checksum, its structure, its signature, that no later ramdisk has names that replace
-files of the first one, and the values expected with --signing-certificate and --pcr0 to --pcr8. neb prints each
-finding. The exit status is 1 if there is any.
+		Long: `Verify an Enclave Image File: its checksum, its structure, its signature, that no later ramdisk
+has names that replace files of the first one, and the values expected with --signing-certificate and --pcr0
+to --pcr8. neb prints each finding. The exit status is 1 if there is any.
 
-Anyone can sign an image with a certificate of their own. The result is therefore "verified" only if a certificate,
-PCR0 or PCR8 was expected. Otherwise it is "partial" if another register was expected, "signer-unchecked", or
-"unsigned".`,
+Anyone can sign an image with a certificate of their own. The result is therefore "verified" only if a
+certificate, PCR0 or PCR8 was expected. Otherwise it is "partial" if another register was expected,
+"signer-unchecked", or "unsigned".`,
 		Example: "  neb eif verify hello.eif --signing-certificate cert.pem --pcr0 $PCR0",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -45,11 +45,11 @@ PCR0 or PCR8 was expected. Otherwise it is "partial" if another register was exp
 			if err != nil {
 				return err
 			}
-			report, done, err := inspectEIF(cmd.Context(), args[0], now)
+			report, in, err := inspect.ReadFile(cmd.Context(), args[0], now)
 			if err != nil {
 				return err
 			}
-			defer done()
+			defer in.Close()
 
 			result, findings := report.Verify(want)
 			if asJSON {
@@ -67,8 +67,10 @@ PCR0 or PCR8 was expected. Otherwise it is "partial" if another register was exp
 		},
 	}
 	pcrs = addPCRFlags(cmd, 0, 1, 2, 8)
-	cmd.Flags().StringVar(&certificate, "signing-certificate", "", "expect a signature with the certificate in this PEM `file`")
-	cmd.Flags().StringVar(&at, "at", "", "check the certificate's validity at this `time` (RFC 3339) instead of now")
+	cmd.Flags().StringVar(&certificate, "signing-certificate", "",
+		"expect a signature with the certificate in this PEM `file`")
+	cmd.Flags().StringVar(&at, "at", "",
+		"check the certificate's validity at this `time` (RFC 3339) instead of now")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
 	return cmd
 }

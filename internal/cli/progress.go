@@ -122,7 +122,8 @@ func (p *progressView) end() {
 	} else {
 		p.timer.Stop()
 	}
-	fmt.Fprintf(p.w, "%s: %s in %v\n", p.stage, amount(p.last), p.now().Sub(p.started).Round(100*time.Millisecond))
+	took := p.now().Sub(p.started).Round(100 * time.Millisecond)
+	fmt.Fprintf(p.w, "%s: %s in %v\n", p.stage, amount(p.last), took)
 	p.stage = ""
 }
 
@@ -135,10 +136,11 @@ func (p *progressView) close() {
 
 // amount is how far an event is, as people read it.
 func amount(e progress.Event) string {
-	done, total, unit := fmt.Sprint(e.Done), fmt.Sprint(e.Total), e.Unit
+	count, unit := func(n int64) string { return fmt.Sprint(n) }, e.Unit
 	if e.Unit == "bytes" {
-		done, total, unit = fmt.Sprintf("%.1f", float64(e.Done)/1e6), fmt.Sprintf("%.1f", float64(e.Total)/1e6), "MB"
+		count, unit = func(n int64) string { return fmt.Sprintf("%.1f", float64(n)/1e6) }, "MB"
 	}
+	done, total := count(e.Done), count(e.Total)
 	if e.Total == 0 || e.Done == e.Total {
 		return done + " " + unit
 	}

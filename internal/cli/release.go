@@ -24,12 +24,13 @@ func newReleaseCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "release VERSION",
 		Short: "Make a release: archive, checksums, bill of materials, provenance",
-		Long: `Make a release of the blobs for both architectures: an archive in the layout of nitro-cli's packages, SHA-256 and
-SHA-384 sums, a bill of materials (CycloneDX), a provenance statement (SLSA v1), and the kernel's source.
+		Long: `Make a release of the blobs for both architectures: an archive in the layout of nitro-cli's
+packages, SHA-256 and SHA-384 sums, a bill of materials (CycloneDX), a provenance statement (SLSA v1), and the
+kernel's source.
 
-The blobs are built, or taken from the store. neb rejects blobs that were built in a mere chroot: a release needs
-namespaces and no network. The changelog must state whether PCR1 changed. The same source makes the same archive on
-every machine; the other files also name the architecture of the build machine and the isolation.`,
+The blobs are built, or taken from the store. neb rejects blobs that were built in a chroot without
+namespaces. The changelog must state whether PCR1 changed. The same source makes the same archive on every
+machine; the other files also name the architecture of the build machine and the isolation.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
@@ -69,7 +70,8 @@ every machine; the other files also name the architecture of the build machine a
 		},
 	}
 	cmd.Flags().StringVarP(&dir, "output", "o", "release", "`directory` to create for the release")
-	cmd.Flags().StringVar(&key, "signing-key", "", "PEM `file` with the key to sign the provenance with (ECDSA P-256 or Ed25519)")
+	cmd.Flags().StringVar(&key, "signing-key", "",
+		"PEM `file` with the key to sign the provenance with (ECDSA P-256 or Ed25519)")
 	flags.add(cmd)
 	return cmd
 }

@@ -21,10 +21,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
-	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/devca"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/timeline"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
@@ -66,16 +66,17 @@ func newRunCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run EIF",
 		Short: "Boot an Enclave Image File on this machine",
-		Long: `Boot an Enclave Image File under QEMU with a console, vsock, the heartbeat and attestation, as an ordinary user.
+		Long: `Boot an Enclave Image File under QEMU with a console, vsock, the heartbeat and attestation, as
+an ordinary user.
 
 The enclave's console goes to standard output, neb's messages to standard error. The exit status is the
-application's, or 128 plus the number of the signal that killed it. Other statuses: 124 timeout, 125 neb or QEMU
-failed, 126 the enclave ended without reporting a status, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141
-standard output was closed.
+application's, or 128 plus the number of the signal that killed it. Other statuses: 124 timeout, 125 neb or
+QEMU failed, 126 the enclave ended without reporting a status, 130 after Ctrl-C, 143 after SIGTERM, 129 after
+SIGHUP, 141 standard output was closed.
 
-The first run downloads the emulator (40 MB); 'neb build emulator' does that in advance. The enclave's Nitro Secure
-Module signs attestation documents with the image's real measurements, under the root that 'neb attest ca init' made, or
-under one made for this run.`,
+The first run downloads the emulator (40 MB); 'neb build emulator' does that in advance. The enclave's Nitro
+Secure Module signs attestation documents with the image's real measurements, under the root that 'neb attest
+ca init' made, or under one made for this run.`,
 		Example: `  neb run hello.eif
   neb run server.eif --connect tcp:127.0.0.1:8080=8080
   neb run client.eif --listen 5000=unix:/tmp/parent.sock --listen 5001=exec:'cat > received'`,
@@ -94,14 +95,17 @@ under one made for this run.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&path, "eif-path", "", "the EIF `file`, as in nitro-cli")
-	f.Int64Var(&o.memory, "memory", 0, "memory in `MiB` (default: four times the size of the EIF, at least 512)")
+	f.Int64Var(&o.memory, "memory", 0,
+		"memory in `MiB` (default: four times the size of the EIF, at least 512)")
 	f.IntVar(&o.cpus, "cpus", 1, "number of processors")
 	f.Uint32Var(&o.cid, "cid", 16, "vsock address of the enclave")
 	f.DurationVar(&o.timeout, "timeout", 0, "stop the enclave after this time, with exit status 124")
-	f.StringArrayVar(&o.listen, "listen", nil, "serve a vsock port of the parent: `PORT=ENDPOINT`, where ENDPOINT is unix:PATH, "+
-		"tcp:HOST:PORT or exec:COMMAND; repeatable")
-	f.StringArrayVar(&o.connect, "connect", nil, "forward connections on the host to a vsock port of the enclave: "+
-		"`ENDPOINT=PORT`, where ENDPOINT is unix:PATH or tcp:HOST:PORT; repeatable")
+	f.StringArrayVar(&o.listen, "listen", nil,
+		"serve a vsock port of the parent: `PORT=ENDPOINT`, where ENDPOINT is unix:PATH, tcp:HOST:PORT "+
+			"or exec:COMMAND; repeatable")
+	f.StringArrayVar(&o.connect, "connect", nil,
+		"forward connections on the host to a vsock port of the enclave: `ENDPOINT=PORT`, where ENDPOINT "+
+			"is unix:PATH or tcp:HOST:PORT; repeatable")
 	f.BoolVar(&o.remote, "remote", false, "allow endpoints other than this machine's loopback addresses")
 	f.BoolVar(&o.hostCID, "cid2", false, "answer on CID 2 as well; on EC2 nothing answers there")
 	f.BoolVar(&o.asJSON, "json", false, "print events, one JSON object a line, instead of the console")
@@ -109,7 +113,8 @@ under one made for this run.`,
 	f.StringVar(&o.qemu, "qemu", "", "use another QEMU: a program, or a directory with bin/qemu-system-*")
 	f.StringVar(&o.accel, "accel", "auto", "auto, kvm or tcg; auto uses KVM if it works")
 	choices(cmd, "accel", "auto", "kvm", "tcg")
-	f.StringVar(&o.cmdline, "cmdline", "", "text to append to the kernel's command line; the measurements do not change")
+	f.StringVar(&o.cmdline, "cmdline", "",
+		"text to append to the kernel's command line; the measurements do not change")
 	allowEmpty(cmd, "cmdline", "qemu")
 	f.StringVar(&o.machine, "machine", "", "nitro-enclave: QEMU's own emulation, whose documents are unsigned (x86_64, with a "+
 		"--qemu that has it)")
@@ -117,7 +122,8 @@ under one made for this run.`,
 	f.StringVar(&o.authority, "attestation-ca", "", "sign attestation documents under the root in this `directory`, or new for "+
 		"one made for this run (default: the root of 'neb attest ca init', if there is one)")
 	f.BoolVar(&o.debugMode, "debug-mode", false, "make all attested PCRs zero, as EC2 does in debug mode")
-	f.Bool("attach-console", true, "no effect: the console is always attached; for compatibility with nitro-cli")
+	f.Bool("attach-console", true,
+		"no effect: the console is always attached; for compatibility with nitro-cli")
 	f.MarkHidden("attach-console")
 	f.BoolVar(&o.build.offline, "offline", false, "do not download a missing emulator")
 	aliases(cmd, map[string]string{"cpu-count": "cpus", "enclave-cid": "cid"})
@@ -175,7 +181,8 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	if err != nil {
 		return failed(err)
 	}
-	if err := warnOfProblems(ctx, s, path); err != nil {
+	reportPort, err := checkImage(ctx, s, path)
+	if err != nil {
 		return failed(err)
 	}
 	if least := machine.MinMemory(st.Size()); o.memory > 0 && o.memory<<20 < least {
@@ -223,8 +230,8 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 			_ = json.NewEncoder(out).Encode(e)
 		}
 	})
-	if port := reportPort(path); port != 0 && handlers[port] == nil {
-		handlers[port] = tl.ServeReport
+	if reportPort != 0 && handlers[reportPort] == nil {
+		handlers[reportPort] = tl.ServeReport
 	}
 	timeout := context.Background()
 	if o.timeout > 0 {
@@ -426,8 +433,8 @@ func (o *runOptions) handlers(s streams) (map[uint32]vsock.Handler, error) {
 			return nil, err
 		}
 		if port >= vsock.FirstPort {
-			return nil, usagef("--listen: invalid port %d: expected at most %d; neb uses the ports above for its own connections",
-				port, uint32(vsock.FirstPort-1))
+			return nil, usagef("--listen: invalid port %d: expected at most %d; neb uses the ports above for its "+
+				"own connections", port, uint32(vsock.FirstPort-1))
 		}
 		if handlers[port] != nil {
 			return nil, usagef("--listen: port %d is given twice", port)
@@ -470,53 +477,17 @@ func (o *runOptions) listeners() ([]listener, error) {
 	return all, nil
 }
 
-// warnOfProblems prints what is wrong with an EIF that may start here and not on EC2. It fails for other
-// files.
-func warnOfProblems(ctx context.Context, s streams, path string) error {
-	report, done, err := inspectEIF(ctx, path, time.Now())
+// checkImage prints what is wrong with an EIF that may start here and not on EC2, and fails for other files. It returns
+// the vsock port to which the image's init reports how its application ended, 0 if it does not.
+func checkImage(ctx context.Context, s streams, path string) (reportPort uint32, err error) {
+	report, in, err := inspect.ReadFile(ctx, path, time.Now())
 	if err != nil {
-		return err
+		return 0, err
 	}
-	defer done()
+	defer in.Close()
 	for _, problem := range report.Problems {
 		complain(s, "warning: %s; EC2 may reject this image ('neb eif verify' lists all problems)", problem)
 	}
-	return nil
-}
-
-// maxSearched is how far reportPort reads into a ramdisk: neb writes the description before the application's
-// tree.
-const maxSearched = 1 << 20
-
-// reportPort returns the vsock port to which the image's init reports how its application ended, 0 if it does
-// not.
-func reportPort(path string) uint32 {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return 0
-	}
-	file, err := eif.Open(f, st.Size())
-	if err != nil {
-		return 0 // machine.Start reports it
-	}
-	for _, s := range file.All(eif.Ramdisk) {
-		r := initramfs.NewReader(io.LimitReader(file.Content(s), maxSearched)) // a compressed ramdisk is not neb's
-		for h, err := r.Next(); err == nil; h, err = r.Next() {
-			if "/"+h.Name != contract.Path {
-				continue
-			}
-			if b, err := io.ReadAll(r); err == nil {
-				if d, err := contract.Decode(string(b)); err == nil {
-					return d.ExitReport
-				}
-			}
-			return 0
-		}
-	}
-	return 0
+	description, _ := inspect.Application(report.File)
+	return description.ExitReport, nil
 }

@@ -26,10 +26,10 @@ func newUpdateCommand(s streams) *cobra.Command {
 		Short: "Resolve neb.lock again from signed package indexes",
 		Long: `Resolve neb.lock, or the named parts of it, again.
 
-neb downloads the package indexes from the same mirrors as packages (see 'neb build'). It accepts an index if it has
-an OpenPGP signature by one of the keys that neb contains, is not past its Valid-Until date, and is not older than the
-one that the lock was made from. The Go toolchain is updated to the newest patch release of its minor version, or to
-the version given with --go, and checked against the checksum database (GOSUMDB).
+neb downloads the package indexes from the same mirrors as packages (see 'neb build'). It accepts an index if
+it has an OpenPGP signature by one of the keys that neb contains, is not past its Valid-Until date, and is not
+older than the one that the lock was made from. The Go toolchain is updated to the newest patch release of its
+minor version, or to the version given with --go, and checked against the checksum database (GOSUMDB).
 
 neb prints each version that changes, and marks downgrades. The lock is embedded in neb: rebuild neb, or use
 'go run ./cmd/neb', to build with the new lock.`,
@@ -47,7 +47,8 @@ neb prints each version that changes, and marks downgrades. The lock is embedded
 				parts = lock.Parts
 			}
 			if goVersion != "" && !slices.Contains(parts, lock.PartToolchain) {
-				return usagef("--go cannot be combined with %s: it needs %s", strings.Join(parts, ", "), lock.PartToolchain)
+				return usagef("--go cannot be combined with %s: it needs %s",
+					strings.Join(parts, ", "), lock.PartToolchain)
 			}
 			if name == "" {
 				var err error
@@ -62,9 +63,10 @@ neb prints each version that changes, and marks downgrades. The lock is embedded
 			return update(cmd.Context(), s, mirrors, name, parts, goVersion)
 		},
 	}
-	cmd.Flags().StringVar(&name, "lock", "", "lock `file` to update (default: neb.lock in $NEB_SOURCE, or in the checkout "+
-		"around the current directory)")
-	cmd.Flags().StringVar(&goVersion, "go", "", "Go `version` to use, as in 1.26.8 (default: the newest patch release)")
+	cmd.Flags().StringVar(&name, "lock", "",
+		"lock `file` to update (default: neb.lock in $NEB_SOURCE, or in the checkout around the current directory)")
+	cmd.Flags().StringVar(&goVersion, "go", "",
+		"Go `version` to use, as in 1.26.8 (default: the newest patch release)")
 	return cmd
 }
 

@@ -27,10 +27,11 @@ func newVerifyCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify [DIR | --release FILE]",
 		Short: "Build again and compare the result with DIR, file by file",
-		Long: `Build the blobs in DIR (default: result) again from this source and lock, and compare them file by file. If DIR was
-built with kernel options, patches or another kernel source, give the same flags.
+		Long: `Build the blobs in DIR (default: result) again from this source and lock, and compare them file
+by file. If DIR was built with kernel options, patches or another kernel source, give the same flags.
 
-With --release, verify the archive of a release: its checksums, its provenance, and its blobs against a new build.`,
+With --release, verify the archive of a release: its checksums, its provenance, and its blobs against a new
+build.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.archive == "" {
@@ -59,8 +60,10 @@ With --release, verify the archive of a release: its checksums, its provenance, 
 	f := cmd.Flags()
 	f.BoolVar(&o.cached, "cached", false, "trust earlier builds in the store, and build only what it lacks")
 	f.BoolVar(&o.asJSON, "json", false, "print the findings as JSON")
-	f.StringVar(&o.archive, "release", "", "verify the archive of a release: a `file` with the release's other files beside it")
-	f.StringVar(&o.key, "release-key", "", "require a signature of the release's provenance by this public key, a PEM `file`")
+	f.StringVar(&o.archive, "release", "",
+		"verify the archive of a release: a `file` with the release's other files beside it")
+	f.StringVar(&o.key, "release-key", "",
+		"require that the key in this PEM `file` signed the release's provenance")
 	return cmd
 }
 
@@ -135,7 +138,8 @@ func (o *verifyOptions) report(s streams, what string, findings []output.Finding
 		fmt.Fprintln(s.out)
 	}
 	if wrong > 0 {
-		return fmt.Errorf("%s: %d of %d files differ from what this source and lock build%s", what, wrong, len(findings), hint)
+		return fmt.Errorf("%s: %d of %d files differ from what this source and lock build%s",
+			what, wrong, len(findings), hint)
 	}
 	return nil
 }

@@ -25,7 +25,9 @@ func DecodeDocument(raw []byte) []byte {
 	if b, err := hex.DecodeString(text); err == nil && len(b) > 0 {
 		return b
 	}
-	for _, e := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
+	for _, e := range []*base64.Encoding{
+		base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding,
+	} {
 		if b, err := e.DecodeString(text); err == nil && len(b) > 0 {
 			return b
 		}
@@ -79,7 +81,7 @@ func CheckDocument(d *nsm.Document, want Requirements) (DocResult, []Finding) {
 		add(DocSignature, "%v", err)
 	}
 	if d.Debug() && !want.AllowDebug {
-		add(DocDebug, "PCR0 is zero: the enclave is in debug mode, and its registers identify nothing; --allow-debug accepts it")
+		add(DocDebug, "PCR0 is zero: the enclave is in debug mode; --allow-debug accepts it")
 	}
 	for _, err := range d.Compare(want.Expectation) {
 		add(DocMismatch, "%v", err)
@@ -88,7 +90,7 @@ func CheckDocument(d *nsm.Document, want Requirements) (DocResult, []Finding) {
 	for _, n := range slices.Sorted(maps.Keys(want.PCRs)) {
 		zero := eif.PCR(want.PCRs[n]).IsZero()
 		if zero && !want.AllowDebug {
-			add(DocZeroPCR, "the expected PCR%d is zero, as in every enclave in debug mode; --allow-debug accepts it", n)
+			add(DocZeroPCR, "the expected PCR%d is zero, as in debug mode; --allow-debug accepts it", n)
 		}
 		identified = identified || !zero && (n == 0 || n == 8)
 	}
@@ -96,7 +98,7 @@ func CheckDocument(d *nsm.Document, want Requirements) (DocResult, []Finding) {
 		add(DocUnidentified, "no expected value identifies the enclave: give --eif, --pcr0 or --pcr8, or --any-pcr")
 	}
 	if want.Nonce == nil && !want.AnyNonce {
-		add(DocNotFresh, "no expected nonce shows that the document is fresh: give the --nonce that you sent, or --any-nonce")
+		add(DocNotFresh, "no expected nonce shows that the document is fresh: give --nonce, or --any-nonce")
 	}
 	switch {
 	case len(findings) > 0:

@@ -51,8 +51,8 @@ func (r *Report) problem(code Code, format string, args ...any) {
 	r.Problems = append(r.Problems, find(code, format, args...))
 }
 
-// CheckCRC fails if the checksum of a file, as computed by a pass, differs from the one in its header.
-func CheckCRC(f *eif.File, pass *eif.Pass) error {
+// checkCRC fails if the checksum of a file, as computed by a pass, differs from the one in its header.
+func checkCRC(f *eif.File, pass *eif.Pass) error {
 	if pass.CRC != f.CRC {
 		return fmt.Errorf("checksum mismatch: the header has %08x, the content %08x; the file is truncated or changed",
 			f.CRC, pass.CRC)
@@ -101,7 +101,7 @@ func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Re
 	for _, text := range list.intruders {
 		r.Foreign = append(r.Foreign, find(ForeignName, "%s", text))
 	}
-	if err := CheckCRC(f, pass); err != nil {
+	if err := checkCRC(f, pass); err != nil {
 		r.problem(Checksum, "%v", err)
 	}
 	r.contents()
@@ -127,8 +127,8 @@ func (r *Report) contents() {
 	disks := f.All(eif.Ramdisk)
 	for i, s := range disks {
 		if i < len(disks)-1 && s.Size%4 != 0 && isPlain(f, s) {
-			r.problem(Ramdisk, "ramdisk %d has %d bytes, which is not a multiple of 4: the kernel does not find the next one",
-				i, s.Size)
+			r.problem(Ramdisk, "ramdisk %d has %d bytes, which is not a multiple of 4: the kernel does not find "+
+				"the next one", i, s.Size)
 		}
 	}
 	if _, ok := f.Find(eif.Meta); ok {
@@ -203,7 +203,7 @@ func (r *Report) Verify(want Expectation) (Result, []Finding) {
 		case r.Certificate == nil:
 			add(CertificateMismatch, "expected a signature, found none")
 		case !bytes.Equal(r.Certificate.Raw, c.Raw):
-			add(CertificateMismatch, "expected a signature with the certificate of %q (PCR8 %v), found that of %q (PCR8 %v)",
+			add(CertificateMismatch, "expected the certificate of %q (PCR8 %v), found that of %q (PCR8 %v)",
 				c.Subject, eif.PCR8(c), r.Certificate.Subject, eif.PCR8(r.Certificate))
 		}
 	}

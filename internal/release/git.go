@@ -52,8 +52,8 @@ func checkCommitted(ctx context.Context, source string, compiled []string) error
 	}
 	for _, name := range compiled {
 		if !tracked[name] {
-			return fmt.Errorf("%s is compiled, and git ignores it: a release names its commit, which must have every source file",
-				filepath.Join(source, name))
+			return fmt.Errorf("%s is compiled, and git ignores it: a release names its commit, which must have "+
+				"every source file", filepath.Join(source, name))
 		}
 	}
 	return nil

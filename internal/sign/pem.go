@@ -23,7 +23,8 @@ func ReadPrivateKey(path string) (crypto.Signer, error) {
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
 		if key, err = x509.ParseECPrivateKey(block.Bytes); err != nil {
-			return nil, fmt.Errorf("%s: expected a private key in PEM (PKCS #8 or SEC 1), found a block %q", path, block.Type)
+			return nil, fmt.Errorf("%s: expected a private key in PEM (PKCS #8 or SEC 1), found a block %q",
+				path, block.Type)
 		}
 	}
 	signer, ok := key.(crypto.Signer)
