@@ -21,9 +21,10 @@ func meterProgram(t testing.TB) []byte {
 	return meter.build(t, eif.X86_64, "-ldflags=-s -w -E meterstart", "./testdata/meter")
 }
 
-// BenchmarkStart measures from the beginning of PID 1's program to the first instruction of the application, in a machine with one processor
-// whose clock counts guest instructions: all that the machine executed, whoever for; of that, what PID 1 and the application's process used;
-// how far the clock went, with what was waited for; the peak of PID 1's memory, and the size of the program. NEB_REFERENCE_INIT may name other
+// BenchmarkStart measures from the beginning of PID 1's program to the first instruction of the application,
+// in a machine with one processor whose clock counts guest instructions: all that the machine executed,
+// whoever for; of that, what PID 1 and the application's process used; how far the clock went, with what was
+// waited for; the peak of PID 1's memory, and the size of the program. NEB_REFERENCE_INIT may name other
 // programs to measure, separated by colons, which know nitro-cli's mode. See bench/init.sh.
 func BenchmarkStart(b *testing.B) {
 	application := program("meter", meterProgram(b))

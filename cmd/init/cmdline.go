@@ -8,30 +8,32 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-// switches are the words "neb.…" of the kernel command line. They are measured with it.
+// switches are the options of the kernel command line that are meant for init. They are measured with it.
 type switches struct {
 	cgroupV1  bool
 	halt      bool
-	grace     time.Duration // for what outlives the application, from its StopSignal to SIGKILL
-	heartbeat time.Duration // for the parent's answer, from init's start
-	linger    time.Duration // between a failure's line and the end of the machine
+	grace     time.Duration
+	heartbeat time.Duration // from init's start
+	linger    time.Duration
 }
 
 var defaults = switches{grace: 10 * time.Second, heartbeat: 20 * time.Second, linger: 30 * time.Second}
 
-// switchTable has a row for every switch; set says whether it understood the value.
+// switchTable has a row for each switch; set reports whether the value is valid.
 var switchTable = []struct {
 	key  string
 	want string
 	set  func(*switches, string) bool
 }{
-	{"neb.cgroup", "v1 or v2", func(s *switches, v string) bool { return oneOf(v, "v2", "v1", &s.cgroupV1) }},
-	{"neb.end", "reboot or halt", func(s *switches, v string) bool { return oneOf(v, "reboot", "halt", &s.halt) }},
-	{"neb.grace", "a time like 10s", func(s *switches, v string) bool { return duration(v, &s.grace) }},
-	{"neb.heartbeat", "a time like 20s", func(s *switches, v string) bool { return duration(v, &s.heartbeat) }},
-	{"neb.linger", "a time like 30s", func(s *switches, v string) bool { return duration(v, &s.linger) }},
+	{contract.SwitchCgroup, "v1 or v2", func(s *switches, v string) bool { return oneOf(v, "v2", "v1", &s.cgroupV1) }},
+	{contract.SwitchEnd, "reboot or halt", func(s *switches, v string) bool { return oneOf(v, "reboot", "halt", &s.halt) }},
+	{contract.SwitchGrace, "a time like 10s", func(s *switches, v string) bool { return duration(v, &s.grace) }},
+	{contract.SwitchHeartbeat, "a time like 20s", func(s *switches, v string) bool { return duration(v, &s.heartbeat) }},
+	{contract.SwitchLinger, "a time like 30s", func(s *switches, v string) bool { return duration(v, &s.linger) }},
 }
 
 func oneOf(v, no, yes string, at *bool) bool {
@@ -39,7 +41,7 @@ func oneOf(v, no, yes string, at *bool) bool {
 	return v == yes || v == no
 }
 
-// duration takes up to an hour: a longer one is a slip of the pen that nobody would wait for.
+// duration accepts at most an hour: a longer time is probably a mistake.
 func duration(v string, at *time.Duration) bool {
 	d, err := time.ParseDuration(v)
 	if err != nil || d < 0 || d > time.Hour {
@@ -49,12 +51,13 @@ func duration(v string, at *time.Duration) bool {
 	return true
 }
 
-// parse takes the switches out of options. It reads on after a mistake, so that the others hold for the end it leads to.
+// parse reads the switches in options. It continues after an error, so that the others apply to the exit that
+// follows.
 func (s *switches) parse(options []option) error {
 	var first error
 next:
 	for _, o := range options {
-		if !strings.HasPrefix(o.key, "neb.") {
+		if !strings.HasPrefix(o.key, contract.SwitchPrefix) {
 			continue
 		}
 		for _, t := range switchTable {
@@ -75,7 +78,7 @@ next:
 			for _, t := range switchTable {
 				known += " " + t.key
 			}
-			first = &failure{doing: "kernel command line", what: o.key, err: errors.New("unknown switch; there are" + known)}
+			first = &failure{doing: "kernel command line", what: o.key, err: errors.New("unknown switch, expected one of" + known)}
 		}
 	}
 	return first
@@ -88,8 +91,9 @@ type option struct {
 	bare  bool   // there was no '='
 }
 
-// options splits a kernel command line as the kernel does (lib/cmdline.c, next_arg): at white space outside of double quotes,
-// which may stand around the word or around the value. Words after "--" are init's arguments, not options.
+// options splits a kernel command line as the kernel does (lib/cmdline.c, next_arg): at white space outside
+// double quotes, which may enclose the word or the value. Words after "--" are arguments of init, not
+// options.
 func options(line string) []option {
 	var all []option
 	for i := 0; ; {
@@ -125,8 +129,8 @@ func space(c byte) bool {
 	return c == ' ' || '\t' <= c && c <= '\r' || c == 0xa0 // isspace of the kernel
 }
 
-// parameters are what a module of this name is given: "a=1 b" from "name.a=1 name.b". Dash and underscore are the same
-// in module names and parameters.
+// parameters returns the parameters of a module: "a=1 b" for "name.a=1 name.b". In names of modules and
+// parameters, dash and underscore are equal.
 func parameters(module string, all []option) string {
 	var b strings.Builder
 	for _, o := range all {

@@ -10,10 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// referencePath is where nitro-cli's mode looks first, and the environment of an image that has none.
+// referencePath is searched before the image's PATH in nitro-cli's mode, and is the PATH of an image without
+// an environment.
 const referencePath = "/sbin:/usr/sbin:/bin:/usr/bin"
 
-// candidates are the files that a command may mean. A name with a slash means itself, relative to the working directory.
+// candidates returns the files that a command may mean. A name with a slash is relative to the working
+// directory.
 func (e *enclave) candidates(command string) []string {
 	if strings.Contains(command, "/") {
 		return []string{command}
@@ -32,17 +34,18 @@ func (e *enclave) candidates(command string) []string {
 	return all
 }
 
-// shell runs a file that the kernel takes for no program, in nitro-cli's mode: the reference starts its command with glibc's execvpe, which
-// does the same.
+// shell runs a file that is not a program for the kernel, in nitro-cli's mode: the reference init starts its
+// command with glibc's execvpe, which does the same.
 const shell = "/bin/sh"
 
-// isScript reports whether a file is no program of any machine: of one for another, a shell would say nothing that helps.
+// isScript reports whether a file is not an ELF program. The shell's error for a program of another machine
+// would not help.
 func isScript(path string) bool {
 	head, err := beginning(path)
 	return err == nil && !strings.HasPrefix(string(head), elfMagic)
 }
 
-// beginning is the first page of a file.
+// beginning returns the first page of a file.
 func beginning(path string) ([]byte, error) {
 	fd, err := open(path, unix.O_RDONLY)
 	if err != nil {
@@ -54,7 +57,7 @@ func beginning(path string) ([]byte, error) {
 	return head[:max(n, 0)], err
 }
 
-// start starts the application in a session of its own, as its user, and returns its process.
+// start starts the application in its own session, as its user, and returns its process.
 func (e *enclave) start() (int, error) {
 	argv := e.about.Command()
 	attr := &syscall.ProcAttr{
@@ -89,7 +92,7 @@ func (e *enclave) start() (int, error) {
 	}
 	f := fail("exec", at, failed)
 	if len(all) > 1 && at == argv[0] {
-		return 0, f.because("not in " + strings.Join(all, ", "))
+		return 0, f.because("not found as " + strings.Join(all, ", "))
 	}
 	if cause := e.whyNot(at, failed); cause != "" {
 		f.because(cause)
@@ -102,15 +105,15 @@ func (e *enclave) whyNot(path string, err error) string {
 	var st unix.Stat_t
 	if e := unix.Stat(path, &st); e != nil {
 		if err == unix.ENOENT && !strings.HasPrefix(path, "/") {
-			return "it is relative to " + workingDir()
+			return "the path is relative to " + workingDir()
 		}
 		if err == unix.ENOENT && unix.Lstat(path, &st) == nil {
-			return "it is a symbolic link, and what it leads to is not in the image"
+			return "it is a symbolic link, and its target is not in the image"
 		}
 		if err == unix.ENOENT {
 			for _, dir := range hidden {
 				if strings.HasPrefix(path, dir) {
-					return "what the image has below " + dir + " is hidden by the file system that is mounted there"
+					return "the file system that is mounted at " + dir + " hides it"
 				}
 			}
 			return "the image has no such file"
@@ -125,9 +128,9 @@ func (e *enclave) whyNot(path string, err error) string {
 		case st.Mode&0o111 == 0:
 			return "it is not executable: chmod +x"
 		case e.account.uid != 0:
-			return "it, or a directory above it, is not open to the user " + e.about.User
+			return "user " + e.about.User + " has no permission for it or a directory above it"
 		}
-		return "it, or its interpreter, is not executable, or lies in a file system that is mounted noexec"
+		return "it or its interpreter is not executable, or is on a file system mounted noexec"
 	case unix.ENOENT, unix.ENOEXEC:
 		head, err2 := beginning(path)
 		if err2 != nil {
@@ -135,14 +138,14 @@ func (e *enclave) whyNot(path string, err error) string {
 		}
 		cause := diagnose(head, exists)
 		if err == unix.ENOEXEC && !e.structured && !strings.HasPrefix(string(head), elfMagic) {
-			cause += ", and " + shell + " to run it is not in the image"
+			cause += ", and " + shell + ", which would run it, is not in the image"
 		}
 		return cause
 	}
 	return ""
 }
 
-// hidden are the directories whose content is not the image's, see mounts.
+// hidden are the directories that mounts hide, see mounts.
 var hidden = []string{"/dev/", "/proc/", "/run/", "/sys/", "/tmp/"}
 
 func workingDir() string {
@@ -153,7 +156,7 @@ func workingDir() string {
 	return "the working directory"
 }
 
-// diagnose says why the kernel may refuse a file that begins with head.
+// diagnose returns why the kernel may reject a file that begins with head.
 func diagnose(head []byte, exists func(string) bool) string {
 	if line, ok := strings.CutPrefix(string(head), "#!"); ok {
 		line, _, _ = strings.Cut(line, "\n")
@@ -161,13 +164,13 @@ func diagnose(head []byte, exists func(string) bool) string {
 		interpreter, _, _ := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
 		switch {
 		case strings.HasSuffix(line, "\r"):
-			return "its first line ends in a carriage return, which becomes part of the interpreter's name: save it with Unix line ends"
+			return "its first line ends in a carriage return, which becomes part of the interpreter's name: save it with Unix line endings"
 		case interpreter == "":
 			return "its first line names no interpreter"
 		case !exists(interpreter):
 			return "it is a script, and its interpreter " + interpreter + " is not in the image"
 		}
-		return "it is a script: is its interpreter " + interpreter + " whole?"
+		return "it is a script, and the kernel rejects its interpreter " + interpreter
 	}
 	if len(head) == 0 {
 		return "it is empty"
@@ -182,9 +185,9 @@ func diagnose(head []byte, exists func(string) bool) string {
 	case machine != elfMachine:
 		return "it was built for " + machineName(machine) + ", and this enclave is " + machineName(elfMachine)
 	case loader != "" && !exists(loader):
-		return "is it a dynamic binary without its loader " + loader + "?"
+		return "it is linked dynamically, and its loader " + loader + " is not in the image"
 	}
-	return "it is an ELF file that the kernel does not take: is it whole?"
+	return "the kernel rejects this ELF file: it may be truncated"
 }
 
 const elfMagic = "\x7fELF"

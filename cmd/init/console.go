@@ -4,8 +4,8 @@ package main
 
 import "golang.org/x/sys/unix"
 
-// openConsole mounts /dev and puts the console on descriptors 0 to 2. Without a console, /dev/null takes its place: an
-// enclave in production has nobody to read it.
+// openConsole mounts /dev and opens the console as descriptors 0 to 2. Without a console, as in production,
+// it opens /dev/null.
 func (e *enclave) openConsole() error {
 	if err := unix.Mount("dev", "/dev", "devtmpfs", devFlags, ""); err != nil && err != unix.EBUSY { // mounted at the entry point
 		if err == unix.ENOENT {

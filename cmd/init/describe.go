@@ -11,7 +11,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-// describe reads what to start: /neb/app, or else nitro-cli's /cmd and /env.
+// describe reads what to start: /neb/app, or nitro-cli's /cmd and /env.
 func (e *enclave) describe() error {
 	text, err := readFile(contract.Path, contract.MaxSize)
 	if err == unix.ENOENT {
@@ -30,11 +30,11 @@ func (e *enclave) describe() error {
 	}
 	text, err = readFile(contract.CompletePath, len(contract.Complete))
 	if err == nil && text != contract.Complete {
-		err = errors.New("its content is not what a packer writes")
+		err = errors.New("unexpected content")
 	}
 	if err != nil {
-		return fail("check that the ramdisk is whole:", contract.CompletePath, err).because(
-			unpacking("the ramdisk was cut, or memory or inodes ran out while it was unpacked (its tmpfs is half of memory, with one inode for two pages)"))
+		return fail("check that the ramdisk is complete:", contract.CompletePath, err).because(
+			unpacking("the ramdisk was truncated, or memory or inodes ran out while it was unpacked (its tmpfs is half of memory, with one inode for two pages)"))
 	}
 	return nil
 }
@@ -47,7 +47,7 @@ func (e *enclave) describeNitroCLI() error {
 	}
 	e.about.Cmd = lines(cmd)
 	if len(e.about.Cmd) == 0 {
-		return &failure{doing: "read", what: contract.CmdPath, err: errors.New("it is empty"), cause: "the image has neither CMD nor ENTRYPOINT; there is no default command"}
+		return &failure{doing: "read", what: contract.CmdPath, err: errors.New("it is empty"), cause: "the image has neither CMD nor ENTRYPOINT"}
 	}
 	env, err := readFile(contract.EnvPath, 2*contract.MaxSize)
 	if err != nil && err != unix.ENOENT {
@@ -61,7 +61,7 @@ func (e *enclave) describeNitroCLI() error {
 	return nil
 }
 
-// lines are the lines of nitro-cli's files. As C strings end at a NUL byte, so do these.
+// lines returns the lines of one of nitro-cli's files. Like C strings, they end at a NUL byte.
 func lines(s string) []string {
 	if s == "" {
 		return nil
@@ -76,7 +76,8 @@ func lines(s string) []string {
 	return all
 }
 
-// unpacking is what the kernel said when it could not unpack a ramdisk, or else the cause that is given.
+// unpacking returns the kernel's message about a ramdisk that it could not unpack, or otherwise if there is
+// none.
 func unpacking(otherwise string) string {
 	fd, err := open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
@@ -96,7 +97,7 @@ func unpacking(otherwise string) string {
 		text, _, _ = strings.Cut(text, "\n")
 		for _, sign := range []string{"Initramfs unpacking failed", "rootfs image is not initramfs"} {
 			if strings.HasPrefix(text, sign) {
-				return "the kernel said: " + text
+				return "the kernel reported: " + text
 			}
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-// wait reaps every process until the application has ended, and ends what it left behind.
+// wait reaps processes until the application has exited, and then ends those that it left behind.
 func (e *enclave) wait(pid int) error {
 	var status unix.WaitStatus
 	for {
@@ -30,7 +30,7 @@ func (e *enclave) wait(pid int) error {
 	return ended{status: status.ExitStatus()}
 }
 
-// clear ends what the application left behind: its StopSignal, a while of grace, SIGKILL.
+// clear ends the processes that the application left behind: StopSignal, the time of grace, SIGKILL.
 func (e *enclave) clear() {
 	stop, err := contract.Signal(e.about.StopSignal)
 	if err != nil {
@@ -50,7 +50,7 @@ func (e *enclave) clear() {
 	reaped()
 }
 
-// reaped takes the processes that have ended, and reports whether none is left.
+// reaped reaps the processes that have exited, and reports whether none is left.
 func reaped() bool {
 	for {
 		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
@@ -64,7 +64,8 @@ func reaped() bool {
 	}
 }
 
-// end is the only way out: it says why, tells the parent if the description wants that, and ends the machine.
+// end is the only way out: it writes the reason to the console, reports to the parent if the description asks
+// for it, and ends the machine.
 func (e *enclave) end(phase string, why error) {
 	unix.Sync()
 	say(why.Error())
@@ -91,7 +92,7 @@ func (e *enclave) end(phase string, why error) {
 	}
 }
 
-// report sends r to the port of the description. Nobody may be there: it takes two seconds at most, and says nothing.
+// report sends r to the parent. Errors are ignored, and it takes at most two seconds.
 func (e *enclave) report(r contract.Report) {
 	if e.about.ExitReport == 0 {
 		return
@@ -112,5 +113,5 @@ func (e *enclave) report(r contract.Report) {
 		return
 	}
 	unix.Shutdown(fd, unix.SHUT_WR)
-	await(fd, unix.POLLIN, deadline) // the end of the other direction: all has arrived
+	await(fd, unix.POLLIN, deadline) // the parent closes when it has read the report
 }

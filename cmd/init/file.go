@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readFile reads a file of at most limit bytes. Errors of the system are an unix.Errno. Little is allocated beyond the file's size, and
-// what it returns is cut into pieces without another copy: PID 1 keeps its memory for the life of the enclave.
+// readFile reads a file of at most limit bytes. Errors of system calls are unix.Errno. It allocates little
+// more than the file's size, and its callers cut the result without copying it: PID 1 keeps its memory as
+// long as the enclave runs.
 func readFile(name string, limit int) (string, error) {
 	fd, err := open(name, unix.O_RDONLY)
 	if err != nil {
@@ -56,7 +57,7 @@ func open(name string, flags int) (int, error) {
 	}
 }
 
-// writeFile writes into a file; with unix.O_CREAT in flags it may be new, with mode 0644.
+// writeFile writes to a file; with unix.O_CREAT in flags it creates the file with mode 0644.
 func writeFile(name, content string, flags int) error {
 	fd, err := open(name, unix.O_WRONLY|flags)
 	if err != nil {
@@ -76,7 +77,7 @@ func writeFile(name, content string, flags int) error {
 	return nil
 }
 
-// mkdir makes a directory that may be there already.
+// mkdir creates a directory unless it exists.
 func mkdir(name string, mode uint32) error {
 	if err := unix.Mkdir(name, mode); err != nil && err != unix.EEXIST {
 		return fail("create", name, err)
@@ -84,7 +85,7 @@ func mkdir(name string, mode uint32) error {
 	return nil
 }
 
-// mkdirAll makes a directory and what is missing above it.
+// mkdirAll creates a directory and its missing parents.
 func mkdirAll(name string, mode uint32) error {
 	for i := 1; i <= len(name); i++ {
 		if i < len(name) && name[i] != '/' {
@@ -102,7 +103,7 @@ func exists(name string) bool {
 	return unix.Stat(name, &st) == nil
 }
 
-// base is the name of a module in a file name: "/neb/lib/tun.ko.zst" is "tun".
+// base returns the name of the module in a file: "tun" for "/neb/lib/tun.ko.zst".
 func base(path string) string {
 	name := path[strings.LastIndexByte(path, '/')+1:]
 	name, _, _ = strings.Cut(name, ".ko")

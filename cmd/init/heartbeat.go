@@ -12,26 +12,21 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-const (
-	parentCID     = 3
-	heartbeatPort = contract.HeartbeatPort
-	heartbeatByte = 0xB7
-	retryPause    = 20 * time.Millisecond
-)
+const retryPause = 20 * time.Millisecond
 
-// heartbeat is the connection that tells the launcher that the enclave is up. The launcher accepts exactly one, so connecting is
-// tried again only until it succeeds.
+// A heartbeat is the connection that tells the launcher that the enclave is up. The launcher accepts exactly
+// one connection, so init retries only until one succeeds.
 type heartbeat struct {
 	fd int
 }
 
-// call starts to connect to a port of the parent, and does not wait for it.
+// call starts to connect to a port of the parent, without waiting.
 func call(port uint32) (int, error) {
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
-	err = unix.Connect(fd, &unix.SockaddrVM{CID: parentCID, Port: port})
+	err = unix.Connect(fd, &unix.SockaddrVM{CID: contract.ParentCID, Port: port})
 	if err != nil && err != unix.EINPROGRESS && err != unix.EINTR {
 		unix.Close(fd)
 		return -1, err
@@ -39,7 +34,7 @@ func call(port uint32) (int, error) {
 	return fd, nil
 }
 
-// await waits until fd is ready for events or the time is over, which is ETIMEDOUT.
+// await waits until fd is ready for events. It fails with ETIMEDOUT at the deadline.
 func await(fd int, events int16, deadline time.Time) error {
 	for {
 		left := time.Until(deadline)
@@ -57,7 +52,7 @@ func await(fd int, events int16, deadline time.Time) error {
 	}
 }
 
-// connected waits for the end of a call.
+// connected waits until a connection that call began is established.
 func connected(fd int, deadline time.Time) error {
 	if err := await(fd, unix.POLLOUT, deadline); err != nil {
 		return err
@@ -71,10 +66,10 @@ func connected(fd int, deadline time.Time) error {
 
 func (e *enclave) deadline() time.Time { return e.began.Add(e.switches.heartbeat) }
 
-// callParent begins to connect. What fails here is tried again, and said, by sendHeartbeat: the modules that are loaded before it may be
-// those that the connection needs.
+// callParent starts to connect. sendHeartbeat retries and reports errors, because the connection may need
+// modules that are not loaded yet.
 func (e *enclave) callParent() error {
-	e.beat.fd, _ = call(heartbeatPort)
+	e.beat.fd, _ = call(contract.HeartbeatPort)
 	return nil
 }
 
@@ -83,7 +78,7 @@ func again(err error) bool {
 	return err == unix.ECONNRESET || err == unix.ECONNREFUSED || err == unix.ETIMEDOUT || err == unix.EHOSTUNREACH || err == unix.ENOTCONN || err == unix.EPIPE
 }
 
-// sendHeartbeat waits for the connection, trying again until the deadline, and sends the byte.
+// sendHeartbeat waits for the connection, retrying until the deadline, and sends the byte.
 func (e *enclave) sendHeartbeat() error {
 	deadline := e.deadline()
 	for {
@@ -99,11 +94,11 @@ func (e *enclave) sendHeartbeat() error {
 			return f.because(f.cause + "; tried for " + e.switches.heartbeat.String())
 		}
 		time.Sleep(retryPause)
-		if e.beat.fd, err = call(heartbeatPort); err != nil && !again(err) {
+		if e.beat.fd, err = call(contract.HeartbeatPort); err != nil && !again(err) {
 			return fail("heartbeat", "", err)
 		}
 	}
-	n, err := unix.Write(e.beat.fd, []byte{heartbeatByte})
+	n, err := unix.Write(e.beat.fd, []byte{contract.HeartbeatByte})
 	if err != nil {
 		return fail("heartbeat", "", err)
 	}
@@ -113,7 +108,7 @@ func (e *enclave) sendHeartbeat() error {
 	return nil
 }
 
-// heartbeatAnswered waits for the byte to come back.
+// heartbeatAnswered waits until the parent sends the byte back.
 func (e *enclave) heartbeatAnswered() error {
 	deadline := e.deadline()
 	var b [1]byte
@@ -123,13 +118,13 @@ func (e *enclave) heartbeatAnswered() error {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
 			if err := await(e.beat.fd, unix.POLLIN, deadline); err != nil {
-				return fail("heartbeat", "", err).because("the parent took the connection to port 9000 and did not answer within " + e.switches.heartbeat.String())
+				return fail("heartbeat", "", err).because("the parent accepted the connection to port 9000 and did not answer within " + e.switches.heartbeat.String())
 			}
 		case err != nil:
-			return fail("heartbeat", "", err).because("the parent broke the connection to port 9000 instead of answering")
+			return fail("heartbeat", "", err).because("the parent reset the connection to port 9000 instead of answering")
 		case n == 0:
 			return fail("heartbeat", "", errors.New("the parent closed the connection to port 9000 instead of answering"))
-		case b[0] != heartbeatByte:
+		case b[0] != contract.HeartbeatByte:
 			return fail("heartbeat", "", errors.New("the parent answered 0x"+strconv.FormatUint(uint64(b[0]), 16)+" at port 9000, expected 0xb7"))
 		default:
 			unix.Close(e.beat.fd)

@@ -1,12 +1,14 @@
 //go:build linux && (amd64 || arm64)
 
-// Command init is PID 1 of an enclave: it makes the root, tells the parent that the enclave is up, starts the application, and
-// ends the machine when the application ends. docs/init-contract.md says what it reads and what it makes of it.
+// Command init is PID 1 of an enclave: it mounts the root, tells the parent that the enclave is up, starts
+// the application, and ends the machine when the application exits. docs/init-contract.md specifies what it
+// reads and does.
 //
-// It is not a service manager, and not for other machines. Every byte of it is measured and loaded by every enclave, so it
-// uses the standard library and golang.org/x/sys alone, without fmt and encoding/json.
+// It is not a service manager, and not for other machines. Every enclave measures and loads it, so it uses
+// only the standard library, without fmt and encoding/json, and golang.org/x/sys.
 //
-// Build it with -ldflags '-E nebstart' (see entry_amd64.s): without, it dies where the kernel has no console.
+// neb build links it with -E nebstart, without which it exits where the kernel has no console (see
+// entry_amd64.s), and with -buildid set to [contract.Note].
 package main
 
 import (
@@ -18,24 +20,24 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-// enclave is what the steps know and learn. The zero value is the beginning.
+// enclave is the state that the steps share.
 type enclave struct {
 	began    time.Time
 	switches switches
-	options  []option // of the kernel command line: parameters of modules
+	options  []option // the kernel command line
 	beat     heartbeat
-	console  bool // there is one
+	console  bool // the machine has one
 
-	structured bool // /neb/app is there; otherwise nitro-cli's mode
+	structured bool // /neb/app exists; otherwise nitro-cli's mode
 	about      contract.Description
 	account    account
 	env        []string
 }
 
-// steps lead to the application, in order. The heartbeat is three of them, so that the parent's answers are waited for while
-// the rest goes on; but the byte is out before anything of the application is read.
+// steps lead to the application, in order. The heartbeat takes three of them, so that the other steps run
+// while the parent answers. init sends it before it reads anything of the application.
 var steps = []struct {
-	phase          string // what an exit report calls it
+	phase          string // in an exit report
 	structuredOnly bool
 	do             func(*enclave) error
 }{
@@ -58,13 +60,13 @@ var steps = []struct {
 
 func main() {
 	if unix.Getpid() != 1 {
-		say("this is PID 1 of an enclave, and does nothing when it is started as another process")
+		say("this program must be PID 1 of an enclave")
 		unix.Exit(2)
 	}
 	takeSignals()
 	e := &enclave{began: time.Now(), switches: defaults}
 	phase := "start"
-	// One way out: whatever happens ends in e.end, because the end of PID 1 is a kernel panic.
+	// Every path ends in e.end, because the kernel panics when PID 1 exits.
 	defer func() {
 		if p := recover(); p != nil {
 			e.end(phase, fail("internal error", describePanic(p), nil))
@@ -85,7 +87,7 @@ func main() {
 		e.end(phase, err)
 	}
 	group = int32(pid)
-	phase = "exit"
+	phase = contract.PhaseExit
 	e.end(phase, e.wait(pid))
 }
 
@@ -101,11 +103,11 @@ func describePanic(p any) string {
 
 // say writes one line on the console.
 func say(line string) {
-	b := make([]byte, 0, len(line)+6)
-	b = append(b, "neb: "...)
+	b := make([]byte, 0, len(line)+len(contract.LinePrefix)+1)
+	b = append(b, contract.LinePrefix...)
 	for i := 0; i < len(line); i++ {
 		c := line[i]
-		if c < ' ' || c == 0x7f { // one line it stays, whatever a file name holds
+		if c < ' ' || c == 0x7f { // a file name must not break the line
 			b = append(b, '\\', 'x', "0123456789abcdef"[c>>4], "0123456789abcdef"[c&15])
 			continue
 		}
@@ -124,10 +126,10 @@ func say(line string) {
 	}
 }
 
-// warn says what went wrong and did not matter enough to stop.
+// warn reports an error after which init continues.
 func warn(err error) { say("warning: " + err.Error()) }
 
-// ended is how the application ended.
+// ended is how the application exited. It is the error of a run without an error.
 type ended struct {
 	status int
 	signal int

@@ -13,7 +13,8 @@ import (
 
 const moduleCompressed = 4 // MODULE_INIT_COMPRESSED_FILE of linux/module.h
 
-// loadModules loads what /neb/modules lists, or /nsm.ko alone, and then shuts loading off if there was a list.
+// loadModules loads the modules that /neb/modules lists and then disables loading, or loads only /nsm.ko if
+// there is no list.
 func (e *enclave) loadModules() error {
 	var list contract.Modules
 	text, err := readFile(contract.ModulesPath, contract.MaxSize)
@@ -44,12 +45,12 @@ func (e *enclave) loadModules() error {
 		return nil
 	}
 	if err := writeFile("/proc/sys/kernel/modules_disabled", "1", 0); err != nil {
-		return fail("shut off module loading in", "/proc/sys/kernel/modules_disabled", err)
+		return fail("disable module loading in", "/proc/sys/kernel/modules_disabled", err)
 	}
 	return nil
 }
 
-// loadModule loads a module and removes its file, which nobody needs any more.
+// loadModule loads a module and removes its file, which is not needed again.
 func (e *enclave) loadModule(path string, optional bool) error {
 	fd, err := open(path, unix.O_RDONLY)
 	if err == unix.ENOENT && optional {
@@ -67,7 +68,7 @@ func (e *enclave) loadModule(path string, optional bool) error {
 	}
 	err = unix.FinitModule(fd, parameters(base(path), e.options), flags)
 	switch {
-	case err == unix.EEXIST: // the kernel has it already, built in or loaded: what was wanted
+	case err == unix.EEXIST: // built into the kernel, or loaded
 		warn(fail("load module", path, err))
 	case err != nil:
 		f := fail("load module", path, err)
@@ -82,7 +83,7 @@ func (e *enclave) loadModule(path string, optional bool) error {
 	return nil
 }
 
-// compressed knows the beginnings of the formats that kernels take: gzip, xz, zstd.
+// compressed reports whether a file begins like gzip, xz or zstd, which kernels can decompress.
 func compressed(magic []byte) bool {
 	for _, m := range []string{"\x1f\x8b", "\xfd7zX", "\x28\xb5\x2f\xfd"} {
 		if bytes.HasPrefix(magic, []byte(m)) {
@@ -92,7 +93,8 @@ func compressed(magic []byte) bool {
 	return false
 }
 
-// misfit finds out whether a module was built for another kernel, from the "vermagic=6.12.117 SMP …" inside.
+// misfit reports a module that was built for another kernel, as its "vermagic=6.12.117 SMP …" shows. It
+// returns "" otherwise.
 func misfit(fd int) string {
 	const key = "vermagic="
 	b := make([]byte, 64<<10)
@@ -106,7 +108,7 @@ func misfit(fd int) string {
 			at += int64(n - len(key))
 			continue
 		}
-		if i > 0 && n == len(b) && n-i < 256 { // perhaps cut: read again from here
+		if i > 0 && n == len(b) && n-i < 256 { // may be truncated: read again from here
 			at += int64(i)
 			continue
 		}
@@ -116,6 +118,6 @@ func misfit(fd int) string {
 		if unix.Uname(&u) != nil || release == unix.ByteSliceToString(u.Release[:]) {
 			return ""
 		}
-		return "it was built for kernel " + release + ", and this is " + unix.ByteSliceToString(u.Release[:])
+		return "it was built for kernel " + release + ", the running kernel is " + unix.ByteSliceToString(u.Release[:])
 	}
 }

@@ -14,8 +14,8 @@ const (
 	cgroupRoot = "/sys/fs/cgroup"
 )
 
-// mounts are made in the new root, in order, where /dev and /proc are already. Flags and options are the reference's. A
-// where that the image lacks is made.
+// mounts are mounted in the new root, in order; /dev and /proc are already. Flags and options are those of
+// the reference init. Missing directories are created.
 var mounts = []struct {
 	source, where, kind string
 	flags               uintptr
@@ -39,7 +39,7 @@ func inNitroCLIMode(e *enclave) bool   { return !e.structured }
 func withCgroupV1(e *enclave) bool     { return e.switches.cgroupV1 }
 func withCgroupV2(e *enclave) bool     { return !e.switches.cgroupV1 }
 
-// links are made in /dev.
+// links are created in /dev.
 var links = []struct{ name, target string }{
 	{"/dev/fd", "/proc/self/fd"},
 	{"/dev/stdin", "/proc/self/fd/0"},
@@ -75,8 +75,9 @@ func (e *enclave) mountAll() error {
 	return nil
 }
 
-// mountCgroupV1 mounts every controller of /proc/cgroups in a directory of its own. One that the kernel does not offer as version 1 (cpuset
-// and memory, since Linux 6.12 has options for them) is said and left out, where the reference would end.
+// mountCgroupV1 mounts each controller in /proc/cgroups in its own directory. It warns about and skips those
+// that the kernel does not offer as version 1 (cpuset and memory are options since Linux 6.12), where the
+// reference init would fail.
 func mountCgroupV1() error {
 	table, err := readFile("/proc/cgroups", 1<<16)
 	if err != nil {
@@ -88,14 +89,15 @@ func mountCgroupV1() error {
 			return err
 		}
 		if err := unix.Mount(name, dir, "cgroup", procFlags, name); err != nil {
-			warn(fail("mount", dir, err).because("the kernel does not offer this controller as version 1"))
+			warn(fail("mount", dir, err).because("the kernel has no version 1 of this controller"))
 			unix.Rmdir(dir)
 		}
 	}
 	return nil
 }
 
-// controllersV1 are the enabled ones of /proc/cgroups: "#subsys_name hierarchy num_cgroups enabled".
+// controllersV1 returns the enabled controllers of /proc/cgroups: "#subsys_name hierarchy num_cgroups
+// enabled".
 func controllersV1(table string) []string {
 	var all []string
 	for line := range strings.Lines(table) {
@@ -107,7 +109,7 @@ func controllersV1(table string) []string {
 	return all
 }
 
-// delegate turns every controller of cgroup v2 on for the groups below the root.
+// delegate enables every controller of cgroup v2 for the groups below the root.
 func delegate() {
 	const from, to = cgroupRoot + "/cgroup.controllers", cgroupRoot + "/cgroup.subtree_control"
 	b, err := readFile(from, 4096)
@@ -124,7 +126,7 @@ func delegate() {
 	}
 	for _, name := range names { // all or none are taken at once: find out which is the bad one
 		if err := writeFile(to, "+"+name, 0); err != nil {
-			warn(fail("turn on the cgroup controller", name, err))
+			warn(fail("enable the cgroup controller", name, err))
 		}
 	}
 }

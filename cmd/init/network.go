@@ -15,8 +15,8 @@ func (e *enclave) hostname() string {
 	return "enclave"
 }
 
-// setNetwork names the machine, brings lo up, and makes the files that a resolver reads. What fails here stops nothing: many
-// applications live without it.
+// setNetwork sets the host name, brings lo up, and creates the files that a resolver reads. It only warns
+// about errors, because many applications work without these.
 func (e *enclave) setNetwork() error {
 	name := e.hostname()
 	if err := unix.Sethostname([]byte(name)); err != nil {
@@ -51,7 +51,7 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
 }
 
-// writeHosts makes /etc/hosts where there is none. An empty file counts as none: building an image leaves one behind.
+// writeHosts creates /etc/hosts if it is missing or empty: image builders leave an empty one.
 func writeHosts(name string) error {
 	var st unix.Stat_t
 	err := unix.Stat("/etc/hosts", &st)
@@ -67,7 +67,8 @@ func writeHosts(name string) error {
 	return writeFile("/etc/hosts", "127.0.0.1\tlocalhost "+name+"\n::1\tlocalhost ip6-localhost ip6-loopback\n", unix.O_CREAT)
 }
 
-// makeResolvTarget makes the file that linuxkit's link /etc/resolv.conf leads to: /run is new at every start.
+// makeResolvTarget creates the target of linuxkit's link /etc/resolv.conf, because /run is empty at each
+// start.
 func makeResolvTarget() error {
 	const dir, file = "/run/resolvconf", "/run/resolvconf/resolv.conf"
 	b := make([]byte, len(file)+8)

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"errors"
+	"os"
 	"os/exec"
 	"reflect"
 	"slices"
@@ -11,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 func TestOptions(t *testing.T) {
@@ -50,7 +54,7 @@ func TestSwitches(t *testing.T) {
 		"neb.grace=-1s":                                               {want: defaults, err: "a time like 10s"},
 		"neb.linger=2h":                                               {want: defaults, err: "neb.linger=2h"},
 		"neb.end":                                                     {want: defaults, err: "reboot or halt"},
-		"neb.cgorup=v1 neb.linger=1s":                                 {want: with(func(s *switches) { s.linger = time.Second }), err: "unknown switch; there are neb.cgroup"},
+		"neb.cgorup=v1 neb.linger=1s":                                 {want: with(func(s *switches) { s.linger = time.Second }), err: "unknown switch, expected one of neb.cgroup"},
 	} {
 		s := defaults
 		err := s.parse(options(line))
@@ -140,15 +144,15 @@ func TestResolveUser(t *testing.T) {
 		":":           {want: account{home: "/root", groups: []uint32{10}}},
 		"blank":       {want: account{uid: 8, gid: 9, home: "/b"}},
 		"top":         {want: account{uid: 4294967294, gid: 1, home: "/"}}, // what the image says, the kernel takes
-		"4294967294":  {err: `"4294967294" is no number of a user or group: those are 0 to 2147483647`},
-		"-1":          {err: `"-1" is no number`},
-		"app:-1":      {err: `"-1" is no number`},
-		"app:#grp":    {err: "/etc/group has no such group"},
-		"nobody":      {err: "/etc/passwd has no such user"},
-		"bad":         {err: "no such user"},
-		"short":       {err: "no such user"},
-		"# a comment": {err: "no such user"},
-		"app:none":    {err: "/etc/group has no such group"},
+		"4294967294":  {err: `invalid number "4294967294" of a user or group: expected 0 to 2147483647`},
+		"-1":          {err: `invalid number "-1"`},
+		"app:-1":      {err: `invalid number "-1"`},
+		"app:#grp":    {err: "no such group in the image's /etc/group"},
+		"nobody":      {err: "no such user in the image's /etc/passwd"},
+		"bad":         {err: "no such user in"},
+		"short":       {err: "no such user in"},
+		"# a comment": {err: "no such user in"},
+		"app:none":    {err: "no such group in the image's /etc/group"},
 		"app:broken":  {err: "no such group"},
 	} {
 		got, err := resolveUser(spec, passwd, groups)
@@ -208,6 +212,7 @@ func TestControllersV1(t *testing.T) {
 func elfFile(machine int, loader string) []byte {
 	b := make([]byte, 64+2*56, 256)
 	copy(b, "\x7fELF\x02\x01\x01")
+	b[16] = 2 // ET_EXEC
 	b[18], b[19] = byte(machine), byte(machine>>8)
 	b[32], b[54], b[56] = 64, 56, 2
 	if loader != "" {
@@ -228,13 +233,13 @@ func TestDiagnose(t *testing.T) {
 	}{
 		"empty":            {nil, "it is empty"},
 		"text":             {[]byte("echo hello\n"), "neither an ELF file nor a script"},
-		"script":           {[]byte("#!/bin/sh\n"), "is its interpreter /bin/sh whole?"},
+		"script":           {[]byte("#!/bin/sh\n"), "the kernel rejects its interpreter /bin/sh"},
 		"script, no shell": {[]byte("#! /bin/bash -e\n"), "its interpreter /bin/bash is not in the image"},
 		"script, DOS":      {[]byte("#!/bin/sh\r\necho\r\n"), "carriage return"},
 		"script, nothing":  {[]byte("#!\n"), "names no interpreter"},
-		"no loader":        {elfFile(elfMachine, "/lib64/ld-linux-x86-64.so.2"), "is it a dynamic binary without its loader /lib64/ld-linux-x86-64.so.2?"},
-		"with loader":      {elfFile(elfMachine, "/lib/ld.so"), "is it whole?"},
-		"static":           {elfFile(elfMachine, ""), "is it whole?"},
+		"no loader":        {elfFile(elfMachine, "/lib64/ld-linux-x86-64.so.2"), "it is linked dynamically, and its loader /lib64/ld-linux-x86-64.so.2 is not in the image"},
+		"with loader":      {elfFile(elfMachine, "/lib/ld.so"), "it may be truncated"},
+		"static":           {elfFile(elfMachine, ""), "it may be truncated"},
 		"other machine":    {elfFile(8, ""), "it was built for another machine"},
 		"32 bits":          {elfFile(3, ""), "it was built for 32-bit x86"},
 		"cut":              {[]byte("\x7fELF\x02"), "was cut"},
@@ -246,7 +251,67 @@ func TestDiagnose(t *testing.T) {
 	}
 }
 
-// TestUntilFilled is for kernels whose pool is not filled yet. No machine shows that for long here: the NSM fills the pool at once.
+// TestStart starts what cannot be started, on this machine: the error names the file and the cause.
+func TestStart(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	put := func(name, content string, mode os.FileMode) {
+		if err := os.WriteFile(name, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(name, mode); err != nil { // whatever the umask
+			t.Fatal(err)
+		}
+	}
+	put("plain", "#!/bin/sh\n", 0o644)
+	put("interpreter", "#!/nowhere/sh\n", 0o755)
+	put("dos", "#!/nowhere/sh\r\n", 0o755)
+	put("machine", string(elfFile(0xfeed, "")), 0o755)
+	put("loader", string(elfFile(elfMachine, "/nowhere/ld.so")), 0o755)
+	put("text", "hello\n", 0o755)
+	put("empty", "", 0o755)
+	if err := errors.Join(os.Mkdir("bin", 0o755), os.Symlink("nowhere", "link")); err != nil {
+		t.Fatal(err)
+	}
+	const denied, format, missing = "permission denied: ", "exec format error: ", "no such file or directory: "
+	for command, want := range map[string]string{
+		dir + "/none":   missing + "the image has no such file",
+		"/tmp/none/any": missing + "the file system that is mounted at /tmp/ hides it",
+		"bin/none":      missing + "the path is relative to " + dir,
+		"none":          missing + "not found as /nowhere/none, " + dir + "/none",
+		"plain":         denied + "it is not executable: chmod +x",
+		"./bin":         denied + "it is a directory",
+		dir + "/link":   missing + "it is a symbolic link, and its target is not in the image",
+		"./interpreter": missing + "it is a script, and its interpreter /nowhere/sh is not in the image",
+		"./dos":         missing + "its first line ends in a carriage return",
+		"./machine":     format + "it was built for another machine, and this enclave is ",
+		"./loader":      missing + "it is linked dynamically, and its loader /nowhere/ld.so is not in the image",
+		"./empty":       format + "it is empty",
+		"./text":        format + "it is neither an ELF file nor a script with #! in its first line",
+	} {
+		e := &enclave{about: contract.Description{Cmd: []string{command}}, env: []string{"PATH=/nowhere:" + dir}}
+		if command == "./text" || command == "./empty" || command == "none" || command == "plain" {
+			if os.Getuid() != 0 {
+				continue // structured mode sets the groups of the application
+			}
+			e.structured = true
+		}
+		if strings.HasPrefix(dir, "/tmp/") && command == dir+"/none" {
+			want = missing + "the file system that is mounted at /tmp/ hides it"
+		}
+		pid, err := e.start()
+		if err == nil {
+			t.Errorf("%s: started as process %d", command, pid)
+			continue
+		}
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", command, err, want)
+		}
+	}
+}
+
+// TestUntilFilled is for kernels whose pool is not filled yet. No machine shows that for long here: the NSM
+// fills the pool at once.
 func TestUntilFilled(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -289,7 +354,7 @@ func TestFailure(t *testing.T) {
 		{fail("mount", "/dev", unix.ENODEV), "mount /dev: no such device: the kernel lacks CONFIG_DEVTMPFS"},
 		{fail("mount", "/tmp", unix.ENODEV), "mount /tmp: no such device: the kernel lacks this file system"},
 		{fail("mount", "/tmp", unix.EIO), "mount /tmp: input/output error"},
-		{fail("heartbeat", "", unix.ECONNRESET), "heartbeat: connection reset by peer: nobody listens at port 9000 of the parent (CID 3)"},
+		{fail("heartbeat", "", unix.ECONNRESET), "heartbeat: connection reset by peer: nobody listens on port 9000 of the parent (CID 3)"},
 		{fail("exec", "/app", unix.ENOENT).because("x"), "exec /app: no such file or directory: x"},
 	} {
 		if got := c.err.Error(); got != c.want {
@@ -298,8 +363,8 @@ func TestFailure(t *testing.T) {
 	}
 }
 
-// TestImports holds what keeps init small: of other modules golang.org/x/sys alone, and of the standard library neither of the packages that
-// would put it over its size.
+// TestImports holds what keeps init small: of other modules golang.org/x/sys alone, and of the standard
+// library neither of the packages that would put it over its size.
 func TestImports(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "-f", "{{.ImportPath}} {{with .Module}}{{.Path}}{{end}}", ".").Output()
 	if err != nil {

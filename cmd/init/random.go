@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 const (
@@ -16,10 +18,10 @@ const (
 	nsmRNG         = "nsm-hwrng" // drivers/misc/nsm.c
 )
 
-// waitForRandom makes the NSM the kernel's source of random numbers, and waits until the kernel's pool is filled: keys are
-// often the first thing that an application makes. Without an NSM there is nothing to wait for.
+// waitForRandom makes the NSM the kernel's source of random numbers, and waits until the kernel's pool is
+// filled, because applications often generate keys first. It does nothing without an NSM.
 func (e *enclave) waitForRandom() error {
-	if !exists(nsmDevice) {
+	if !exists(contract.NSMDevice) {
 		return nil
 	}
 	b, err := readFile(rngCurrent, 4096)
@@ -39,7 +41,7 @@ func (e *enclave) waitForRandom() error {
 	return nil
 }
 
-// untilFilled waits until getrandom, which must not block, gives a byte: then the kernel's pool has been filled.
+// untilFilled waits until getrandom, which must not block, returns a byte: the kernel's pool is filled then.
 func untilFilled(getrandom func() (int, error), limit time.Duration) error {
 	for began := time.Now(); ; time.Sleep(2 * time.Millisecond) {
 		n, err := getrandom()

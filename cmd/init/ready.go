@@ -7,11 +7,11 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-const nsmDevice = "/dev/nsm"
-
-// findUser looks up who the application runs as, and makes its environment.
+// findUser looks up the application's user and makes its environment.
 func (e *enclave) findUser() error {
 	var err error
 	if e.account, err = lookUp("User", e.about.User); err != nil {
@@ -21,9 +21,9 @@ func (e *enclave) findUser() error {
 	return nil
 }
 
-// giveDevices gives the application its devices, and keeps other users from attesting in its name.
+// giveDevices gives the application its devices. Other users cannot use the NSM.
 func (e *enclave) giveDevices() error {
-	if exists(nsmDevice) {
+	if exists(contract.NSMDevice) {
 		owner, mode := e.account, e.about.NSMMode
 		if e.about.NSMOwner != "" {
 			var err error
@@ -34,14 +34,14 @@ func (e *enclave) giveDevices() error {
 		if mode == 0 {
 			mode = 0o600
 		}
-		if err := unix.Chown(nsmDevice, owner.uid, owner.gid); err != nil {
-			return fail("change the owner of", nsmDevice, err)
+		if err := unix.Chown(contract.NSMDevice, owner.uid, owner.gid); err != nil {
+			return fail("change the owner of", contract.NSMDevice, err)
 		}
-		if err := unix.Chmod(nsmDevice, mode); err != nil {
-			return fail("change the mode of", nsmDevice, err)
+		if err := unix.Chmod(contract.NSMDevice, mode); err != nil {
+			return fail("change the mode of", contract.NSMDevice, err)
 		}
 	}
-	// /dev/stdout is a link to the console, and must open for whoever writes to it by name.
+	// /dev/stdout is a link to the console, which the application may open by that name.
 	if e.console {
 		if err := unix.Fchown(1, e.account.uid, e.account.gid); err != nil {
 			return fail("change the owner of", "/dev/console", err)
@@ -58,7 +58,7 @@ func (e *enclave) giveDevices() error {
 	return nil
 }
 
-// maxFiles is what Docker gives, and the most that fs.nr_open allows by default.
+// maxFiles is Docker's limit, and the default of fs.nr_open.
 const maxFiles = 1 << 20
 
 // raiseLimits raises the limits that are too low for servers.
@@ -69,7 +69,7 @@ func (e *enclave) raiseLimits() error {
 	return nil
 }
 
-// enterWorkingDir makes the working directory and goes there; the application begins where init is.
+// enterWorkingDir creates the working directory and changes to it; the application inherits it.
 func (e *enclave) enterWorkingDir() error {
 	dir := e.about.WorkingDir
 	if dir == "" {
@@ -84,10 +84,10 @@ func (e *enclave) enterWorkingDir() error {
 	return nil
 }
 
-// dockerPath is the PATH of an image that has none.
+// dockerPath is the PATH of an image without one.
 const dockerPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// environment adds what Docker adds, where the image does not have it.
+// environment adds the variables that Docker adds, unless the image has them.
 func environment(env []string, home, hostname string) []string {
 	all := env
 	for _, v := range []struct{ name, value string }{{"PATH", dockerPath}, {"HOME", home}, {"HOSTNAME", hostname}} {
@@ -98,7 +98,7 @@ func environment(env []string, home, hostname string) []string {
 	return all
 }
 
-// lookUpEnv returns the last value of a variable: the one that counts where it is set twice.
+// lookUpEnv returns the last value of a variable, which counts if it is set twice.
 func lookUpEnv(env []string, name string) (string, bool) {
 	for i := len(env) - 1; i >= 0; i-- {
 		if n, v, ok := strings.Cut(env[i], "="); ok && n == name {

@@ -15,7 +15,7 @@ const (
 	layer = "/neb/rw"    // tmpfs above it
 )
 
-// makeRoot makes /rootfs the root. /dev and /proc move along.
+// makeRoot makes /rootfs the root, and moves /dev and /proc to it.
 func (e *enclave) makeRoot() error {
 	var err error
 	if n := e.about.ErofsParts; n > 0 {
@@ -47,8 +47,8 @@ func (e *enclave) makeRoot() error {
 	return nil
 }
 
-// move moves a mount to a directory, which is made when the image lacks it. It must be a directory of the image itself: the old root is
-// still the root here, and an absolute symbolic link would lead out of the image.
+// move moves a mount to a directory, which it creates if missing. The directory must be the image's own: the
+// old root is still the root here, and an absolute symbolic link would lead out of the image.
 func move(from, to string) error {
 	var st unix.Stat_t
 	err := unix.Lstat(to, &st)
@@ -102,7 +102,8 @@ func mountErofs(parts int) error {
 	return nil
 }
 
-// joinStep is how much is copied before the memory of the source is given back: a multiple of a page.
+// joinStep is the number of bytes after which join frees the memory of what it has copied: a multiple of a
+// page.
 const joinStep = 16 << 20
 
 // join appends the later parts of the image to the first.
@@ -164,7 +165,8 @@ func appendFile(to int, name string) error {
 	}
 }
 
-// loop makes a read-only loop device for a file. It disappears with its last user: close fd when it is mounted.
+// loop makes a read-only loop device for a file. The device is removed with its last user: close fd once it
+// is mounted.
 func loop(name string) (device string, fd int, err error) {
 	file, err := open(name, unix.O_RDONLY)
 	if err != nil {

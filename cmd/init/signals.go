@@ -8,16 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Signals that others send to PID 1 must not end it, and some go on to the application. Package os/signal would do, but brings
-// package os, a thread and a goroutine along; the handlers in signal_*.s are three instructions long, and touch nothing of Go's.
+// Signals that others send to PID 1 must not end it, and some go on to the application. Package os/signal
+// would do, but brings package os, a thread and a goroutine along; the handlers in signal_*.s are three
+// instructions long, and touch nothing of Go's.
 
-// group is the process group that gets what is sent to PID 1; 0 before there is one. Read by forward.
+// group is the process group to which forward sends the signals of PID 1, or 0.
 var group int32 //nolint:unused // signal_*.s
 
-// goHandler is the Go runtime's own signal handler. Read by fault.
+// goHandler is the Go runtime's signal handler, which fault calls.
 var goHandler uintptr //nolint:unused // signal_*.s
 
-// handlers returns the addresses of the handlers in signal_*.s, and of the function that ends them.
+// handlers returns the addresses of the handlers in signal_*.s, and of the function that returns from them.
 func handlers() (forward, absorb, fault, back uintptr)
 
 var (
@@ -44,7 +45,7 @@ const (
 	saFlags    = 0x4 | saRestorer | 0x08000000 | 0x10000000 // SA_SIGINFO, SA_RESTORER, SA_ONSTACK, SA_RESTART
 )
 
-// takeSignals puts the handlers in place of the runtime's.
+// takeSignals replaces the runtime's handlers.
 func takeSignals() {
 	forward, absorb, fault, back := handlers()
 	for _, t := range []struct {

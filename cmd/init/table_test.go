@@ -239,12 +239,9 @@ func TestShapes(t *testing.T) {
 			second: described(t, contract.Description{Entrypoint: []string{"./probe"}, Cmd: []string{"name", "exit=255"}, WorkingDir: "/opt"}, program("opt/probe", probe.body)),
 			want:   []string{said("name", `"./probe"`), `^neb: exit status=255$`},
 		},
-		"in the image's PATH, exits 1": {
-			second: described(t, contract.Description{Entrypoint: []string{"probe", "exit=1"}, Env: []string{"PATH=/nowhere:/opt/"}}, program("opt/probe", probe.body)),
-			want:   []string{`^neb: exit status=1$`},
-		},
 		"killed": {
-			second: described(t, contract.Description{Cmd: []string{"/probe", "die=SIGKILL"}}, probe),
+			second: described(t, contract.Description{Cmd: []string{"probe", "die=SIGKILL"}, Env: []string{"PATH=/nowhere:/"}, Complete: true}, probe),
+			raw:    compressions["gzip"],
 			want:   []string{`^neb: exit signal=SIGKILL$`},
 		},
 		"forks and exits, what is left is told": {
@@ -265,19 +262,23 @@ func TestShapes(t *testing.T) {
 			want:   []string{`^probe: left behind, tame`, `^probe: tame process got SIGTERM$`, said("outlive=SIGTERM", "a child"), `^neb: exit status=5$`},
 		},
 		"10,000 orphans": {
+			slow:   true,
 			second: described(t, contract.Description{Cmd: []string{"/orphans", "10000", "/probe", "zombies", "rss"}}, probe, program("orphans", compile(t, "orphans", "-static"))),
 			want:   []string{`^orphans: 10000$`, said("zombies", "0"), peak, `^neb: exit status=0$`},
 		},
 		"busybox": {
 			second: described(t, contract.Description{Entrypoint: []string{"sh", "-c"}, Cmd: []string{`echo "I am $(id -u) in $PWD with $(ulimit -n) of $(ulimit -Hn)"; exit 12`}, WorkingDir: "/root"}, file(t, "bin/sh", require.Command(t, "busybox"))),
+			raw:    compressions["lz4"],
 			want:   []string{`^I am 0 in /root with 1048576 of 1048576$`, `^neb: exit status=12$`},
 		},
 		"dynamic, glibc": {
 			second: described(t, contract.Description{Cmd: []string{"env"}, Env: []string{"A=glibc"}}, withLibraries(t, "/usr/bin/env")...),
+			raw:    compressions["zstd"],
 			want:   []string{`^A=glibc$`, `^neb: exit status=0$`},
 		},
 		"dynamic, musl": {
 			second: described(t, contract.Description{Cmd: []string{"/hello"}}, program("hello", compile(t, "hello")), file(t, "lib/ld-musl-x86_64.so.1", "/lib/ld-musl-x86_64.so.1")),
+			raw:    compressions["xz"],
 			want:   []string{`^hello from a dynamic program$`, `^neb: exit status=0$`},
 		},
 		"a script": {
@@ -317,11 +318,13 @@ func TestShapes(t *testing.T) {
 			runs:   true,
 		},
 		"a large environment": {
+			slow:   true,
 			second: plain("/probe\nbytes=/proc/self/environ\nrss", strings.Repeat("V="+strings.Repeat("x", 1000)+"\n", 1400), probe),
 			want:   []string{said("bytes=/proc/self/environ", strconv.Itoa(1400*1003)), peak, `^neb: exit status=0$`},
 		},
 	}
-	// The most that a description may hold, in as many records as it may have, which is what takes the most memory.
+	// The most that a description may hold, in as many records as it may have, which is what takes the most
+	// memory.
 	most := []string{"/probe", "rss", "exit=0"}
 	for len(most) < contract.MaxRecords/2 {
 		most = append(most, strings.Repeat("x", 100))
@@ -334,13 +337,6 @@ func TestShapes(t *testing.T) {
 	table["a large description"] = scene{
 		second: described(t, contract.Description{Entrypoint: most[:1], Cmd: most[1:], Env: variables, Complete: true}, probe),
 		want:   []string{peak, `^neb: exit status=0$`},
-	}
-	for name, compress := range compressions {
-		table["a ramdisk in "+name] = scene{
-			second: described(t, contract.Description{Cmd: []string{"/probe", "say=unpacked"}, Complete: true}, probe),
-			raw:    func(b []byte) []byte { return compress(t, b) },
-			want:   []string{said("say=unpacked", `"unpacked"`), `^neb: exit status=0$`},
-		}
 	}
 	all(t, table)
 }
@@ -389,9 +385,13 @@ func modules(t testing.TB, m contract.Modules) entry {
 	return entry{name: "neb/modules", mode: 0o644, body: b}
 }
 
-// all runs a table, one machine after the other: two at once take as long on the two processors that a test machine may have.
+// all runs a table, one machine after the other: two at once take as long on the two processors that a test
+// machine may have.
 func all(t *testing.T, table map[string]scene) {
 	for name, s := range table {
+		if s.slow && !slow {
+			continue
+		}
 		t.Run(name, func(t *testing.T) { s.run(t) })
 	}
 }
@@ -413,21 +413,17 @@ func TestFaults(t *testing.T) {
 	with := func(s scene, change func(*scene)) scene { change(&s); return s }
 	good := run(contract.Description{}, "")
 	table := map[string]scene{
-		"no /cmd":             {beats: true, second: plain("", "")[:7], want: []string{`^neb: read /cmd: no such file or directory: the application's ramdisk has none, or was not unpacked$`}},
-		"empty /cmd":          {beats: true, second: plain("", "A=b\n"), want: []string{`^neb: read /cmd: it is empty: the image has neither CMD nor ENTRYPOINT; there is no default command$`}},
-		"no /rootfs":          {beats: true, second: []entry{text("cmd", "/probe\n"), text("env", "")}, want: []string{`^neb: mount /rootfs: no such file or directory: the application's ramdisk has no /rootfs: was it unpacked at all\?$`}},
-		"2 MB of environment": {second: plain("/probe\n", strings.Repeat("V="+strings.Repeat("x", 1000)+"\n", 2100), probe), want: []string{`^neb: exec /probe: argument list too long: arguments and environment may have 2 MiB in all, and 128 KiB each$`}},
+		"no /cmd":             {beats: true, second: plain("", "")[:7], want: []string{`^neb: read /cmd: no such file or directory: the application's ramdisk does not have it, or was not unpacked$`}},
+		"empty /cmd":          {beats: true, second: plain("", "A=b\n"), want: []string{`^neb: read /cmd: the file is empty: the image has neither CMD nor ENTRYPOINT$`}},
+		"no /rootfs":          {beats: true, second: []entry{text("cmd", "/probe\n"), text("env", "")}, want: []string{`^neb: mount /rootfs: no such file or directory: the application's ramdisk does not have it, or was not unpacked$`}},
+		"2 MB of environment": {second: plain("/probe\n", strings.Repeat("V="+strings.Repeat("x", 1000)+"\n", 2100), probe), want: []string{`^neb: exec /probe: argument list too long: the limit is 2 MiB for arguments and environment, and 128 KiB for each$`}},
 		"corrupt nsm.ko": with(good, func(s *scene) {
 			s.first = []entry{program("nsm.ko", append([]byte("\x7fELF"), bytes.Repeat([]byte("?"), 5000)...))}
 			s.want = []string{`^neb: load module /nsm.ko: exec format error: the file is damaged`}
 		}),
-		"cut nsm.ko": with(good, func(s *scene) {
-			s.first = []entry{program("nsm.ko", nsm[:len(nsm)/2])}
-			s.want = []string{`^neb: load module /nsm.ko: exec format error: the file is damaged`}
-		}),
 		"nsm.ko of another kernel": with(good, func(s *scene) {
 			s.first = []entry{program("nsm.ko", bytes.Replace(nsm, []byte("vermagic=6.12"), []byte("vermagic=6.11"), 1))}
-			s.want = []string{`^neb: load module /nsm.ko: exec format error: it was built for kernel 6\.11\.\d+.*, and this is 6\.12\.`}
+			s.want = []string{`^neb: load module /nsm.ko: exec format error: it was built for kernel 6\.11\.\d+.*, the running kernel is 6\.12\.`}
 		}),
 		"a module that is missing": with(good, func(s *scene) {
 			s.first, s.cmdline = []entry{modules(t, contract.Modules{Paths: []string{"/nsm.ko", "/neb/lib/tun.ko"}})}, "nsm.neb_test=1"
@@ -441,50 +437,34 @@ func TestFaults(t *testing.T) {
 			s.qemu, s.cmdline = []string{"-machine", "auto-kernel-cmdline=off"}, "nsm.neb_test=1"
 			s.want = []string{`nsm: unknown parameter 'neb_test' ignored`, `^neb: heartbeat: no such device: there is no vsock device`}
 		}),
-		"unknown switch": with(good, func(s *scene) {
-			s.cmdline = "neb.cgruop=v1"
-			s.want = []string{`^neb: kernel command line neb.cgruop: unknown switch; there are neb.cgroup neb.end`}
-		}),
 		"bad switch": with(good, func(s *scene) {
 			s.cmdline = "neb.grace=ten"
 			s.want = []string{`^neb: kernel command line neb.grace=ten: expected a time like 10s`}
 		}),
-		"no such command":           run(contract.Description{Cmd: []string{"/bin/server"}}, `^neb: exec /bin/server: no such file or directory: the image has no such file$`),
-		"a command below /tmp":      run(contract.Description{Cmd: []string{"/tmp/server"}}, `^neb: exec /tmp/server: no such file or directory: what the image has below /tmp/ is hidden by the file system that is mounted there$`, program("tmp/server", probe.body)),
-		"no such command in PATH":   run(contract.Description{Cmd: []string{"server"}, Env: []string{"PATH=/bin:/opt"}}, `^neb: exec server: no such file or directory: not in /bin/server, /opt/server$`),
-		"no such relative command":  run(contract.Description{Cmd: []string{"bin/server"}, WorkingDir: "/srv"}, `^neb: exec bin/server: no such file or directory: it is relative to /srv$`),
-		"no loader":                 run(contract.Description{Cmd: []string{"/env"}}, `^neb: exec /env: no such file or directory: is it a dynamic binary without its loader /lib64/ld-linux-x86-64.so.2\?$`, file(t, "env", "/usr/bin/env")),
-		"no interpreter":            run(contract.Description{Cmd: []string{"/start"}}, `^neb: exec /start: no such file or directory: it is a script, and its interpreter /bin/sh is not in the image$`, program("start", []byte("#!/bin/sh\n"))),
-		"script with DOS line ends": run(contract.Description{Cmd: []string{"/start"}}, `^neb: exec /start: no such file or directory: its first line ends in a carriage return`, program("start", []byte("#!/probe\r\n"))),
-		"no script":                 run(contract.Description{Cmd: []string{"/start"}}, `^neb: exec /start: exec format error: it is neither an ELF file nor a script`, program("start", []byte("echo hello\n"))),
-		"no script, and no shell":   {second: plain("/start\n", "", program("start", []byte("echo hello\n"))), want: []string{`^neb: exec /start: exec format error: it is neither an ELF file nor a script with #! in its first line, and /bin/sh to run it is not in the image$`}},
-		"for another machine":       run(contract.Description{Cmd: []string{"/start"}}, `^neb: exec /start: exec format error: it was built for aarch64, and this enclave is x86_64$`, program("start", elfFile(183, ""))),
-		"not executable":            run(contract.Description{Cmd: []string{"/start"}}, `^neb: exec /start: permission denied: it is not executable: chmod \+x$`, text("start", "#!/probe\n")),
-		"a directory":               run(contract.Description{Cmd: []string{"/start"}}, `^neb: exec /start: permission denied: it is a directory$`, dir("start")),
-		"closed to the user":        run(contract.Description{User: "1000"}, `^neb: exec /probe: permission denied: it, or a directory above it, is not open to the user 1000$`, entry{name: "probe", mode: 0o700, body: probe.body}),
-		"unknown user":              run(contract.Description{User: "app"}, `^neb: find User "app": the image's /etc/passwd has no such user; a number would need none$`),
-		"WORKDIR is a file":         run(contract.Description{WorkingDir: "/probe/x"}, `^neb: create /probe/x: not a directory$`),
-		"/tmp is a file":            run(contract.Description{}, `^neb: mount /tmp: not a directory: the image has a file where this directory must be$`, text("tmp", "")),
-		"/dev leads out":            run(contract.Description{}, `^neb: mount /dev: not a directory: the image has a file where this directory must be$`, link("dev", "/neb")),
-		"unknown field":             {second: []entry{text("neb/app", "Version=1\x00Cmd=/probe\x00Seccomp=on\x00"), dir("rootfs")}, want: []string{`^neb: read /neb/app: unknown field "Seccomp": use the init that came with the packer$`}},
-		"later version":             {second: []entry{text("neb/app", "Version=2\x00Cmd=/probe\x00"), dir("rootfs")}, want: []string{`^neb: read /neb/app: version "2"`}},
-		"not whole":                 {second: good.second[:len(good.second)-1], want: []string{`^neb: check that the ramdisk is whole: /neb/complete: no such file or directory: the ramdisk was cut`}},
+		"no such command":         run(contract.Description{Cmd: []string{"/bin/server"}}, `^neb: exec /bin/server: no such file or directory: the image has no such file$`),
+		"no script, and no shell": {second: plain("/start\n", "", program("start", []byte("echo hello\n"))), want: []string{`^neb: exec /start: exec format error: it is neither an ELF file nor a script with #! in its first line, and /bin/sh, which would run it, is not in the image$`}},
+		"unknown user":            run(contract.Description{User: "app"}, `^neb: find User "app": no such user in the image's /etc/passwd; a number needs no entry$`),
+		"WORKDIR is a file":       run(contract.Description{WorkingDir: "/probe/x"}, `^neb: create /probe/x: not a directory$`),
+		"/tmp is a file":          run(contract.Description{}, `^neb: mount /tmp: not a directory: the image has a file in place of this directory$`, text("tmp", "")),
+		"/dev leads out":          run(contract.Description{}, `^neb: mount /dev: not a directory: the image has a file in place of this directory$`, link("dev", "/neb")),
+		"unknown field":           {second: []entry{text("neb/app", "Version=1\x00Cmd=/probe\x00Seccomp=on\x00"), dir("rootfs")}, want: []string{`^neb: read /neb/app: unknown field "Seccomp": use the init that came with the packer$`}},
+		"not whole":               {second: good.second[:len(good.second)-1], want: []string{`^neb: check that the ramdisk is complete: /neb/complete: no such file or directory: the ramdisk was truncated`}},
 		"cut": with(good, func(s *scene) {
-			s.raw = func(b []byte) []byte { return b[:len(b)*2/3&^3] }
-			s.want = []string{`/neb/complete: no such file or directory: the ramdisk was cut`}
+			s.raw = func(_ testing.TB, b []byte) []byte { return b[:len(b)*2/3&^3] }
+			s.want = []string{`/neb/complete: no such file or directory: the ramdisk was truncated`}
 		}),
 		"cut in the last entry": with(good, func(s *scene) {
-			s.raw = func(b []byte) []byte { return b[:bytes.Index(b, []byte(contract.Complete))&^3] }
-			s.want = []string{`/neb/complete: its content is not what a packer writes`}
+			s.raw = func(_ testing.TB, b []byte) []byte { return b[:bytes.Index(b, []byte(contract.Complete))&^3] }
+			s.want = []string{`/neb/complete: unexpected content`}
 		}),
 		"damaged": with(good, func(s *scene) {
-			s.raw = func(b []byte) []byte { b[bytes.Index(b, []byte("rootfs/probe"))-110] = '?'; return b }
-			s.want = []string{`/neb/complete: no such file or directory: the kernel said: Initramfs unpacking failed: `}
+			s.raw = func(_ testing.TB, b []byte) []byte { b[bytes.Index(b, []byte("rootfs/probe"))-110] = '?'; return b }
+			s.want = []string{`/neb/complete: no such file or directory: the kernel reported: Initramfs unpacking failed: `}
 		}),
-		"too little memory":   with(run(contract.Description{}, `/neb/complete: no such file or directory: the kernel said: Initramfs unpacking failed: write error$`, text("large", string(make([]byte, 70<<20)))), func(s *scene) { s.memory = 128 << 20 }),
-		"too few inodes":      with(run(contract.Description{}, `/neb/complete: no such file or directory: the ramdisk was cut, or memory or inodes ran out`, many(20000)...), func(s *scene) { s.memory, s.first = 100<<20, []entry{dir("proc")} }),
-		"unknown compression": {second: good.second, raw: func([]byte) []byte { return []byte("BZh91AY&SY0000000000") }, want: []string{`^neb: read /cmd: no such file or directory: the kernel said: Initramfs unpacking failed: compression method bzip2 not configured$`}},
-		"the program is not erofs": with(run(contract.Description{ErofsParts: 1}, `^neb: mount /neb/lower: invalid argument: the file is no erofs image`), func(s *scene) {
+		"too little memory":   with(run(contract.Description{}, `/neb/complete: no such file or directory: the kernel reported: Initramfs unpacking failed: write error$`, text("large", string(make([]byte, 70<<20)))), func(s *scene) { s.memory = 128 << 20 }),
+		"too few inodes":      with(run(contract.Description{}, `/neb/complete: no such file or directory: the ramdisk was truncated, or memory or inodes ran out`, many(20000)...), func(s *scene) { s.memory, s.first = 100<<20, []entry{dir("proc")} }),
+		"unknown compression": {second: good.second, raw: func(testing.TB, []byte) []byte { return []byte("BZh91AY&SY0000000000") }, want: []string{`^neb: read /cmd: no such file or directory: the kernel reported: Initramfs unpacking failed: compression method bzip2 not configured$`}},
+		"the program is not erofs": with(run(contract.Description{ErofsParts: 1}, `^neb: mount /neb/lower: invalid argument: the file is not an erofs image`), func(s *scene) {
 			s.second = append(s.second, text("neb/root.0", strings.Repeat("x", 8192)))
 			last(s.second)
 		}),
@@ -527,22 +507,22 @@ func TestParents(t *testing.T) {
 		scene
 	}{
 		"wrong byte":    {answer(0xb8), scene{want: []string{`^neb: heartbeat: the parent answered 0xb8 at port 9000, expected 0xb7$`}}},
-		"never answers": {func(ctx context.Context, c *vsock.Conn) { c.Accept(); <-ctx.Done() }, scene{cmdline: short, want: []string{`^neb: heartbeat: connection timed out: the parent took the connection to port 9000 and did not answer within 1.5s$`}}},
+		"never answers": {func(ctx context.Context, c *vsock.Conn) { c.Accept(); <-ctx.Done() }, scene{cmdline: short, want: []string{`^neb: heartbeat: connection timed out: the parent accepted the connection to port 9000 and did not answer within 1.5s$`}}},
 		"closes":        {func(_ context.Context, c *vsock.Conn) { c.Accept(); c.Read(make([]byte, 1)) }, scene{cmdline: short, want: []string{`^neb: heartbeat: .*instead of answering$`}}},
-		"nobody":        {func(context.Context, *vsock.Conn) {}, scene{cmdline: short, want: []string{`^neb: heartbeat: connection (reset by peer|timed out): (nobody listens at port 9000 of the parent|the parent \(CID 3, port 9000\) does not answer).*; tried for 1.5s$`}}},
+		"nobody":        {func(context.Context, *vsock.Conn) {}, scene{cmdline: short, want: []string{`^neb: heartbeat: connection (reset by peer|timed out): (nobody listens on port 9000 of the parent|the parent \(CID 3, port 9000\) does not answer).*; tried for 1.5s$`}}},
 		"late": {func(ctx context.Context, c *vsock.Conn) {
 			if refusals++; refusals > 3 {
-				answer(heartbeatByte)(ctx, c)
+				answer(contract.HeartbeatByte)(ctx, c)
 			}
 		}, scene{want: started}},
 		"slow": {func(ctx context.Context, c *vsock.Conn) {
 			c.Accept()
 			time.Sleep(time.Second)
-			answer(heartbeatByte)(ctx, c)
+			answer(contract.HeartbeatByte)(ctx, c)
 		}, scene{want: started}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c.second, c.scene.parent = application, map[uint32]vsock.Handler{heartbeatPort: c.parent}
+			c.second, c.scene.parent = application, map[uint32]vsock.Handler{contract.HeartbeatPort: c.parent}
 			if len(c.want) == 1 {
 				c.never = append(c.never, "^probe")
 			}
@@ -562,7 +542,6 @@ func TestReports(t *testing.T) {
 		qemu    []string
 		want    contract.Report
 	}{
-		"status":                               {[]string{"/probe", "exit=42"}, "", nil, contract.Report{Phase: "exit", Status: 42}},
 		"signal":                               {[]string{"/probe", "die=SIGKILL"}, "", nil, contract.Report{Phase: "exit", Signal: "SIGKILL"}},
 		"no command":                           {[]string{"/none"}, "", nil, contract.Report{Phase: "exec"}},
 		"another console than the machine has": {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "ttyS7", nil, contract.Report{Phase: "exit", Status: 9}},
@@ -666,12 +645,13 @@ func TestLinger(t *testing.T) {
 		began = time.Now()
 	}}
 	s.run(t)
-	if d := time.Since(began); d < 2*time.Second || d > 20*time.Second {
-		t.Errorf("the machine ended %v after the heartbeat", d)
+	if d := time.Since(began); d < 2*time.Second {
+		t.Errorf("the machine ended %v after the heartbeat, want at least 2s", d)
 	}
 }
 
-// TestAarch64 boots both modes on the other architecture, which has no emulated NSM, and some of what goes wrong.
+// TestAarch64 boots both modes on the other architecture, which has no emulated NSM, and some of what goes
+// wrong.
 func TestAarch64(t *testing.T) {
 	probe := program("probe", probeProgram(t, eif.AArch64))
 	words := script{
@@ -686,8 +666,8 @@ func TestAarch64(t *testing.T) {
 		"structured": {arch: eif.AArch64, second: described(t, contract.Description{Entrypoint: []string{"/probe"}, Cmd: words.words(), User: "1000", Complete: true}, probe), want: words.want(`^neb: exit status=0$`)},
 		"for another machine": {
 			arch: eif.AArch64, second: described(t, contract.Description{Cmd: []string{"/start"}, Complete: true}, program("start", elfFile(62, ""))),
-			want: []string{`^neb: exec /start: exec format error: it was built for x86_64, and this enclave is aarch64$`}, beats: true,
+			want: []string{`^neb: exec /start: exec format error: it was built for x86_64, and this enclave is aarch64$`}, beats: true, slow: true,
 		},
-		"no /cmd": {arch: eif.AArch64, second: plain("", "")[:7], want: []string{`^neb: read /cmd: no such file or directory: `}, beats: true},
+		"no /cmd": {arch: eif.AArch64, second: plain("", "")[:7], want: []string{`^neb: read /cmd: no such file or directory: `}, beats: true, slow: true},
 	})
 }

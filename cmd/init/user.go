@@ -12,16 +12,17 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-// account is who the application runs as.
+// An account is the user of the application.
 type account struct {
 	uid, gid int
 	groups   []uint32
 	home     string
 }
 
-const maxID = 1<<32 - 2 // the kernel's: the last number is none, "leave as it is". Docker lets less be written, see contract.ID
+const maxID = 1<<32 - 2 // of the kernel, whose last number means none; contract.MaxID is Docker's
 
-// lookUp finds "user", "uid", "user:group" and mixtures in the image's files, as Docker does. The field of the description that names it stands in the error.
+// lookUp finds USER or USER:GROUP, names or numbers, in the image's files, as Docker does. field is its name
+// in the description, for errors.
 func lookUp(field, spec string) (account, error) {
 	var files [2]string
 	for i, name := range []string{"/etc/passwd", "/etc/group"} {
@@ -38,9 +39,10 @@ func lookUp(field, spec string) (account, error) {
 	return a, nil
 }
 
-// resolveUser does the same in the text of /etc/passwd and /etc/group, by the rule of GetExecUser in moby/sys/user: what is written as a
-// number is a number, and never a name; the first line that fits counts; a number need not be in the files, a name must; what is
-// empty is 0, with the group of its line. The groups that have the user as a member are his, unless the group is given.
+// resolveUser does the same in the text of /etc/passwd and /etc/group, by the rule of GetExecUser in
+// moby/sys/user: what is written as a number is a number, and never a name; the first line that fits counts;
+// a number need not be in the files, a name must; what is empty is 0, with the group of its line. The groups
+// that have the user as a member are his, unless the group is given.
 func resolveUser(spec, passwd, group string) (account, error) {
 	user, grp, _ := strings.Cut(spec, ":")
 	if user == "" {
@@ -59,7 +61,7 @@ func resolveUser(spec, passwd, group string) (account, error) {
 		}
 		uid, okUID := id(f[2])
 		gid, okGID := id(f[3])
-		// Docker takes what is no number here as 0: a slip in the file would make its user root.
+		// Docker reads invalid numbers as 0, which would make the user root.
 		if !okUID || !okGID || numeric && uid != a.uid || !numeric && f[0] != user {
 			continue
 		}
@@ -70,7 +72,7 @@ func resolveUser(spec, passwd, group string) (account, error) {
 		break
 	}
 	if !found && !numeric {
-		return account{}, errors.New("the image's /etc/passwd has no such user; a number would need none")
+		return account{}, errors.New("no such user in the image's /etc/passwd; a number needs no entry")
 	}
 	gid, numeric, err := contract.ID(grp)
 	if err != nil {
@@ -98,7 +100,7 @@ func resolveUser(spec, passwd, group string) (account, error) {
 		}
 	}
 	if grp != "" && !found {
-		return account{}, errors.New("the image's /etc/group has no such group; a number would need none")
+		return account{}, errors.New("no such group in the image's /etc/group; a number needs no entry")
 	}
 	return a, nil
 }
@@ -112,7 +114,7 @@ func member(list, name string) bool {
 	return false
 }
 
-// id reads a user's or group's number in a file.
+// id parses the number of a user or group in a file.
 func id(s string) (int, bool) {
 	n, err := strconv.ParseUint(s, 10, 64)
 	return int(n), err == nil && n <= maxID

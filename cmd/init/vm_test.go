@@ -20,7 +20,6 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/report"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm"
 )
 
@@ -130,14 +129,14 @@ func probeProgram(t testing.TB, arch string) []byte {
 
 // scene is one start of a machine, and what must be seen.
 type scene struct {
-	arch    string              // "" is x86_64
-	first   []entry             // further entries of the first ramdisk; one of the same name replaces init, nsm.ko or dev
-	without []string            // entries of the first ramdisk that are left out
-	second  []entry             // the application's ramdisk
-	raw     func([]byte) []byte // changes the bytes of the second ramdisk
-	cmdline string              // appended to the image's own, measured
-	late    string              // appended after all other words, not measured
-	memory  int64               // in bytes; 0 is the machine's default
+	arch    string                          // "" is x86_64
+	first   []entry                         // further entries of the first ramdisk; one of the same name replaces init, nsm.ko or dev
+	without []string                        // entries of the first ramdisk that are left out
+	second  []entry                         // the application's ramdisk
+	raw     func(testing.TB, []byte) []byte // changes the bytes of the second ramdisk
+	cmdline string                          // appended to the image's own, measured
+	late    string                          // appended after all other words, not measured
+	memory  int64                           // in bytes; 0 is the machine's default
 	cpus    int
 	parent  map[uint32]vsock.Handler
 	qemu    []string                           // further arguments
@@ -149,6 +148,7 @@ type scene struct {
 	linger  bool                               // two seconds of neb.linger
 	runs    bool                               // the machine goes on after the last wanted line, and is stopped
 	beats   bool                               // the heartbeat was sent and answered
+	slow    bool                               // only with -tags slow
 }
 
 // run boots a scene and returns the console's lines.
@@ -206,7 +206,6 @@ func (s *scene) run(t testing.TB) []string {
 	err = m.Wait()
 	mu.Lock()
 	defer mu.Unlock()
-	noteStart(t, lines, times)
 	select {
 	case <-m.Beat():
 	default:
@@ -237,25 +236,6 @@ func (s *scene) run(t testing.TB) []string {
 	return lines
 }
 
-// starts are the times from power-on to the first line that is not the kernel's: the application's, or init's own of why there is none.
-var starts struct {
-	count   int
-	slowest time.Duration
-	name    string
-}
-
-func noteStart(t testing.TB, lines []string, times []time.Duration) {
-	for i, l := range lines {
-		if l != "" && !strings.HasPrefix(l, "[") {
-			starts.count++
-			if times[i] > starts.slowest {
-				starts.slowest, starts.name = times[i], t.Name()
-			}
-			return
-		}
-	}
-}
-
 // kernelName is the kernel among the blobs.
 var kernelName = map[string]string{eif.X86_64: "bzImage", eif.AArch64: "Image"}
 
@@ -274,7 +254,7 @@ func (s *scene) write(t testing.TB, blobs string) string {
 	first = slices.DeleteFunc(append(slices.Clone(s.first), first...), func(e entry) bool { return slices.Contains(s.without, e.name) })
 	second := ramdisk(t, s.second)
 	if s.raw != nil {
-		second = s.raw(second)
+		second = s.raw(t, second)
 	}
 	cmdline := strings.TrimSpace(string(blob("cmdline")))
 	if s.console != "" {
@@ -338,7 +318,8 @@ func furtherModules(t testing.TB, blobs string) []entry {
 	return append(all, text("neb/modules", string(body)))
 }
 
-// described is the second ramdisk of neb eif build: a description, a tree, and the entry that says that it is whole.
+// described is the second ramdisk of neb eif build: a description, a tree, and the entry that says that it is
+// whole.
 func described(t testing.TB, d contract.Description, tree ...entry) []entry {
 	t.Helper()
 	b, err := contract.Encode(d)
@@ -364,12 +345,4 @@ func plain(cmd, env string, tree ...entry) []entry {
 		all = append(all, e)
 	}
 	return append(all, text("cmd", cmd), text("env", env))
-}
-
-// TestStarts says how long the machines of the tests before it took to start. It is seconds on an idle host; ten times that is no host's fault.
-func TestStarts(t *testing.T) {
-	report.Linef(t, "%d machines, from power-on to the first line of application or init: at most %.1f s (%s)", starts.count, starts.slowest.Seconds(), starts.name)
-	if starts.slowest > 30*time.Second {
-		t.Errorf("%s took %v to start", starts.name, starts.slowest)
-	}
 }

@@ -333,7 +333,7 @@ func TestEIFMistakes(t *testing.T) {
 		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/none/x.eif", 1, "there is no directory @/none", ""},
 		{"eif build --rootfs @/tree.tar --offline --cmd x --rootfs-format zip -o @/x.eif", 1, `root format "zip": expected cpio or erofs`, ""},
 		{"eif build --rootfs @/tree.tar --offline --cmd x --stop-signal FOO -o @/x.eif", 1, "StopSignal", ""},
-		{"eif build --rootfs @/tree.tar --offline --cmd x --exit-report 9000 -o @/x.eif", 1, "ExitReport: port 9000 of the parent is the heartbeat's", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --exit-report 9000 -o @/x.eif", 1, "ExitReport: port 9000 is reserved for the heartbeat", ""},
 		{"eif build --image docker-archive:@/none --offline -o @/x.eif", 1, "@/none: no such file", ""},
 		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/x.eif", 1, "are missing, and --offline forbids downloads", ""}, // all else being right
 		{"eif build --rootfs @/empty.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/x.eif", 1, "@/empty.tar: expected a tar archive, found nothing", ""},

@@ -1,15 +1,16 @@
-// Package contract is what stands between whoever packs an enclave and the init that starts it: the names of the files that they
-// share and the records inside them. docs/init-contract.md is the text of this contract; this package is its code.
+// Package contract holds every name and constant that those who pack an enclave share with the init that
+// starts it: file names, ports, switches of the kernel command line, the records in the files, and the note
+// in init's program. docs/init-contract.md describes this contract; this package is its code.
 //
-// It knows nothing about images, archives or processes. It does without fmt and encoding/json, because everything that init
-// links is measured and loaded by every enclave.
+// It does not read images or archives, and starts nothing. It does without fmt and encoding/json, because
+// every enclave measures and loads all that init links.
 //
 // # Encoding
 //
-// Every file of this package is a list of records "Key=value", each ended by one NUL byte, in UTF-8 or any other bytes but NUL.
-// The first record is "Version=1". A key that is not known, a key given twice that may stand once, and a file that does not end
-// in NUL are errors, so that nothing is dropped silently by an init older than the packer. Encoding is canonical: one value
-// has one encoding.
+// Each file of records is a list of "Key=value", each ended by one NUL byte. Values are any bytes except NUL.
+// The first record is "Version=1". An unknown key, a key given twice that may occur once, and a file that
+// does not end in NUL are errors, so that an init that is older than the packer ignores nothing. Encoding is
+// canonical: one value has one encoding.
 package contract
 
 import (
@@ -18,38 +19,71 @@ import (
 	"strings"
 )
 
-// Where the shared files stand, seen by init before it changes the root. The first ramdisk of an EIF is the bootstrap (it
-// brings /init), the second is the application; the kernel unpacks one over the other.
+// Paths of the shared files, as init sees them before it changes the root. The first ramdisk of an EIF is the
+// bootstrap, the second is the application; the kernel unpacks both into one tree.
 const (
-	Path         = "/neb/app"      // second ramdisk: the [Description], mode 0644
-	ModulesPath  = "/neb/modules"  // first ramdisk: the [Modules], mode 0644
-	CompletePath = "/neb/complete" // second ramdisk, its last entry before the trailer: [Complete], mode 0644
+	InitPath     = "/init"         // first ramdisk: PID 1, mode 0755
+	DevPath      = "/dev"          // first ramdisk: an empty directory, where init mounts devtmpfs
+	NSMPath      = "/nsm.ko"       // first ramdisk: the driver of the Nitro Secure Module; optional
+	Dir          = "/neb"          // both: a directory, before what it holds
+	ModulesPath  = "/neb/modules"  // first ramdisk: the [Modules], mode 0644; optional
+	ModuleDir    = "/neb/lib"      // first ramdisk: modules that [Modules] names
 	RootPath     = "/rootfs"       // second ramdisk: the application's tree, or an empty directory for an erofs root
 	CmdPath      = "/cmd"          // second ramdisk: nitro-cli's command, one argument a line
 	EnvPath      = "/env"          // second ramdisk: nitro-cli's environment, one K=V a line
-	NSMPath      = "/nsm.ko"       // first ramdisk: the driver of the Nitro Secure Module; may be absent
-	ModuleDir    = "/neb/lib"      // first ramdisk: modules that [Modules] names
+	Path         = "/neb/app"      // second ramdisk: the [Description], mode 0644
+	CompletePath = "/neb/complete" // second ramdisk, the last entry before the trailer: [Complete], mode 0644
 )
 
-// Complete is the whole content of [CompletePath]. The content matters: the kernel sizes a file before it fills it, so an
-// archive that was cut inside this last entry leaves a file of zeros behind.
+// rootPart is the name of the parts of an erofs image, without their number.
+const rootPart = "/neb/root."
+
+// The parent instance, as an enclave sees it over vsock.
+const (
+	ParentCID = 3 // the parent's context ID
+	// HeartbeatPort is the parent's port to which init connects when the enclave is up. It sends
+	// HeartbeatByte and waits until the parent sends it back.
+	HeartbeatPort = 9000
+	HeartbeatByte = 0xb7
+)
+
+// NSMDevice is the device of the Nitro Secure Module.
+const NSMDevice = "/dev/nsm"
+
+// Switches of the kernel command line, "key=value", that init reads.
+const (
+	SwitchPrefix    = "neb."
+	SwitchCgroup    = "neb.cgroup"    // v1 or v2 (default)
+	SwitchEnd       = "neb.end"       // how the machine ends: reboot (default) or halt
+	SwitchGrace     = "neb.grace"     // from StopSignal to SIGKILL for what outlives the application; default 10s
+	SwitchHeartbeat = "neb.heartbeat" // limit for the parent's answer; default 20s
+	SwitchLinger    = "neb.linger"    // between the line of a failure and the end of the machine; default 30s
+)
+
+// LinePrefix begins each line that init writes to the console.
+const LinePrefix = "neb: "
+
+// Complete is the content of [CompletePath]. The kernel sets the size of a file before it writes it, so an
+// archive that was truncated inside this last entry leaves a file of zeros.
 const Complete = "neb ramdisk complete 1\n"
 
-// CompleteTime is the modification time of [CompletePath], in seconds since 1970: 2017-04-18 16:30 UTC, which LinuxKit gives
-// to the files that it adds.
+// CompleteTime is the modification time of [CompletePath], in seconds since 1970: 2017-04-18 16:30 UTC, which
+// LinuxKit gives to the files that it adds.
 const CompleteTime = 1492533000
 
-// RootPartSize is the size in bytes of every part of an erofs image but the last, which is smaller or equal and not empty. It is the
-// largest multiple of a page (4096 bytes) that the 32-bit size field of a newc entry can hold.
+// RootPartSize is the size in bytes of every part of an erofs image except the last, which has 1 to
+// RootPartSize bytes. It is the largest multiple of a page (4096 bytes) that fits into the 32-bit size of a
+// newc entry.
 const RootPartSize = 1<<32 - 4096
 
-// RootPart is the name of part i (from 0) of an erofs image, in the second ramdisk, mode 0600.
-func RootPart(i int) string { return "/neb/root." + strconv.Itoa(i) }
+// RootPart returns the path of part i (from 0) of an erofs image: second ramdisk, mode 0600.
+func RootPart(i int) string { return rootPart + strconv.Itoa(i) }
 
-// MaxRecords is how many records a file may have, "Version" included. Short ones take more of init's memory than of the file.
+// MaxRecords limits the number of records in a file, "Version" included: short ones take more memory than
+// bytes.
 const MaxRecords = 16 << 10
 
-// Limits of what init reads, in bytes.
+// Limits of sizes, in bytes.
 const (
 	MaxSize  = 2 << 20     // a whole file; the kernel passes at most 2 MiB of arguments and environment to a program
 	MaxValue = 128<<10 - 1 // one argument or variable (MAX_ARG_STRLEN of linux/binfmts.h, with its NUL)
@@ -57,32 +91,29 @@ const (
 	MaxPath  = 4095        // a path (PATH_MAX of linux/limits.h, with its NUL)
 )
 
-// MaxID is the largest number of a user or group that [Description.User] and NSMOwner can say: Docker takes no larger one, though the kernel does.
+// MaxID is the largest number of a user or group. The kernel has larger ones, Docker does not.
 const MaxID = 1<<31 - 1
 
-// HeartbeatPort is the vsock port of the parent (CID 3) to which an enclave's init says that it has come up, and where it waits for the answer.
-const HeartbeatPort = 9000
-
-// Description says how to start the application. The upper fields have the names and the meaning that the OCI image configuration gives
-// them; the zero value of each lower one is its default.
+// Description describes how to start the application. The fields of the first group have the names and
+// meanings of the OCI image configuration. The zero value of each field of the second is its default.
 type Description struct {
 	Entrypoint []string // first part of the command
 	Cmd        []string // second part of the command
-	Env        []string // each "K=V"; init adds PATH, HOME and HOSTNAME where they are missing
-	WorkingDir string   // absolute; "" is /; created where the image lacks it
-	User       string   // "user", "uid", "user:group", "uid:gid" and mixtures, see [ID]; an empty user is 0, an empty group is the user's
+	Env        []string // each "K=V"; init adds PATH, HOME and HOSTNAME if missing
+	WorkingDir string   // absolute; "" is /; created if missing
+	User       string   // USER or USER:GROUP, names or numbers, see [ID]; "" is user 0, or the user's group
 	StopSignal string   // name or number, see [Signal]; "" is SIGTERM
 
 	Hostname     string // "" is "enclave"
-	ErofsParts   uint32 // number of parts of the erofs image that is the root; 0: the tree below /rootfs is
-	Complete     bool   // init must find [CompletePath] in order, or it refuses the tree
-	LoopbackDown bool   // leave lo as the kernel has it (down, no address)
+	ErofsParts   uint32 // number of parts of the erofs image that is the root; 0: the root is the tree at RootPath
+	Complete     bool   // init fails unless CompletePath holds Complete
+	LoopbackDown bool   // init does not bring up lo
 	NSMOwner     string // owner of /dev/nsm, written as User; "" is the application's user and group
 	NSMMode      uint32 // permission bits of /dev/nsm; 0 is 0600
-	ExitReport   uint32 // vsock port of the parent (CID 3) that gets a [Report] at the end; 0: none
+	ExitReport   uint32 // vsock port of the parent that gets a Report at the end; 0: none
 }
 
-// fields ties keys to the fields of d, in the order of the file.
+// fields maps keys to the fields of d, in the order of the file.
 func (d *Description) fields() []field {
 	return []field{
 		{key: "Entrypoint", list: &d.Entrypoint},
@@ -101,12 +132,12 @@ func (d *Description) fields() []field {
 	}
 }
 
-// Command is the whole command: Entrypoint and Cmd.
+// Command returns the whole command: Entrypoint and Cmd.
 func (d *Description) Command() []string {
 	return append(append(make([]string, 0, len(d.Entrypoint)+len(d.Cmd)), d.Entrypoint...), d.Cmd...)
 }
 
-// Encode returns the content of [Path]. A description that init would refuse is an error here already.
+// Encode returns the content of [Path]. It fails for a description that init would reject.
 func Encode(d Description) ([]byte, error) {
 	if err := startable(&d); err != nil {
 		return nil, err
@@ -114,7 +145,7 @@ func Encode(d Description) ([]byte, error) {
 	return encode(Path, d.fields(), new(Description).fields())
 }
 
-// Decode reads the content of [Path]. The description's values are parts of s, not copies.
+// Decode decodes the content of [Path]. The description's values are substrings of s, not copies.
 func Decode(s string) (Description, error) {
 	var d Description
 	if err := decode(Path, d.fields(), s); err != nil {
@@ -128,19 +159,19 @@ func Decode(s string) (Description, error) {
 
 func startable(d *Description) error {
 	if len(d.Entrypoint)+len(d.Cmd) == 0 {
-		return errors.New(Path + ": neither Entrypoint nor Cmd: there is nothing to start")
+		return errors.New(Path + ": neither Entrypoint nor Cmd is set: there is nothing to start")
 	}
 	if d.ExitReport == HeartbeatPort {
-		return errors.New(Path + ": ExitReport: port " + strconv.Itoa(HeartbeatPort) + " of the parent is the heartbeat's")
+		return errors.New(Path + ": ExitReport: port " + strconv.Itoa(HeartbeatPort) + " is reserved for the heartbeat")
 	}
 	return nil
 }
 
-// Modules are the kernel modules that init loads, in order, before anything else. [NSMPath] is loaded first when it is there and
-// not named.
+// Modules are the kernel modules that init loads, in order, before anything else. If [NSMPath] exists and is
+// not named, it is loaded first.
 type Modules struct {
-	Paths []string // absolute names in the first ramdisk; plain, or compressed as the kernel was configured to understand
-	Open  bool     // leave module loading open afterwards; otherwise init sets kernel.modules_disabled
+	Paths []string // absolute, in the first ramdisk; plain, or compressed if the kernel can decompress
+	Open  bool     // init does not set kernel.modules_disabled afterwards
 }
 
 func (m *Modules) fields() []field {
@@ -155,7 +186,7 @@ func EncodeModules(m Modules) ([]byte, error) {
 	return encode(ModulesPath, m.fields(), new(Modules).fields())
 }
 
-// DecodeModules reads the content of [ModulesPath].
+// DecodeModules decodes the content of [ModulesPath].
 func DecodeModules(s string) (Modules, error) {
 	var m Modules
 	if err := decode(ModulesPath, m.fields(), s); err != nil {
@@ -164,11 +195,11 @@ func DecodeModules(s string) (Modules, error) {
 	return m, nil
 }
 
-// Report is what init sends to the parent when all is over, if the description asks for it: one connection, one encoded
-// report, end of stream.
+// Report is what init sends to the parent at the end, if [Description.ExitReport] is set: one connection, one
+// encoded report, end of stream.
 type Report struct {
-	Phase  string // "exit" when the application ran and ended; otherwise the step that failed, one word of docs/init-contract.md
-	Status uint32 // exit status 0 to 255; only with Phase "exit" and no Signal
+	Phase  string // PhaseExit if the application ran and exited; otherwise the step of init that failed, one word
+	Status uint32 // exit status 0 to 255; only with PhaseExit and no Signal
 	Signal string // the signal that killed the application, as [SignalName] spells it
 }
 
@@ -180,38 +211,42 @@ func (r *Report) fields() []field {
 	}
 }
 
-// EncodeReport returns a report as it is sent.
+// PhaseExit is the [Report.Phase] of an application that exited or was killed.
+const PhaseExit = "exit"
+
+// EncodeReport encodes a report.
 func EncodeReport(r Report) ([]byte, error) {
 	return encode("exit report", r.fields(), new(Report).fields())
 }
 
-// DecodeReport reads a report. What it is given comes from inside an enclave: it may be anything.
+// DecodeReport decodes a report, which comes from an enclave and is not trusted.
 func DecodeReport(s string) (Report, error) {
 	var r Report
 	if err := decode("exit report", r.fields(), s); err != nil {
 		return Report{}, err
 	}
 	if r.Phase == "" {
-		return Report{}, errors.New("exit report: no Phase")
+		return Report{}, errors.New("exit report: Phase is missing")
 	}
 	return r, nil
 }
 
-// Belongs reports whether the contract knows name (absolute, as "/neb/app") in the first ramdisk of an EIF, or in a later one. A
-// later ramdisk is unpacked over the first: one that brings a name of the first replaces measured parts of the bootstrap.
+// Belongs reports whether the contract has the given absolute path in the first ramdisk of an EIF, or in a
+// later one. A later ramdisk is unpacked over the first, so that a path of the first in it would replace a
+// part of the bootstrap.
 func Belongs(name string, first bool) bool {
 	if first {
 		switch name {
-		case "/", "/dev", "/init", NSMPath, "/neb", ModulesPath, ModuleDir:
+		case "/", DevPath, InitPath, NSMPath, Dir, ModulesPath, ModuleDir:
 			return true
 		}
 		return strings.HasPrefix(name, ModuleDir+"/")
 	}
 	switch name {
-	case "/", RootPath, CmdPath, EnvPath, "/neb", Path, CompletePath:
+	case "/", RootPath, CmdPath, EnvPath, Dir, Path, CompletePath:
 		return true
 	}
-	if part, ok := strings.CutPrefix(name, "/neb/root."); ok {
+	if part, ok := strings.CutPrefix(name, rootPart); ok {
 		n, err := strconv.Atoi(part)
 		return err == nil && n >= 0 && strconv.Itoa(n) == part
 	}

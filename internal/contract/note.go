@@ -15,8 +15,9 @@ const (
 	MountsErofs  = "erofs"    // mounts the parts [RootPart] as its root
 )
 
-// Note is the descriptor of the ELF note in neb's init: a name, and the words of what that init can do, separated by
-// colons. The Go linker writes it with -buildid (owner "Go", type 4), so that a plain go build makes the same program.
+// Note is the descriptor of the ELF note in neb's init: a name, and the words of what that init can do,
+// separated by colons. The Go linker writes it with -buildid (owner "Go", type 4), so that a plain go build
+// makes the same program.
 const Note = noteName + ":" + ReadsApp + ":" + ReadsModules + ":" + MountsErofs
 
 const noteName = "neb-init"
@@ -38,8 +39,8 @@ const (
 	noteType       = 4
 )
 
-// ReadCapabilities reads what the ELF program r can do as an enclave's init. It returns none for a program without
-// neb's note, such as nitro-cli's init or a file that is not ELF. Errors are those of r.
+// ReadCapabilities reads what the ELF program r can do as an enclave's init. It returns none for a program
+// without neb's note, such as nitro-cli's init or a file that is not ELF. Errors are those of r.
 func ReadCapabilities(r io.ReaderAt) (Capabilities, error) {
 	header, err := readAt(r, 0, elfHeaderSize)
 	if err != nil || len(header) < elfHeaderSize || string(header[:6]) != "\x7fELF\x02\x01" {
@@ -69,8 +70,8 @@ func ReadCapabilities(r io.ReaderAt) (Capabilities, error) {
 	return nil, nil
 }
 
-// findNote looks for neb's note in a segment: notes of sizes of name and descriptor, type, name and descriptor, each
-// padded to 4 bytes.
+// findNote looks for neb's note in a segment: notes of sizes of name and descriptor, type, name and
+// descriptor, each padded to 4 bytes.
 func findNote(b []byte) Capabilities {
 	le := binary.LittleEndian
 	for len(b) >= 12 {

@@ -11,8 +11,8 @@ const (
 	version    = "1"
 )
 
-// field ties a key to the place of its value: one of list, text, number and flag. A record that may stand more than once is a list.
-// The zero value of a place is written as no record.
+// A field maps a key to a variable: one of list, text, number and flag. A record that may occur more than
+// once is a list. A zero value has no record.
 type field struct {
 	key    string
 	list   *[]string
@@ -27,7 +27,7 @@ type field struct {
 	seen  bool               // while reading
 }
 
-// values are the values of the field's records.
+// values returns the values of the field's records.
 func (f *field) values() []string {
 	switch {
 	case f.list != nil:
@@ -49,13 +49,13 @@ func (f *field) write(n uint32) string {
 	return strconv.FormatUint(uint64(n), 10)
 }
 
-// take reads the value of one record.
+// take decodes the value of one record.
 func (f *field) take(value string) error {
 	if err := checkValue(value); err != nil {
 		return err
 	}
 	if f.seen && f.list == nil {
-		return errors.New("it is given twice")
+		return errors.New("it occurs twice")
 	}
 	f.seen = true
 	switch {
@@ -63,7 +63,7 @@ func (f *field) take(value string) error {
 		*f.list = append(*f.list, value)
 	case f.text != nil:
 		if value == "" {
-			return errors.New("it is empty; leave the record out instead")
+			return errors.New("it is empty, expected no record instead")
 		}
 		*f.text = value
 	case f.number != nil:
@@ -73,12 +73,12 @@ func (f *field) take(value string) error {
 		}
 		n, err := strconv.ParseUint(value, base, 32)
 		if err != nil || n == 0 || n > uint64(f.limit) || f.write(uint32(n)) != value {
-			return errors.New("it is " + strconv.Quote(value) + ", and must be a number from " + f.write(1) + " to " + f.write(f.limit))
+			return errors.New(strconv.Quote(value) + ", expected a number from " + f.write(1) + " to " + f.write(f.limit))
 		}
 		*f.number = uint32(n)
 	case f.flag != nil:
 		if value != f.word {
-			return errors.New("it is " + strconv.Quote(value) + ", and can only be " + strconv.Quote(f.word))
+			return errors.New(strconv.Quote(value) + ", expected " + strconv.Quote(f.word))
 		}
 		*f.flag = true
 	}
@@ -88,7 +88,7 @@ func (f *field) take(value string) error {
 	return nil
 }
 
-// encode writes fields. They are taken into fresh, the fields of a new value, on the way: so what is written can be read.
+// encode encodes fields. It decodes them into fresh, the fields of a new value, to ensure that init can.
 func encode(file string, fields, fresh []field) ([]byte, error) {
 	b := append([]byte(nil), versionKey+"="+version+"\x00"...)
 	records := 1
@@ -108,13 +108,13 @@ func encode(file string, fields, fresh []field) ([]byte, error) {
 	return b, fits(file, len(b), records)
 }
 
-// decode reads fields. Their values are parts of s, not copies: init keeps what it reads for ever.
+// decode decodes fields. Their values are substrings of s, not copies: init keeps them as long as it runs.
 func decode(file string, fields []field, s string) error {
 	if err := fits(file, len(s), strings.Count(s, "\x00")); err != nil {
 		return err
 	}
 	if s == "" || s[len(s)-1] != 0 {
-		return errors.New(file + ": it does not end in a NUL byte: it was cut, or is not such a file")
+		return errors.New(file + ": it does not end in a NUL byte: it is truncated, or not a file of records")
 	}
 	for i, rest := 0, s; rest != ""; i++ {
 		var record string
@@ -128,7 +128,7 @@ func decode(file string, fields []field, s string) error {
 				return errors.New(file + ": the first record is " + strconv.Quote(key) + ", expected " + versionKey)
 			}
 			if value != version {
-				return errors.New(file + ": version " + strconv.Quote(value) + ", and this program knows version " + version + " only: use the init that came with the packer")
+				return errors.New(file + ": version " + strconv.Quote(value) + ", expected " + version + ": use the init that came with the packer")
 			}
 			continue
 		}
@@ -156,24 +156,26 @@ func badRecord(file, key string, err error) error {
 	return errors.New(file + ": " + key + ": " + err.Error())
 }
 
-// fits holds for every file.
+// fits checks the limits of every file.
 func fits(file string, size, records int) error {
 	if size > MaxSize {
-		return errors.New(file + ": " + strconv.Itoa(size) + " bytes, and the limit is " + strconv.Itoa(MaxSize))
+		return errors.New(file + ": " + strconv.Itoa(size) + " bytes, the limit is " + strconv.Itoa(MaxSize))
 	}
 	if records > MaxRecords {
-		return errors.New(file + ": " + strconv.Itoa(records) + " records (each argument and variable is one), and the limit is " + strconv.Itoa(MaxRecords))
+		return errors.New(file + ": " + strconv.Itoa(records) +
+			" records (each argument and variable is one), the limit is " + strconv.Itoa(MaxRecords))
 	}
 	return nil
 }
 
-// checkValue holds for every value of every record.
+// checkValue checks the value of any record.
 func checkValue(s string) error {
 	if strings.IndexByte(s, 0) >= 0 {
-		return errors.New("a NUL byte in " + strconv.Quote(s) + ": no program can be given one")
+		return errors.New(strconv.Quote(s) + " has a NUL byte, which arguments and variables cannot hold")
 	}
 	if len(s) > MaxValue {
-		return errors.New(strconv.Itoa(len(s)) + " bytes, and the kernel passes at most " + strconv.Itoa(MaxValue) + " in one argument or variable")
+		return errors.New(strconv.Itoa(len(s)) + " bytes, the kernel's limit for one argument or variable is " +
+			strconv.Itoa(MaxValue))
 	}
 	return nil
 }
@@ -190,17 +192,17 @@ func absolute(s string) error {
 		return errors.New(strconv.Quote(s) + " is not an absolute path")
 	}
 	if len(s) > MaxPath {
-		return errors.New("a path of " + strconv.Itoa(len(s)) + " bytes, and the limit is " + strconv.Itoa(MaxPath))
+		return errors.New("path of " + strconv.Itoa(len(s)) + " bytes, the limit is " + strconv.Itoa(MaxPath))
 	}
 	return nil
 }
 
-// user checks the shape alone: whether the names exist is known only where the image's /etc/passwd is. Each side of the colon may be empty,
-// as in Docker.
+// user checks the syntax only, because the names are in the image's /etc/passwd. Each side of the colon may
+// be empty, as in Docker.
 func user(s string) error {
 	name, group, _ := strings.Cut(s, ":")
 	if strings.ContainsAny(s, "/\n") || strings.Contains(group, ":") {
-		return errors.New(strconv.Quote(s) + " is not USER or USER:GROUP")
+		return errors.New(strconv.Quote(s) + ": expected USER or USER:GROUP")
 	}
 	for _, part := range []string{name, group} {
 		if _, _, err := ID(part); err != nil {
@@ -210,15 +212,16 @@ func user(s string) error {
 	return nil
 }
 
-// ID reads one side of [Description.User]. What is written as a number (with a sign, too) is one, as for Docker (GetExecUser of
-// moby/sys/user), and never a name: one that is negative or larger than [MaxID] is an error.
+// ID parses one side of [Description.User]. As for Docker (GetExecUser of moby/sys/user), what looks like a
+// number, with or without a sign, is never a name. A number that is negative or larger than [MaxID] is an
+// error.
 func ID(s string) (n int, numeric bool, err error) {
 	n64, err := strconv.ParseInt(s, 10, 64)
 	if errors.Is(err, strconv.ErrSyntax) {
 		return 0, false, nil
 	}
 	if err != nil || n64 < 0 || n64 > MaxID {
-		return 0, true, errors.New(strconv.Quote(s) + " is no number of a user or group: those are 0 to " + strconv.Itoa(MaxID))
+		return 0, true, errors.New("invalid number " + strconv.Quote(s) + " of a user or group: expected 0 to " + strconv.Itoa(MaxID))
 	}
 	return int(n64), true, nil
 }
@@ -230,11 +233,11 @@ func signal(s string) error {
 
 func hostname(s string) error {
 	if len(s) > MaxName {
-		return errors.New("a name of " + strconv.Itoa(len(s)) + " bytes, and the limit is " + strconv.Itoa(MaxName))
+		return errors.New("name of " + strconv.Itoa(len(s)) + " bytes, the limit is " + strconv.Itoa(MaxName))
 	}
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; !alphanumeric(c) && c != '.' && c != '-' {
-			return errors.New(strconv.Quote(s) + " has a character that host names do not have")
+			return errors.New(strconv.Quote(s) + ": expected letters, digits, dots and dashes only")
 		}
 	}
 	return nil
@@ -243,7 +246,7 @@ func hostname(s string) error {
 func word(s string) error {
 	for i := 0; i < len(s); i++ {
 		if !alphanumeric(s[i]) {
-			return errors.New(strconv.Quote(s) + " is not one word")
+			return errors.New(strconv.Quote(s) + ": expected one word of letters and digits")
 		}
 	}
 	return nil

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// signals are Linux's, by number; x86_64 and aarch64 agree (include/uapi/asm-generic/signal.h). Kept here rather than
-// taken from syscall, because a packer on another system checks StopSignal with it.
+// signals are the signals of Linux on x86_64 and aarch64, by number (include/uapi/asm-generic/signal.h).
+// Package syscall has those of the system that packs.
 var signals = [...]string{
 	1: "HUP", 2: "INT", 3: "QUIT", 4: "ILL", 5: "TRAP", 6: "ABRT", 7: "BUS", 8: "FPE",
 	9: "KILL", 10: "USR1", 11: "SEGV", 12: "USR2", 13: "PIPE", 14: "ALRM", 15: "TERM", 16: "STKFLT",
@@ -16,15 +16,15 @@ var signals = [...]string{
 }
 
 const (
-	rtMin = 34 // SIGRTMIN as C libraries have it: they keep 32 and 33 for themselves
+	rtMin = 34 // SIGRTMIN of C libraries, which use 32 and 33 themselves
 	rtMax = 64
 )
 
-// Signal returns the number of a signal of Linux. It takes what image configurations hold: "SIGTERM", "TERM", "15",
-// "SIGRTMIN+3", in any case.
+// Signal returns the number of a signal. It accepts what image configurations hold: "SIGTERM", "TERM", "15",
+// "SIGRTMIN+3", in upper or lower case.
 func Signal(name string) (int, error) {
 	bad := func() (int, error) {
-		return 0, errors.New(strconv.Quote(name) + " is no signal of Linux")
+		return 0, errors.New(strconv.Quote(name) + " is not a signal of Linux")
 	}
 	if n, err := strconv.Atoi(name); err == nil {
 		if n < 1 || n > rtMax {
@@ -62,7 +62,7 @@ func Signal(name string) (int, error) {
 	return bad()
 }
 
-// SignalName is the name of signal n: "SIGKILL", "SIGRTMIN+3".
+// SignalName returns the name of signal n, such as "SIGKILL" or "SIGRTMIN+3".
 func SignalName(n int) string {
 	switch {
 	case n > 0 && n < len(signals):

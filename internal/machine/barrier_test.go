@@ -43,9 +43,10 @@ var barrierCode = []byte{
 	0xeb, 0xdc, //                   jmp round
 }
 
-// Linux's barrier between what it writes into a ring and what it reads from it then is an instruction with a lock prefix. If that did not hold
-// against other threads, each side could miss what the other has just written, and a queue would be dead. Here both sides write, pass their barrier,
-// and read what the other writes: never may both miss it.
+// Linux's barrier between what it writes into a ring and what it reads from it then is an instruction with a
+// lock prefix. If that did not hold against other threads, each side could miss what the other has just
+// written, and a queue would be dead. Here both sides write, pass their barrier, and read what the other
+// writes: never may both miss it.
 func TestBarrier(t *testing.T) {
 	dir := t.TempDir()
 	rom, memory := filepath.Join(dir, "rom"), filepath.Join(dir, "memory")

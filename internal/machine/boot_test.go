@@ -112,9 +112,9 @@ func TestBoot(t *testing.T) {
 	}
 }
 
-// Two vsock drivers face each other on EC2, the parent's and the enclave's. If each stops receiving until what it has to send is taken, they wait for
-// each other for ever. The kernel's patch takes that out of the enclave's; here is a parent that still does it, and makes the enclave answer
-// more than its ring holds.
+// Two vsock drivers face each other on EC2, the parent's and the enclave's. If each stops receiving until
+// what it has to send is taken, they wait for each other for ever. The kernel's patch takes that out of the
+// enclave's; here is a parent that still does it, and makes the enclave answer more than its ring holds.
 func TestNoDeadlock(t *testing.T) {
 	v := vm.Start(t, machine.Config{
 		EIF:   guestImage(t, eif.X86_64),

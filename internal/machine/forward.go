@@ -60,8 +60,8 @@ func (e Endpoint) Local() bool {
 // ErrCommand is the error of listening at a command.
 var ErrCommand = errors.New("only connections of the enclave can start a command")
 
-// Listen waits for connections of the host. There is no listening for exec, see [ErrCommand]. A socket's file that a process left behind which did
-// not live to remove it is replaced.
+// Listen waits for connections of the host. There is no listening for exec, see [ErrCommand]. A socket's file
+// that a process left behind which did not live to remove it is replaced.
 func (e Endpoint) Listen() (net.Listener, error) {
 	if e.network == "exec" {
 		return nil, fmt.Errorf("%v: %w", e, ErrCommand)
@@ -85,8 +85,8 @@ func isSocket(path string) bool {
 	return err == nil && st.Mode().Type() == fs.ModeSocket
 }
 
-// Handler joins each connection of the enclave with one to the endpoint. The enclave's is refused when the endpoint's cannot be had;
-// report, if any, is told why. The errors of commands go to stderr.
+// Handler joins each connection of the enclave with one to the endpoint. The enclave's is refused when the
+// endpoint's cannot be had; report, if any, is told why. The errors of commands go to stderr.
 func (e Endpoint) Handler(report func(error), stderr io.Writer) vsock.Handler {
 	return func(ctx context.Context, c *vsock.Conn) {
 		host, err := e.open(ctx, c.Context(), stderr)
@@ -157,8 +157,8 @@ func (e Endpoint) start(ctx context.Context, stderr io.Writer) (stream, error) {
 	return &process{UnixConn: conn.(*net.UnixConn), cmd: cmd, kill: kill}, nil
 }
 
-// Close ends the connection and waits for the command, which has to be through with what it read before it is killed. What it started in the
-// background ends with it.
+// Close ends the connection and waits for the command, which has to be through with what it read before it is
+// killed. What it started in the background ends with it.
 func (p *process) Close() error {
 	err := p.UnixConn.Close()
 	p.once.Do(func() {
@@ -171,11 +171,13 @@ func (p *process) Close() error {
 	return err
 }
 
-// lingering is how long the host may take to read the rest when the enclave is through with a connection, and a command to end.
+// lingering is how long the host may take to read the rest when the enclave is through with a connection, and
+// a command to end.
 const lingering = 30 * time.Second
 
-// join copies in both directions, until both have ended. The end of one direction is passed on and leaves the other alone; where a stream
-// breaks off, the other side gets a reset, so that it does not take a part for the whole. Only TCP has one on the host's side. The end of ctx breaks off both.
+// join copies in both directions, until both have ended. The end of one direction is passed on and leaves the
+// other alone; where a stream breaks off, the other side gets a reset, so that it does not take a part for
+// the whole. Only TCP has one on the host's side. The end of ctx breaks off both.
 func join(ctx context.Context, c *vsock.Conn, host stream) {
 	cut := context.AfterFunc(ctx, func() { breakOff(host) })
 	defer cut()
@@ -207,7 +209,8 @@ func join(ctx context.Context, c *vsock.Conn, host stream) {
 			// The host reads no more; what it has said before is still on its way to the enclave.
 			c.CloseRead()
 		default:
-			// A TCP host has reset, or the enclave has: either way there is nothing left to say in the other direction.
+			// A TCP host has reset, or the enclave has: either way there is nothing left to say in the other
+			// direction.
 			c.Abort()
 			breakOff(host)
 		}
@@ -229,8 +232,8 @@ func (m *Machine) Forward(l net.Listener, port uint32, report func(error)) {
 	Forward(m.device, l, port, report)
 }
 
-// Forward joins each connection that l accepts with one to a port of the enclave, until l is closed. It waits for an enclave that is
-// not up yet; report is told about connections that the enclave refused.
+// Forward joins each connection that l accepts with one to a port of the enclave, until l is closed. It waits
+// for an enclave that is not up yet; report is told about connections that the enclave refused.
 func Forward(d *vsock.Device, l net.Listener, port uint32, report func(error)) {
 	for {
 		host, err := l.Accept()

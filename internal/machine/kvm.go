@@ -13,8 +13,9 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 )
 
-// A probe is a machine that runs a few instructions and ends with a status of its own: the only way to know whether KVM works, here and
-// with this QEMU. /dev/kvm is there on many machines where it does not: nested, or in a container.
+// A probe is a machine that runs a few instructions and ends with a status of its own: the only way to know
+// whether KVM works, here and with this QEMU. /dev/kvm is there on many machines where it does not: nested,
+// or in a container.
 type probe struct {
 	goarch string // the machines whose KVM runs this architecture
 	// flags match /proc/cpuinfo where virtualization is in hardware. There are hosts with a KVM in software (kvm-pvm), which
@@ -48,7 +49,8 @@ func resetVector(code []byte) []byte {
 	return rom
 }
 
-// run boots the probe with the given accelerator and says whether it did what it should. It writes its file into dir.
+// run boots the probe with the given accelerator and says whether it did what it should. It writes its file
+// into dir.
 func (p probe) run(ctx context.Context, program, dir, accel string) bool {
 	file := filepath.Join(dir, "probe")
 	if os.WriteFile(file, p.code, 0o600) != nil {

@@ -25,9 +25,6 @@ import (
 // lastWords is how long the host may take, when the enclave has ended, to read what it sent before.
 const lastWords = 5 * time.Second
 
-// heartbeat is the byte that is sent and answered there.
-const heartbeat = 0xb7
-
 // Config is the machine that is to be. EIF and Emulator must be given.
 type Config struct {
 	// Emulator is the directory with bin/qemu-system-*, or one QEMU program.
@@ -133,7 +130,8 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 			m.release()
 		}
 	}()
-	// A socket's path has 108 bytes with the zero at its end (unix(7)), and a comma ends a value of QEMU's options.
+	// A socket's path has 108 bytes with the zero at its end (unix(7)), and a comma ends a value of QEMU's
+	// options.
 	if longest := m.path("monitor"); len(longest) > 107 || strings.Contains(longest, ",") {
 		return nil, fmt.Errorf("%s: expected a path of at most 107 bytes without a comma, for sockets: choose another TMPDIR", longest)
 	}
@@ -226,8 +224,8 @@ func (m *Machine) wait() {
 	close(m.done)
 }
 
-// Wait waits for the end of the enclave, whoever brought it about, and until the host has read what it sent, for at most 5 seconds. It returns an
-// error when QEMU failed.
+// Wait waits for the end of the enclave, whoever brought it about, and until the host has read what it sent,
+// for at most 5 seconds. It returns an error when QEMU failed.
 func (m *Machine) Wait() error {
 	<-m.done
 	return m.err
@@ -236,7 +234,8 @@ func (m *Machine) Wait() error {
 // Done is closed at the end of the enclave.
 func (m *Machine) Done() <-chan struct{} { return m.done }
 
-// Off is closed when the enclave has ended, before [Machine.Done]: the host may still have to read what it sent.
+// Off is closed when the enclave has ended, before [Machine.Done]: the host may still have to read what it
+// sent.
 func (m *Machine) Off() <-chan struct{} { return m.off }
 
 // Beat is closed when the enclave's heartbeat was answered.
@@ -254,7 +253,8 @@ func (m *Machine) kill() {
 	m.cmd.Process.Kill()
 }
 
-// Abandon ends the enclave as Stop does, and does not wait for whoever takes its console and events: that one may never come back.
+// Abandon ends the enclave as Stop does, and does not wait for whoever takes its console and events: that one
+// may never come back.
 func (m *Machine) Abandon() {
 	m.kill()
 	m.device.Cut()
@@ -303,8 +303,8 @@ func (m *Machine) answer(_ context.Context, c *vsock.Conn) {
 	if _, err := c.Read(b[:]); err != nil {
 		return
 	}
-	if b[0] != heartbeat {
-		m.event(Event{Kind: Parent, Text: fmt.Sprintf("heartbeat of byte %#02x, expected %#02x: not answered", b[0], heartbeat)})
+	if b[0] != contract.HeartbeatByte {
+		m.event(Event{Kind: Parent, Text: fmt.Sprintf("heartbeat of byte %#02x, expected %#02x: not answered", b[0], contract.HeartbeatByte)})
 		return
 	}
 	if _, err := c.Write(b[:]); err != nil {
@@ -321,7 +321,8 @@ func (m *Machine) answer(_ context.Context, c *vsock.Conn) {
 		close(m.beat)
 	}
 	m.events.Unlock()
-	// The enclave closes when it has read; closing first is as good, but its init may look at how the connection ended.
+	// The enclave closes when it has read; closing first is as good, but its init may look at how the
+	// connection ended.
 	c.Read(b[:])
 }
 

@@ -44,7 +44,8 @@ func TestEndpoint(t *testing.T) {
 	}
 }
 
-// The file of a socket that nobody listens at any more is in nobody's way; one that somebody listens at is, and so is any other file.
+// The file of a socket that nobody listens at any more is in nobody's way; one that somebody listens at is,
+// and so is any other file.
 func TestListenAgain(t *testing.T) {
 	e := Endpoint{"unix", filepath.Join(t.TempDir(), "s")}
 	first, err := e.Listen()

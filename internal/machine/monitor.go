@@ -5,8 +5,9 @@ import (
 	"net"
 )
 
-// A monitor is QEMU's machine protocol (QMP): one JSON object a line in both directions. All that is wanted of it is the event
-// that the enclave has reset itself. -no-reboot does not stop this machine, it starts over.
+// A monitor is QEMU's machine protocol (QMP): one JSON object a line in both directions. All that is wanted
+// of it is the event that the enclave has reset itself. -no-reboot does not stop this machine, it starts
+// over.
 type monitor struct {
 	ln    net.Listener
 	reset func()

@@ -27,7 +27,8 @@ type entry struct {
 	body []byte
 }
 
-// guestImage is a container image for x86_64 that holds the guest program and files, and is configured by config.
+// guestImage is a container image for x86_64 that holds the guest program and files, and is configured by
+// config.
 func guestImage(t testing.TB, config v1.Config, files ...entry) v1.Image {
 	t.Helper()
 	return guestImageFor(t, "amd64", guestPath, config, files...)
@@ -92,8 +93,8 @@ func ociLayout(t testing.TB, image v1.Image) string {
 	return "oci:" + dir
 }
 
-// dockerImage builds, with the Docker engine, what guestImage makes by hand, and returns the reference that neb
-// takes for it. dockerfile follows "FROM scratch" and "COPY guest /guest".
+// dockerImage builds, with the Docker engine, what guestImage makes by hand, and returns the reference that
+// neb takes for it. dockerfile follows "FROM scratch" and "COPY guest /guest".
 func dockerImage(t testing.TB, dockerfile string) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -130,7 +130,8 @@ func TestExitStatus(t *testing.T) {
 	}
 }
 
-// TestNobodyReads: neb ends when it is told to, or when its reader has gone, and leaves nothing behind, whoever reads its output.
+// TestNobodyReads: neb ends when it is told to, or when its reader has gone, and leaves nothing behind,
+// whoever reads its output.
 func TestNobodyReads(t *testing.T) {
 	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "babble"}})))
 	for name, c := range map[string]struct {
@@ -209,8 +210,8 @@ func TestTwoInterrupts(t *testing.T) {
 	}
 }
 
-// TestExitReport runs what an enclave in production is like, without a console: how the application ended comes by vsock, where the image asks for
-// that.
+// TestExitReport runs what an enclave in production is like, without a console: how the application ended
+// comes by vsock, where the image asks for that.
 func TestExitReport(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -249,7 +250,8 @@ func TestAArch64(t *testing.T) {
 	}
 }
 
-// TestWarnings boots in less memory than nitro-cli would ask for, and in what it calls debug mode: neb says what EC2 would make of it, and goes on.
+// TestWarnings boots in less memory than nitro-cli would ask for, and in what it calls debug mode: neb says
+// what EC2 would make of it, and goes on.
 func TestWarnings(t *testing.T) {
 	image := ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}}, entry{"noise", 0o644, noise(64 << 20)}))
 	eif, _ := pack(t, image)
@@ -280,7 +282,8 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
-// TestOptions gives the machine's options under nitro-cli's names and under ours, and wants the enclave to see them.
+// TestOptions gives the machine's options under nitro-cli's names and under ours, and wants the enclave to
+// see them.
 func TestOptions(t *testing.T) {
 	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, Cmd: []string{"machine"}}))
 	eif, _ := pack(t, image)
@@ -308,7 +311,8 @@ func TestOptions(t *testing.T) {
 	boot(t, eif, "--listen", "5000=exec:cat", "--cid2").says(t, "call: answered word")
 }
 
-// TestMachineFails: neither the EIF nor QEMU are there, or they are something else. That is 125, and no status of an application.
+// TestMachineFails: neither the EIF nor QEMU are there, or they are something else. That is 125, and no
+// status of an application.
 func TestMachineFails(t *testing.T) {
 	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}})))
 	for _, c := range []struct {
@@ -397,8 +401,8 @@ func TestAsUser(t *testing.T) {
 	}
 }
 
-// ordinaryUser makes a directory that belongs to a user who is nobody on the machine, with copies of files and directories under the given names. What it
-// returns executes one of them as that user, there.
+// ordinaryUser makes a directory that belongs to a user who is nobody on the machine, with copies of files
+// and directories under the given names. What it returns executes one of them as that user, there.
 func ordinaryUser(t *testing.T, files map[string]string) func(name string, args ...string) (string, error) {
 	t.Helper()
 	const uid = 54321
@@ -432,9 +436,9 @@ func ordinaryUser(t *testing.T, files map[string]string) func(name string, args 
 	}
 }
 
-// TestSources packs one image as a Docker engine, a docker archive and an OCI layout hold it: one file, which boots
-// as the image's configuration says. (The copy to the layout rewrites the configuration, whose digest is in the metadata;
-// what is measured is the same.)
+// TestSources packs one image as a Docker engine, a docker archive and an OCI layout hold it: one file, which
+// boots as the image's configuration says. (The copy to the layout rewrites the configuration, whose digest
+// is in the metadata; what is measured is the same.)
 func TestSources(t *testing.T) {
 	require.Docker(t)
 	tag := dockerImage(t, "ENV GREETING=hello\nUSER 1000:1000\nWORKDIR /srv/app\nENTRYPOINT [\"/guest\"]\nCMD [\"hello\"]\n")
@@ -463,8 +467,8 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// TestMeasurements compares what `neb eif build` prints with what the secure module of the booted file reports, for
-// a signed file, and with what an attestation document says to `neb attest verify`.
+// TestMeasurements compares what `neb eif build` prints with what the secure module of the booted file
+// reports, for a signed file, and with what an attestation document says to `neb attest verify`.
 func TestMeasurements(t *testing.T) {
 	certificate, key := signer(t)
 	for _, format := range []string{"cpio", "erofs"} {
@@ -477,8 +481,9 @@ func TestMeasurements(t *testing.T) {
 	}
 }
 
-// TestCompat gives nitro-cli's own flags and gets what nitro-cli makes with our linuxkit: no description, CMD alone, root, and the registers that
-// the secure module reports. TestNitroCLI of package pack compares them with nitro-cli's formula.
+// TestCompat gives nitro-cli's own flags and gets what nitro-cli makes with our linuxkit: no description, CMD
+// alone, root, and the registers that the secure module reports. TestNitroCLI of package pack compares them
+// with nitro-cli's formula.
 func TestCompat(t *testing.T) {
 	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/none"}, Cmd: []string{"/guest", "pcrs", "0", "1", "2"}, User: "1000", Env: []string{"A=b"}}))
 	dir := blobs(t, "x86_64")
@@ -501,8 +506,8 @@ func TestCompat(t *testing.T) {
 	}
 }
 
-// TestErofsNeedsSandbox: a compressed root is made by the locked tools, and where nothing can close them off the error says what is missing,
-// and no file is left.
+// TestErofsNeedsSandbox: a compressed root is made by the locked tools, and where nothing can close them off
+// the error says what is missing, and no file is left.
 func TestErofsNeedsSandbox(t *testing.T) {
 	require.Root(t)
 	from := blobs(t, "x86_64")

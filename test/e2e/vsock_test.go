@@ -337,7 +337,8 @@ func TestVsock(t *testing.T) {
 	})
 }
 
-// TestLastWords: what an application sent right before its end arrives whole, at every kind of endpoint, and at a reader who takes his time.
+// TestLastWords: what an application sent right before its end arrives whole, at every kind of endpoint, and
+// at a reader who takes his time.
 func TestLastWords(t *testing.T) {
 	const n = 4 << 20
 	want, _ := peer.Digest(peer.Noise(n))

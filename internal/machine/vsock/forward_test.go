@@ -136,7 +136,8 @@ func TestForwardReset(t *testing.T) {
 	})
 }
 
-// An enclave that says its last words and ends: the host gets them all, also those that are still in the ring, and their end.
+// An enclave that says its last words and ends: the host gets them all, also those that are still in the
+// ring, and their end.
 func TestForwardEnd(t *testing.T) {
 	const size = 240 << 10 // more than a Unix socket takes at once, and less than the device lets the enclave send
 	for name, end := range map[string]func(g *vsock.Guest){
@@ -197,7 +198,8 @@ func TestForwardGrace(t *testing.T) {
 	}
 }
 
-// TestForwardHostDone: a host that has said all and is gone loses nothing of it when the enclave still has a word for it.
+// TestForwardHostDone: a host that has said all and is gone loses nothing of it when the enclave still has a
+// word for it.
 func TestForwardHostDone(t *testing.T) {
 	const size = 150_000 // less than the socket holds
 	take := func(t *testing.T, g *vsock.Guest) {

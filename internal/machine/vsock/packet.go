@@ -14,7 +14,8 @@ type header struct {
 
 const (
 	headerSize = 44
-	// maxPayload is the largest payload accepted in one packet: what Linux sends at most (VIRTIO_VSOCK_MAX_PKT_BUF_SIZE).
+	// maxPayload is the largest payload accepted in one packet: what Linux sends at most
+	// (VIRTIO_VSOCK_MAX_PKT_BUF_SIZE).
 	maxPayload = 64 << 10
 
 	typeStream = 1

@@ -1,5 +1,5 @@
-// Command guest is the application inside the enclaves that the end-to-end tests boot. Its first argument says
-// what it does; what it finds it prints, one "key: value" a line, for the test to read on the console.
+// Command guest is the application inside the enclaves that the end-to-end tests boot. Its first argument
+// says what it does; what it finds it prints, one "key: value" a line, for the test to read on the console.
 package main
 
 import (

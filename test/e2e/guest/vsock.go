@@ -90,7 +90,8 @@ func serve([]string) error {
 	select {}
 }
 
-// leave sends that many bytes of noise to each of the parent's ports at once, and leaves the rest to the kernel.
+// leave sends that many bytes of noise to each of the parent's ports at once, and leaves the rest to the
+// kernel.
 func leave(args []string) error {
 	n, err := strconv.ParseInt(args[0], 10, 64)
 	if err != nil {

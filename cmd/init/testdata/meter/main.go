@@ -1,8 +1,9 @@
 //go:build linux && amd64
 
-// Command meter measures what a program that is PID 1 does until the application's first instruction. It is both ends of the way: as /init it
-// notes where things stand and becomes /measured, the program in question; as the application it says how far things have gone. With
-// QEMU's -icount shift=0 a nanosecond of the guest's clock is an instruction, or a wait.
+// Command meter measures what a program that is PID 1 does until the application's first instruction. It is
+// both ends of the way: as /init it notes where things stand and becomes /measured, the program in question;
+// as the application it says how far things have gone. With QEMU's -icount shift=0 a nanosecond of the
+// guest's clock is an instruction, or a wait.
 package main
 
 import (
@@ -17,7 +18,8 @@ import (
 // at is the clock at the first instruction, used this process's own time; see entry_amd64.s.
 var at, used unix.Timespec
 
-// noted is the variable in which /init leaves what it noted: the kernel keeps the environment that a program begins with.
+// noted is the variable in which /init leaves what it noted: the kernel keeps the environment that a program
+// begins with.
 const noted = "METER="
 
 func main() {
@@ -62,7 +64,8 @@ func begin() {
 	check(unix.Exec("/measured", []string{"/init"}, append(os.Environ(), noted+now.String())))
 }
 
-// standing is a moment: the clock, how much of it the processor has been idle, and how much PID 1 and what became of it have used.
+// standing is a moment: the clock, how much of it the processor has been idle, and how much PID 1 and what
+// became of it have used.
 type standing struct{ clock, idle, used int64 }
 
 func (s standing) String() string {

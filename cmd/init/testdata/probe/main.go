@@ -1,7 +1,8 @@
 //go:build linux
 
-// Command probe is the application of the tests: it looks at what init has made, and says it on standard output, one line for each of
-// its arguments, until one of them ends it. It is static, and needs nothing else in its image.
+// Command probe is the application of the tests: it looks at what init has made, and says it on standard
+// output, one line for each of its arguments, until one of them ends it. It is static, and needs nothing else
+// in its image.
 package main
 
 import (
@@ -242,7 +243,8 @@ func as(arg string) string {
 	return strings.TrimPrefix(strings.TrimSpace(string(out)), "probe: "+rest+": ")
 }
 
-// within=UID,ACT[=ARG] acts as another user on a thread of this process, which must be root's: a program that is set-UID would be root again.
+// within=UID,ACT[=ARG] acts as another user on a thread of this process, which must be root's: a program that
+// is set-UID would be root again.
 func within(arg string) string {
 	user, rest, _ := strings.Cut(arg, ",")
 	uid, err := strconv.Atoi(user)
@@ -274,7 +276,8 @@ func outlive(arg string) string {
 	return text("a child", err)
 }
 
-// leave=stubborn and leave=tame leave a process behind that ignores every signal it can, or says which one it got and ends.
+// leave=stubborn and leave=tame leave a process behind that ignores every signal it can, or says which one it
+// got and ends.
 func leave(arg string) string {
 	cmd := exec.Command("/proc/self/exe", "left="+arg)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

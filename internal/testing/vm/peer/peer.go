@@ -1,5 +1,5 @@
-// Package peer is the enclave's end of the tests of vsock: what a guest program calls to serve, and to do what the test on
-// the host asks for. It is linked into programs that run inside of enclaves.
+// Package peer is the enclave's end of the tests of vsock: what a guest program calls to serve, and to do
+// what the test on the host asks for. It is linked into programs that run inside of enclaves.
 package peer
 
 import (
@@ -75,7 +75,8 @@ func Dial(cid, port uint32) (*Conn, error) {
 	return newConn(fd)
 }
 
-// Listen serves every connection to a port of the enclave in a goroutine of its own. It returns when it listens.
+// Listen serves every connection to a port of the enclave in a goroutine of its own. It returns when it
+// listens.
 func Listen(port uint32, serve func(*Conn)) error {
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -152,7 +153,8 @@ func Serve() error {
 
 // commands are what a test may ask for. Numbers are what follows the name.
 var commands = map[string]func(n []int64) error{
-	// echo PORT CONNECTIONS BYTES: that many connections at once, each sends that many bytes and wants them back.
+	// echo PORT CONNECTIONS BYTES: that many connections at once, each sends that many bytes and wants them
+	// back.
 	"echo": func(n []int64) error { return many(n[1], func() error { return echo(uint32(n[0]), n[2]) }) },
 	// send PORT BYTES: sends noise and wants its digest back.
 	"send": func(n []int64) error { return send(uint32(n[0]), n[1]) },
@@ -187,7 +189,8 @@ var commands = map[string]func(n []int64) error{
 		}
 		return nil
 	},
-	// stuff PORT BYTES: sends that many bytes to somebody who does not read, and wants not to get rid of them.
+	// stuff PORT BYTES: sends that many bytes to somebody who does not read, and wants not to get rid of
+	// them.
 	"stuff": func(n []int64) error {
 		c, err := Dial(ParentCID, uint32(n[0]))
 		if err != nil {
