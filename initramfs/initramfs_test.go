@@ -310,6 +310,7 @@ func TestReaderRefuses(t *testing.T) {
 		"NUL in the name":   record("a\x00b", TypeFile, 0) + record(trailer, 0, 0),
 		"trailer with body": record(trailer, 0, 4) + "more" + whole,
 		"trailer as a link": record(trailer, TypeSymlink, 0),
+		"link to too much":  record("a", TypeSymlink, MaxPath+1) + strings.Repeat("x", MaxPath+1) + record(trailer, 0, 0),
 	} {
 		if _, err := read(strings.NewReader(data)); err == nil {
 			t.Errorf("%s: taken", name)

@@ -125,6 +125,9 @@ func (r *Reader) header() (*Header, error) {
 	if err := r.skipPad(); err != nil {
 		return nil, err
 	}
+	if f[1]&TypeMask == TypeSymlink && f[6] > MaxPath {
+		return nil, fmt.Errorf("the symbolic link %q points to %d bytes: the kernel skips one of more than %d", text, f[6], MaxPath)
+	}
 	return &Header{
 		Name: string(text), Inode: f[0], Mode: f[1], UID: f[2], GID: f[3], Links: f[4],
 		ModTime: f[5], Size: int64(f[6]), Device: [2]uint32{f[7], f[8]}, Major: f[9], Minor: f[10],

@@ -70,7 +70,7 @@ func ListRamdisks(ctx context.Context, f *eif.File, w io.Writer) error {
 		err := walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
 			name := visible(h.Name)
 			if h.Mode&initramfs.TypeMask == initramfs.TypeSymlink {
-				target, err := readTarget(h, body)
+				target, err := readTarget(body)
 				if err != nil {
 					return err
 				}
@@ -170,11 +170,8 @@ func UnpackRamdisks(ctx context.Context, f *eif.File, dir string, warn func(stri
 	return nil
 }
 
-// readTarget reads what a symbolic link points to.
-func readTarget(h *initramfs.Header, body io.Reader) (string, error) {
-	if h.Size > initramfs.MaxPath {
-		return "", fmt.Errorf("%q: a symbolic link points to at most %d bytes, this one to %d", h.Name, initramfs.MaxPath, h.Size)
-	}
+// readTarget reads what a symbolic link points to, which [initramfs.Reader] bounds.
+func readTarget(body io.Reader) (string, error) {
 	target, err := io.ReadAll(body)
 	return string(target), err
 }
@@ -208,7 +205,7 @@ func (u *unpacker) entry(h *initramfs.Header, body io.Reader, archive int) error
 		u.dirs = append(u.dirs, d)
 		return nil
 	case initramfs.TypeSymlink:
-		target, err := readTarget(h, body)
+		target, err := readTarget(body)
 		if err != nil {
 			return err
 		}

@@ -124,12 +124,14 @@ func (r *Report) contents() {
 			r.problem(Cmdline, "%v", err)
 		}
 	}
-	disks := f.All(eif.Ramdisk)
-	for i, s := range disks {
-		if i < len(disks)-1 && s.Size%4 != 0 && isPlain(f, s) {
-			r.problem(Ramdisk, "ramdisk %d has %d bytes, which is not a multiple of 4: the kernel does not find "+
-				"the next one", i, s.Size)
+	// The kernel gets the ramdisks joined, and looks for a plain archive at a multiple of 4 only (unpack_to_rootfs).
+	var at int64
+	for i, s := range f.All(eif.Ramdisk) {
+		if at%4 != 0 && isPlain(f, s) {
+			r.problem(Ramdisk, "ramdisk %d starts at byte %d of all ramdisks, which is not a multiple of 4: "+
+				"the kernel does not find it", i, at)
 		}
+		at += s.Size
 	}
 	if _, ok := f.Find(eif.Meta); ok {
 		var err error

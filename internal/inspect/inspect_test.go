@@ -142,6 +142,8 @@ func TestVerifyFinds(t *testing.T) {
 		{"a ramdisk that is none", part(eif.Ramdisk, []byte("hello, world")), "neither a newc archive"},
 		{"a ramdisk that is cut", part(eif.Ramdisk, goodApp[:len(goodApp)-130]), "ramdisk 1"},
 		{"a ramdisk with lz4", part(eif.Ramdisk, []byte("\x02\x21\x4c\x18 and so on")), "compressed with lz4: expected gzip"},
+		{"gzip with a field that only common readers skip", part(eif.Ramdisk, extraField(compressed(t, "gzip", goodApp))), "may unpack something else"},
+		{"two gzip members", part(eif.Ramdisk, append(compressed(t, "gzip", goodApp), compressed(t, "gzip", cpio(reg("init", "evil")))...)), "may unpack something else"},
 		{"a signature that is no CBOR", part(eif.Signature, []byte("hello")), "not the CBOR"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -156,11 +158,26 @@ func TestVerifyFinds(t *testing.T) {
 			description(t, r)
 		})
 	}
+	small := parts()
+	small[3].Content = compressed(t, "gzip", goodBoot)
+	for len(small[3].Content)%4 == 0 {
+		small[3].Content = append(small[3].Content, 0)
+	}
+	if _, findings := inspected(t, small).Verify(inspect.Expectation{}); !strings.Contains(texts(findings), "not a multiple of 4") {
+		t.Errorf("a plain ramdisk after a compressed one of odd size: %q", findings)
+	}
 	odd := parts()
 	odd[3].Content = append(bytes.Clone(goodBoot), 0, 0)
 	if _, findings := inspected(t, odd).Verify(inspect.Expectation{}); !strings.Contains(texts(findings), "not a multiple of 4") {
 		t.Errorf("a first ramdisk of odd size: %q", findings)
 	}
+}
+
+// extraField adds an extra field to the header of a gzip stream.
+func extraField(gz []byte) []byte {
+	out := append(bytes.Clone(gz[:10]), "\x04\x00neb!"...)
+	out[3] |= 1 << 2
+	return append(out, gz[10:]...)
 }
 
 func TestVerifyChecksum(t *testing.T) {
@@ -576,7 +593,7 @@ func TestLongTarget(t *testing.T) {
 		"list":   inspect.ListRamdisks(t.Context(), f, io.Discard),
 		"unpack": inspect.UnpackRamdisks(t.Context(), f, filepath.Join(t.TempDir(), "parts"), func(string) {}),
 	} {
-		if err == nil || !strings.Contains(err.Error(), "a symbolic link points to at most 4095 bytes, this one to 4096") {
+		if err == nil || !strings.Contains(err.Error(), "points to 4096 bytes: the kernel skips one of more than 4095") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
