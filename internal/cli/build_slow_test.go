@@ -42,7 +42,7 @@ func TestBuildAndVerify(t *testing.T) {
 	}
 	verify(0, "same        x86_64/init\n", "same        SHA256SUMS\n")
 	// Built again, beside what the store has.
-	if code, stdout, stderr := neb("verify", dir, "--source", "../.."); code != 0 || !strings.Contains(stdout, "same        x86_64/init\n") || !strings.Contains(stderr, "making init x86_64") {
+	if code, stdout, stderr := neb("verify", dir, "--source", "../.."); code != 0 || !strings.Contains(stdout, "same        x86_64/init\n") || !strings.Contains(stderr, "building init x86_64") {
 		t.Errorf("neb verify: exit status %d, %q, %q", code, stdout, stderr)
 	}
 

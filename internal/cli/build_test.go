@@ -50,7 +50,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"unknown flag", []string{"build", "--fast"}, 2, []string{"--fast"}},
 		{"jobs", []string{"build", "-j", "-1", "-o", result}, 2, []string{"invalid --jobs -1: expected a positive number"}},
 		{"output is a file", []string{"build", "-o", file}, 1, []string{file, "found a file"}},
-		{"output holds something else", []string{"build", "--arch", "x86_64", "-o", filepath.Join(dir, "foreign")}, 1, []string{"foreign/x86_64/notes is in the way"}},
+		{"output holds something else", []string{"build", "--arch", "x86_64", "-o", filepath.Join(dir, "foreign")}, 1, []string{"foreign/x86_64/notes was not written by neb"}},
 		{"no such fragment", []string{"build", "-o", result, "--config-fragment", "/nowhere"}, 1, []string{"--config-fragment", "/nowhere"}},
 		{"no such patch", []string{"build", "-o", result, "--patch", "/nowhere"}, 1, []string{"--patch", "/nowhere"}},
 		{"no such kernel", []string{"build", "kernel", "-o", result, "--kernel-source", "/nowhere"}, 1, []string{"kernel source", "/nowhere"}},
@@ -61,7 +61,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"offline, all at once", []string{"build", "--arch", "x86_64,aarch64", "-o", result}, 1, []string{"golang.org/toolchain", "linux-source-6.12", "gcc-14-aarch64-linux-gnu"}},
 		{"verify nothing", []string{"verify", filepath.Join(dir, "nowhere")}, 1, []string{"nowhere", "no such file"}},
 		{"verify a file", []string{"verify", file}, 1, []string{file, "found a file"}},
-		{"verify something else", []string{"verify", dir}, 1, []string{dir, "holds no blobs"}},
+		{"verify something else", []string{"verify", dir}, 1, []string{dir, "no blobs found"}},
 		{"verify two", []string{"verify", "a", "b"}, 2, []string{"at most 1"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

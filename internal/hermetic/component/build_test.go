@@ -24,8 +24,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
-// The tests in this file use the toolchain of neb.lock. They take it from the store of whoever runs them, which
-// fetches what it does not have.
+// The tests in this file use the toolchain of neb.lock. They take it from the store of whoever runs them,
+// which fetches what it does not have.
 
 // task is what a child process of a test is to build.
 type task struct {
@@ -98,7 +98,8 @@ func (t task) builder() (*Builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Builder{Store: s, Lock: l, Source: t.Source, KernelSource: t.KernelSource, Jobs: t.Jobs, Offline: t.Offline,
+	return &Builder{Store: s, Lock: l, Source: t.Source, KernelSource: t.KernelSource, Jobs: t.Jobs,
+		Offline:   t.Offline,
 		Fragments: t.Fragments, Patches: t.Patches}, nil
 }
 
@@ -141,7 +142,8 @@ func tinyKernel(t testing.TB) string {
 		before(files, p.Text)
 	}
 	for name, lines := range files {
-		if err := writeInto(filepath.Join(dir, name), strings.NewReader(strings.Join(lines, "\n")+"\n")); err != nil {
+		if err := writeInto(filepath.Join(dir, name),
+			strings.NewReader(strings.Join(lines, "\n")+"\n")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -167,8 +169,8 @@ func mustLock(t testing.TB) *lock.Lock {
 	return l
 }
 
-// ownStore makes a store that has the downloads of the one that this machine's neb uses, and the outputs whose keys
-// begin as given. It belongs to uid.
+// ownStore makes a store that has the downloads of the one that this machine's neb uses, and the outputs
+// whose keys begin as given. It belongs to uid.
 func ownStore(t testing.TB, uid int, with ...string) string {
 	t.Helper()
 	shared, err := store.Open("")
@@ -241,7 +243,8 @@ func readable(t testing.TB, from string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := errors.Join(os.Chmod(dir, 0o755), copyTree(t.Context(), from, filepath.Join(dir, "tree"))); err != nil {
+	if err := errors.Join(os.Chmod(dir, 0o755),
+		copyTree(t.Context(), from, filepath.Join(dir, "tree"))); err != nil {
 		t.Fatal(err)
 	}
 	return filepath.Join(dir, "tree")
@@ -284,7 +287,8 @@ func TestKernelOutput(t *testing.T) {
 		t.Errorf("cmdline: %q, %v", cmdline, err)
 	}
 	config, err := os.ReadFile(filepath.Join(dir, "bzImage.config"))
-	if lines := strings.Split(string(config), "\n"); err != nil || lines[2] != "# Linux/x86_64 6.12.0 Kernel Configuration" {
+	if lines := strings.Split(string(config), "\n"); err != nil ||
+		lines[2] != "# Linux/x86_64 6.12.0 Kernel Configuration" {
 		t.Errorf("bzImage.config: %q, %v", lines[:4], err)
 	}
 	stamp, err := exec.Command(filepath.Join(dir, "bzImage")).Output()
@@ -292,7 +296,8 @@ func TestKernelOutput(t *testing.T) {
 		// The program is for Debian's linker; its strings say the same.
 		stamp, err = os.ReadFile(filepath.Join(dir, "bzImage"))
 	}
-	for _, expected := range []string{"main.c Jan  1 1970 00:00:00", "@0 neb neb 0022", "ARCH=x86_64", "CROSS_COMPILE=x86_64-linux-gnu-", "HOME=/build", "LC_ALL=C", "TZ=UTC"} {
+	for _, expected := range []string{"main.c Jan  1 1970 00:00:00", "@0 neb neb 0022", "ARCH=x86_64",
+		"CROSS_COMPILE=x86_64-linux-gnu-", "HOME=/build", "LC_ALL=C", "TZ=UTC"} {
 		if !bytes.Contains(stamp, []byte(expected)) {
 			t.Errorf("expected %q in what was compiled: %v", expected, err)
 		}
@@ -308,7 +313,9 @@ func TestKernelOutput(t *testing.T) {
 			t.Errorf("input without a hash: %+v", in)
 		}
 	}
-	if kinds["kernel source"] != 1 || kinds["patch"] != len(kernel.Patches()) || kinds["config fragment"] != len(kernel.Fragments("x86_64")) || kinds["package"] < 50 || kinds["recipe"] < 3 {
+	if kinds["kernel source"] != 1 || kinds["patch"] != len(kernel.Patches()) ||
+		kinds["config fragment"] != len(kernel.Fragments("x86_64")) || kinds["package"] < 50 ||
+		kinds["recipe"] < 3 {
 		t.Errorf("inputs: %v", kinds)
 	}
 }
@@ -320,7 +327,8 @@ func TestFragmentsThatAreRefused(t *testing.T) {
 		"CONFIG_X y\n":           "f.config:1",
 	} {
 		b.Fragments = []kernel.Fragment{{Name: "f.config", Text: text}}
-		if _, err := b.Build(t.Context(), "x86_64", "kernel"); err == nil || !strings.Contains(err.Error(), expected) {
+		if _, err := b.Build(t.Context(), "x86_64", "kernel"); err == nil ||
+			!strings.Contains(err.Error(), expected) {
 			t.Errorf("%q: found %v, expected %q", text, err, expected)
 		}
 	}
@@ -354,7 +362,8 @@ func TestErofsSetAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if text, err := os.ReadFile(filepath.Join(work, "out", "tree", "hello")); err != nil || string(text) != "hello" {
+	if text, err := os.ReadFile(filepath.Join(work, "out", "tree", "hello")); err != nil ||
+		string(text) != "hello" {
 		t.Errorf("found %q, %v", text, err)
 	}
 }

@@ -1,9 +1,10 @@
-// Package component makes the parts of an enclave out of what the lock and the source tree hold: kernel, init and
-// linuxkit for either architecture, and the emulator.
+// Package component builds the parts of an enclave from the lock and the source tree: kernel, init and
+// linuxkit for either architecture, and the emulator. It does not choose versions (see lock), write the
+// output directory (see output), or pack an enclave.
 //
-// Each component is a row of a table: what goes into it ([Input]), and how it is made of that in a sandbox. The key
-// under which the store keeps it is the hash of all that goes in, so an output is made once, and again when any
-// input changes. Nothing else has a say: not the machine, the user, the directory or the clock.
+// A component has a list of inputs ([Input]) and a way to build it from them in a sandbox. The store keeps
+// it under the hash of all inputs, so it is built once, and again when an input changes. Machine, user,
+// directory and clock have no influence.
 package component
 
 import (
@@ -19,6 +20,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
@@ -26,16 +28,16 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
-// Names are the components that make up a result, in the order in which they are made.
+// Names lists the components of an output directory, in the order of building.
 var Names = []string{"init", "linuxkit", "kernel"}
 
-// Archs are the architectures that there are components for.
+// Archs lists the architectures of components.
 var Archs = kernel.Archs
 
-// Host is the architecture of the machine that neb runs on.
-func Host() string { return map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH] }
+// Host returns the architecture of the machine that neb runs on.
+func Host() string { return arch.Host() }
 
-// files are what a component's output holds for an architecture.
+// files lists the files of a component, by component and architecture.
 var files = map[string]map[string][]string{
 	"kernel": {
 		"x86_64":  {"bzImage", "bzImage.config", "cmdline", "nsm.ko"},
@@ -45,36 +47,36 @@ var files = map[string]map[string][]string{
 	"linuxkit": {"x86_64": {"linuxkit"}, "aarch64": {"linuxkit"}},
 }
 
-// Files are the names of the files that a component is for an architecture.
+// Files returns the names of the files of a component for an architecture.
 func Files(name, arch string) []string { return files[name][arch] }
 
-// Builder makes components. Its fields are set before its first use; its methods may be used from several
+// Builder builds components. Set its fields before the first use. Its methods may be called from several
 // goroutines.
 type Builder struct {
 	Store *store.Store
 	Lock  *lock.Lock
 
-	Source   string        // neb's own source tree; "" looks for it (see the package's findSource)
-	Jobs     int           // processes at once; 0: as many as there are processors
-	Offline  bool          // use what is in the store only
+	Source   string        // neb's own source tree; "" searches for it
+	Jobs     int           // parallel processes; 0: one for each processor
+	Offline  bool          // download nothing
 	Progress progress.Func // may be nil
-	Fresh    bool          // make components anew, and keep them until the store is closed
+	Fresh    bool          // build components even if the store has them, and keep them until it is closed
 
-	Fragments    []kernel.Fragment // users' own kernel options, after neb's
-	Patches      []kernel.Patch    // users' own patches to the kernel, after neb's
-	KernelSource string            // a directory or tarball instead of the locked kernel; "" for that
+	Fragments    []kernel.Fragment // the user's kernel options, after neb's
+	Patches      []kernel.Patch    // the user's patches to the kernel, after neb's
+	KernelSource string            // a directory or tarball; "" for the locked kernel
 
 	isolation struct {
 		sync.Mutex
 		mode sandbox.Mode
 	}
-	roots struct { // that were verified, by key
+	roots struct { // verified toolchains, by key
 		sync.Mutex
 		dirs map[string]string
 	}
-	goCache struct { // of what was compiled
+	goCache struct { // GOCACHE of this builder
 		sync.Mutex
-		dir string // "" for none yet
+		dir string // "" before the first use
 	}
 	source struct {
 		sync.Once
@@ -83,23 +85,25 @@ type Builder struct {
 	}
 }
 
-// Output is a component that was made, or found in the store.
+// Output is a component that was built, or found in the store.
 type Output struct {
-	Dir string // where its files are; when the builder was [Builder.Fresh], until the store is closed
+	Dir string // holds its files; with [Builder.Fresh] until the store is closed
 	Record
 }
 
-// job is one component for one architecture, ready to be made.
+// job is the plan of building one component for one architecture.
 type job struct {
 	name, arch string
 	inputs     []Input
-	needs      func(ctx context.Context) ([]lock.File, error) // downloads that are missed if it has to be made: see [Builder.CheckStore]
-	// make puts the component's files into dir; log gets what its commands say. It may use work, which is on the
-	// same file system and goes away afterwards.
+	// needs returns the downloads that building it takes and the store's outputs do not replace; see
+	// [Builder.CheckStore].
+	needs func(ctx context.Context) ([]lock.File, error)
+	// make writes the component's files to r.dir and the output of its commands to r.log. r.work is a
+	// temporary directory on the same file system.
 	make func(ctx context.Context, r *run) error
 }
 
-// run is one making of a job.
+// run is one execution of a job.
 type run struct {
 	job
 	dir, work string
@@ -122,7 +126,7 @@ func (j job) key() string {
 	return name + "-" + keyOf(j.name, j.arch, j.inputs)
 }
 
-// Build makes the named components (of [Names]) for an architecture, one after the other.
+// Build builds the named components (of [Names]) for an architecture, one after the other.
 func (b *Builder) Build(ctx context.Context, arch string, names ...string) ([]Output, error) {
 	jobs, err := b.plan(ctx, arch, names)
 	if err != nil {
@@ -139,9 +143,10 @@ func (b *Builder) Build(ctx context.Context, arch string, names ...string) ([]Ou
 	return outputs, nil
 }
 
-// CheckStore is for [Builder.Offline], where [Builder.Build] would find one component after the other that it cannot make: its error names
-// every download that is missing for those of the wanted components, by architecture, that the store does not hold. Go modules are not
-// among them: only the Go command knows which a program needs, and it is a download itself. It looks at nothing when fetching is allowed.
+// CheckStore checks that the store has all downloads for the wanted components, by architecture, if the
+// builder is [Builder.Offline]; otherwise it does nothing. Its error names all missing downloads, where
+// [Builder.Build] would stop at the first. It does not check Go modules: only the Go command, itself a
+// download, knows which a program needs.
 func (b *Builder) CheckStore(ctx context.Context, wanted map[string][]string) error {
 	if !b.Offline {
 		return nil
@@ -191,19 +196,18 @@ func (b *Builder) Stored(ctx context.Context, arch string, names ...string) (boo
 	return true, nil
 }
 
-// errNotThere is why [Builder.stored] makes nothing.
-var errNotThere = errors.New("not in the store")
+var errNotStored = errors.New("not in the store")
 
-// stored is the directory of an output that the store has, hashed again, and "" if it has not.
+// stored returns the directory of an output, verified, or "" if the store does not have it.
 func (b *Builder) stored(ctx context.Context, key string) (string, error) {
-	dir, _, err := b.Store.Output(ctx, key, func(string) error { return errNotThere })
-	if errors.Is(err, errNotThere) {
+	dir, _, err := b.Store.Output(ctx, key, func(string) error { return errNotStored })
+	if errors.Is(err, errNotStored) {
 		return "", nil
 	}
 	return dir, err
 }
 
-// unlessStored returns what an output is made of, and nothing if the store has it.
+// unlessStored returns files, or nothing if the store has the output that is made of them.
 func (b *Builder) unlessStored(ctx context.Context, key string, files []lock.File) ([]lock.File, error) {
 	dir, err := b.stored(ctx, key)
 	if dir != "" || err != nil {
@@ -215,7 +219,7 @@ func (b *Builder) unlessStored(ctx context.Context, key string, files []lock.Fil
 // plan returns the jobs of the named components, in the order of [Names].
 func (b *Builder) plan(ctx context.Context, arch string, names []string) ([]job, error) {
 	if !slices.Contains(Archs, arch) {
-		return nil, fmt.Errorf("unknown architecture %q, expected %s", arch, strings.Join(Archs, " or "))
+		return nil, fmt.Errorf("invalid architecture %q: expected %s", arch, strings.Join(Archs, " or "))
 	}
 	plans := map[string]func(ctx context.Context, arch string) (job, error){
 		"kernel":   b.kernelJob,
@@ -224,7 +228,8 @@ func (b *Builder) plan(ctx context.Context, arch string, names []string) ([]job,
 	}
 	for _, name := range names {
 		if plans[name] == nil {
-			return nil, fmt.Errorf("unknown component %q, expected %s", name, strings.Join(Names, ", "))
+			return nil, fmt.Errorf("invalid component %q: expected one of %s", name,
+				strings.Join(Names, ", "))
 		}
 	}
 	var jobs []job
@@ -241,21 +246,22 @@ func (b *Builder) plan(ctx context.Context, arch string, names []string) ([]job,
 	return jobs, nil
 }
 
-// recordName is the file of an output that holds its [Record].
+// recordName is the file name of the [Record] in an output.
 const recordName = "record.json"
 
-// errFresh ends the making of an output that is not to be kept.
-var errFresh = errors.New("made, not kept")
+// errFresh tells the store not to keep an output.
+var errFresh = errors.New("built, not kept")
 
-// build makes a job, or finds it made.
+// build builds a job, or finds its output in the store.
 func (b *Builder) build(ctx context.Context, j job) (Output, error) {
-	// Files made on the way keep the permissions that they are made with, whoever makes them: this process, the Go
-	// command, a compiler. Nothing may depend on the user's umask.
+	// Some permissions of new files get into the output, whichever program creates them. They must not
+	// depend on the user's umask.
 	syscall.Umask(0o022)
 	key := j.key()
 	if b.Fresh {
 		var o Output
-		// A name of its own: what the store holds under the key stays as it is, and others may make the same meanwhile.
+		// A name of its own: the store's output stays as it is, and others may build the same at the same
+		// time.
 		name := fmt.Sprintf("fresh-%d-%s", os.Getpid(), key)
 		_, _, err := b.Store.Output(ctx, name, func(dir string) error {
 			var err error
@@ -290,12 +296,12 @@ func (b *Builder) build(ctx context.Context, j job) (Output, error) {
 		err = json.Unmarshal(text, &o.Record)
 	}
 	if err != nil {
-		return Output{}, fmt.Errorf("%s in the store: %w", key, err)
+		return Output{}, fmt.Errorf("store: output %s: %w", key, err)
 	}
 	return o, nil
 }
 
-// make makes a job in dir, and its record. The name is that of its log.
+// make builds a job in dir and writes its record. name is that of the log.
 func (b *Builder) make(ctx context.Context, j job, name, dir string) (rec Record, err error) {
 	work := filepath.Join(dir, ".work")
 	if err := os.Mkdir(work, 0o755); err != nil {
@@ -310,7 +316,7 @@ func (b *Builder) make(ctx context.Context, j job, name, dir string) (rec Record
 		return rec, err
 	}
 	r := &run{job: j, dir: dir, work: work, mode: mode, log: log}
-	b.Progress.Send(progress.Event{Stage: j.title(), Note: "making " + j.title()})
+	b.Progress.Send(progress.Event{Stage: j.title(), Note: "building " + j.title()})
 	err = j.make(ctx, r)
 	if err = log.close(err, ctx.Err() != nil); err != nil {
 		return rec, fmt.Errorf("%s: %w", j.title(), err)
@@ -318,14 +324,14 @@ func (b *Builder) make(ctx context.Context, j job, name, dir string) (rec Record
 	if err := os.RemoveAll(work); err != nil {
 		return rec, err
 	}
-	rec, err = newRecord(j, mode, dir)
+	rec, err = newRecord(ctx, j, mode, dir)
 	if err != nil {
 		return rec, fmt.Errorf("%s: %w", j.title(), err)
 	}
 	return rec, rec.write(filepath.Join(dir, recordName))
 }
 
-// mode chooses how sandboxes are closed off, once, and says what that cannot enforce.
+// mode chooses the isolation of sandboxes, once, and reports what it cannot enforce.
 func (b *Builder) mode(ctx context.Context, dir string) (sandbox.Mode, error) {
 	b.isolation.Lock()
 	defer b.isolation.Unlock()
@@ -337,13 +343,13 @@ func (b *Builder) mode(ctx context.Context, dir string) (sandbox.Mode, error) {
 		return "", err
 	}
 	for _, gap := range mode.Gaps() {
-		b.Progress.Send(progress.Event{Stage: "sandbox", Note: "not enforced here (no namespaces, chroot alone): " + gap})
+		b.Progress.Send(progress.Event{Stage: "sandbox", Note: "not enforced in isolation chroot: " + gap})
 	}
 	b.isolation.mode = mode
 	return mode, nil
 }
 
-// sandboxed runs a command of a job; c.Work and c.Output are set here.
+// sandboxed runs a command of a job. It sets c.Work and c.Output.
 func (r *run) sandboxed(ctx context.Context, c sandbox.Command) error {
 	c.Work = r.work
 	c.Output = r.log

@@ -101,7 +101,8 @@ func fakeBuilder(dir string) (*Builder, error) {
 	}
 	var tree, deb bytes.Buffer
 	w := tar.NewWriter(&tree)
-	if err := w.WriteHeader(&tar.Header{Name: "bin/sh", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(program))}); err != nil {
+	if err := w.WriteHeader(&tar.Header{Name: "bin/sh", Typeflag: tar.TypeReg, Mode: 0o755,
+		Size: int64(len(program))}); err != nil {
 		return nil, err
 	}
 	if _, err := w.Write(program); err != nil {
@@ -291,7 +292,7 @@ func TestFailureShowsTheLog(t *testing.T) {
 func TestNothingMade(t *testing.T) {
 	require.Sandbox(t)
 	b, _ := newFake(t)
-	if _, err := b.recipe(t.Context(), "thing", fakeRecipe("echo hello\n")); err == nil || !strings.Contains(err.Error(), "nothing was made") {
+	if _, err := b.recipe(t.Context(), "thing", fakeRecipe("echo hello\n")); err == nil || !strings.Contains(err.Error(), "left no output") {
 		t.Errorf("found %v", err)
 	}
 }
@@ -326,7 +327,7 @@ func TestTwoAtOnce(t *testing.T) {
 			other := &Builder{Store: s, Lock: b.Lock, Progress: func(e progress.Event) {
 				mu.Lock()
 				defer mu.Unlock()
-				if e.Note == "making thing" {
+				if e.Note == "building thing" {
 					made = append(made, e)
 				}
 			}}
@@ -438,10 +439,10 @@ func TestNoSpaceLeft(t *testing.T) {
 
 func TestUnknown(t *testing.T) {
 	b := &Builder{}
-	if _, err := b.Build(t.Context(), "riscv64", "init"); err == nil || !strings.Contains(err.Error(), `"riscv64", expected x86_64 or aarch64`) {
+	if _, err := b.Build(t.Context(), "riscv64", "init"); err == nil || !strings.Contains(err.Error(), `"riscv64": expected x86_64 or aarch64`) {
 		t.Errorf("found %v", err)
 	}
-	if _, err := b.Build(t.Context(), "x86_64", "initrd"); err == nil || !strings.Contains(err.Error(), `"initrd", expected init, linuxkit, kernel`) {
+	if _, err := b.Build(t.Context(), "x86_64", "initrd"); err == nil || !strings.Contains(err.Error(), `"initrd": expected one of init, linuxkit, kernel`) {
 		t.Errorf("found %v", err)
 	}
 }

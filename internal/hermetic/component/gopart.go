@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
@@ -24,17 +25,14 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 )
 
-// goArch is Go's name of an architecture.
-var goArch = map[string]string{"x86_64": "amd64", "aarch64": "arm64"}
-
-// Where the Go toolchain and the modules stand in a sandbox.
+// Directories of the Go toolchain and of modules in a sandbox.
 const (
 	goTree     = "go"
 	moduleTree = "modules"
 )
 
-// goEnv is the whole environment of the Go command that builds, with GOARCH. What is empty here is empty so that
-// no default of the toolchain or of a go.env can come in.
+// goEnv is, with GOARCH, the environment of the Go command that builds. Empty values keep out the defaults
+// of the toolchain and of go.env.
 var goEnv = []string{
 	"GOENV=off",
 	"GOROOT=/" + goTree,
@@ -57,19 +55,19 @@ var goEnv = []string{
 	"GOMODCACHE=/" + moduleTree,
 }
 
-// linkFlags are the flags of programs that need their own. init's entry point mounts /dev before the Go runtime starts,
-// which exits where the kernel has no console and there is no /dev/null; its build ID is the note that pack reads, and
-// must not become a GNU build ID as well. All others have an empty build ID.
+// linkFlags are the flags of programs that need their own. init's entry point mounts /dev before the Go
+// runtime starts, which exits where the kernel has no console and there is no /dev/null; its build ID is
+// the note that pack reads, and must not become a GNU build ID as well. All others have an empty build ID.
 var linkFlags = map[string]string{"init": contract.Note + " -B none -E nebstart"}
 
-// goFlags make the same bytes of the same source.
+// goFlags returns the flags that make a build reproducible.
 func goFlags(name string) []string {
 	return []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=" + linkFlags[name]}
 }
 
-// goJob is a program of this module, static and stripped.
+// goJob returns a function for the job of a program of this module, static and stripped.
 func (b *Builder) goJob(name string) func(context.Context, string) (job, error) {
-	return func(ctx context.Context, arch string) (job, error) {
+	return func(ctx context.Context, target string) (job, error) {
 		tree, err := b.sourceTree(ctx)
 		if err != nil {
 			return job{}, err
@@ -80,7 +78,7 @@ func (b *Builder) goJob(name string) func(context.Context, string) (job, error) 
 		}
 		toolchain, ok := b.Lock.Go.Hosts[runtime.GOARCH]
 		if !ok {
-			return job{}, fmt.Errorf("neb.lock has no Go toolchain for this machine (%s)", runtime.GOARCH)
+			return job{}, fmt.Errorf("neb.lock: no Go toolchain for this machine (%s)", runtime.GOARCH)
 		}
 		inputs := lockedInputs("go toolchain", toolchain)
 		texts := map[string]string{}
@@ -92,50 +90,53 @@ func (b *Builder) goJob(name string) func(context.Context, string) (job, error) 
 			texts[file] = string(text)
 			inputs = append(inputs, textInput("source file", file, texts[file]))
 		}
-		inputs = append(inputs, textInput("recipe", "environment and flags", strings.Join(append(append([]string{}, goEnv...), goFlags(name)...), "\n")))
+		inputs = append(inputs, textInput("recipe", "environment and flags",
+			strings.Join(append(append([]string{}, goEnv...), goFlags(name)...), "\n")))
 
 		needs := func(ctx context.Context) ([]lock.File, error) {
 			return b.unlessStored(ctx, goRootKey(toolchain), []lock.File{toolchain})
 		}
-		return job{name: name, arch: arch, inputs: inputs, needs: needs, make: func(ctx context.Context, r *run) error {
-			goRoot, err := b.goRoot(ctx)
-			if err != nil {
-				return err
-			}
-			if err := place(r.work, "src", texts); err != nil {
-				return err
-			}
-			modules, err := b.modules(ctx, goRoot, texts, prog)
-			if err != nil {
-				return err
-			}
-			root := filepath.Join(r.work, "nothing")
-			if err := os.Mkdir(root, 0o755); err != nil {
-				return err
-			}
-			args := []string{"/" + goTree + "/bin/go", "build", "-C", sandbox.Src, fmt.Sprintf("-p=%d", b.jobs()), "-o", sandbox.Out + "/" + name}
-			err = b.compileGo(ctx, r, sandbox.Command{
-				Root:  root,
-				Trees: map[string]string{goTree: goRoot, moduleTree: modules},
-				Env:   append([]string{"GOARCH=" + goArch[arch]}, goEnv...),
-				Args:  append(append(args, goFlags(name)...), "./cmd/"+name),
-			})
-			if err != nil {
-				return errLogged{fmt.Errorf("compiling: %w", err)}
-			}
-			out := filepath.Join(r.work, "out", name)
-			if err := os.Chmod(out, 0o755); err != nil {
-				return err
-			}
-			return os.Rename(out, filepath.Join(r.dir, name))
-		}}, nil
+		return job{name: name, arch: target, inputs: inputs, needs: needs,
+			make: func(ctx context.Context, r *run) error {
+				goRoot, err := b.goRoot(ctx)
+				if err != nil {
+					return err
+				}
+				if err := place(r.work, "src", texts); err != nil {
+					return err
+				}
+				modules, err := b.modules(ctx, goRoot, texts, prog)
+				if err != nil {
+					return err
+				}
+				root := filepath.Join(r.work, "nothing")
+				if err := os.Mkdir(root, 0o755); err != nil {
+					return err
+				}
+				args := []string{"/" + goTree + "/bin/go", "build", "-C", sandbox.Src,
+					fmt.Sprintf("-p=%d", b.jobs()), "-o", sandbox.Out + "/" + name}
+				err = b.compileGo(ctx, r, sandbox.Command{
+					Root:  root,
+					Trees: map[string]string{goTree: goRoot, moduleTree: modules},
+					Env:   append([]string{"GOARCH=" + arch.Go(target)}, goEnv...),
+					Args:  append(append(args, goFlags(name)...), "./cmd/"+name),
+				})
+				if err != nil {
+					return errLogged{fmt.Errorf("compiling: %w", err)}
+				}
+				out := filepath.Join(r.work, "out", name)
+				if err := os.Chmod(out, 0o755); err != nil {
+					return err
+				}
+				return os.Rename(out, filepath.Join(r.dir, name))
+			}}, nil
 	}
 }
 
-// compileGo runs the Go command with the cache of what this builder's programs have in common: the standard library,
-// mostly. It begins empty, and only the locked toolchain writes to it, in the sandbox, at the same path each time. The
-// Go command finds a package there by the hash of all that makes it, toolchain, flags and environment included, so
-// that a program is the same with it and without; and it goes with the builder, so that nothing comes from other runs.
+// compileGo runs the Go command with a GOCACHE that this builder's programs share, mostly for the standard
+// library. The cache starts empty for each builder. Only the locked toolchain writes to it, in the sandbox,
+// at the same path each time, and finds packages by the hash of all inputs including flags and environment.
+// So it does not change an output.
 func (b *Builder) compileGo(ctx context.Context, r *run, c sandbox.Command) error {
 	b.goCache.Lock()
 	defer b.goCache.Unlock()
@@ -153,7 +154,7 @@ func (b *Builder) compileGo(ctx context.Context, r *run, c sandbox.Command) erro
 		return err
 	}
 	if err := r.sandboxed(ctx, c); err != nil {
-		b.goCache.dir = "" // whatever is in it
+		b.goCache.dir = "" // its content is unknown
 		return err
 	}
 	return os.Rename(inside, b.goCache.dir)
@@ -163,8 +164,8 @@ func goRootKey(toolchain lock.File) string {
 	return "go-" + keyOf("go", rootVersion, lockedInputs("go toolchain", toolchain))
 }
 
-// goRoot is the locked Go toolchain, unpacked, as an output of the store. The machine's own is never used:
-// distributions patch it.
+// goRoot returns the unpacked Go toolchain of the lock, an output of the store. The machine's own Go is
+// never used, because distributions patch it.
 func (b *Builder) goRoot(ctx context.Context) (string, error) {
 	toolchain := b.Lock.Go.Hosts[runtime.GOARCH]
 	dir, _, err := b.Store.Output(ctx, goRootKey(toolchain), func(dir string) error {
@@ -180,8 +181,8 @@ func (b *Builder) goRoot(ctx context.Context) (string, error) {
 	return dir, err
 }
 
-// unzipModule unpacks a module zip, in which every name begins with module@version/. Such zips hold no
-// permissions; what a toolchain's programs are is known by where they stand, as the Go command has it.
+// unzipModule unpacks a module zip, in which every name begins with module@version/. Such a zip has no
+// permissions; as in the Go command, a file is executable by its directory.
 func unzipModule(ctx context.Context, from, dir string) error {
 	archive, err := zip.OpenReader(from)
 	if err != nil {
@@ -232,9 +233,10 @@ func unzipFile(root *os.Root, f *zip.File, name string, mode fs.FileMode) error 
 	return errors.Join(err, out.Chmod(mode), out.Close())
 }
 
-// modules are the modules that a program needs from elsewhere, as a module cache, as an output of the store. The
-// Go command checks them against go.sum.
-func (b *Builder) modules(ctx context.Context, goRoot string, texts map[string]string, prog program) (string, error) {
+// modules returns a module cache with the dependencies of a program, an output of the store. The Go command
+// verifies them by go.sum.
+func (b *Builder) modules(ctx context.Context, goRoot string, texts map[string]string, prog program) (string,
+	error) {
 	key := "modules-" + keyOf("modules", b.Lock.Go.Version, []Input{
 		textInput("source file", "go.mod", texts["go.mod"]),
 		textInput("source file", "go.sum", texts["go.sum"]),
@@ -249,14 +251,15 @@ func (b *Builder) modules(ctx context.Context, goRoot string, texts map[string]s
 		if err := place(source, "", texts); err != nil {
 			return err
 		}
-		for _, arch := range goArch {
+		for _, a := range arch.All {
 			args := append([]string{"list", "-deps", "-f={{with .Module}}{{.Path}}{{end}}"}, prog.outside...)
-			_, err := b.goNetwork(ctx, goRoot, source, dir, []string{"GOARCH=" + arch}, args...)
+			_, err := b.goNetwork(ctx, goRoot, source, dir, []string{"GOARCH=" + a.Go}, args...)
 			if err != nil && b.Offline {
-				return fmt.Errorf("the Go modules of %s are not in the store, and --offline forbids fetching: run the same command once without it (%w)", oneLine(prog.outside), err)
+				return fmt.Errorf("Go modules for %s are not in the store, and --offline forbids downloads: "+
+					"run the same command once without it: %w", oneLine(prog.outside), err)
 			}
 			if err != nil {
-				return fmt.Errorf("fetching Go modules: %w", err)
+				return fmt.Errorf("download Go modules: %w", err)
 			}
 		}
 		return errors.Join(os.RemoveAll(source), os.RemoveAll(filepath.Join(dir, ".scratch")))
@@ -264,21 +267,23 @@ func (b *Builder) modules(ctx context.Context, goRoot string, texts map[string]s
 	return dir, err
 }
 
-// passed are the variables that reaching a module proxy may need.
+// passed lists the variables that a connection to a module proxy may need.
 var passed = []string{
 	"PATH", "HOME", "NETRC", "GOAUTH", "SSL_CERT_FILE", "SSL_CERT_DIR",
 	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 }
 
-// goNetwork runs the locked Go command where it can reach the machine's module proxy, to download into a module
-// cache. Nothing is compiled there.
-func (b *Builder) goNetwork(ctx context.Context, goRoot, dir, modcache string, env []string, args ...string) ([]byte, error) {
+// goNetwork runs the locked Go command with network access, to download into a module cache. It compiles
+// nothing.
+func (b *Builder) goNetwork(ctx context.Context, goRoot, dir, modcache string, env []string,
+	args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(goRoot, "bin", "go"), args...)
 	cmd.Dir = dir
 	cmd.Env = append([]string{}, goEnv...)
 	scratch := filepath.Join(modcache, ".scratch")
 	cmd.Env = append(cmd.Env,
-		"GOROOT="+goRoot, "GOPATH="+scratch, "GOCACHE="+filepath.Join(scratch, "cache"), "GOMODCACHE="+modcache,
+		"GOROOT="+goRoot, "GOPATH="+scratch, "GOCACHE="+filepath.Join(scratch,
+			"cache"), "GOMODCACHE="+modcache,
 		"GOFLAGS=-mod=readonly -modcacherw", "GOPROXY="+b.goProxy(ctx), "TMPDIR="+os.TempDir(),
 	)
 	for _, name := range passed {
@@ -299,8 +304,8 @@ func (b *Builder) goNetwork(ctx context.Context, goRoot, dir, modcache string, e
 	return out, nil
 }
 
-// goProxy is the machine's list of module proxies, behind what the machine's own Go has downloaded: all of it is
-// checked against go.sum. Offline, only proxies that are directories are left.
+// goProxy returns the GOPROXY for downloads: the module cache of the machine's own Go, then the machine's
+// proxies. All modules are verified by go.sum. Offline it contains only directories.
 func (b *Builder) goProxy(ctx context.Context) string {
 	proxy := cmp.Or(fetch.GoProxy(ctx), "direct")
 	if b.Offline {
@@ -321,8 +326,8 @@ func (b *Builder) goProxy(ctx context.Context) string {
 	return proxy
 }
 
-// releasedSource is neb's own module at a version, as an output of the store. sum is its hash, as go.sum has it,
-// where the program knows it.
+// releasedSource returns neb's own module at a version, an output of the store. sum is its hash as in
+// go.sum, or "" if this program does not know it.
 func (b *Builder) releasedSource(ctx context.Context, version, sum string) (string, error) {
 	goRoot, err := b.goRoot(ctx)
 	if err != nil {
@@ -338,9 +343,11 @@ func (b *Builder) releasedSource(ctx context.Context, version, sum string) (stri
 		if sum == "" {
 			env = []string{"GOSUMDB=" + os.Getenv("GOSUMDB")} // empty is Go's default
 		}
-		out, err := b.goNetwork(ctx, goRoot, dir, modcache, env, "mod", "download", "-json", module+"@"+version)
+		out, err := b.goNetwork(ctx, goRoot, dir, modcache, env, "mod", "download", "-json",
+			module+"@"+version)
 		if err != nil && b.Offline {
-			return fmt.Errorf("not in the store, and --offline forbids fetching: run the same command once without it (%w)", err)
+			return fmt.Errorf("not in the store, and --offline forbids downloads: "+
+				"run the same command once without it: %w", err)
 		}
 		if err != nil {
 			return err
@@ -350,7 +357,7 @@ func (b *Builder) releasedSource(ctx context.Context, version, sum string) (stri
 			return err
 		}
 		if sum != "" && got.Sum != sum {
-			return fmt.Errorf("expected the module with sum %s, found %s", sum, got.Sum)
+			return fmt.Errorf("wrong sum of the module: expected %s, found %s", sum, got.Sum)
 		}
 		return errors.Join(copyTree(ctx, got.Dir, filepath.Join(dir, "neb")), os.RemoveAll(modcache))
 	})

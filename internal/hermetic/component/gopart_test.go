@@ -15,9 +15,10 @@ import (
 func TestProgram(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"go.mod":                 "module " + module + "\n",
-		"go.sum":                 "",
-		"cmd/x/main.go":          "package main\nimport (\n\"fmt\"\n\"" + module + "/a\"\n\"golang.org/x/sys/unix\"\n)\n",
+		"go.mod": "module " + module + "\n",
+		"go.sum": "",
+		"cmd/x/main.go": "package main\nimport (\n\"fmt\"\n\"" + module +
+			"/a\"\n\"golang.org/x/sys/unix\"\n)\n",
 		"cmd/x/main_test.go":     "package main\nimport \"example.org/only/for/tests\"\n",
 		"cmd/x/testdata/big":     "",
 		"a/a_windows.go":         "package a\nimport _ \"golang.org/x/sys/windows\"\nimport _ \"" + module + "/b\"\n",
@@ -28,7 +29,8 @@ func TestProgram(t *testing.T) {
 		"unrelated/unrelated.go": "package unrelated\n",
 	} {
 		path := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755),
+			os.WriteFile(path, []byte(text), 0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -36,7 +38,8 @@ func TestProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"a/a_windows.go", "a/asm_amd64.s", "a/data/one/text", "b/b.go", "cmd/x/main.go", "go.mod", "go.sum"}; !slices.Equal(p.files, want) {
+	if want := []string{"a/a_windows.go", "a/asm_amd64.s", "a/data/one/text", "b/b.go", "cmd/x/main.go",
+		"go.mod", "go.sum"}; !slices.Equal(p.files, want) {
 		t.Errorf("files: expected %q, found %q", want, p.files)
 	}
 	if want := []string{"golang.org/x/sys/unix"}; !slices.Equal(p.outside, want) {
@@ -53,16 +56,17 @@ func TestFindSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := t.TempDir()
-	if err := os.WriteFile(filepath.Join(other, "go.mod"), []byte("module example.org/other\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(other, "go.mod"), []byte("module example.org/other\n"),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ name, flag, variable, in, expected string }{
 		{"flag", own, other, "/", own},
 		{"variable", "", own, "/", own},
 		{"upwards", "", "", filepath.Join(own, "internal", "hermetic", "component"), own},
-		{"another module", other, own, "/", "expected the module " + module + ", found example.org/other"},
+		{"another module", other, own, "/", "expected module " + module + ", found example.org/other"},
 		{"no module", "/", "", "/", "go.mod"},
-		{"nowhere", "", "", other, "say where it is with --source or NEB_SOURCE"},
+		{"nowhere", "", "", other, "set --source or NEB_SOURCE"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Setenv("NEB_SOURCE", c.variable)
@@ -84,7 +88,8 @@ func TestUnzipModule(t *testing.T) {
 		entries  []string
 		expected string // error
 	}{
-		{"toolchain", []string{"golang.org/toolchain@v1/bin/go", "golang.org/toolchain@v1/pkg/tool/linux_amd64/compile", "golang.org/toolchain@v1/src/a.go"}, ""},
+		{"toolchain", []string{"golang.org/toolchain@v1/bin/go",
+			"golang.org/toolchain@v1/pkg/tool/linux_amd64/compile", "golang.org/toolchain@v1/src/a.go"}, ""},
 		{"no version", []string{"bin/go"}, `"bin/go": expected module@version/path`},
 		{"outside", []string{"golang.org/toolchain@v1/../../evil"}, "escapes"},
 		{"twice", []string{"m@v1/a", "m@v1/a"}, "file exists"},
@@ -114,7 +119,8 @@ func TestUnzipModule(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for name, mode := range map[string]fs.FileMode{"bin/go": 0o755, "pkg/tool/linux_amd64/compile": 0o755, "src/a.go": 0o644} {
+			for name, mode := range map[string]fs.FileMode{"bin/go": 0o755,
+				"pkg/tool/linux_amd64/compile": 0o755, "src/a.go": 0o644} {
 				if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode() != mode {
 					t.Errorf("%s: %v, %v", name, info, err)
 				}

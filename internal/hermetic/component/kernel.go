@@ -6,7 +6,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -18,19 +17,21 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
-// kernelArch is what building a kernel for an architecture needs to know about it.
+// kernelArch holds what the build of a kernel needs to know about each architecture.
 var kernelArch = map[string]struct {
-	arch   string // the kernel's name of it
-	cross  string // how its tools' names begin, on every host: the name is in the configuration
-	target string // of make, and its file's name
-	image  string // the file
-	set    string // the lock's compiler
+	arch string // the kernel's name of the architecture
+	// prefix of the tools, the same on every host because the configuration contains their names
+	cross  string
+	target string // of make, and the name of the output
+	image  string // path of what make makes
+	set    string // of the lock, with the compiler
 	fix    func(image *os.File) error
 
-	options, objects int // how many neb's own configuration has, tools included
+	options, objects int // of neb's own configuration, tools included
 }{
 	"x86_64": {
 		arch: "x86_64", cross: "x86_64-linux-gnu-", target: "bzImage", image: "arch/x86/boot/bzImage", set: lock.GCCx86_64,
@@ -43,7 +44,7 @@ var kernelArch = map[string]struct {
 	},
 }
 
-// The two steps of a kernel's build; what they find and leave is in their comments.
+// The two steps of building a kernel. Their comments list input and output.
 var (
 	//go:embed recipe/kernel-configure.sh
 	kernelConfigure string
@@ -51,16 +52,16 @@ var (
 	kernelCompile string
 )
 
-// kernelEnv is all that the kernel's build can know about where and when it runs.
+// kernelEnv fixes what the kernel would take from the machine that builds it.
 var kernelEnv = []string{
-	"KBUILD_BUILD_TIMESTAMP=@0", // a bare 0 would silently be the current time
+	"KBUILD_BUILD_TIMESTAMP=@0", // the kernel takes a bare 0 for the current time
 	"KBUILD_BUILD_USER=neb",
 	"KBUILD_BUILD_HOST=neb",
 	"KBUILD_BUILD_VERSION=1",
 	"XZ_DEFAULTS=-T0",
 }
 
-// kernelJob is the kernel of an architecture, with its configuration, command line and nsm.ko.
+// kernelJob returns the job for a kernel, its configuration, command line and nsm.ko.
 func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
 	if err := kernel.Refuse(b.Fragments); err != nil {
 		return job{}, fmt.Errorf("kernel %s: %w", arch, err)
@@ -78,7 +79,7 @@ func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
 	patches := append(kernel.Patches(), b.Patches...)
 
 	inputs := []Input{source.input}
-	// Where a user's files are changes nothing that is built, and is nobody else's business.
+	// The directory of a user's file does not change the output, and may be private.
 	for _, p := range patches {
 		inputs = append(inputs, textInput("patch", filepath.Base(p.Name), p.Text))
 	}
@@ -89,7 +90,9 @@ func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
 		textInput("command line", "cmdline", kernel.Cmdline(arch)),
 		textInput("recipe", "kernel-configure.sh", kernelConfigure),
 		textInput("recipe", "kernel-compile.sh", kernelCompile),
-		textInput("recipe", "environment", strings.Join(append([]string{a.arch, a.cross, a.target, a.image, rootVersion, fmt.Sprint(kernel.TextOffset)}, kernelEnv...), "\n")),
+		textInput("recipe", "environment",
+			strings.Join(append([]string{a.arch, a.cross, a.target, a.image, rootVersion,
+				fmt.Sprint(kernel.TextOffset)}, kernelEnv...), "\n")),
 	)
 	inputs = append(inputs, tools.inputs()...)
 
@@ -97,25 +100,28 @@ func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
 		packages, err := b.unlessStored(ctx, tools.key(), tools.packages)
 		return slices.Concat(packages, source.fetch), err
 	}
-	return job{name: "kernel", arch: arch, inputs: inputs, needs: needs, make: func(ctx context.Context, r *run) error {
-		root, err := b.root(ctx, tools, source.fetch...)
-		if err != nil {
-			return err
-		}
-		if err := source.place(ctx, b, r); err != nil {
-			return fmt.Errorf("kernel source: %w", err)
-		}
-		return b.compileKernel(ctx, r, root, fragments, patches)
-	}}, nil
+	return job{name: "kernel", arch: arch, inputs: inputs, needs: needs,
+		make: func(ctx context.Context, r *run) error {
+			root, err := b.root(ctx, tools, source.fetch...)
+			if err != nil {
+				return err
+			}
+			if err := source.place(ctx, b, r); err != nil {
+				return fmt.Errorf("kernel source: %w", err)
+			}
+			return b.compileKernel(ctx, r, root, fragments, patches)
+		}}, nil
 }
 
-func (b *Builder) compileKernel(ctx context.Context, r *run, root string, fragments []kernel.Fragment, patches []kernel.Patch) error {
+func (b *Builder) compileKernel(ctx context.Context, r *run, root string, fragments []kernel.Fragment,
+	patches []kernel.Patch) error {
 	a := kernelArch[r.arch]
 	var all strings.Builder
 	for _, f := range fragments {
 		fmt.Fprintf(&all, "# %s\n%s\n", f.Name, f.Text)
 	}
-	texts := map[string]string{"all.config": all.String(), "configure.sh": kernelConfigure, "compile.sh": kernelCompile}
+	texts := map[string]string{"all.config": all.String(), "configure.sh": kernelConfigure,
+		"compile.sh": kernelCompile}
 	var series strings.Builder
 	for i, p := range patches {
 		name := fmt.Sprintf("%04d.patch", i)
@@ -135,7 +141,8 @@ func (b *Builder) compileKernel(ctx context.Context, r *run, root string, fragme
 		fmt.Sprintf("MAKEFLAGS=-j%d", b.jobs()),
 	}, kernelEnv...)
 	command := func(script string) sandbox.Command {
-		return sandbox.Command{Root: root, Env: env, Args: []string{"/bin/sh", "-eu", sandbox.Src + "/" + script}}
+		return sandbox.Command{Root: root, Env: env,
+			Args: []string{"/bin/sh", "-eu", sandbox.Src + "/" + script}}
 	}
 	b.Progress.Send(progress.Event{Stage: r.title(), Note: "unpacking, patching and configuring the kernel"})
 	if err := r.sandboxed(ctx, command("configure.sh")); err != nil {
@@ -153,13 +160,14 @@ func (b *Builder) compileKernel(ctx context.Context, r *run, root string, fragme
 	}
 	names := b.Fragments
 	if b.KernelSource == "" {
-		names = fragments // another kernel need not have what ours has
+		names = fragments // a user's kernel may lack options of the locked one
 	}
-	if err := kernel.CheckNames(names, os.DirFS(filepath.Join(r.work, "build", "linux")), config); err != nil {
+	if err := kernel.CheckNames(names, os.DirFS(filepath.Join(r.work, "build", "linux")),
+		config); err != nil {
 		return err
 	}
 	if len(b.Fragments) == 0 && len(b.Patches) == 0 && b.KernelSource == "" {
-		// A user may want it otherwise; a newer kernel's defaults may not.
+		// Users may weaken their own kernels. This finds changed defaults of a newer locked kernel.
 		if err := kernel.CheckHardening(r.arch, config); err != nil {
 			return fmt.Errorf("the configuration is less hardened than it must be: %w", err)
 		}
@@ -171,7 +179,8 @@ func (b *Builder) compileKernel(ctx context.Context, r *run, root string, fragme
 	}
 	r.log.counted()
 
-	for from, to := range map[string]string{"image": a.target, "config": a.target + ".config", "nsm.ko": "nsm.ko"} {
+	for from, to := range map[string]string{"image": a.target, "config": a.target + ".config",
+		"nsm.ko": "nsm.ko"} {
 		if err := os.Rename(filepath.Join(r.work, "out", from), filepath.Join(r.dir, to)); err != nil {
 			return err
 		}
@@ -188,27 +197,28 @@ func (b *Builder) compileKernel(ctx context.Context, r *run, root string, fragme
 	return os.WriteFile(filepath.Join(r.dir, "cmdline"), []byte(kernel.Cmdline(r.arch)+"\n"), 0o644)
 }
 
-// object matches the lines of make that compile something for the kernel or for its tools.
+// object matches the lines that make prints for each object of the kernel and its tools.
 var object = regexp.MustCompile(`^  (CC|AS|HOSTCC)( \[M\])? `)
 
 func isObject(line string) bool { return object.MatchString(line) }
 
 var optionOn = regexp.MustCompile(`(?m)^CONFIG_\w+=[ym]$`)
 
-// estimate is about how many objects a configuration makes, by the number of its options that are on.
+// estimate returns about how many objects a configuration compiles, from the number of its enabled options.
 func estimate(arch string, config []byte) int64 {
 	on := len(optionOn.FindAllIndex(config, -1))
 	own := kernelArch[arch]
 	return int64(on * own.objects / own.options)
 }
 
-// refusedPatch reads from a job's output which patch did not apply, and where; nil if they all did.
+// refusedPatch returns an error about the patch that did not apply, from what configure.sh left in /out, or
+// nil.
 func refusedPatch(r *run, patches []kernel.Patch) error {
 	text, err := os.ReadFile(filepath.Join(r.work, "out", "patch"))
 	if err != nil {
 		return nil
 	}
-	// The last line is the number of the patch, the others are what patch(1) said.
+	// The last line is the number of the patch, the others are the messages of patch(1).
 	said := strings.Split(strings.TrimSpace(string(text)), "\n")
 	i, err := strconv.Atoi(strings.TrimSuffix(said[len(said)-1], ".patch"))
 	if err != nil || i >= len(patches) {
@@ -222,14 +232,15 @@ func refusedPatch(r *run, patches []kernel.Patch) error {
 		}
 		where = append(where, strings.TrimSpace(file+": "+line))
 	}
-	return fmt.Errorf("patch %s does not apply to this kernel: %s", patches[i].Name, strings.Join(where, "; "))
+	return fmt.Errorf("patch %s does not apply to this kernel: %s", patches[i].Name,
+		strings.Join(where, "; "))
 }
 
-// kernelSource is where a kernel's source comes from.
+// kernelSource is the source of a kernel.
 type kernelSource struct {
 	input Input
 	fetch []lock.File
-	// place makes it either work/src/linux.tar or the directory work/build/linux.
+	// place writes it as work/src/linux.tar or as the directory work/build/linux.
 	place func(ctx context.Context, b *Builder, r *run) error
 }
 
@@ -245,7 +256,7 @@ func (b *Builder) kernelSource(ctx context.Context) (kernelSource, error) {
 	if err != nil {
 		return kernelSource{}, fmt.Errorf("kernel source: %w", err)
 	}
-	// A walk does not follow a link at its beginning, and /usr/src/linux often is one.
+	// WalkDir does not follow a symbolic link as its root, and /usr/src/linux often is one.
 	path, err := filepath.EvalSymlinks(b.KernelSource)
 	if err != nil {
 		return kernelSource{}, fmt.Errorf("kernel source: %w", err)
@@ -253,13 +264,15 @@ func (b *Builder) kernelSource(ctx context.Context) (kernelSource, error) {
 	own := Input{Kind: "kernel source", Name: "user's own"}
 	same := func(sum string, err error) error {
 		if err == nil && sum != own.SHA256 {
-			err = fmt.Errorf("%s has changed since the build began: SHA-256 %s then, %s now", b.KernelSource, own.SHA256, sum)
+			err = fmt.Errorf("%s changed during the build: SHA-256 was %s, is %s", b.KernelSource, own.SHA256,
+				sum)
 		}
 		return err
 	}
 	if info.IsDir() {
 		if _, err := os.Stat(filepath.Join(path, "Kconfig")); err != nil {
-			return kernelSource{}, fmt.Errorf("kernel source: %s has no file Kconfig, expected the top of a kernel's source tree", b.KernelSource)
+			return kernelSource{}, fmt.Errorf("kernel source: %s has no file Kconfig: "+
+				"expected the top directory of a kernel source tree", b.KernelSource)
 		}
 		own.SHA256, err = hashTree(ctx, path)
 		return kernelSource{input: own, place: func(ctx context.Context, b *Builder, r *run) error {
@@ -270,18 +283,18 @@ func (b *Builder) kernelSource(ctx context.Context) (kernelSource, error) {
 			return same(hashTree(ctx, copied))
 		}}, err
 	}
-	own.SHA256, own.Size, err = hashFile(path)
-	return kernelSource{input: own, place: func(_ context.Context, b *Builder, r *run) error {
+	own.SHA256, own.Size, err = stream.SHA256(ctx, path)
+	return kernelSource{input: own, place: func(ctx context.Context, b *Builder, r *run) error {
 		copied := filepath.Join(r.work, "src", "linux.tar")
 		if err := copyInto(path, copied); err != nil {
 			return err
 		}
-		sum, _, err := hashFile(copied)
+		sum, _, err := stream.SHA256(ctx, copied)
 		return same(sum, err)
 	}}, err
 }
 
-// placeLockedKernel takes the source's tarball out of its Debian package.
+// placeLockedKernel extracts the source tarball from its Debian package.
 func placeLockedKernel(_ context.Context, b *Builder, r *run) error {
 	deb, err := os.Open(b.Store.Path(b.Lock.Kernel))
 	if err != nil {
@@ -295,41 +308,11 @@ func placeLockedKernel(_ context.Context, b *Builder, r *run) error {
 	for archive := tar.NewReader(data); ; {
 		h, err := archive.Next()
 		if err != nil {
-			return fmt.Errorf("%s: no usr/src/linux-source-*.tar.xz in it: %w", b.Lock.Kernel.Path, err)
+			return fmt.Errorf("%s: usr/src/linux-source-*.tar.xz not found: %w", b.Lock.Kernel.Path, err)
 		}
-		if ok, _ := path.Match("usr/src/linux-source-*.tar.xz", strings.TrimPrefix(h.Name, "./")); ok && h.Typeflag == tar.TypeReg {
+		if ok, _ := path.Match("usr/src/linux-source-*.tar.xz", strings.TrimPrefix(h.Name, "./")); ok &&
+			h.Typeflag == tar.TypeReg {
 			return writeInto(filepath.Join(r.work, "src", "linux.tar"), archive)
 		}
 	}
-}
-
-// place writes texts as files of a directory of work.
-func place(work, dir string, texts map[string]string) error {
-	for name, text := range texts {
-		if err := writeInto(filepath.Join(work, dir, name), strings.NewReader(text)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func writeInto(path string, r io.Reader) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, r)
-	return errors.Join(err, f.Chmod(0o644), f.Close()) // whatever the umask
-}
-
-func copyInto(from, to string) error {
-	f, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return writeInto(to, f)
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
-// The same source and lock make the same bytes as root, as an ordinary user and in a container without rights,
-// with another number of jobs, umask, time zone, directory and environment.
+// The same source and lock make the same bytes as root, as an ordinary user and in a container without
+// rights, with another number of jobs, umask, time zone, directory and environment.
 func TestSameBytesEverywhere(t *testing.T) {
 	require.Root(t)
 	kernelSource, source := readable(t, tinyKernel(t)), readable(t, sourceOf(t))
@@ -37,8 +37,10 @@ func TestSameBytesEverywhere(t *testing.T) {
 		{"user", sandbox.UserNamespaces, ordinary, func(t *task, cmd *exec.Cmd) {
 			t.Jobs = 3
 			cmd.Dir = "/"
-			cmd.Env = append(cmd.Env, "TZ=Asia/Kathmandu", "LC_ALL=de_DE.UTF-8", "HOME=/", "KCFLAGS=-O3", "CC=false", "GOFLAGS=-tags=x", "MAKEFLAGS=-i")
-			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinary, Gid: ordinary}}
+			cmd.Env = append(cmd.Env, "TZ=Asia/Kathmandu", "LC_ALL=de_DE.UTF-8", "HOME=/", "KCFLAGS=-O3",
+				"CC=false", "GOFLAGS=-tags=x", "MAKEFLAGS=-i")
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinary,
+				Gid: ordinary}}
 		}},
 		{"container", sandbox.Chroot, 0, func(t *task, cmd *exec.Cmd) { t.Jail = true }},
 	} {
@@ -114,9 +116,12 @@ func TestAarch64Kernel(t *testing.T) {
 // The tiny kernel obeys neither of these, as Kconfig would not.
 func TestOptionsThatDoNotSurvive(t *testing.T) {
 	b := sharedBuilder(t)
-	b.Fragments = []kernel.Fragment{{Name: "mine.config", Text: "CONFIG_FINE=y\nCONFIG_UNHEARD_OF=y\n\nCONFIG_OVERRIDDEN=y\n"}}
+	b.Fragments = []kernel.Fragment{{Name: "mine.config",
+		Text: "CONFIG_FINE=y\nCONFIG_UNHEARD_OF=y\n\nCONFIG_OVERRIDDEN=y\n"}}
 	_, err := b.Build(t.Context(), "x86_64", "kernel")
-	if err == nil || !strings.Contains(err.Error(), "mine.config:2: CONFIG_UNHEARD_OF") || !strings.Contains(err.Error(), "mine.config:4: CONFIG_OVERRIDDEN") || strings.Contains(err.Error(), "FINE") {
+	if err == nil || !strings.Contains(err.Error(), "mine.config:2: CONFIG_UNHEARD_OF") ||
+		!strings.Contains(err.Error(), "mine.config:4: CONFIG_OVERRIDDEN") ||
+		strings.Contains(err.Error(), "FINE") {
 		t.Errorf("found %v", err)
 	}
 	if b.Fragments[0].Text = "CONFIG_FINE=y\n"; err != nil {
@@ -145,16 +150,19 @@ func TestPatches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if image, err := os.ReadFile(filepath.Join(outputs[0].Dir, "bzImage")); err != nil || !bytes.Contains(image, []byte("patched")) {
+	if image, err := os.ReadFile(filepath.Join(outputs[0].Dir, "bzImage")); err != nil ||
+		!bytes.Contains(image, []byte("patched")) {
 		t.Errorf("the patch is not in the image: %v", err)
 	}
 	// One file with two commits, the second of which goes on where the first was.
-	again := strings.NewReplacer(`-	puts(__FILE__ " " __DATE__ " " __TIME__ " " __VERSION__ " " STAMP);`, `-	puts("patched");`, `+	puts("patched");`, `+	puts("patched twice");`)
+	again := strings.NewReplacer(`-	puts(__FILE__ " " __DATE__ " " __TIME__ " " __VERSION__ " " STAMP);`,
+		`-	puts("patched");`, `+	puts("patched");`, `+	puts("patched twice");`)
 	b.Patches = []kernel.Patch{{Name: "series.patch", Text: goodPatch + again.Replace(goodPatch)}}
 	if outputs, err = b.Build(t.Context(), "x86_64", "kernel"); err != nil {
 		t.Fatal(err)
 	}
-	if image, err := os.ReadFile(filepath.Join(outputs[0].Dir, "bzImage")); err != nil || !bytes.Contains(image, []byte("patched twice")) {
+	if image, err := os.ReadFile(filepath.Join(outputs[0].Dir, "bzImage")); err != nil ||
+		!bytes.Contains(image, []byte("patched twice")) {
 		t.Errorf("the series is not in the image: %v", err)
 	}
 	dir := outputs[0].Dir
@@ -163,14 +171,17 @@ func TestPatches(t *testing.T) {
 		t.Errorf("the same patch at another place gives another output: %v", err)
 	}
 	for _, c := range []struct{ name, text, expected string }{
-		{"hunk.patch", strings.ReplaceAll(goodPatch, "All that", "Everything that"), "main.c: Hunk #1 FAILED at 3"},
-		{"fuzz.patch", strings.ReplaceAll(goodPatch, "int main(void)", "int main(int argc)"), "main.c: Hunk #1 FAILED at 3"},
+		{"hunk.patch", strings.ReplaceAll(goodPatch, "All that", "Everything that"),
+			"main.c: Hunk #1 FAILED at 3"},
+		{"fuzz.patch", strings.ReplaceAll(goodPatch, "int main(void)", "int main(int argc)"),
+			"main.c: Hunk #1 FAILED at 3"},
 		{"file.patch", strings.ReplaceAll(goodPatch, "main.c", "other.c"), "can't find file to patch"},
 		{"garbage.patch", "hello\n", "Only garbage was found"},
 	} {
 		b.Patches = []kernel.Patch{{Name: "good.patch", Text: goodPatch}, {Name: c.name, Text: c.text}}
 		_, err := b.Build(t.Context(), "x86_64", "kernel")
-		if err == nil || !strings.Contains(err.Error(), "patch "+c.name+" does not apply") || !strings.Contains(err.Error(), c.expected) {
+		if err == nil || !strings.Contains(err.Error(), "patch "+c.name+" does not apply") ||
+			!strings.Contains(err.Error(), c.expected) {
 			t.Errorf("%s: expected %q, found %v", c.name, c.expected, err)
 		}
 	}
@@ -192,7 +203,8 @@ func TestLinkedSource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(tree, "main.c"), append(main, "/* more */\n"...), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(tree, "main.c"), append(main, "/* more */\n"...),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	again, err := b.Build(t.Context(), "x86_64", "kernel")
@@ -203,14 +215,16 @@ func TestLinkedSource(t *testing.T) {
 
 func TestCompilerErrorIsShown(t *testing.T) {
 	b := sharedBuilder(t)
-	if err := os.WriteFile(filepath.Join(b.KernelSource, "main.c"), []byte("int main(void) { return wrong; }\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(b.KernelSource, "main.c"),
+		[]byte("int main(void) { return wrong; }\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	_, err := b.Build(t.Context(), "x86_64", "kernel")
 	if err == nil {
 		t.Fatal("expected an error")
 	}
-	for _, expected := range []string{"kernel x86_64: compiling: ", "exit status 2", "/logs/kernel-x86_64-", "main.c:1:25: error: 'wrong' undeclared"} {
+	for _, expected := range []string{"kernel x86_64: compiling: ", "exit status 2", "/logs/kernel-x86_64-",
+		"main.c:1:25: error: 'wrong' undeclared"} {
 		if !strings.Contains(err.Error(), expected) {
 			t.Errorf("expected %q in %v", expected, err)
 		}
@@ -222,7 +236,8 @@ func TestKernelTarball(t *testing.T) {
 	b := sharedBuilder(t)
 	source := tinyKernel(t)
 	tarball := filepath.Join(t.TempDir(), "linux.tar.gz")
-	if out, err := exec.Command("tar", "-czf", tarball, "-C", filepath.Dir(source), "--transform=s,^[^/]*,linux-6.12,", filepath.Base(source)).CombinedOutput(); err != nil {
+	if out, err := exec.Command("tar", "-czf", tarball, "-C", filepath.Dir(source),
+		"--transform=s,^[^/]*,linux-6.12,", filepath.Base(source)).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	sums := map[string]string{}
@@ -243,7 +258,8 @@ func TestKernelTarball(t *testing.T) {
 		t.TempDir():                           "no file Kconfig",
 	} {
 		b.KernelSource = source
-		if _, err := b.Build(t.Context(), "x86_64", "kernel"); err == nil || !strings.Contains(err.Error(), expected) {
+		if _, err := b.Build(t.Context(), "x86_64", "kernel"); err == nil ||
+			!strings.Contains(err.Error(), expected) {
 			t.Errorf("%s: found %v", source, err)
 		}
 	}

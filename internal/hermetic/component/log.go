@@ -12,20 +12,20 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 )
 
-// tail is how many lines of a log an error shows.
+// tail is how many lines of the log an error shows.
 const tail = 20
 
-// log takes what the commands of a job say. It is kept, by name, only when the job fails.
+// log is the output of the commands of a job. The file is kept only if the job fails.
 type log struct {
 	path string
 
 	mu     sync.Mutex
 	file   *os.File
-	line   []byte   // the last one, not ended yet
-	last   []string // the last whole ones, at most tail
+	line   []byte   // incomplete last line
+	last   []string // last complete lines, at most tail
 	report progress.Func
 	event  progress.Event
-	counts func(line string) bool // lines that are progress; nil for none
+	counts func(line string) bool // reports whether a line is progress; may be nil
 }
 
 func newLog(s *store.Store, key, stage string, report progress.Func) (*log, error) {
@@ -36,7 +36,8 @@ func newLog(s *store.Store, key, stage string, report progress.Func) (*log, erro
 	return &log{path: file.Name(), file: file, report: report, event: progress.Event{Stage: stage}}, nil
 }
 
-// count makes the lines for which is answers true progress, out of an estimate.
+// count reports every line for which is returns true as progress. estimate is about how many such lines
+// there are.
 func (l *log) count(stage, unit string, estimate int64, is func(line string) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -44,7 +45,7 @@ func (l *log) count(stage, unit string, estimate int64, is func(line string) boo
 	l.counts = is
 }
 
-// counted ends what count began: whatever the estimate was, all is done.
+// counted ends the progress of count, and corrects the estimate.
 func (l *log) counted() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -80,12 +81,12 @@ func (l *log) add(line string) {
 	}
 }
 
-// errLogged marks an error whose reason is in the log.
+// errLogged is an error whose reason is in the log.
 type errLogged struct{ error }
 
 func (e errLogged) Unwrap() error { return e.error }
 
-// close ends the log with the job's error, and returns that with what the log has to say about it.
+// close closes the log and returns the job's error, with the last lines of the log if it is an errLogged.
 func (l *log) close(err error, interrupted bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

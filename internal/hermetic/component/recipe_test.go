@@ -11,14 +11,15 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
 )
 
-// A recipe makes something with one script in one sandbox: sources in /src, results to /out.
+// A recipe makes an output with one script in one sandbox: sources are in /src, the output goes to /out.
 type recipe struct {
 	sets    []string                       // of the lock
-	sources func(l *lock.Lock) []lock.File // found in /src by the last element of their paths
-	script  string                         // for /bin/sh -eu, in /build; $JOBS is how many processes at once
-	title   string                         // of its progress
-	counts  func(line string) bool         // lines of its output that are progress
-	lines   int64                          // about how many of them there are
+	sources func(l *lock.Lock) []lock.File // in /src by the last element of their paths
+	// for /bin/sh -eu, in /build; $JOBS is the number of parallel processes
+	script string
+	title  string                 // of its progress
+	counts func(line string) bool // reports whether a line of its log is progress
+	lines  int64                  // about how many of those lines there are
 }
 
 func (b *Builder) recipe(ctx context.Context, name string, rec recipe) (Output, error) {
@@ -35,7 +36,8 @@ func (b *Builder) recipe(ctx context.Context, name string, rec recipe) (Output, 
 			return err
 		}
 		for _, f := range sources {
-			if err := copyInto(b.Store.Path(f), filepath.Join(r.work, "src", filepath.Base(f.Path))); err != nil {
+			if err := copyInto(b.Store.Path(f),
+				filepath.Join(r.work, "src", filepath.Base(f.Path))); err != nil {
 				return err
 			}
 		}
@@ -56,14 +58,14 @@ func (b *Builder) recipe(ctx context.Context, name string, rec recipe) (Output, 
 	}})
 }
 
-// moveAll moves what is in one directory into another.
+// moveAll moves the content of one directory into another.
 func moveAll(from, to string) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {
 		return err
 	}
 	if len(entries) == 0 {
-		return errors.New("nothing was made")
+		return errors.New("the recipe left no output")
 	}
 	for _, e := range entries {
 		if err := os.Rename(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {

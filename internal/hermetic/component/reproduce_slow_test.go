@@ -40,7 +40,8 @@ func TestKernels(t *testing.T) {
 		}
 		version := strings.TrimSuffix(b.Lock.Kernel.Version, "-1")
 		name := map[string]string{"x86_64": "x86_64", "aarch64": "arm64"}[arch]
-		if line := strings.Split(string(config), "\n")[2]; line != "# Linux/"+name+" "+version+" Kernel Configuration" {
+		if line := strings.Split(string(config),
+			"\n")[2]; line != "# Linux/"+name+" "+version+" Kernel Configuration" {
 			t.Errorf("%s: line 3 of the configuration is %q", arch, line)
 		}
 		for _, file := range []string{image, "nsm.ko"} {
@@ -60,8 +61,9 @@ func TestKernels(t *testing.T) {
 	}
 }
 
-// As an ordinary user, with another number of jobs, umask, time zone and directory, and with a store that has the downloads alone, the
-// set is the same: all of x86_64's, and what is not compiled by the kernel's toolchain of aarch64's.
+// As an ordinary user, with another number of jobs, umask, time zone and directory, and with a store that
+// has the downloads alone, the set is the same: all of x86_64's, and what is not compiled by the kernel's
+// toolchain of aarch64's.
 func TestSetAsUser(t *testing.T) {
 	require.Time(t)
 	b := realBuilder(t)
@@ -82,8 +84,10 @@ func TestSetAsUser(t *testing.T) {
 			defer syscall.Umask(syscall.Umask(0o077)) // the child's alone
 			return k.child(t, func(cmd *exec.Cmd) {
 				cmd.Dir = "/"
-				cmd.Env = append(cmd.Env, "TZ=Pacific/Chatham", "HOME=/", "SOURCE_DATE_EPOCH=1000000000", "KBUILD_BUILD_USER=somebody")
-				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinary, Gid: ordinary}}
+				cmd.Env = append(cmd.Env, "TZ=Pacific/Chatham", "HOME=/", "SOURCE_DATE_EPOCH=1000000000",
+					"KBUILD_BUILD_USER=somebody")
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinary,
+					Gid: ordinary}}
 			})
 		}()
 		if o.Error != "" {
@@ -98,19 +102,24 @@ func TestSetAsUser(t *testing.T) {
 		for _, out := range outputs {
 			for _, f := range out.Files {
 				if got[f.Name] != f.SHA256 {
-					t.Errorf("%s for %s: %s as an ordinary user, %s as root", f.Name, set.arch, got[f.Name], f.SHA256)
+					t.Errorf("%s for %s: %s as an ordinary user, %s as root", f.Name, set.arch, got[f.Name],
+						f.SHA256)
 				}
 			}
 		}
 	}
 }
 
-// Kconfig drops an option that it does not know, and overrides one that the architecture decides; neb says so.
+// Kconfig drops an option that it does not know, and overrides one that the architecture decides; neb says
+// so.
 func TestKconfigIsNotObeyed(t *testing.T) {
 	b := realBuilder(t)
-	b.Fragments = []kernel.Fragment{{Name: "mine.config", Text: "CONFIG_UNHEARD_OF=y\n# CONFIG_64BIT is not set\n"}}
+	b.Fragments = []kernel.Fragment{{Name: "mine.config",
+		Text: "CONFIG_UNHEARD_OF=y\n# CONFIG_64BIT is not set\n"}}
 	_, err := b.Build(t.Context(), "x86_64", "kernel")
-	if err == nil || !strings.Contains(err.Error(), "mine.config:1: CONFIG_UNHEARD_OF=y is not in the final configuration") || !strings.Contains(err.Error(), "mine.config:2: CONFIG_64BIT=n became CONFIG_64BIT=y") {
+	if err == nil || !strings.Contains(err.Error(),
+		"mine.config:1: CONFIG_UNHEARD_OF=y is not in the final configuration") ||
+		!strings.Contains(err.Error(), "mine.config:2: CONFIG_64BIT=n became CONFIG_64BIT=y") {
 		t.Errorf("found %v", err)
 	}
 }

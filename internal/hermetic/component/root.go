@@ -9,7 +9,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
 )
 
-// toolchain is a set of locked packages.
+// toolchain is a list of locked packages.
 type toolchain struct{ packages []lock.File }
 
 func (b *Builder) toolchain(sets ...string) (toolchain, error) {
@@ -19,13 +19,13 @@ func (b *Builder) toolchain(sets ...string) (toolchain, error) {
 
 func (t toolchain) inputs() []Input { return lockedInputs("package", t.packages...) }
 
-// rootVersion changes when the same packages are unpacked to something else.
+// rootVersion changes when neb unpacks the same packages differently.
 const rootVersion = "2"
 
 func (t toolchain) key() string { return "root-" + keyOf("root", rootVersion, t.inputs()) }
 
-// root is the toolchain unpacked, as an output of the store that builds share. Whatever more the caller needs is
-// fetched in the same go.
+// root returns the unpacked toolchain, an output of the store. It also fetches more, in the same call of
+// Fetch.
 func (b *Builder) root(ctx context.Context, t toolchain, more ...lock.File) (string, error) {
 	key := t.key()
 	b.roots.Lock()
@@ -43,8 +43,9 @@ func (b *Builder) root(ctx context.Context, t toolchain, more ...lock.File) (str
 	return dir, err
 }
 
-// verifiedRoot is root, hashed again: once for each builder.
-func (b *Builder) verifiedRoot(ctx context.Context, key string, t toolchain, more []lock.File) (string, error) {
+// verifiedRoot is root without the builder's list of verified roots.
+func (b *Builder) verifiedRoot(ctx context.Context, key string, t toolchain, more []lock.File) (string,
+	error) {
 	dir, err := b.stored(ctx, key)
 	if err != nil {
 		return "", err
@@ -65,7 +66,7 @@ func (b *Builder) verifiedRoot(ctx context.Context, key string, t toolchain, mor
 	return dir, err
 }
 
-// Fetch brings downloads into the store, or says which of them are missing where the builder is [Builder.Offline].
+// Fetch downloads files into the store. With [Builder.Offline] it fails and names those that are missing.
 func (b *Builder) Fetch(ctx context.Context, files []lock.File) error {
 	return b.Store.Fetch(ctx, files, store.FetchOptions{Offline: b.Offline, Progress: b.Progress})
 }

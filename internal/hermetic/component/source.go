@@ -21,17 +21,17 @@ import (
 // module is neb's module path.
 const module = "github.com/nitro-enclaves-bootstrap/neb"
 
-// A sourceTree is neb's Go module in a directory.
+// sourceTree is a directory with neb's Go module.
 type sourceTree struct{ dir string }
 
-// sourceTree finds neb's source: where the user says, else in NEB_SOURCE, else from the working directory
-// upwards, else as the module that this neb was made from, at its version.
+// sourceTree finds neb's source: in Source, else in NEB_SOURCE, else in the working directory or above,
+// else by downloading the module version that this neb was built from.
 func (b *Builder) sourceTree(ctx context.Context) (*sourceTree, error) {
 	b.source.Do(func() { b.source.tree, b.source.err = b.findSource(ctx) })
 	return b.source.tree, b.source.err
 }
 
-// SourceDir is the directory of neb's source that the Go parts are built from.
+// SourceDir returns the directory of neb's source, from which the Go programs are built.
 func (b *Builder) SourceDir(ctx context.Context) (string, error) {
 	t, err := b.sourceTree(ctx)
 	if err != nil {
@@ -40,7 +40,7 @@ func (b *Builder) SourceDir(ctx context.Context) (string, error) {
 	return t.dir, nil
 }
 
-// SourceFiles are the files of the source tree that programs are compiled from, by their paths in it, sorted.
+// SourceFiles returns the files that the Go programs are compiled from, relative to the source tree, sorted.
 func (b *Builder) SourceFiles(ctx context.Context) ([]string, error) {
 	t, err := b.sourceTree(ctx)
 	if err != nil {
@@ -59,7 +59,8 @@ func (b *Builder) SourceFiles(ctx context.Context) ([]string, error) {
 }
 
 func (b *Builder) findSource(ctx context.Context) (*sourceTree, error) {
-	for _, given := range []struct{ name, dir string }{{"--source", b.Source}, {"NEB_SOURCE", os.Getenv("NEB_SOURCE")}} {
+	for _, given := range []struct{ name, dir string }{{"--source", b.Source},
+		{"NEB_SOURCE", os.Getenv("NEB_SOURCE")}} {
 		if given.dir == "" {
 			continue
 		}
@@ -72,7 +73,8 @@ func (b *Builder) findSource(ctx context.Context) (*sourceTree, error) {
 			return nil, fmt.Errorf("%s %s: %w", given.name, given.dir, err)
 		}
 		if found != module {
-			return nil, fmt.Errorf("%s %s: expected the module %s, found %s", given.name, given.dir, module, found)
+			return nil, fmt.Errorf("%s %s: expected module %s, found %s", given.name, given.dir, module,
+				found)
 		}
 		return &sourceTree{dir}, nil
 	}
@@ -92,7 +94,7 @@ func (b *Builder) findSource(ctx context.Context) (*sourceTree, error) {
 	return b.ownVersion(ctx)
 }
 
-// moduleOf is the path of the module in dir.
+// moduleOf returns the path of the module in dir.
 func moduleOf(dir string) (string, error) {
 	f, err := os.Open(filepath.Join(dir, "go.mod"))
 	if err != nil {
@@ -104,14 +106,16 @@ func moduleOf(dir string) (string, error) {
 			return strings.TrimSpace(name), nil
 		}
 	}
-	return "", fmt.Errorf("no module line in %s", f.Name())
+	return "", fmt.Errorf("%s: no module line", f.Name())
 }
 
-// ownVersion is the module at the version that this program was made from, through the Go module proxy.
+// ownVersion downloads the module version that this program was built from.
 func (b *Builder) ownVersion(ctx context.Context) (*sourceTree, error) {
 	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Path != module || info.Main.Version == "" || info.Main.Version == "(devel)" || strings.Contains(info.Main.Version, "+dirty") {
-		return nil, fmt.Errorf("neb's source is not here, and this neb was not made from a released version: say where it is with --source or NEB_SOURCE, or run neb in its checkout")
+	if !ok || info.Main.Path != module || info.Main.Version == "" || info.Main.Version == "(devel)" ||
+		strings.Contains(info.Main.Version, "+dirty") {
+		return nil, fmt.Errorf("neb's source not found, and this neb was not built from a released version: " +
+			"set --source or NEB_SOURCE, or run neb in its checkout")
 	}
 	dir, err := b.releasedSource(ctx, info.Main.Version, info.Main.Sum)
 	if err != nil {
@@ -120,7 +124,7 @@ func (b *Builder) ownVersion(ctx context.Context) (*sourceTree, error) {
 	return &sourceTree{dir}, nil
 }
 
-// A program is the part of the source tree that a main package is made of.
+// program lists the files that a main package is compiled from.
 type program struct {
 	files   []string // relative to the tree, sorted
 	outside []string // import paths from other modules, sorted
@@ -165,8 +169,8 @@ func (t *sourceTree) program(name string) (program, error) {
 	return p, nil
 }
 
-// packageFiles lists the files of the package in dir and what it imports. Directories below that hold no package
-// belong to it, as embedded files do, but for testdata.
+// packageFiles returns the files and imports of the package in dir. Subdirectories without Go files belong
+// to it, because they may be embedded; testdata does not.
 func (t *sourceTree) packageFiles(dir string) (files, imports []string, err error) {
 	entries, err := os.ReadDir(filepath.Join(t.dir, dir))
 	if err != nil {
@@ -223,7 +227,7 @@ func forLinux(dir, name string) (bool, error) {
 
 var errPackage = errors.New("a package of its own")
 
-// dataFiles lists all files below dir, unless there is Go in it.
+// dataFiles returns all files below dir, or none if there are Go files.
 func (t *sourceTree) dataFiles(dir string) ([]string, error) {
 	var files []string
 	err := fs.WalkDir(os.DirFS(t.dir), dir, func(name string, e fs.DirEntry, err error) error {

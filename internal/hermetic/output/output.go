@@ -1,5 +1,6 @@
-// Package output is the directory that neb build leaves: a directory of blobs for each architecture, as nitro-cli
-// wants them, with their hashes and what they were made of beside it.
+// Package output writes and compares the output directory of neb build: for each architecture a directory
+// of blobs, as nitro-cli expects them, and next to it their hashes and provenance. It builds nothing (see
+// component).
 //
 //	x86_64/{bzImage,bzImage.config,cmdline,init,linuxkit,nsm.ko}
 //	aarch64/{Image,Image.config,cmdline,init,linuxkit,nsm.ko}
@@ -9,8 +10,7 @@ package output
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,7 +23,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
 // Set is what was built for one architecture.
@@ -32,20 +34,20 @@ type Set struct {
 	Outputs []component.Output
 }
 
-// Provenance is what an architecture's blobs were made of, component by component.
+// Provenance lists the inputs of an architecture's blobs, by component.
 type Provenance struct {
 	Schema     int                `json:"schema"` // 1
 	Arch       string             `json:"arch"`
 	Components []component.Record `json:"components"`
 }
 
-// SumsName is the file with the SHA-256 of every blob, as sha256sum(1) writes and checks it.
+// SumsName is the file with the SHA-256 of every blob, in the format of sha256sum(1).
 const SumsName = "SHA256SUMS"
 
-// ProvenanceName is the file with an architecture's [Provenance].
+// ProvenanceName returns the name of the file with an architecture's [Provenance].
 func ProvenanceName(arch string) string { return arch + ".provenance.json" }
 
-// names are all blobs of an architecture, sorted.
+// names returns the names of all blobs of an architecture, sorted.
 func names(arch string) []string {
 	var all []string
 	for _, c := range component.Names {
@@ -55,7 +57,7 @@ func names(arch string) []string {
 	return all
 }
 
-// executable are the blobs with permission to be executed.
+// executable lists the blobs with mode 0755.
 var executable = []string{"init", "linuxkit"}
 
 func mode(name string) fs.FileMode {
@@ -65,13 +67,13 @@ func mode(name string) fs.FileMode {
 	return 0o644
 }
 
-// Write brings what was built into dir. Blobs of components that are not in sets stay as they are. Each
-// architecture's directory is exchanged for the new one in a single step: whenever this process is killed, it is
-// the old one or the new one.
+// Write writes built components to dir. It keeps the blobs of components that are not in sets. It replaces
+// the directory of each architecture atomically: if this process is killed, the directory is the old one or
+// the new one.
 func Write(dir string, sets []Set) error {
 	err := write(dir, sets)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return fmt.Errorf("output %s: %w: free space there, or choose another place with --output", dir, err)
+		return fmt.Errorf("output %s: %w; free space, or choose another disk with --output", dir, err)
 	}
 	if err != nil {
 		return fmt.Errorf("output %s: %w", dir, err)
@@ -79,7 +81,7 @@ func Write(dir string, sets []Set) error {
 	return nil
 }
 
-// Check says whether dir can become a result, before anything is built for it.
+// Check returns an error if [Write] cannot write to dir. Call it before the build.
 func Check(dir string) error {
 	if err := check(dir); err != nil {
 		return fmt.Errorf("output %s: %w", dir, err)
@@ -88,7 +90,7 @@ func Check(dir string) error {
 }
 
 func check(dir string) error {
-	above := dir // or what is nearest to it
+	above := dir // or its nearest existing parent
 	info, err := os.Stat(above)
 	for errors.Is(err, fs.ErrNotExist) && filepath.Dir(above) != above {
 		above = filepath.Dir(above)
@@ -98,15 +100,15 @@ func check(dir string) error {
 	case err != nil:
 		return err
 	case !info.IsDir():
-		return fmt.Errorf("expected a directory or nothing, found a file")
+		return fmt.Errorf("expected a directory, found a file")
 	}
 	if err := unix.Access(above, unix.W_OK); err != nil {
-		return fmt.Errorf("%s cannot be written to: %w", above, err)
+		return fmt.Errorf("%s is not writable: %w", above, err)
 	}
 	if err := checkSums(filepath.Join(dir, SumsName)); err != nil {
 		return err
 	}
-	for _, arch := range component.Archs { // whichever are built, SHA256SUMS has all
+	for _, arch := range component.Archs { // SHA256SUMS lists all
 		if _, err := present(filepath.Join(dir, arch), arch); err != nil {
 			return err
 		}
@@ -114,7 +116,7 @@ func check(dir string) error {
 	return nil
 }
 
-// checkSums refuses a file of sums that neb did not write: it would be replaced.
+// checkSums rejects a checksum file that neb did not write, because Write would replace it.
 func checkSums(path string) error {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -130,14 +132,17 @@ func checkSums(path string) error {
 		}
 		_, name, _ := strings.Cut(line, "  ")
 		arch, file := filepath.Split(name)
-		if arch = strings.TrimSuffix(arch, "/"); !slices.Contains(component.Archs, arch) || !slices.Contains(names(arch), file) {
-			return fmt.Errorf("%s is in the way: it speaks of %q, which neb does not make; move it elsewhere, or choose another directory with --output", path, name)
+		if arch = strings.TrimSuffix(arch, "/"); !slices.Contains(component.Archs, arch) ||
+			!slices.Contains(names(arch), file) {
+			return fmt.Errorf("%s was not written by neb: it lists %q; "+
+				"move it, or choose another directory with --output", path, name)
 		}
 	}
 	return nil
 }
 
-// present lists the blobs in a directory. Anything else in it is an error: it would be lost in the exchange.
+// present returns the names of the blobs in a directory. Any other file is an error, because Write would
+// remove it.
 func present(dir, arch string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -149,7 +154,8 @@ func present(dir, arch string) ([]string, error) {
 	var have []string
 	for _, e := range entries {
 		if !slices.Contains(names(arch), e.Name()) || !e.Type().IsRegular() {
-			return nil, fmt.Errorf("%s is in the way: expected nothing but %s there; move it elsewhere, or choose another directory with --output",
+			return nil, fmt.Errorf("%s was not written by neb: expected only %s; "+
+				"move it, or choose another directory with --output",
 				filepath.Join(dir, e.Name()), strings.Join(names(arch), ", "))
 		}
 		have = append(have, e.Name())
@@ -167,7 +173,7 @@ func write(dir string, sets []Set) error {
 	}
 	defer d.Close()
 	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("waiting for another neb: %w", err)
+		return fmt.Errorf("lock: %w", err)
 	}
 	if err := clean(dir); err != nil {
 		return err
@@ -190,8 +196,8 @@ func write(dir string, sets []Set) error {
 	return d.Sync()
 }
 
-// newMark begins the names of what is being written. Under the lock, whatever has such a name was left by a
-// process that was killed.
+// newMark is the prefix of temporary names. While the directory is locked, such a file is a leftover of a
+// killed process.
 const newMark = ".neb-new-"
 
 func clean(dir string) error {
@@ -210,14 +216,14 @@ func clean(dir string) error {
 	return nil
 }
 
-// exchange puts an architecture's new blobs in the place of the old ones.
+// exchange replaces the directory of an architecture.
 func exchange(dir string, set Set) error {
 	old := filepath.Join(dir, set.Arch)
 	have, err := present(old, set.Arch)
 	if err != nil {
 		return err
 	}
-	from := map[string]string{} // blob to where it comes from
+	from := map[string]string{} // source by name of the blob
 	for _, name := range have {
 		from[name] = filepath.Join(old, name)
 	}
@@ -245,10 +251,10 @@ func exchange(dir string, set Set) error {
 	}
 	err = unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, old, unix.RENAME_EXCHANGE)
 	switch {
-	case errors.Is(err, unix.ENOENT): // there is no old one
+	case errors.Is(err, unix.ENOENT): // there is no old directory
 		return os.Rename(fresh, old)
 	case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS):
-		// A file system that cannot exchange: for a moment there is neither.
+		// The file system cannot exchange names: for a moment there is no directory.
 		if err := os.Rename(old, filepath.Join(dir, newMark+"old-"+set.Arch)); err != nil {
 			return err
 		}
@@ -261,13 +267,13 @@ func exchange(dir string, set Set) error {
 	return clean(dir)
 }
 
-// isFile reports whether the file at path is f, permissions included.
+// isFile reports whether the file at path has the content and mode of f.
 func isFile(path string, f component.File) bool {
 	info, err := os.Lstat(path)
 	if err != nil || info.Size() != f.Size || info.Mode() != mode(f.Name) {
 		return false
 	}
-	sum, err := hashFile(path)
+	sum, _, err := stream.SHA256(context.Background(), path)
 	return err == nil && sum == f.SHA256
 }
 
@@ -285,7 +291,7 @@ func copyFile(from, to string, mode fs.FileMode) error {
 	return errors.Join(err, out.Chmod(mode), out.Sync(), out.Close())
 }
 
-// writeProvenance keeps the records of components that were not built now and are still there.
+// writeProvenance writes the records of set, and keeps those of other components whose blobs are unchanged.
 func writeProvenance(dir string, set Set) error {
 	path := filepath.Join(dir, ProvenanceName(set.Arch))
 	records := map[string]component.Record{}
@@ -317,7 +323,7 @@ func writeProvenance(dir string, set Set) error {
 	return replace(path, append(text, '\n'))
 }
 
-// sums is SHA256SUMS: every blob that is now in dir.
+// sums returns the content of SHA256SUMS for the blobs in dir.
 func sums(dir string) ([]byte, error) {
 	var text bytes.Buffer
 	for _, arch := range slices.Sorted(slices.Values(component.Archs)) {
@@ -326,7 +332,7 @@ func sums(dir string) ([]byte, error) {
 			return nil, err
 		}
 		for _, name := range have {
-			sum, err := hashFile(filepath.Join(dir, arch, name))
+			sum, _, err := stream.SHA256(context.Background(), filepath.Join(dir, arch, name))
 			if err != nil {
 				return nil, err
 			}
@@ -336,32 +342,13 @@ func sums(dir string) ([]byte, error) {
 	return text.Bytes(), nil
 }
 
-// replace writes a file aside and renames it, unless it is there with that content.
+// replace writes a file atomically, unless it has that content already.
 func replace(path string, content []byte) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
 		return nil
 	}
-	aside := filepath.Join(filepath.Dir(path), newMark+filepath.Base(path))
-	f, err := os.OpenFile(aside, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err := errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(aside, path)
-}
-
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return atomicfile.Write(path, func(f *os.File) error {
+		_, err := f.Write(content)
+		return errors.Join(err, f.Chmod(0o644)) // regardless of the umask
+	})
 }

@@ -26,7 +26,9 @@ import (
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("NEB_TEST_WRITE"); dir != "" {
 		for i := 0; ; i++ {
-			if err := Write(filepath.Join(dir, "result"), []Set{{"x86_64", madeIn(filepath.Join(dir, fmt.Sprint("from", i%2)), "x86_64")}}); err != nil {
+			if err := Write(filepath.Join(dir, "result"),
+				[]Set{{"x86_64", madeIn(filepath.Join(dir, fmt.Sprint("from", i%2)),
+					"x86_64")}}); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)
 			}
@@ -58,14 +60,16 @@ func made(t *testing.T, dir, arch, text string, names ...string) []component.Out
 func madeIn(dir, arch string) []component.Output {
 	var outputs []component.Output
 	for _, name := range component.Names {
-		o := component.Output{Dir: filepath.Join(dir, name), Record: component.Record{Component: name, Arch: arch, Isolation: "namespaces"}}
+		o := component.Output{Dir: filepath.Join(dir, name),
+			Record: component.Record{Component: name, Arch: arch, Isolation: "namespaces"}}
 		for _, file := range component.Files(name, arch) {
 			content, err := os.ReadFile(filepath.Join(o.Dir, file))
 			if err != nil {
 				continue
 			}
 			sum := sha256.Sum256(content)
-			o.Files = append(o.Files, component.File{Name: file, Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:])})
+			o.Files = append(o.Files, component.File{Name: file, Size: int64(len(content)),
+				SHA256: hex.EncodeToString(sum[:])})
 			o.Inputs = []component.Input{{Kind: "source file", Name: name, SHA256: o.Files[0].SHA256}}
 		}
 		if len(o.Files) > 0 {
@@ -99,7 +103,8 @@ func TestWrite(t *testing.T) {
 	old := syscall.Umask(0o077)
 	defer syscall.Umask(old)
 	dir := filepath.Join(t.TempDir(), "a", "result")
-	sets := []Set{{"x86_64", made(t, t.TempDir(), "x86_64", "one ")}, {"aarch64", made(t, t.TempDir(), "aarch64", "one ")}}
+	sets := []Set{{"x86_64", made(t, t.TempDir(), "x86_64", "one ")},
+		{"aarch64", made(t, t.TempDir(), "aarch64", "one ")}}
 	if err := Write(dir, sets); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +124,8 @@ func TestWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if lines := strings.Split(strings.TrimSpace(string(sums)), "\n"); len(lines) != 12 || !strings.HasSuffix(lines[0], "  aarch64/Image") {
+	if lines := strings.Split(strings.TrimSpace(string(sums)), "\n"); len(lines) != 12 ||
+		!strings.HasSuffix(lines[0], "  aarch64/Image") {
 		t.Errorf("sums: %q", lines)
 	}
 	check := exec.Command("sha256sum", "--check", "--strict", SumsName)
@@ -132,7 +138,8 @@ func TestWrite(t *testing.T) {
 	if err := Write(dir, []Set{{"x86_64", made(t, t.TempDir(), "x86_64", "two ", "init")}}); err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string]string{"x86_64/init": "two init", "x86_64/bzImage": "one bzImage", "aarch64/init": "one init"} {
+	for name, content := range map[string]string{"x86_64/init": "two init", "x86_64/bzImage": "one bzImage",
+		"aarch64/init": "one init"} {
 		if text, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(text) != content {
 			t.Errorf("%s: expected %q, found %q, %v", name, content, text, err)
 		}
@@ -143,7 +150,9 @@ func TestWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256([]byte("two init"))
-	if len(p.Components) != 3 || p.Components[0].Component != "init" || p.Components[0].Files[0].SHA256 != hex.EncodeToString(sum[:]) || p.Components[0].Isolation != "namespaces" {
+	if len(p.Components) != 3 || p.Components[0].Component != "init" ||
+		p.Components[0].Files[0].SHA256 != hex.EncodeToString(sum[:]) ||
+		p.Components[0].Isolation != "namespaces" {
 		t.Errorf("provenance: %s", text)
 	}
 	// A file that somebody changed since has no provenance any more, and is listed as it is.
@@ -192,7 +201,8 @@ func TestForeignSums(t *testing.T) {
 	if err := os.WriteFile(path, []byte(strings.Repeat("0", 64)+"  other.tar\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := Check(dir); err == nil || !strings.Contains(err.Error(), path+` is in the way: it speaks of "other.tar"`) {
+	if err := Check(dir); err == nil ||
+		!strings.Contains(err.Error(), path+` was not written by neb: it lists "other.tar"`) {
 		t.Errorf("found %v", err)
 	}
 	if err := os.Remove(path); err != nil {
@@ -206,8 +216,8 @@ func TestForeignSums(t *testing.T) {
 	}
 }
 
-// TestStrangeDirectory writes into a directory whose name would be a pattern to others, beside one that it would match, and takes away what a killed
-// process left in it alone.
+// TestStrangeDirectory writes into a directory whose name would be a pattern to others, beside one that it
+// would match, and takes away what a killed process left in it alone.
 func TestStrangeDirectory(t *testing.T) {
 	top := t.TempDir()
 	for _, name := range []string{"out[1]", "out["} {
@@ -236,17 +246,20 @@ func TestWriteRefuses(t *testing.T) {
 	base := t.TempDir()
 	file := filepath.Join(base, "file")
 	foreign, other := filepath.Join(base, "foreign"), filepath.Join(base, "other architecture")
-	if err := errors.Join(os.WriteFile(file, []byte("precious"), 0o644), os.MkdirAll(filepath.Join(foreign, "x86_64"), 0o755),
-		os.WriteFile(filepath.Join(foreign, "x86_64", "notes.txt"), []byte("precious"), 0o644), os.MkdirAll(filepath.Join(other, "aarch64"), 0o755),
+	if err := errors.Join(os.WriteFile(file, []byte("precious"), 0o644),
+		os.MkdirAll(filepath.Join(foreign, "x86_64"), 0o755),
+		os.WriteFile(filepath.Join(foreign, "x86_64", "notes.txt"), []byte("precious"),
+			0o644), os.MkdirAll(filepath.Join(other, "aarch64"), 0o755),
 		os.WriteFile(filepath.Join(other, "aarch64", "notes.txt"), []byte("precious"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ dir, expected string }{
 		{file, "found a file"},
-		{foreign, "notes.txt is in the way"},
-		{other, "notes.txt is in the way"},
+		{foreign, "notes.txt was not written by neb"},
+		{other, "notes.txt was not written by neb"},
 	} {
-		if err := Check(c.dir); err == nil || !strings.Contains(err.Error(), c.expected) || !strings.Contains(err.Error(), c.dir) {
+		if err := Check(c.dir); err == nil || !strings.Contains(err.Error(), c.expected) ||
+			!strings.Contains(err.Error(), c.dir) {
 			t.Errorf("%s: found %v", c.dir, err)
 		}
 		if err := Write(c.dir, []Set{{"x86_64", made(t, t.TempDir(), "x86_64", "one ")}}); err == nil {
@@ -286,7 +299,8 @@ func TestTwoAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if found, err := sums(out); err != nil || !bytes.Equal(found, listed) || bytes.Count(listed, []byte("\n")) != 6 {
+	if found, err := sums(out); err != nil || !bytes.Equal(found, listed) ||
+		bytes.Count(listed, []byte("\n")) != 6 {
 		t.Errorf("expected the sums\n%sfound\n%s%v", found, listed, err)
 	}
 }
@@ -294,7 +308,8 @@ func TestTwoAtOnce(t *testing.T) {
 func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 2 {
-		made(t, filepath.Join(dir, fmt.Sprint("from", i)), "x86_64", fmt.Sprint(i, strings.Repeat("x", 1<<16)))
+		made(t, filepath.Join(dir, fmt.Sprint("from", i)), "x86_64",
+			fmt.Sprint(i, strings.Repeat("x", 1<<16)))
 	}
 	out := filepath.Join(dir, "result")
 	for i := range 20 {
@@ -344,10 +359,12 @@ func TestNoSpaceLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := Write(out, []Set{{"x86_64", made(t, t.TempDir(), "x86_64", strings.Repeat("big", 1<<16))}})
-	if err == nil || !strings.Contains(err.Error(), "no space left on device") || !strings.Contains(err.Error(), "--output") {
+	if err == nil || !strings.Contains(err.Error(), "no space left on device") ||
+		!strings.Contains(err.Error(), "--output") {
 		t.Errorf("found %v", err)
 	}
-	if text, err := os.ReadFile(filepath.Join(out, "x86_64/init")); err != nil || string(text) != "small init" {
+	if text, err := os.ReadFile(filepath.Join(out, "x86_64/init")); err != nil ||
+		string(text) != "small init" {
 		t.Errorf("the old result: %q, %v", text, err)
 	}
 	if err := Write(out, []Set{{"x86_64", made(t, t.TempDir(), "x86_64", "fits ")}}); err != nil {
@@ -397,13 +414,14 @@ func TestCompare(t *testing.T) {
 
 func TestComponents(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := Components(dir); err == nil || !strings.Contains(err.Error(), "holds no blobs") {
+	if _, err := Components(dir); err == nil || !strings.Contains(err.Error(), "no blobs found") {
 		t.Errorf("an empty directory: %v", err)
 	}
 	if _, err := Components(filepath.Join(dir, "nothing")); err == nil {
 		t.Error("no directory: no error")
 	}
-	if err := Write(dir, []Set{{"aarch64", made(t, t.TempDir(), "aarch64", "x", "kernel", "init")}}); err != nil {
+	if err := Write(dir, []Set{{"aarch64",
+		made(t, t.TempDir(), "aarch64", "x", "kernel", "init")}}); err != nil {
 		t.Fatal(err)
 	}
 	found, err := Components(dir)
@@ -414,7 +432,8 @@ func TestComponents(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "aarch64", "init")); err != nil {
 		t.Fatal(err)
 	}
-	if found, err := Components(dir); err != nil || !slices.Equal(found["aarch64"], []string{"init", "kernel"}) {
+	if found, err := Components(dir); err != nil ||
+		!slices.Equal(found["aarch64"], []string{"init", "kernel"}) {
 		t.Errorf("without init: found %v, %v", found, err)
 	}
 	// So does a whole architecture.

@@ -2,6 +2,7 @@ package output
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,17 +12,18 @@ import (
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
-// Finding is what [Compare] says about one file.
+// Finding is what [Compare] found about one file.
 type Finding struct {
-	Path     string `json:"path"` // below the result
+	Path     string `json:"path"` // relative to the output directory
 	State    State  `json:"state"`
 	Expected string `json:"expected,omitempty"` // SHA-256
 	Found    string `json:"found,omitempty"`    // SHA-256
 }
 
-// State is how a file compares with what the source and the lock make.
+// State is the result of comparing a file with the one that source and lock make.
 type State string
 
 const (
@@ -31,7 +33,8 @@ const (
 	Unexpected State = "unexpected" // a file that no component makes
 )
 
-// Components finds out what is in dir: the components of which at least one file is there, or stands in SHA256SUMS, by architecture.
+// Components returns the components in dir, by architecture: those with at least one file in dir or in
+// SHA256SUMS.
 func Components(dir string) (map[string][]string, error) {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -56,12 +59,13 @@ func Components(dir string) (map[string][]string, error) {
 		}
 	}
 	if len(found) == 0 {
-		return nil, fmt.Errorf("%s holds no blobs: expected x86_64/bzImage, aarch64/Image, … as 'neb build' makes them", dir)
+		return nil, fmt.Errorf("%s: no blobs found: "+
+			"expected x86_64/bzImage, aarch64/Image, … as 'neb build' writes them", dir)
 	}
 	return found, nil
 }
 
-// Compare compares the blobs in dir, and their SHA256SUMS if it is there, with what was built, file by file.
+// Compare compares the blobs in dir, and SHA256SUMS if it exists, with what was built, file by file.
 func Compare(dir string, built []Set) ([]Finding, error) {
 	var findings []Finding
 	for _, set := range built {
@@ -94,7 +98,7 @@ func Compare(dir string, built []Set) ([]Finding, error) {
 			case f.Expected == "" || !info.Mode().IsRegular():
 				f.State = Unexpected
 			default:
-				if f.Found, err = hashFile(path); err != nil {
+				if f.Found, _, err = stream.SHA256(context.Background(), path); err != nil {
 					return nil, err
 				}
 				f.State = Different

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -12,14 +11,16 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
-// chrootID is the user and group that a command in a bare chroot runs as: nobody else's, so that file permissions
-// protect the toolchain.
+// chrootID is the user and group ID of commands in mode [Chroot]. Nothing else has this ID, so that file
+// permissions protect the toolchain.
 const chrootID = 28261
 
-// runChroot runs c where nothing can be mounted: the root is a forest of hard links to the toolchain, the
-// writable directories are moved into it and back.
+// runChroot runs c without mounts: the root consists of hard links to the toolchain, and the writable
+// directories are moved into it and back.
 func runChroot(ctx context.Context, c Command) error {
 	root := filepath.Join(c.Work, "root")
 	if err := os.RemoveAll(root); err != nil {
@@ -38,7 +39,7 @@ func runChroot(ctx context.Context, c Command) error {
 	}
 	runErr := start(ctx, Chroot.spec(c), c.Output)
 	if ctx.Err() != nil {
-		return runErr // work is thrown away: putting a kernel's tree in order would take its time
+		return runErr // the caller drops work; restoring the owners of a kernel's tree would take long
 	}
 	if err := back(); err != nil {
 		return errors.Join(runErr, fmt.Errorf("sandbox: %w", err))
@@ -48,12 +49,13 @@ func runChroot(ctx context.Context, c Command) error {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	if changed := difference(before, after); changed != "" {
-		return fmt.Errorf("sandbox: %s of the toolchain was changed by the build; nothing of it can be used", changed)
+		return fmt.Errorf("sandbox: the build changed %s of the toolchain, "+
+			"which must not be used again", changed)
 	}
 	return runErr
 }
 
-// tryChroot finds out whether runChroot would work.
+// tryChroot probes whether runChroot works.
 func tryChroot(ctx context.Context, c Command) error {
 	root := filepath.Join(c.Work, "root")
 	if err := makeDevices(root); err != nil {
@@ -65,7 +67,7 @@ func tryChroot(ctx context.Context, c Command) error {
 	return start(ctx, Chroot.spec(c), nil)
 }
 
-// forest makes root out of c.Root and c.Trees, and a /dev.
+// forest fills root with hard links to c.Root and c.Trees, and /dev.
 func (c Command) forest(root string) error {
 	if err := mkdir(root); err != nil {
 		return err
@@ -88,7 +90,7 @@ func (c Command) forest(root string) error {
 	return mkdir(filepath.Join(root, "proc"))
 }
 
-// mkdir makes a directory that the user of a chroot can enter, whatever the umask.
+// mkdir creates a directory with mode 0755, regardless of the umask: chrootID must be able to enter it.
 func mkdir(path string) error {
 	if err := os.Mkdir(path, 0o755); err != nil {
 		return err
@@ -96,7 +98,7 @@ func mkdir(path string) error {
 	return os.Chmod(path, 0o755)
 }
 
-// mkdirAll is mkdir for a directory and those above it, where they are missing.
+// mkdirAll is mkdir for a directory and its missing parents.
 func mkdirAll(path string) error {
 	err := mkdir(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -123,7 +125,7 @@ func makeDevices(root string) error {
 		if err := os.Chmod(path, 0o666); err != nil {
 			return err
 		}
-		// A file system mounted nodev lets devices be made but not opened.
+		// On a file system mounted nodev a device can be created and not opened.
 		f, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil && d.name == "null" {
 			return err
@@ -140,7 +142,7 @@ func makeDevices(root string) error {
 	return nil
 }
 
-// linkTree makes at to (a directory that is there) what is at from, with hard links for files, without the
+// linkTree copies the tree from into the existing directory to, with hard links for files, and without the
 // top-level entries in skip.
 func linkTree(from, to string, skip []string) error {
 	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
@@ -174,7 +176,7 @@ func linkTree(from, to string, skip []string) error {
 			}
 			return err
 		}
-		return fmt.Errorf("%s is neither a file, a directory nor a link", path)
+		return fmt.Errorf("%s: expected a file, directory or symbolic link, found %v", path, e.Type())
 	})
 }
 
@@ -199,8 +201,8 @@ func copyFile(from, to string) error {
 	return out.Close()
 }
 
-// moveIn moves the writable directories of work into root and gives them to the command's user. The function it
-// returns undoes that, once.
+// moveIn moves the writable directories of work into root and changes their owner to chrootID. The function
+// that it returns undoes that, once.
 func moveIn(work, root string) (back func() error, err error) {
 	var moved []string
 	back = func() error {
@@ -238,7 +240,7 @@ func giveTree(dir string, uid, gid int) error {
 	})
 }
 
-// digest is the type, permissions and content of everything below dir, by path.
+// digest returns type, permissions and content of everything in dir, by path.
 func digest(ctx context.Context, dir string) (map[string]string, error) {
 	sums := map[string]string{}
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
@@ -261,7 +263,7 @@ func digest(ctx context.Context, dir string) (map[string]string, error) {
 		case fs.ModeSymlink:
 			content, err = os.Readlink(path)
 		case 0:
-			content, err = hashFile(path)
+			content, _, err = stream.SHA256(ctx, path)
 		}
 		sums["/"+rel] = fmt.Sprint(info.Mode(), " ", content)
 		return err
@@ -269,20 +271,7 @@ func digest(ctx context.Context, dir string) (map[string]string, error) {
 	return sums, err
 }
 
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return string(h.Sum(nil)), nil
-}
-
-// difference names the first path, in order, that is not the same in a and b.
+// difference returns the first path, in order, that differs between a and b.
 func difference(a, b map[string]string) string {
 	first := ""
 	for _, pair := range [][2]map[string]string{{a, b}, {b, a}} {

@@ -9,36 +9,38 @@ import (
 	"syscall"
 )
 
-// Mode is how a sandbox is closed off.
+// Mode is the isolation of a sandbox.
 type Mode string
 
 const (
-	// Namespaces is root making mount, pid, network, host name and IPC namespaces.
+	// Namespaces means mount, pid, network, UTS and IPC namespaces, made by root.
 	Namespaces Mode = "namespaces"
-	// UserNamespaces is an ordinary user (or root without the right to mount) doing the same in a user namespace.
+	// UserNamespaces means the same namespaces inside a user namespace, for ordinary users and for root
+	// without the right to mount.
 	UserNamespaces Mode = "user namespaces"
-	// Chroot is root in a container where neither namespaces nor mounts are allowed. A system call filter keeps the
-	// network out and a user id of its own keeps the command from writing to the toolchain, which is hashed before
-	// and afterwards; what cannot be enforced is in [Mode.Gaps].
+	// Chroot is for root in a container that allows neither namespaces nor mounts. A system call filter
+	// denies the network. A user ID of its own denies writing to the toolchain, which is also hashed before
+	// and after. [Mode.Gaps] lists what is not enforced.
 	Chroot Mode = "chroot"
 )
 
-// Gaps says what a sandbox in mode m cannot enforce.
+// Gaps lists what a sandbox in mode m does not enforce.
 func (m Mode) Gaps() []string {
 	if m != Chroot {
 		return nil
 	}
 	return []string{
-		"the host name and the processes of this machine can be seen by the build",
+		"the build can see the host name and the processes of this machine",
 		"/proc is missing in the build",
-		"the toolchain is protected by file permissions and by checking its hashes afterwards, not by a read-only mount",
+		"file permissions and a check of hashes afterwards protect the toolchain, not a read-only mount",
 	}
 }
 
 func (m Mode) attributes() *syscall.SysProcAttr {
-	// A session of its own: Ctrl-C reaches neb, which then ends the sandbox.
+	// A new session: the sandbox must not receive Ctrl-C, because neb ends it.
 	a := &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	const namespaces = syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
+	const namespaces = syscall.CLONE_NEWNS | syscall.CLONE_NEWPID |
+		syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
 	switch m {
 	case Namespaces:
 		a.Cloneflags = namespaces
@@ -47,13 +49,13 @@ func (m Mode) attributes() *syscall.SysProcAttr {
 		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 	case Chroot:
-		a.Pdeathsig = syscall.SIGTERM // so that it can kill the rest
+		a.Pdeathsig = syscall.SIGTERM // lets it kill the others
 	}
 	return a
 }
 
-// Choose finds the strongest mode that this machine allows, by trying each one with a command in dir, a directory
-// that the caller can write to and removes afterwards.
+// Choose returns the strongest mode that works on this machine. It tries each mode in dir, a directory that
+// the caller can write to and removes afterwards.
 func Choose(ctx context.Context, dir string) (Mode, error) {
 	modes := []Mode{UserNamespaces}
 	if os.Geteuid() == 0 {
@@ -70,10 +72,11 @@ func Choose(ctx context.Context, dir string) (Mode, error) {
 		}
 		refused = append(refused, fmt.Sprintf("%s: %v", m, err))
 	}
-	return "", fmt.Errorf("this machine allows no way to isolate a build (%s); %s", strings.Join(refused, "; "), advice("/proc/sys"))
+	return "", fmt.Errorf("this machine allows no way to isolate a build: %s; %s",
+		strings.Join(refused, "; "), advice("/proc/sys"))
 }
 
-// try runs nothing in mode m, in a root of nothing.
+// try probes whether mode m works.
 func (m Mode) try(ctx context.Context, dir string) error {
 	work, err := os.MkdirTemp(dir, "try-")
 	if err != nil {
@@ -91,14 +94,16 @@ func (m Mode) try(ctx context.Context, dir string) error {
 	return start(ctx, m.spec(c), nil)
 }
 
-// A sysctl that keeps ordinary users from making namespaces, when it has the value that does.
+// switches lists the sysctls that forbid user namespaces if they have the value bad.
 var switches = []struct{ name, bad, advice string }{
-	{"kernel/apparmor_restrict_unprivileged_userns", "1", "'sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0' allows user namespaces (Ubuntu 24.04 restricts them)"},
-	{"kernel/unprivileged_userns_clone", "0", "'sudo sysctl kernel.unprivileged_userns_clone=1' allows user namespaces"},
+	{"kernel/apparmor_restrict_unprivileged_userns", "1",
+		"'sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0' allows user namespaces (Ubuntu 24.04 restricts them)"},
+	{"kernel/unprivileged_userns_clone", "0",
+		"'sudo sysctl kernel.unprivileged_userns_clone=1' allows user namespaces"},
 	{"user/max_user_namespaces", "0", "'sudo sysctl user.max_user_namespaces=10000' allows user namespaces"},
 }
 
-// advice says what to enable, from the values below sysctl ("/proc/sys").
+// advice returns what to enable, from the values below sysctl ("/proc/sys").
 func advice(sysctl string) string {
 	for _, s := range switches {
 		value, err := os.ReadFile(sysctl + "/" + s.name)
@@ -106,5 +111,6 @@ func advice(sysctl string) string {
 			return s.advice + ", or run neb as root"
 		}
 	}
-	return "allow user namespaces to this user, or run neb as root (in a container, root with the capabilities SYS_CHROOT, MKNOD, SETUID and SETGID is enough)"
+	return "allow user namespaces for this user, or run neb as root " +
+		"(in a container, with the capabilities SYS_CHROOT, MKNOD, SETUID and SETGID)"
 }

@@ -1,11 +1,12 @@
-// Package sandbox runs the commands of a build where they see nothing but their inputs.
+// Package sandbox runs the commands of a build so that they see nothing but their inputs. It is for
+// reproducibility: it does not protect against commands that attack the kernel.
 //
-// A command runs in a root of unpacked Debian packages ([Unpack]), which it cannot write to, without network,
-// under fixed paths, a fixed host name and an environment that is listed and not inherited. Whatever the machine
-// lets neb do to get there ([Mode]), the command sees the same, so that it makes the same bytes.
+// A command runs in a read-only root of unpacked Debian packages ([Unpack]), without network, with fixed
+// paths, a fixed host name and a fixed environment. It sees the same in every isolation ([Mode]), so that
+// it makes the same bytes.
 //
-// The first process of a sandbox is neb itself, executed anew: every program that imports this package can be that
-// process (see stage.go).
+// The first process of a sandbox is this program, executed again: every program that imports this package
+// can be that process (see stage.go).
 package sandbox
 
 import (
@@ -24,18 +25,18 @@ import (
 	"time"
 )
 
-// Where a command finds its directories.
+// Directories in a sandbox.
 const (
-	Build = "/build" // writable, its working directory
+	Build = "/build" // writable, the working directory
 	Src   = "/src"   // inputs
-	Out   = "/out"   // writable, what the build keeps
+	Out   = "/out"   // writable, for the output
 	Tmp   = "/tmp"   // writable, empty at first
 )
 
-// hostname is the host name inside.
+// hostname is the host name in a sandbox.
 const hostname = "neb"
 
-// baseEnv is in every command's environment.
+// baseEnv is part of the environment of every command.
 var baseEnv = []string{
 	"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
 	"HOME=" + Build,
@@ -44,37 +45,36 @@ var baseEnv = []string{
 	"SOURCE_DATE_EPOCH=0",
 }
 
-// Command is a command and what it sees.
+// Command is a command and its view of the file system.
 type Command struct {
-	// Root is a directory that the command sees read-only as /. Its own dev, proc, sys, tmp, build, src and out
-	// are not seen.
+	// Root is the directory that the command sees read-only as /, except for its dev, proc, sys, tmp,
+	// build, src and out.
 	Root string
-	// Trees are further directories that the command sees read-only: where inside (absolute, one level: "/go")
-	// to where outside.
+	// Trees lists further directories that the command sees read-only, by their name in / ("go").
 	Trees map[string]string
-	// Work is a directory of the caller's, on the file system of Root and Trees for speed. Its sub-directories
-	// build, src, out and tmp are what the command sees as [Build], [Src], [Out] and [Tmp]; those that are missing
-	// are made. Run also uses "root" in it. When the context ends a run, nothing in it can be used.
+	// Work is a directory of the caller, for speed on the file system of Root and Trees. The command sees
+	// its subdirectories build, src, out and tmp as [Build], [Src], [Out] and [Tmp]; Run creates missing
+	// ones, and a subdirectory "root". After the context ended a run, the content of Work is undefined.
 	Work string
-	// Args is the command, its path inside first.
+	// Args is the command line. Args[0] is a path in the sandbox.
 	Args []string
-	// Env is added to what every command gets; it wins. A name without = is taken away.
+	// Env adds to and replaces variables of the base environment. A name without "=" removes the variable.
 	Env []string
-	// Output receives both what the command prints and what it complains about. Nil drops it.
+	// Output receives standard output and standard error. Nil drops them.
 	Output io.Writer
 }
 
-// ExitError is a command that ran and failed.
+// ExitError is the error of a command that ran and failed.
 type ExitError struct {
 	Args []string
-	Code int // as a shell counts: 128+n for a signal n
+	Code int // as in a shell: 128+n for signal n
 }
 
 func (e *ExitError) Error() string {
 	return fmt.Sprintf("%s: exit status %d", strings.Join(e.Args, " "), e.Code)
 }
 
-// spec is what the first process of a sandbox is told.
+// spec is what the first process of a sandbox receives.
 type spec struct {
 	Mode  Mode
 	Root  string
@@ -84,10 +84,9 @@ type spec struct {
 	Env   []string
 }
 
-// Run runs the command in mode m, which comes from [Choose]. Every process it leaves behind is dead when Run
-// returns, and dies when the calling process does.
-//
-// The error is an [*ExitError] when the command itself failed.
+// Run runs a command in mode m, which comes from [Choose]. Before Run returns it kills all processes that
+// the command left behind; they also die with the calling process. If the command fails, the error is an
+// [*ExitError].
 func (m Mode) Run(ctx context.Context, c Command) error {
 	if len(c.Args) == 0 {
 		return errors.New("sandbox: no command")
@@ -105,7 +104,7 @@ func (m Mode) spec(c Command) spec {
 	return spec{Mode: m, Root: c.Root, Trees: c.Trees, Work: c.Work, Args: c.Args, Env: environment(c.Env)}
 }
 
-// writable are the directories of [Command.Work] that a command can write to.
+// writable lists the subdirectories of [Command.Work] that a command can write to.
 var writable = []string{"build", "src", "out", "tmp"}
 
 func prepare(work string) error {
@@ -120,12 +119,13 @@ func prepare(work string) error {
 	}
 	const noexec = 0x8 // ST_NOEXEC of statfs(2)
 	if fs.Flags&noexec != 0 {
-		return fmt.Errorf("%s is on a file system mounted noexec, and a build runs programs there; set NEB_CACHE to a directory elsewhere", work)
+		return fmt.Errorf("%s is on a file system mounted noexec, where a build cannot run programs; "+
+			"set NEB_CACHE to another file system", work)
 	}
 	return nil
 }
 
-// environment is the base with what a command adds and without what it takes away; of two with one name the later one stays.
+// environment returns the base environment with the changes of add. Of duplicate names the last one counts.
 func environment(add []string) []string {
 	var env []string
 	for _, kv := range append(slices.Clone(baseEnv), add...) {
@@ -141,10 +141,10 @@ func environment(add []string) []string {
 // stageName is argv[0] of a sandbox's first process.
 const stageName = "neb-sandbox"
 
-// How long a sandbox may take to kill what runs in it before it is killed itself.
+// killDelay is how long a sandbox may take to kill its processes before it is killed.
 const killDelay = 10 * time.Second
 
-// start runs this program anew as the first process of a sandbox.
+// start runs this program again as the first process of a sandbox.
 func start(ctx context.Context, s spec, output io.Writer) error {
 	told, err := json.Marshal(s)
 	if err != nil {
@@ -171,11 +171,11 @@ func start(ctx context.Context, s spec, output io.Writer) error {
 	cmd.SysProcAttr = s.Mode.attributes()
 	cmd.WaitDelay = killDelay
 	if s.Mode == Chroot {
-		// Without a pid namespace the first process has to kill the others before it goes.
+		// Without a pid namespace the first process must kill the others before it exits.
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	}
 
-	// Pdeathsig is about the thread that started the process, not the process: keep it until the end.
+	// Pdeathsig is sent when this thread ends, not this process: keep the thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err = cmd.Start()
@@ -189,7 +189,7 @@ func start(ctx context.Context, s spec, output io.Writer) error {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	go func() {
-		specW.Write(told) // an error shows as one of the first process
+		specW.Write(told) // the first process reports an incomplete spec
 		specW.Close()
 	}()
 	failed, _ := io.ReadAll(failR) // ends when the command starts

@@ -60,7 +60,8 @@ type seen struct {
 	Caps     string
 }
 
-// container runs a command of this binary's as an unprivileged container would: root, without mount and namespaces.
+// container runs a command of this binary's as an unprivileged container would: root, without mount and
+// namespaces.
 func container(args []string) error {
 	if err := confine.NoNamespaces(); err != nil {
 		return err
@@ -74,8 +75,8 @@ var probeOnce struct {
 	err  error
 }
 
-// probe is the program that runs in the sandboxes of the tests. A test binary can be a dynamic one, which does not
-// start in an empty root.
+// probe is the program that runs in the sandboxes of the tests. A test binary can be a dynamic one, which
+// does not start in an empty root.
 func probe(t *testing.T) string {
 	t.Helper()
 	probeOnce.Do(func() {
@@ -131,7 +132,8 @@ var as = []struct {
 	via  []string // acts before the one that is wanted
 }{
 	{"root", Namespaces, syscall.SysProcAttr{}, nil},
-	{"user", UserNamespaces, syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinary, Gid: ordinary}}, nil},
+	{"user", UserNamespaces, syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinary,
+		Gid: ordinary}}, nil},
 	{"container", Chroot, syscall.SysProcAttr{}, []string{"container"}},
 }
 
@@ -236,7 +238,8 @@ func listen(t *testing.T) (port string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 1)); err != nil {
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}),
+		unix.Listen(fd, 1)); err != nil {
 		t.Fatal(err)
 	}
 	bound, err := unix.Getsockname(fd)
@@ -248,17 +251,18 @@ func listen(t *testing.T) (port string) {
 
 func TestWhatACommandSees(t *testing.T) {
 	port := listen(t)
-	inEach(t, []string{"/bin/probe", "see"}, []string{"PORT=" + port, "TZ=UTC-1"}, func(t *testing.T, r report, work string) {
-		checkSeen(t, r, port)
-		for _, path := range []string{"out/a", "build/a"} {
-			var st unix.Stat_t
-			if err := unix.Stat(filepath.Join(work, path), &st); err != nil {
-				t.Errorf("what the command wrote: %v", err)
-			} else if int(st.Uid) == chrootID {
-				t.Errorf("%s belongs to the sandbox's user", path)
+	inEach(t, []string{"/bin/probe", "see"}, []string{"PORT=" + port, "TZ=UTC-1"},
+		func(t *testing.T, r report, work string) {
+			checkSeen(t, r, port)
+			for _, path := range []string{"out/a", "build/a"} {
+				var st unix.Stat_t
+				if err := unix.Stat(filepath.Join(work, path), &st); err != nil {
+					t.Errorf("what the command wrote: %v", err)
+				} else if int(st.Uid) == chrootID {
+					t.Errorf("%s belongs to the sandbox's user", path)
+				}
 			}
-		}
-	})
+		})
 }
 
 // A real container, unprivileged, as a Docker build has it.
@@ -273,7 +277,8 @@ func TestInDocker(t *testing.T) {
 	}
 	var image bytes.Buffer
 	w := tar.NewWriter(&image)
-	if err := errors.Join(w.WriteHeader(&tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o777}), w.Close()); err != nil {
+	if err := errors.Join(w.WriteHeader(&tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o777}),
+		w.Close()); err != nil {
 		t.Fatal(err)
 	}
 	const name = "neb-test-sandbox"
@@ -286,12 +291,15 @@ func TestInDocker(t *testing.T) {
 
 	inside := func(path string) string { return "/shared" + strings.TrimPrefix(path, dir) }
 	port := listen(t)
-	for _, work := range []string{"/tmp", "/shared"} { // on a file system of its own, and on that of the toolchain
-		o, err := json.Marshal(order{Dir: work, Root: inside(root), Tree: inside(tree), Args: []string{"/bin/probe", "see"}, Env: []string{"PORT=" + port, "TZ=UTC-1"}})
+	// on a file system of its own, and on that of the toolchain
+	for _, work := range []string{"/tmp", "/shared"} {
+		o, err := json.Marshal(order{Dir: work, Root: inside(root), Tree: inside(tree),
+			Args: []string{"/bin/probe", "see"}, Env: []string{"PORT=" + port, "TZ=UTC-1"}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		run := exec.Command("docker", "run", "--rm", "--network=host", "--volume", dir+":/shared", name, "/shared/sandbox.test", "run", string(o))
+		run := exec.Command("docker", "run", "--rm", "--network=host", "--volume", dir+":/shared", name,
+			"/shared/sandbox.test", "run", string(o))
 		run.Stderr = os.Stderr
 		out, err := run.Output()
 		if err != nil {
@@ -322,7 +330,9 @@ func checkSeen(t *testing.T, r report, port string) {
 	}
 	equal("working directory", s.Dir, Build)
 	equal("umask", s.Umask, 0o022)
-	equal("environment", s.Env, []string{"HOME=/build", "LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PORT=" + port, "SOURCE_DATE_EPOCH=0", "TZ=UTC-1"})
+	equal("environment", s.Env,
+		[]string{"HOME=/build", "LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PORT=" + port,
+			"SOURCE_DATE_EPOCH=0", "TZ=UTC-1"})
 	equal("devices", s.Dev, "[fd full null random stderr stdin stdout urandom zero]")
 	for _, dir := range []string{"bin", "build", "dev", "out", "proc", "src", "tmp", "tree", "usr"} {
 		if !slices.Contains(s.Root, dir) {
@@ -367,7 +377,7 @@ func TestExitStatus(t *testing.T) {
 
 func TestNoSuchCommand(t *testing.T) {
 	inEach(t, []string{"/usr/bin/nothing"}, nil, func(t *testing.T, r report, _ string) {
-		if !strings.Contains(r.Error, "starting /usr/bin/nothing: no such file") {
+		if !strings.Contains(r.Error, "start /usr/bin/nothing: no such file") {
 			t.Errorf("found %q", r.Error)
 		}
 	})
@@ -385,7 +395,8 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	})
 }
 
-// In a bare chroot nothing but hashes tells that the toolchain was changed: here by a command that is let do it.
+// In a bare chroot nothing but hashes tells that the toolchain was changed: here by a command that is let
+// do it.
 func TestTamperedToolchain(t *testing.T) {
 	inEach(t, []string{"/usr/bin/probe", "tamper"}, nil, func(t *testing.T, r report, work string) {
 		if r.Code != 1 {
@@ -403,8 +414,9 @@ func TestTamperedToolchain(t *testing.T) {
 	if err := os.Lchown(filepath.Join(root, "usr/lib/tool"), chrootID, chrootID); err != nil {
 		t.Fatal(err)
 	}
-	err := Chroot.Run(t.Context(), Command{Root: root, Work: filepath.Join(dir, "work"), Args: []string{"/usr/bin/probe", "tamper"}})
-	if err == nil || !strings.Contains(err.Error(), "/usr/lib/tool of the toolchain was changed") {
+	err := Chroot.Run(t.Context(),
+		Command{Root: root, Work: filepath.Join(dir, "work"), Args: []string{"/usr/bin/probe", "tamper"}})
+	if err == nil || !strings.Contains(err.Error(), "the build changed /usr/lib/tool of the toolchain") {
 		t.Errorf("found %v", err)
 	}
 }
@@ -417,7 +429,8 @@ func TestChrootUmask(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0o077))
 	var out strings.Builder
 	err := Chroot.Run(t.Context(), Command{
-		Root: root, Trees: map[string]string{"/opt/deep/tree": tree}, Work: filepath.Join(dir, "work"), Args: []string{"/usr/bin/probe", "see"}, Output: &out,
+		Root: root, Trees: map[string]string{"/opt/deep/tree": tree}, Work: filepath.Join(dir,
+			"work"), Args: []string{"/usr/bin/probe", "see"}, Output: &out,
 	})
 	if err != nil {
 		t.Errorf("%v\n%s", err, out.String())
@@ -433,10 +446,10 @@ func TestEnd(t *testing.T) {
 			root, _ := testRoot(t, dir)
 			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 			defer cancel()
-			begin := time.Now()
-			err := m.Run(ctx, Command{Root: root, Work: filepath.Join(dir, "work"), Args: []string{"/usr/bin/probe", "wait"}})
-			if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 20*time.Second {
-				t.Errorf("after %v: %v", time.Since(begin), err)
+			err := m.Run(ctx, Command{Root: root, Work: filepath.Join(dir, "work"),
+				Args: []string{"/usr/bin/probe", "wait"}})
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("found %v", err)
 			}
 			if left := processesIn(t, dir); len(left) > 0 {
 				t.Errorf("still running: %v", left)
@@ -445,7 +458,8 @@ func TestEnd(t *testing.T) {
 		t.Run(string(m)+"/kill", func(t *testing.T) {
 			dir := t.TempDir()
 			root, _ := testRoot(t, dir)
-			o, err := json.Marshal(order{Dir: dir, Root: root, Tree: root, Args: []string{"/usr/bin/probe", "wait"}})
+			o, err := json.Marshal(order{Dir: dir, Root: root, Tree: root,
+				Args: []string{"/usr/bin/probe", "wait"}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -469,15 +483,16 @@ func init() {
 		if err := json.Unmarshal([]byte(args[1]), &o); err != nil {
 			return err
 		}
-		return Mode(args[0]).Run(context.Background(), Command{Root: o.Root, Work: filepath.Join(o.Dir, "work"), Args: o.Args})
+		return Mode(args[0]).Run(context.Background(),
+			Command{Root: o.Root, Work: filepath.Join(o.Dir, "work"), Args: o.Args})
 	}
 }
 
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not within 20 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }
@@ -501,7 +516,8 @@ func processesIn(t *testing.T, dir string) []string {
 
 func TestAdvice(t *testing.T) {
 	for _, c := range []struct{ file, value, expected string }{
-		{"kernel/apparmor_restrict_unprivileged_userns", "1\n", "kernel.apparmor_restrict_unprivileged_userns=0"},
+		{"kernel/apparmor_restrict_unprivileged_userns", "1\n",
+			"kernel.apparmor_restrict_unprivileged_userns=0"},
 		{"kernel/unprivileged_userns_clone", "0\n", "kernel.unprivileged_userns_clone=1"},
 		{"user/max_user_namespaces", "0\n", "user.max_user_namespaces="},
 		{"user/max_user_namespaces", "100\n", "run neb as root"},
@@ -542,7 +558,8 @@ func TestNoIsolation(t *testing.T) {
 	if err := json.Unmarshal(out, &r); err != nil {
 		t.Fatal(err)
 	}
-	for _, expected := range []string{"no way to isolate a build", "user namespaces: ", "operation not permitted", "run neb as root"} {
+	for _, expected := range []string{"no way to isolate a build", "user namespaces: ",
+		"operation not permitted", "run neb as root"} {
 		if !strings.Contains(r.Error, expected) {
 			t.Errorf("found %q, expected %q in it", r.Error, expected)
 		}
@@ -551,7 +568,8 @@ func TestNoIsolation(t *testing.T) {
 
 func TestEnvironment(t *testing.T) {
 	got := environment([]string{"LC_ALL=x", "A=1", "A=2", "TZ", "NONE"})
-	want := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/build", "SOURCE_DATE_EPOCH=0", "LC_ALL=x", "A=2"}
+	want := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/build", "SOURCE_DATE_EPOCH=0", "LC_ALL=x",
+		"A=2"}
 	if !slices.Equal(got, want) {
 		t.Errorf("found %q, expected %q", got, want)
 	}
@@ -567,7 +585,8 @@ func TestNoexec(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	err := Namespaces.Run(t.Context(), Command{Root: "/", Work: dir, Args: []string{"/bin/true"}})
-	if err == nil || !strings.Contains(err.Error(), "mounted noexec") || !strings.Contains(err.Error(), "NEB_CACHE") {
+	if err == nil || !strings.Contains(err.Error(), "mounted noexec") ||
+		!strings.Contains(err.Error(), "NEB_CACHE") {
 		t.Errorf("found %v", err)
 	}
 }

@@ -8,19 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The audit architecture and the highest system call number of the native ABI, by GOARCH. On x86-64 the numbers
-// from 0x40000000 on are x32's.
+// nativeABI holds the audit architecture of the native ABI and the first system call number behind it, by
+// GOARCH. On x86-64 the x32 ABI has the numbers from 0x40000000 on.
 var nativeABI = map[string]struct{ audit, limit uint32 }{
 	"amd64": {unix.AUDIT_ARCH_X86_64, 0x40000000},
 	"arm64": {unix.AUDIT_ARCH_AARCH64, 0x40000000},
 }
 
-// denied are the system calls that could reach the network. io_uring can make sockets of its own. Pairs of
-// connected sockets (socketpair) reach nobody.
+// denied lists the system calls that can reach the network; io_uring can create sockets. socketpair cannot.
 var denied = []uint32{unix.SYS_SOCKET, unix.SYS_IO_URING_SETUP}
 
-// filterSystemCalls keeps this thread, and what it starts, off the network: calls in denied and those of
-// another ABI answer EACCES.
+// filterSystemCalls denies the network to this thread and its children: system calls in denied, and those
+// of another ABI, fail with EACCES.
 func filterSystemCalls() error {
 	if err := noNewPrivileges(); err != nil {
 		return err
@@ -53,8 +52,9 @@ func filterSystemCalls() error {
 		unix.SockFilter{Code: answer, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EACCES)},
 	)
 	f := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&f)), 0, 0); err != nil {
-		return fmt.Errorf("keeping the network out with a system call filter: %w", err)
+	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&f)), 0,
+		0); err != nil {
+		return fmt.Errorf("install system call filter: %w", err)
 	}
 	return nil
 }

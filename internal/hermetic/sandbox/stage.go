@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A program that imports this package and is started under the name stageName is the first process of a sandbox:
-// it builds the inside and runs the command there. That has to happen before anything else in the program, in test
-// binaries too, hence an init function.
+// If a program that imports this package is started with the name stageName, it is the first process of a
+// sandbox: it sets up the sandbox and runs the command. This is an init function so that it comes first,
+// also in test binaries.
 func init() {
 	if len(os.Args) == 1 && os.Args[0] == stageName {
 		runtime.LockOSThread() // capabilities and system call filters belong to a thread
@@ -26,7 +26,7 @@ func init() {
 	}
 }
 
-// stage returns the exit status of the command, as a shell counts.
+// stage returns the exit status of the command, as in a shell.
 func stage() int {
 	fail := os.NewFile(4, "failure")
 	unix.CloseOnExec(4)
@@ -44,7 +44,8 @@ func stage() int {
 	return code
 }
 
-// run makes the inside, runs the command and returns its exit status. Closing ready says that the command runs.
+// run sets up the sandbox, runs the command and returns its exit status. It closes ready when the command
+// has started.
 func (s spec) run(ready *os.File) (int, error) {
 	unix.Umask(0o022)
 	attr := &syscall.ProcAttr{
@@ -55,7 +56,7 @@ func (s spec) run(ready *os.File) (int, error) {
 	}
 	if s.Mode == Chroot {
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-			return 0, fmt.Errorf("becoming the reaper: %w", err)
+			return 0, fmt.Errorf("become subreaper: %w", err)
 		}
 		attr.Sys.Chroot = filepath.Join(s.Work, "root")
 		attr.Sys.Credential = &syscall.Credential{Uid: chrootID, Gid: chrootID}
@@ -68,7 +69,7 @@ func (s spec) run(ready *os.File) (int, error) {
 			return 0, err
 		}
 		if err := unix.Sethostname([]byte(hostname)); err != nil {
-			return 0, fmt.Errorf("setting the host name: %w", err)
+			return 0, fmt.Errorf("set host name: %w", err)
 		}
 		if err := dropCapabilities(); err != nil {
 			return 0, err
@@ -82,7 +83,7 @@ func (s spec) run(ready *os.File) (int, error) {
 	signal.Notify(stop, syscall.SIGTERM)
 	child, err := syscall.ForkExec(s.Args[0], s.Args, attr)
 	if err != nil {
-		return 0, fmt.Errorf("starting %s: %w", s.Args[0], err)
+		return 0, fmt.Errorf("start %s: %w", s.Args[0], err)
 	}
 	ready.Close()
 	if s.Mode == Chroot {
@@ -93,14 +94,14 @@ func (s spec) run(ready *os.File) (int, error) {
 		}()
 		defer killChildren()
 	}
-	// As pid 1, or as the reaper, this process gets every orphan.
+	// As pid 1 or subreaper this process inherits all orphans.
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, 0, nil)
 		switch {
 		case errors.Is(err, syscall.EINTR):
 		case err != nil:
-			return 0, fmt.Errorf("waiting for %s: %w", s.Args[0], err)
+			return 0, fmt.Errorf("wait for %s: %w", s.Args[0], err)
 		case pid == child && status.Signaled():
 			return 128 + int(status.Signal()), nil
 		case pid == child:
@@ -109,8 +110,8 @@ func (s spec) run(ready *os.File) (int, error) {
 	}
 }
 
-// tryStart ends a trial ([Choose]). Whether chroot and changing the user are allowed shows only when something is
-// started: the shortest thing there is, a program that is not there.
+// tryStart ends a trial of [Choose]. chroot and setuid fail only when a program is started, so it starts
+// one that does not exist.
 func (s spec) tryStart(attr *syscall.ProcAttr) error {
 	if s.Mode != Chroot {
 		return nil
@@ -121,7 +122,8 @@ func (s spec) tryStart(attr *syscall.ProcAttr) error {
 	return nil
 }
 
-// killChildren kills this process's children until there are none: those of a killed child become its own.
+// killChildren kills the children of this process until none are left. It inherits the children of those it
+// kills.
 func killChildren() {
 	for {
 		tasks, _ := filepath.Glob("/proc/self/task/*/children")
@@ -139,10 +141,10 @@ func killChildren() {
 	}
 }
 
-// Directories of a root that are not taken from [Command.Root].
+// ownDirs lists the directories of a root that do not come from [Command.Root].
 var ownDirs = []string{"dev", "proc", "sys", "tmp", "build", "src", "out"}
 
-// Devices that a command finds in /dev. None of them has a state that a build could read.
+// devices lists the devices in /dev. A build cannot read any state of the machine from them.
 var devices = []struct {
 	name         string
 	major, minor uint32
@@ -154,10 +156,10 @@ var devLinks = map[string]string{
 	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
 }
 
-// mounts makes the inside in a mount namespace and moves there.
+// mounts sets up the file system in a mount namespace and makes it the root.
 func (s spec) mounts() error {
 	root := filepath.Join(s.Work, "root")
-	// Nothing mounted here may be seen outside.
+	// Mounts must not propagate to the host.
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
@@ -191,7 +193,7 @@ func (s spec) mounts() error {
 		case e.IsDir():
 			trees[e.Name()] = path
 		default:
-			return fmt.Errorf("%s is neither a directory nor a link", path)
+			return fmt.Errorf("%s: expected a directory or symbolic link, found %v", path, e.Type())
 		}
 	}
 	for inside, outside := range s.Trees {
@@ -225,16 +227,17 @@ func (s spec) mounts() error {
 			return err
 		}
 	}
-	// In a container whose own /proc is partly covered, the kernel allows no fresh one. A build works without.
+	// The kernel denies a new proc in a container whose own /proc is partly covered. Builds work without.
 	err = mount("proc", at("proc"), "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	if err != nil && !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	if err := mount("", root, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
+	if err := mount("", root, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV,
+		""); err != nil {
 		return err
 	}
 
-	// The old root goes on top of the new one, and away (pivot_root(2), "pivot_root(".", ".")").
+	// Stack the old root on the new one and unmount it: see pivot_root(".", ".") in pivot_root(2).
 	if err := os.Chdir(root); err != nil {
 		return err
 	}
@@ -242,24 +245,24 @@ func (s spec) mounts() error {
 		return fmt.Errorf("pivot_root to %s: %w", root, err)
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("leaving the old root: %w", err)
+		return fmt.Errorf("unmount old root: %w", err)
 	}
 	return os.Chdir("/")
 }
 
 func mount(source, target, fstype string, flags uintptr, data string) error {
 	if err := unix.Mount(source, target, fstype, flags, data); err != nil {
-		return fmt.Errorf("mounting %s%s on %s: %w", source, fstype, target, err)
+		return fmt.Errorf("mount %s%s on %s: %w", source, fstype, target, err)
 	}
 	return nil
 }
 
-// bind shows outside at inside, without set-user-id programs and devices, read-only if flags say so.
+// bind mounts outside on inside, nosuid and nodev, and with flags.
 func bind(outside, inside string, flags uintptr) error {
 	if err := mount(outside, inside, "", unix.MS_BIND, ""); err != nil {
 		return err
 	}
-	// In a user namespace the flags that the outside has must be kept.
+	// In a user namespace the flags of the original mount must be kept.
 	var fs unix.Statfs_t
 	if err := unix.Statfs(inside, &fs); err != nil {
 		return &os.PathError{Op: "statfs", Path: inside, Err: err}
@@ -278,28 +281,28 @@ func bind(outside, inside string, flags uintptr) error {
 	return mount("", inside, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOSUID|unix.MS_NODEV|flags, "")
 }
 
-// dropCapabilities takes from this thread, and what it starts, every right that root has beyond owning files.
+// dropCapabilities drops all capabilities of this thread and its children.
 func dropCapabilities() error {
 	for c := uintptr(0); ; c++ {
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
 		if errors.Is(err, unix.EINVAL) && c > 0 {
-			break // the last one this kernel knows
+			break // behind the last one of this kernel
 		}
 		if err != nil {
-			return fmt.Errorf("dropping capability %d: %w", c, err)
+			return fmt.Errorf("drop capability %d: %w", c, err)
 		}
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&header, &none[0]); err != nil {
-		return fmt.Errorf("dropping capabilities: %w", err)
+		return fmt.Errorf("drop capabilities: %w", err)
 	}
 	return noNewPrivileges()
 }
 
 func noNewPrivileges() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("setting no_new_privs: %w", err)
+		return fmt.Errorf("set no_new_privs: %w", err)
 	}
 	return nil
 }

@@ -24,11 +24,11 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 )
 
-// first is the package that brings the links /bin, /lib, … to /usr: the others are unpacked through them.
+// first is the package with the links /bin, /lib and so on to /usr, through which the others are unpacked.
 const first = "base-files"
 
-// links are made where they lead somewhere: what Debian's maintainer scripts would have made (update-alternatives,
-// mostly), and the directories' of [first], for roots of a few programs that need nothing else of it.
+// links lists symbolic links that Unpack creates if their target exists: those of Debian's maintainer
+// scripts (mostly update-alternatives), and those of [first], for roots without that package.
 var links = []struct{ path, target string }{
 	{"bin", "usr/bin"},
 	{"lib", "usr/lib"},
@@ -38,8 +38,9 @@ var links = []struct{ path, target string }{
 	{"usr/bin/cc", "gcc"},
 }
 
-// unread are directories that no build reads: they are left out, and need not be hashed later.
-var unread = []string{"usr/share/doc/", "usr/share/info/", "usr/share/lintian/", "usr/share/locale/", "usr/share/man/"}
+// unread lists directories that no build reads. Leaving them out saves hashing them.
+var unread = []string{"usr/share/doc/", "usr/share/info/", "usr/share/lintian/", "usr/share/locale/",
+	"usr/share/man/"}
 
 // Package is a Debian package to unpack.
 type Package struct {
@@ -47,8 +48,8 @@ type Package struct {
 	Path string // of the .deb file
 }
 
-// Unpack makes dir, which is there and empty, a root out of Debian packages. No script of theirs runs. Files
-// belong to the calling user, and everyone can read them.
+// Unpack fills the empty directory dir with a root of Debian packages. It runs none of their scripts. Files
+// belong to the calling user, and all users can read them.
 func Unpack(ctx context.Context, dir string, packages []Package, report progress.Func) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -62,9 +63,10 @@ func Unpack(ctx context.Context, dir string, packages []Package, report progress
 			return context.Cause(ctx)
 		}
 		if err := unpackDeb(root, p.Path); err != nil {
-			return fmt.Errorf("unpacking %s (%s): %w", p.Name, p.Path, err)
+			return fmt.Errorf("unpack %s (%s): %w", p.Name, p.Path, err)
 		}
-		report.Send(progress.Event{Stage: "unpack", Done: done.Add(1), Total: int64(len(packages)), Unit: "packages"})
+		report.Send(progress.Event{Stage: "unpack", Done: done.Add(1), Total: int64(len(packages)),
+			Unit: "packages"})
 		return nil
 	}
 	var rest []Package
@@ -85,7 +87,7 @@ func Unpack(ctx context.Context, dir string, packages []Package, report progress
 	}
 	for _, l := range links {
 		if _, err := root.Stat(path.Join(path.Dir(l.path), l.target)); err != nil {
-			continue // not a root with that program
+			continue // this root lacks the program
 		}
 		if err := root.Symlink(l.target, l.path); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
@@ -107,35 +109,36 @@ func unpackDeb(root *os.Root, deb string) error {
 	return unpackTar(root, data)
 }
 
-// DebData finds the file tree of a Debian package, and returns it as an uncompressed tar.
+// DebData returns the file tree of a Debian package as an uncompressed tar archive.
 func DebData(deb io.Reader) (io.Reader, error) {
 	r := bufio.NewReaderSize(deb, 1<<16)
 	const magic = "!<arch>\n"
 	got := make([]byte, len(magic))
 	if _, err := io.ReadFull(r, got); err != nil || string(got) != magic {
-		return nil, fmt.Errorf("not a Debian package: expected %q at its start, found %q", magic, got)
+		return nil, fmt.Errorf("not a Debian package: expected magic %q, found %q", magic, got)
 	}
 	for {
-		// ar(5): name 16, time 12, uid 6, gid 6, mode 8, size 10 in decimal, "`\n"; members start at even offsets.
+		// ar(5): name 16, time 12, uid 6, gid 6, mode 8, size 10 in decimal, "`\n"; members start at even
+		// offsets.
 		var header [60]byte
 		if _, err := io.ReadFull(r, header[:]); err != nil {
-			return nil, fmt.Errorf("no data.tar in the package: %w", err)
+			return nil, fmt.Errorf("package has no data.tar: %w", err)
 		}
 		name := strings.TrimSuffix(strings.TrimRight(string(header[:16]), " "), "/")
 		size, err := strconv.ParseInt(strings.TrimRight(string(header[48:58]), " "), 10, 64)
 		if err != nil || size < 0 || string(header[58:]) != "`\n" {
-			return nil, fmt.Errorf("damaged header of package member %q", name)
+			return nil, fmt.Errorf("package member %q: damaged header", name)
 		}
 		if compression, ok := strings.CutPrefix(name, "data.tar"); ok {
 			return decompress(compression, &member{r: io.LimitedReader{R: r, N: size}})
 		}
 		if _, err := io.CopyN(io.Discard, r, size+size%2); err != nil {
-			return nil, fmt.Errorf("package member %q is cut short: %w", name, err)
+			return nil, fmt.Errorf("package member %q: truncated: %w", name, err)
 		}
 	}
 }
 
-// member reads an ar member; the file ending before it does is an error.
+// member reads an ar member. It fails if the file ends before the member.
 type member struct{ r io.LimitedReader }
 
 func (m *member) Read(p []byte) (int, error) {
@@ -161,25 +164,26 @@ func decompress(suffix string, r io.Reader) (io.Reader, error) {
 	case ".gz":
 		return gzip.NewReader(r)
 	}
-	return nil, fmt.Errorf("data.tar%s: unknown compression, expected .xz, .zst or .gz", suffix)
+	return nil, fmt.Errorf("data.tar%s: unknown compression: expected .xz, .zst or .gz", suffix)
 }
 
-// unpackTar puts a tree where it belongs. Owners and times are not kept, permissions only as far as a program is
-// a program: whoever the command runs as can read everything.
+// unpackTar unpacks a tree without owners and times. Of permissions only that to execute is kept; all users
+// can read everything.
 func unpackTar(root *os.Root, r io.Reader) error {
 	archive := tar.NewReader(r)
 	buf := make([]byte, 1<<17)
 	for {
 		h, err := archive.Next()
 		if err == io.EOF {
-			_, err := io.CopyBuffer(io.Discard, r, buf) // what follows the tar is checked, too
+			_, err := io.CopyBuffer(io.Discard, r, buf) // verifies checksums behind the archive
 			return err
 		}
 		if err != nil {
 			return err
 		}
 		name := path.Clean(strings.TrimPrefix(h.Name, "./"))
-		if name == "." || slices.ContainsFunc(unread, func(dir string) bool { return strings.HasPrefix(name, dir) }) {
+		if name == "." || slices.ContainsFunc(unread,
+			func(dir string) bool { return strings.HasPrefix(name, dir) }) {
 			continue
 		}
 		if err := unpackEntry(root, name, h, archive, buf); err != nil {
@@ -194,7 +198,7 @@ func unpackEntry(root *os.Root, name string, h *tar.Header, body io.Reader, buf 
 	}
 	switch h.Typeflag {
 	case tar.TypeDir:
-		return errors.Join(root.MkdirAll(name, 0o755), root.Chmod(name, 0o755)) // whatever the umask
+		return errors.Join(root.MkdirAll(name, 0o755), root.Chmod(name, 0o755)) // regardless of the umask
 	case tar.TypeSymlink:
 		return root.Symlink(h.Linkname, name)
 	case tar.TypeLink:
@@ -204,7 +208,7 @@ func unpackEntry(root *os.Root, name string, h *tar.Header, body io.Reader, buf 
 		if h.Mode&0o111 != 0 {
 			mode = 0o755
 		}
-		// Two packages with one file would make the root depend on their order.
+		// O_EXCL: with a file in two packages the root would depend on their order.
 		f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
 		if err != nil {
 			return err
@@ -219,5 +223,5 @@ func unpackEntry(root *os.Root, name string, h *tar.Header, body io.Reader, buf 
 		}
 		return f.Close()
 	}
-	return fmt.Errorf("%s: entry of type %q, expected a file, directory or link", name, h.Typeflag)
+	return fmt.Errorf("%s: unsupported type %q: expected a file, directory or link", name, h.Typeflag)
 }

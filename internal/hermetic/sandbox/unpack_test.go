@@ -63,7 +63,8 @@ func debWith(t *testing.T, suffix string, tree []tar.Header) []byte {
 			t.Fatal(err)
 		}
 	}
-	return ar("debian-binary", []byte("2.0\n"), "control.tar.xz", []byte("odd"), "data.tar"+suffix, data.Bytes())
+	return ar("debian-binary", []byte("2.0\n"), "control.tar.xz", []byte("odd"), "data.tar"+suffix,
+		data.Bytes())
 }
 
 // ar is an archive of names and contents.
@@ -167,7 +168,7 @@ func TestUnpackRefuses(t *testing.T) {
 		deb      []byte
 		expected string
 	}{
-		{"not a package", []byte("<html>"), `not a Debian package: expected "!<arch>\n"`},
+		{"not a package", []byte("<html>"), `not a Debian package: expected magic "!<arch>\n"`},
 		{"empty", nil, "not a Debian package"},
 		{"no data", ar("debian-binary", []byte("2.0\n")), "no data.tar"},
 		{"unknown compression", ar("data.tar.lzma", []byte("x")), "data.tar.lzma: unknown compression"},
@@ -180,7 +181,7 @@ func TestUnpackRefuses(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := unpackDebs(t, "pkg", c.deb)
-			if err == nil || !strings.Contains(err.Error(), c.expected) || !strings.Contains(err.Error(), "unpacking pkg") {
+			if err == nil || !strings.Contains(err.Error(), c.expected) || !strings.Contains(err.Error(), "unpack pkg") {
 				t.Errorf("expected %q about pkg, found %v", c.expected, err)
 			}
 		})
