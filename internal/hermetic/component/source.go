@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 )
 
 // module is neb's module path.
@@ -215,9 +217,9 @@ func (t *sourceTree) packageFiles(dir string) (files, imports []string, err erro
 
 // forLinux reports whether the build constraints of a Go file allow Linux on some architecture of enclaves.
 func forLinux(dir, name string) (bool, error) {
-	for _, arch := range goArch {
+	for _, a := range arch.All {
 		c := build.Default
-		c.GOOS, c.GOARCH, c.CgoEnabled = "linux", arch, false
+		c.GOOS, c.GOARCH, c.CgoEnabled = "linux", a.Go, false
 		if ok, err := c.MatchFile(dir, name); ok || err != nil {
 			return ok, err
 		}
@@ -225,7 +227,7 @@ func forLinux(dir, name string) (bool, error) {
 	return false, nil
 }
 
-var errPackage = errors.New("a package of its own")
+var errPackage = errors.New("contains Go files")
 
 // dataFiles returns all files below dir, or none if there are Go files.
 func (t *sourceTree) dataFiles(dir string) ([]string, error) {

@@ -9,10 +9,11 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
 )
 
-// Tool runs a program of the locked packages in a sandbox. It sees work's sub-directories src (its input) and out
-// (its result), whose files it finds in /src and /out. work should be on the file system of the store.
+// Tool runs a program of the locked packages in a sandbox. The program finds work's subdirectories src (its
+// input) and out (its output) in /src and /out. work should be on the file system of the store.
 //
-// It does not see SOURCE_DATE_EPOCH, which is 0 in builds: mkfs.erofs takes that for the latest time that a file may have.
+// Tool clears SOURCE_DATE_EPOCH, which is 0 in builds: mkfs.erofs would take it for the latest time that a
+// file may have.
 func (b *Builder) Tool(ctx context.Context, sets []string, work string, args ...string) error {
 	tools, err := b.toolchain(sets...)
 	if err != nil {
@@ -30,7 +31,9 @@ func (b *Builder) Tool(ctx context.Context, sets []string, work string, args ...
 	if err != nil {
 		return err
 	}
-	err = mode.Run(ctx, sandbox.Command{Root: root, Work: work, Args: args, Env: []string{"SOURCE_DATE_EPOCH"}, Output: log})
+	err = mode.Run(ctx, sandbox.Command{
+		Root: root, Work: work, Args: args, Env: []string{"SOURCE_DATE_EPOCH"}, Output: log,
+	})
 	if err != nil {
 		err = errLogged{err}
 	}
