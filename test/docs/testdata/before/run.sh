@@ -1,5 +1,6 @@
 # hello.eif of docs/run.md, with a program of our own in the place of alpine's echo.
 mkdir hello tree
+export XDG_CONFIG_HOME=$PWD/config # of neb attest ca init
 cat > hello/main.go <<'END'
 package main
 
