@@ -37,6 +37,7 @@ measurements, now with PCR8, go to standard output, in the form of nitro-cli sig
 			var m eif.Measurements
 			err = atomicfile.Write(args[0], func(out *os.File) error {
 				m, err = sign.EIF(cmd.Context(), out, file, signer)
+				in.Close() // Windows does not replace an open file
 				return err
 			})
 			if err != nil {

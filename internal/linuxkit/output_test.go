@@ -97,7 +97,7 @@ func TestOutputThroughLinks(t *testing.T) {
 		t.Errorf("x.tar leads to %q (%v), and %s has not the archive", link, err, target)
 	}
 	out.Base = filepath.Join(dir, "d")
-	if err := linuxkit.Write(t.Context(), tree, out); err == nil || !strings.Contains(err.Error(), "d.tar is no regular file, and would be replaced by one") {
+	if err := linuxkit.Write(t.Context(), tree, out); err == nil || !strings.Contains(err.Error(), "d.tar is not a regular file, and would be replaced by one") {
 		t.Errorf("over a directory: %v", err)
 	}
 }

@@ -1,0 +1,14 @@
+//go:build !linux
+
+package atomicfile
+
+import (
+	"errors"
+	"os"
+)
+
+func createUnnamed(string) *os.File { return nil }
+
+func link(*os.File, string) error { return errors.ErrUnsupported }
+
+func chown(*os.File, os.FileInfo) error { return nil }
