@@ -27,8 +27,9 @@ func newAttestCAInitCommand(s streams) *cobra.Command {
 	return &cobra.Command{
 		Use:   "init [DIR]",
 		Short: "Make a root for the attestation documents of neb run",
-		Long: `Make a root certificate and its key in DIR, by default in the user's configuration directory. 'neb run' signs
-attestation documents under it; 'neb attest verify --root' accepts them. It is not the root of AWS: its subject says so.
+		Long: `Make a root certificate and its key in DIR, by default in the user's configuration directory. 'neb run'
+signs attestation documents under it; 'neb attest verify --root' accepts them. It is not the root of AWS: its
+subject says so.
 
 Without it, each 'neb run' signs under a root of its own that exists only as long as the enclave.`,
 		Args: cobra.MaximumNArgs(1),

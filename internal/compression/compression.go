@@ -1,6 +1,7 @@
-// Package compression reads what the kernel reads compressed, ramdisks and modules, as the kernel's own decompressors do
-// (lib/decompress*.c): one stream, and nothing that another reader would take for something else. What a common library
-// reads in another way than the kernel is rejected, because whoever inspects an image must see what boots.
+// Package compression reads what the kernel reads compressed, ramdisks and modules, as the kernel's own
+// decompressors do (lib/decompress*.c): one stream, and nothing that another reader would take for something
+// else. What a common library reads in another way than the kernel is rejected, because whoever inspects an
+// image must see what boots.
 package compression
 
 import (
@@ -15,7 +16,8 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// formats are those of lib/decompress.c, by their first bytes. Those without open are recognized but not read.
+// formats are those of lib/decompress.c, by their first bytes. Those without open are recognized but not
+// read.
 var formats = []struct {
 	name, magic string
 	open        func(*io.SectionReader) (io.Reader, error)
@@ -30,7 +32,8 @@ var formats = []struct {
 	{"lzo", "\x89\x4c\x5a", nil},
 }
 
-// Open returns a reader of what r holds uncompressed, by the format that its first bytes name, or nil if they name none.
+// Open returns a reader of what r holds uncompressed, by the format that its first bytes name, or nil if they
+// name none.
 func Open(r io.ReaderAt, size int64) (io.Reader, error) {
 	head := make([]byte, 6)
 	n, err := r.ReadAt(head, 0)
@@ -53,8 +56,8 @@ func Open(r io.ReaderAt, size int64) (io.Reader, error) {
 	return nil, nil
 }
 
-// stream is one compressed stream. Only zeros may follow it: the kernel skips them, and takes anything else for the start
-// of a next archive (init/initramfs.c, unpack_to_rootfs).
+// stream is one compressed stream. Only zeros may follow it: the kernel skips them, and takes anything else
+// for the start of a next archive (init/initramfs.c, unpack_to_rootfs).
 type stream struct {
 	io.Reader
 	rest io.Reader // what follows in the file
@@ -77,14 +80,14 @@ func (s stream) Read(p []byte) (int, error) {
 	}
 }
 
-// openGzip reads one member. lib/decompress_inflate.c passes over ten bytes and a file name (FNAME, RFC 1952). It takes
-// the other optional parts of a header for compressed data.
+// openGzip reads one member. lib/decompress_inflate.c passes over ten bytes and a file name (FNAME, RFC
+// 1952). It takes the other optional parts of a header for compressed data.
 func openGzip(r *io.SectionReader) (io.Reader, error) {
 	const fname = 1 << 3
 	in := bufio.NewReader(r)
 	if head, err := in.Peek(4); err == nil && head[3]&^fname != 0 {
-		return nil, fmt.Errorf("header with flags %#02x: the kernel reads a file name (%#02x) only, and may unpack something else",
-			head[3], fname)
+		return nil, fmt.Errorf("header with flags %#02x: the kernel reads a file name (%#02x) only, "+
+			"and may unpack something else", head[3], fname)
 	}
 	z, err := gzip.NewReader(in)
 	if err != nil {
@@ -94,13 +97,16 @@ func openGzip(r *io.SectionReader) (io.Reader, error) {
 	return stream{z, in}, nil
 }
 
-// openZstd reads one frame without a dictionary (RFC 8878, 3.1.1): lib/decompress_unzstd.c decompresses the first frame.
+// openZstd reads one frame without a dictionary (RFC 8878, 3.1.1): lib/decompress_unzstd.c decompresses the
+// first frame.
 func openZstd(r *io.SectionReader) (io.Reader, error) {
 	size, err := frameSize(r)
 	if err != nil {
 		return nil, err
 	}
-	d, err := zstd.NewReader(io.NewSectionReader(r, 0, size), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(128<<20))
+	const window = 128 << 20 // the largest that the kernel takes
+	d, err := zstd.NewReader(io.NewSectionReader(r, 0, size), zstd.WithDecoderConcurrency(1),
+		zstd.WithDecoderMaxMemory(window))
 	if err != nil {
 		return nil, err
 	}
@@ -148,14 +154,15 @@ func frameSize(r io.ReaderAt) (int64, error) {
 	return at, nil
 }
 
-// openXZ reads one stream whose check is none or CRC32: lib/xz has no other. The library rejects data that follows.
+// openXZ reads one stream whose check is none or CRC32: lib/xz has no other. The library rejects data that
+// follows.
 func openXZ(r *io.SectionReader) (io.Reader, error) {
 	var head [8]byte
 	if _, err := r.ReadAt(head[:], 0); err != nil {
 		return nil, io.ErrUnexpectedEOF
 	}
 	if check := head[7]; check > 1 {
-		return nil, fmt.Errorf("stream with check %d: the kernel reads streams with none (0) or CRC32 (1)", check)
+		return nil, fmt.Errorf("stream with check %d: the kernel reads none (0) or CRC32 (1)", check)
 	}
 	return xz.ReaderConfig{SingleStream: true}.NewReader(bufio.NewReader(r))
 }

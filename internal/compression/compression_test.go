@@ -49,7 +49,8 @@ func xzStream(t *testing.T, content string, check byte) []byte {
 	return b.Bytes()
 }
 
-// TestOpen has streams that the kernel and common readers take for the same, and those that they do not, which are rejected.
+// TestOpen has streams that the kernel and common readers take for the same, and those that they do not,
+// which are rejected.
 func TestOpen(t *testing.T) {
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 	gz, zst := member(0, "", text), zstdFrame(t, text)

@@ -1,7 +1,9 @@
-// Package devca is the authority behind the attestation documents of emulated enclaves: a chain of certificates like
-// Amazon's (root, region, zone, instance, enclave) under a root of the user's own. It is not AWS, and its root says so.
+// Package devca is the authority behind the attestation documents of emulated enclaves: a chain of
+// certificates like Amazon's (root, region, zone, instance, enclave) under a root of the user's own. It is
+// not AWS, and its root says so.
 //
-// It is a development tool: its keys protect nothing. They stay outside of the enclave, where the module signs.
+// It is a development tool: its keys protect nothing. They stay outside of the enclave, where the module
+// signs.
 package devca
 
 import (
@@ -27,8 +29,8 @@ const Unit = "neb development root, not AWS"
 // fileName is the file of a root in its directory: its key and its certificate, in PEM.
 const fileName = "root.pem"
 
-// How long certificates are valid, as in Amazon's chain: the root for decades, the region for weeks, the zone for a
-// week, the instance for a day, the enclave for three hours.
+// How long certificates are valid, as in Amazon's chain: the root for decades, the region for weeks, the zone
+// for a week, the instance for a day, the enclave for three hours.
 const (
 	rootLife     = 30 * 365 * 24 * time.Hour
 	regionLife   = 20 * 24 * time.Hour
@@ -61,8 +63,8 @@ func Dir() (string, error) {
 	return filepath.Join(config, "neb", "attestation-ca"), nil
 }
 
-// Init makes a root and writes it atomically into dir, which it creates with mode 0700. The error is [os.ErrExist] where dir
-// holds a root: a new one would invalidate every policy that trusts the old one.
+// Init makes a root and writes it atomically into dir, which it creates with mode 0700. The error is
+// [os.ErrExist] where dir holds a root: a new one would invalidate every policy that trusts the old one.
 func Init(dir string) (*Authority, error) {
 	root, err := New()
 	if err != nil {
@@ -99,8 +101,8 @@ func Init(dir string) (*Authority, error) {
 // maxFile bounds the file of a root, in bytes; it has about 1,000.
 const maxFile = 64 << 10
 
-// Load reads the root in dir. It rejects a file that others can read, a certificate that is not that of an authority, and
-// a pair that does not belong together. The error is [os.ErrNotExist] where there is none.
+// Load reads the root in dir. It rejects a file that others can read, a certificate that is not that of an
+// authority, and a pair that does not belong together. The error is [os.ErrNotExist] where there is none.
 func Load(dir string) (*Authority, error) {
 	path := filepath.Join(dir, fileName)
 	f, err := os.Open(path)
@@ -113,8 +115,8 @@ func Load(dir string) (*Authority, error) {
 		return nil, err
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("%s: mode %04o, expected 0600: others may have read the key; remove the file and run neb attest ca init",
-			path, mode)
+		return nil, fmt.Errorf("%s: mode %04o, expected 0600: others may have read the key; "+
+			"remove the file and run neb attest ca init", path, mode)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxFile))
 	if err != nil {
@@ -158,8 +160,8 @@ func parse(text []byte, now time.Time) (*Authority, error) {
 	case !a.key.PublicKey.Equal(c.PublicKey):
 		return nil, fmt.Errorf("invalid root: the certificate is not for the key")
 	case now.Before(c.NotBefore) || now.After(c.NotAfter):
-		return nil, fmt.Errorf("invalid root: valid from %s to %s, and the clock is at %s", c.NotBefore.Format(time.RFC3339),
-			c.NotAfter.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("invalid root: valid from %s to %s, and the clock is at %s",
+			c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	return a, nil
 }
@@ -169,9 +171,9 @@ func (a *Authority) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Certificate.Raw})
 }
 
-// issue makes a certificate and its key, signed by parent, or by itself where parent is nil. It is never valid for longer than
-// its parent.
-func issue(parent *Authority, name string, from time.Time, life time.Duration, authority bool) (*Authority, error) {
+// issue makes a certificate and its key, signed by parent, or by itself where parent is nil. It is never
+// valid for longer than its parent.
+func issue(parent *Authority, name string, from time.Time, life time.Duration, isCA bool) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -181,16 +183,18 @@ func issue(parent *Authority, name string, from time.Time, life time.Duration, a
 		return nil, err
 	}
 	template := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{Organization: []string{"neb"}, OrganizationalUnit: []string{Unit}, CommonName: name},
+		SerialNumber: serial,
+		Subject: pkix.Name{
+			Organization: []string{"neb"}, OrganizationalUnit: []string{Unit}, CommonName: name,
+		},
 		NotBefore:             from,
 		NotAfter:              from.Add(life),
 		SignatureAlgorithm:    x509.ECDSAWithSHA384,
 		BasicConstraintsValid: true,
-		IsCA:                  authority,
+		IsCA:                  isCA,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 	}
-	if authority {
+	if isCA {
 		template.KeyUsage |= x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	}
 	signer := Authority{template, key}
@@ -227,8 +231,8 @@ func (a *Authority) Identity(instance, module string) *Identity {
 	return &Identity{root: a, instance: instance, module: module}
 }
 
-// Chain returns the certificates in DER, the root first and the enclave's own last, and the key of the last. Certificates that
-// are about to expire are issued anew.
+// Chain returns the certificates in DER, the root first and the enclave's own last, and the key of the last.
+// Certificates that are about to expire are issued anew.
 func (e *Identity) Chain(now time.Time) ([][]byte, crypto.Signer, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

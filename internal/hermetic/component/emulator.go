@@ -27,8 +27,9 @@ exec "$dir/lib/%s" --library-path "$dir/lib" "$dir/libexec/${0##*/}" -L "$dir/sh
 `
 
 // Emulator returns the directory of the emulator, which is what its machines need of the locked packages:
-// bin/qemu-system-x86_64 and bin/qemu-system-aarch64, which start them, with libexec, lib and share. If the store does
-// not have it, the packages are fetched and unpacked: nothing is compiled, and no sandbox is needed.
+// bin/qemu-system-x86_64 and bin/qemu-system-aarch64, which start them, with libexec, lib and share. If the
+// store does not have it, the packages are fetched and unpacked: nothing is compiled, and no sandbox is
+// needed.
 func (b *Builder) Emulator(ctx context.Context) (string, error) {
 	tools, err := b.toolchain(lock.Emulator)
 	if err != nil {
@@ -70,7 +71,8 @@ func emulatorIn(root, dir string) error {
 		}
 	}
 	for _, name := range firmware {
-		if err := copyInto(filepath.Join(root, "usr/share/qemu", name), filepath.Join(dir, "share", name)); err != nil {
+		from := filepath.Join(root, "usr/share/qemu", name)
+		if err := copyInto(from, filepath.Join(dir, "share", name)); err != nil {
 			return err
 		}
 	}
@@ -118,8 +120,8 @@ func interpreter(program string) (string, error) {
 	return "", fmt.Errorf("%s: no dynamic loader: expected a dynamic program", program)
 }
 
-// copyLibraries copies the libraries that a program or library needs into dir/lib, and those that they need. The loader
-// is one of them: the C library needs it.
+// copyLibraries copies the libraries that a program or library needs into dir/lib, and those that they need.
+// The loader is one of them: the C library needs it.
 func copyLibraries(root, dir, of string, copied map[string]bool) error {
 	f, err := elf.Open(of)
 	if err != nil {
@@ -140,8 +142,8 @@ func copyLibraries(root, dir, of string, copied map[string]bool) error {
 			return err
 		}
 		if len(found) != 1 {
-			return fmt.Errorf("%s needs the library %s: expected it once in usr/lib/*-linux-gnu of the locked packages, found %d",
-				filepath.Base(of), name, len(found))
+			return fmt.Errorf("%s needs the library %s: expected it once in usr/lib/*-linux-gnu of the locked "+
+				"packages, found %d", filepath.Base(of), name, len(found))
 		}
 		to := filepath.Join(dir, "lib", name)
 		if err := copyInto(found[0], to); err != nil {

@@ -12,8 +12,8 @@ import (
 // VirtioID is the device's type (include/uapi/linux/virtio_ids.h, VIRTIO_ID_NITRO_SEC_MOD).
 const VirtioID = 33
 
-// Device is a [Module] behind a vhost-user socket. It has one queue, in which the driver (drivers/misc/nsm.c) gives two
-// buffers for each request: the request to read, then room for the answer to write.
+// Device is a [Module] behind a vhost-user socket. It has one queue, in which the driver (drivers/misc/nsm.c)
+// gives two buffers for each request: the request to read, then room for the answer to write.
 type Device struct {
 	device *vhost.Device
 	module *Module
@@ -23,8 +23,9 @@ type Device struct {
 	asked           bool // request was taken, and its answer's buffer was not
 }
 
-// Listen makes a module that QEMU can use through a Unix socket at path, which must not exist. The path may have at most
-// 107 bytes. broken is told when the enclave's driver breaks the rules; the module is dead then until the driver resets it.
+// Listen makes a module that QEMU can use through a Unix socket at path, which must not exist. The path may
+// have at most 107 bytes. broken is told when the enclave's driver breaks the rules; the module is dead then
+// until the driver resets it.
 func Listen(path string, cfg Config, broken func(error)) (*Device, error) {
 	d := &Device{module: New(cfg), broken: broken}
 	d.device = vhost.New(vhost.Config{Queues: []string{"NSM"}, Handler: handler{d}})
@@ -47,8 +48,8 @@ func (h handler) Stop() { h.asked = false }
 
 func (h handler) Broken(err error) { h.broken(err) }
 
-// Kick answers one request and asks to be called for the next, so that an enclave that never stops asking does not keep
-// others from the device's lock.
+// Kick answers one request and asks to be called for the next, so that an enclave that never stops asking
+// does not keep others from the device's lock.
 func (h handler) Kick(int) bool {
 	q := h.device.Queue(0)
 	h.asked = h.asked || q.Take(&h.request)

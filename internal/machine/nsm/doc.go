@@ -1,6 +1,7 @@
-// Package nsm is a Nitro Secure Module for emulated enclaves: the registers, the requests of the NSM API and the signed
-// attestation documents ([Module]), behind a virtio device that a vhost-user front end such as QEMU's drives.
+// Package nsm is a Nitro Secure Module for emulated enclaves: the registers, the requests of the NSM API and
+// the signed attestation documents ([Module]), behind a virtio device that a vhost-user front end such as
+// QEMU's drives.
 //
-// It answers as the NSM API (aws/aws-nitro-enclaves-nsm-api) and its test program expect, and as QEMU's virtio-nsm.c
-// does where both are silent. It is not a security module: whoever runs it holds its keys.
+// It answers as the NSM API (aws/aws-nitro-enclaves-nsm-api) and its test program expect, and as QEMU's
+// virtio-nsm.c does where both are silent. It is not a security module: whoever runs it holds its keys.
 package nsm

@@ -8,7 +8,8 @@ import (
 	"github.com/veraison/go-cose"
 )
 
-// payload is the signed part of an attestation document: the keys and their order as the NSM API's AttestationDoc has them.
+// payload is the signed part of an attestation document: the keys and their order as the NSM API's
+// AttestationDoc has them.
 type payload struct {
 	ModuleID    string          `cbor:"module_id"`
 	Digest      string          `cbor:"digest"`

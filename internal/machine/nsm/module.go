@@ -19,8 +19,8 @@ const (
 	randomSize = 256
 )
 
-// Limits of what an attestation request may hold, in bytes. The NSM API's own test asks for 1,024 bytes of each and
-// expects a document; section 3.2.2.2 of its attestation process says 512 for two of them.
+// Limits of what an attestation request may hold, in bytes. The NSM API's own test asks for 1,024 bytes of
+// each and expects a document; section 3.2.2.2 of its attestation process says 512 for two of them.
 const (
 	maxUserData  = 1024
 	maxNonce     = 1024
@@ -50,8 +50,9 @@ type Config struct {
 	ID string
 	// PCRs are the registers that are not zero at the start, by index below 16.
 	PCRs map[int]Digest
-	// Chain returns the certificates that vouch for the module, in DER, the root first and the module's own last, and
-	// the key of the last (ECDSA on P-384). A nil function makes the module answer attestations with InternalError.
+	// Chain returns the certificates that vouch for the module, in DER, the root first and the module's own
+	// last, and the key of the last (ECDSA on P-384). A nil function makes the module answer attestations
+	// with InternalError.
 	Chain func(now time.Time) (chain [][]byte, key crypto.Signer, err error)
 }
 
@@ -74,7 +75,8 @@ func New(cfg Config) *Module {
 	return m
 }
 
-// requests reads the CBOR of requests. A request of 4,096 bytes bounds all it can hold; nesting is what the API has.
+// requests reads the CBOR of requests. A request of 4,096 bytes bounds all it can hold; nesting is what the
+// API has.
 var requests = func() cbor.DecMode {
 	mode, err := cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
@@ -90,8 +92,8 @@ var requests = func() cbor.DecMode {
 	return mode
 }()
 
-// operations are the requests with arguments, by name. They return what stands under their name in the answer, nil
-// for an answer that is the name alone.
+// operations are the requests with arguments, by name. They return what stands under their name in the
+// answer, nil for an answer that is the name alone.
 var operations = map[string]func(*Module, arguments) (any, Code){
 	"DescribePCR": (*Module).describePCR,
 	"ExtendPCR":   (*Module).extendPCR,
@@ -106,8 +108,8 @@ var queries = map[string]func(*Module) (any, Code){
 	"GetRandom":   (*Module).random,
 }
 
-// Answer returns the answer to a request, both in CBOR. It always has one: an error is an answer. Bytes after the
-// request are ignored, as QEMU's module does.
+// Answer returns the answer to a request, both in CBOR. It always has one: an error is an answer. Bytes after
+// the request are ignored, as QEMU's module does.
 func (m *Module) Answer(request []byte) []byte {
 	if len(request) > nsm.MaxRequest {
 		return refuse(InputTooLarge)
@@ -163,8 +165,8 @@ func refuse(code Code) []byte {
 	return answer
 }
 
-// arguments are those of all operations: each takes its own and ignores the others. A pointer is nil where the request
-// lacks the argument.
+// arguments are those of all operations: each takes its own and ignores the others. A pointer is nil where
+// the request lacks the argument.
 type arguments struct {
 	Index     *uint64 `cbor:"index"`
 	Range     *uint64 `cbor:"range"`

@@ -86,7 +86,8 @@ func TestAPI(t *testing.T) {
 	}
 }
 
-// TestAnswers has requests that no client of ours makes, and the answers to them in CBOR's diagnostic notation.
+// TestAnswers has requests that no client of ours makes, and the answers to them in CBOR's diagnostic
+// notation.
 func TestAnswers(t *testing.T) {
 	type m = map[string]any
 	large := make([]byte, 1025)
@@ -215,7 +216,8 @@ func TestDocument(t *testing.T) {
 	}
 }
 
-// FuzzAnswer checks that every request has an answer that the client can read, and changes no locked register.
+// FuzzAnswer checks that every request has an answer that the client can read, and changes no locked
+// register.
 func FuzzAnswer(f *testing.F) {
 	for _, seed := range []any{
 		"GetRandom", "DescribeNSM", map[string]any{"DescribePCR": map[string]any{"index": 1}},
