@@ -106,7 +106,7 @@ func openZstd(r *io.SectionReader) (io.Reader, error) {
 	}
 	const window = 128 << 20 // the largest that the kernel takes
 	d, err := zstd.NewReader(io.NewSectionReader(r, 0, size), zstd.WithDecoderConcurrency(1),
-		zstd.WithDecoderMaxMemory(window))
+		zstd.WithDecoderMaxWindow(window))
 	if err != nil {
 		return nil, err
 	}
