@@ -14,10 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// AddImage merges the layers of an image and puts the result at prefix ("" is the root), over what is there: files replace
-// files, directories join. Whiteouts reach no further than the image's own lower layers.
-//
-// Layers are inflated once each, some at a time.
+// AddImage merges the layers of an image and puts the result at prefix ("" is the root), over what is there:
+// files replace files, directories join. Whiteouts hide entries of the image's own lower layers only.
 func (t *Tree) AddImage(ctx context.Context, img *Image, prefix string) error {
 	if err := t.addLayers(ctx, img.layers, prefix); err != nil {
 		return fmt.Errorf("image %s: %w", img.ref, err)
@@ -25,8 +23,8 @@ func (t *Tree) AddImage(ctx context.Context, img *Image, prefix string) error {
 	return nil
 }
 
-// atOnce is the largest number of layers that are read at a time, whatever the number of processors: each needs memory, a
-// zstd layer for its window.
+// atOnce is the largest number of layers that are read at a time, whatever the number of processors: each
+// needs memory, a zstd layer for its window.
 const atOnce = 4
 
 func (t *Tree) addLayers(ctx context.Context, layers []layer, prefix string) error {
@@ -77,13 +75,13 @@ func (l *layer) fail(i, n int, err error) error {
 	}
 	name := cmp.Or(l.digest, l.diffID)
 	if name == "" {
-		return err // not of an image: the caller knows its name
+		return err // not an image's: the caller adds its name
 	}
 	return fmt.Errorf("layer %d of %d (%s): %w", i+1, n, name, err)
 }
 
-// AddTar puts the tree of a tar archive (gzip, zstd or neither) at prefix. The archive may come through a pipe; one of no bytes is an error, as it is
-// what a program leaves that failed to make it.
+// AddTar puts the tree of a tar archive (compressed with gzip, zstd or not at all) at prefix. The archive may
+// be a pipe. An empty file is an error: a program that failed to write the archive leaves one.
 func (t *Tree) AddTar(ctx context.Context, name, prefix string) error {
 	f, err := os.Open(name)
 	if err != nil {
@@ -114,16 +112,16 @@ func (t *Tree) AddTar(ctx context.Context, name, prefix string) error {
 	return nil
 }
 
-var errNothing = errors.New("expected a tar archive, found nothing")
+var errNothing = errors.New("found an empty file, expected a tar archive")
 
-// AddTarReader is what AddTar does with an archive that is read from r.
+// AddTarReader is [Tree.AddTar] for an archive that is read from r.
 func (t *Tree) AddTarReader(ctx context.Context, r io.Reader, prefix string) error {
 	l := layer{open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(r), nil }}
 	return t.addLayers(ctx, []layer{l}, prefix)
 }
 
-// WriteTar writes the tree as a tar archive (PAX where a name, number or attribute needs it). Extended attributes are
-// kept; times after latest, in seconds since 1970, become latest.
+// WriteTar writes the tree as a tar archive, in the order of [Tree.Walk] (PAX if a name, number or attribute
+// needs it), with extended attributes. Times after latest, in seconds since 1970, become latest.
 func (t *Tree) WriteTar(w io.Writer, latest int64) error {
 	out := tar.NewWriter(w)
 	names := map[uint32]string{}

@@ -12,18 +12,19 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 )
 
-// smallBody is the size up to which bodies are read together with their neighbours; larger ones are left to the kernel.
+// smallBody is the size in bytes up to which bodies are read together with their neighbours. The kernel
+// copies larger ones.
 const smallBody = 64 << 10
 
-// window is a piece of one of the tree's files in memory.
+// window is a part of one of the tree's files in memory.
 type window struct {
 	file uint16
 	at   int64
 	b    []byte
 }
 
-// CopyBody writes the bytes of a file to w. When w is an io.ReaderFrom that ends in a file (initramfs.Writer, os.File),
-// large ones are copied by the kernel.
+// CopyBody writes the bytes of a file to w. If w is an io.ReaderFrom that writes to a file (initramfs.Writer,
+// os.File), the kernel copies large bodies.
 func (t *Tree) CopyBody(w io.Writer, e *Entry) (int64, error) {
 	if e.Size == 0 {
 		return 0, nil
@@ -54,7 +55,8 @@ func (t *Tree) CopyBody(w io.Writer, e *Entry) (int64, error) {
 			return 0, err
 		}
 		if info.Size() != e.Size {
-			return 0, fmt.Errorf("%s had %d bytes and now has %d: it changed meanwhile", filepath.Join(src.root.Name(), name), e.Size, info.Size())
+			return 0, fmt.Errorf("%s had %d bytes, now it has %d: the file changed during the build",
+				filepath.Join(src.root.Name(), name), e.Size, info.Size())
 		}
 		return copyAll(w, f, e.Size)
 	}
@@ -75,7 +77,7 @@ func copyAll(w io.Writer, f *os.File, size int64) (n int64, err error) {
 	return n, err
 }
 
-// small returns the bytes of a small file. They stand until the next call.
+// small returns the bytes of a small file. They are valid until the next call.
 func (t *Tree) small(e *Entry, f *os.File) ([]byte, error) {
 	w := &t.window
 	end := e.body.at + e.Size
@@ -95,11 +97,11 @@ func (t *Tree) small(e *Entry, f *os.File) ([]byte, error) {
 	return w.b[e.body.at-w.at:][:e.Size], nil
 }
 
-// tarHeader is e as tar has it. names remembers the first name of each inode.
+// tarHeader converts e. names remembers the first name of each inode with several.
 func tarHeader(e *Entry, names map[uint32]string) (*tar.Header, error) {
 	h := &tar.Header{
-		Name: e.Path, Mode: int64(e.Mode & 0o7777), Uid: int(e.UID), Gid: int(e.GID), ModTime: time.Unix(e.ModTime, 0),
-		Devmajor: int64(e.Major), Devminor: int64(e.Minor), Linkname: e.Target,
+		Name: e.Path, Mode: int64(e.Mode & 0o7777), Uid: int(e.UID), Gid: int(e.GID),
+		ModTime: time.Unix(e.ModTime, 0), Devmajor: int64(e.Major), Devminor: int64(e.Minor), Linkname: e.Target,
 	}
 	if e.Links > 1 && !e.First {
 		h.Typeflag, h.Linkname = tar.TypeLink, names[e.Inode]
@@ -123,7 +125,7 @@ func tarHeader(e *Entry, names map[uint32]string) (*tar.Header, error) {
 	case initramfs.TypeFifo:
 		h.Typeflag = tar.TypeFifo
 	default:
-		return nil, errors.New("a tar archive holds no socket")
+		return nil, errors.New("a tar archive cannot hold a socket")
 	}
 	for _, x := range e.Xattrs {
 		if h.PAXRecords == nil {

@@ -16,7 +16,7 @@ type digester struct {
 
 func newDigester() *digester {
 	const chunks, size = 4, 64 << 10
-	d := &digester{free: make(chan []byte, chunks), full: make(chan []byte, chunks), sum: make(chan string, 1)}
+	d := &digester{make(chan []byte, chunks), make(chan []byte, chunks), make(chan string, 1), false, ""}
 	for range chunks {
 		d.free <- make([]byte, size)
 	}

@@ -13,12 +13,13 @@ import (
 // fileID identifies a file of this machine, to find its hard links.
 type fileID struct{ dev, ino uint64 }
 
-// AddDir puts the tree below a directory of this machine at prefix, with its owners, modes, times, hard links and extended
-// attributes. Files of the calling user, or of his group, belong to root in the tree, so that it does not depend on who
-// created the directory. Files are read when the tree is written; a file that has changed by then is an error.
+// AddDir puts the tree below a directory of this machine at prefix, with its owners, modes, times, hard links
+// and extended attributes. Files of the calling user, or of his group, belong to root in the tree, so that it
+// does not depend on who created the directory. Files are read when the tree is written; a file that has
+// changed by then is an error.
 //
-// On other systems than Linux all files belong to root, hard links are files of their own, and there are no extended
-// attributes.
+// On other systems than Linux all files belong to root, hard links are files of their own, and there are no
+// extended attributes.
 func (t *Tree) AddDir(ctx context.Context, name, prefix string) error {
 	root, err := os.OpenRoot(name)
 	if err != nil {

@@ -45,7 +45,7 @@ func TestAddDir(t *testing.T) {
 	}
 	check(os.WriteFile(filepath.Join(dir, "large"), []byte("shorter"), 0o644))
 	err := tree.Walk(func(e *image.Entry) error { _, err := tree.CopyBody(io.Discard, e); return err })
-	if err == nil || !strings.Contains(err.Error(), "it changed meanwhile") {
+	if err == nil || !strings.Contains(err.Error(), "the file changed during the build") {
 		t.Errorf("a file that changed: %v", err)
 	}
 	if err := tree.AddDir(t.Context(), filepath.Join(dir, "none"), ""); err == nil {

@@ -20,7 +20,8 @@ func (f failing) RoundTrip(*http.Request) (*http.Response, error) {
 	return nil, &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.Errno(f))}
 }
 
-// TestNoEngine tells an engine that is not there from one that this user may not ask. (A test that runs as root may open any socket.)
+// TestNoEngine tells an engine that is not there from one that this user may not ask. (A test that runs as
+// root may open any socket.)
 func TestNoEngine(t *testing.T) {
 	for number, want := range map[syscall.Errno]bool{syscall.ENOENT: true, syscall.ECONNREFUSED: true, syscall.EACCES: false} {
 		e := &engine{host: "unix:///x.sock", base: "http://docker", client: &http.Client{Transport: failing(number)}}
@@ -51,7 +52,7 @@ func TestNoConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if who, err := Keychain().Resolve(r); who != authn.Anonymous || err != nil {
+	if who, err := keychain().Resolve(r); who != authn.Anonymous || err != nil {
 		t.Errorf("the credentials %v, %v", who, err)
 	}
 	if name, err := currentContext(""); name != "" && os.Getenv("DOCKER_CONTEXT") == "" || err != nil {

@@ -9,12 +9,13 @@ import (
 	"path"
 )
 
-// Bounds of the JSON documents of images: indexes, manifests and configurations. They come from strangers, and a short
-// text can stand for a large value: "{}" in a list of descriptors takes fifty times as many bytes in memory.
+// Bounds of the JSON documents of images: indexes, manifests and configurations. They come from strangers,
+// and a short text can stand for a large value: "{}" in a list of descriptors takes fifty times as many bytes
+// in memory.
 const (
 	maxDocument = 4 << 20 // bytes; registries accept no larger manifests
-	// maxTokens is the largest number of names, values, braces and brackets. A descriptor with everything that tools
-	// write has 20. The most expensive ones take about 70 bytes of memory each.
+	// maxTokens is the largest number of names, values, braces and brackets. A descriptor with everything
+	// that tools write has 20. The most expensive ones take about 70 bytes of memory each.
 	maxTokens = 100_000
 )
 

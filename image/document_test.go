@@ -14,7 +14,8 @@ import (
 	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 )
 
-// TestAbsurdDocuments gives documents of few bytes for each value, wherever one is read, and counts what they cost.
+// TestAbsurdDocuments gives documents of few bytes for each value, wherever one is read, and counts what they
+// cost.
 func TestAbsurdDocuments(t *testing.T) {
 	// absurd fills a list, with one byte less than is read and with far more.
 	absurd := func(head, element, tail string, size int) []byte {

@@ -18,20 +18,22 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 )
 
-// engine talks to a Docker engine over its HTTP interface, of which two calls are needed. No version is put into the paths: an
-// engine then answers in its own, so that old and new ones understand alike.
+// engine is a client of a Docker engine's HTTP interface, of which it needs two calls. The paths have no
+// version, so that old and new engines understand them.
 type engine struct {
-	host   string // as DOCKER_HOST names it
-	base   string // of URLs
+	host   string // as in DOCKER_HOST
+	base   string // the beginning of URLs
 	client *http.Client
 }
 
-// ErrNoSuchImage is what an engine says about an image that it does not have.
+// ErrNoSuchImage is the error for an image that the Docker engine does not have.
 var ErrNoSuchImage = errors.New("the Docker engine has no such image")
 
-// ErrNoEngine is what is returned when no Docker engine answers.
+// ErrNoEngine is the error when no Docker engine answers.
 var ErrNoEngine = errors.New("no Docker engine answers")
 
 func openEngine(ctx context.Context, rest string, o Options) (*Image, error) {
@@ -51,15 +53,14 @@ func openEngine(ctx context.Context, rest string, o Options) (*Image, error) {
 		err = decode(raw, &info)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("what the Docker engine at %s says about it: %w", e.host, err)
+		return nil, fmt.Errorf("response of the Docker engine at %s: %w", e.host, err)
 	}
-	// A name without a tag would save all tags of the repository.
-	if tagged := rest + ":latest"; slices.Contains(info.RepoTags, tagged) || slices.ContainsFunc(info.RepoTags, func(t string) bool { return Expand(t) == Expand(rest) }) {
-		if !strings.ContainsAny(rest[strings.LastIndexByte(rest, '/')+1:], ":@") {
-			rest = tagged
-		}
+	// Without a tag, the engine would send all tags of the repository.
+	named := slices.ContainsFunc(info.RepoTags, func(tag string) bool { return Expand(tag) == Expand(rest) })
+	if named && !strings.ContainsAny(rest[strings.LastIndexByte(rest, '/')+1:], ":@") {
+		rest += ":latest"
 	}
-	platform, err := json.Marshal(map[string]string{"os": "linux", "architecture": arches[o.Arch]})
+	platform, err := json.Marshal(map[string]string{"os": "linux", "architecture": arch.Go(o.Arch)})
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +71,7 @@ func openEngine(ctx context.Context, rest string, o Options) (*Image, error) {
 	defer body.Close()
 	saved, err := spoolArchive(body, o)
 	if err != nil {
-		return nil, fmt.Errorf("what the Docker engine at %s sent: %w", e.host, err)
+		return nil, fmt.Errorf("archive from the Docker engine at %s: %w", e.host, err)
 	}
 	img, err := fromFiles(ctx, saved, "", o)
 	if err != nil {
@@ -92,8 +93,8 @@ func (e *engine) get(ctx context.Context, path string, query url.Values) (io.Rea
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if errors.Is(err, os.ErrPermission) { // there is one, and it may well have the image
-			return nil, fmt.Errorf("the Docker engine at %s lets this user not in: %w", e.host, err)
+		if errors.Is(err, os.ErrPermission) { // not ErrNoEngine: the engine may have the image
+			return nil, fmt.Errorf("Docker engine at %s: permission denied for this user: %w", e.host, err)
 		}
 		return nil, fmt.Errorf("%w at %s: %w", ErrNoEngine, e.host, err)
 	}
@@ -101,7 +102,7 @@ func (e *engine) get(ctx context.Context, path string, query url.Values) (io.Rea
 		return answer.Body, nil
 	}
 	defer answer.Body.Close()
-	raw, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10)) // no one reads more of an error
+	raw, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10)) // enough of an error message
 	var said struct{ Message string }
 	if json.Unmarshal(raw, &said) != nil {
 		said.Message = strings.TrimSpace(string(raw))
@@ -109,21 +110,22 @@ func (e *engine) get(ctx context.Context, path string, query url.Values) (io.Rea
 	if answer.StatusCode == http.StatusNotFound {
 		return nil, fmt.Errorf("%w: %s", ErrNoSuchImage, said.Message)
 	}
-	return nil, fmt.Errorf("the Docker engine at %s answers %s: %s", e.host, answer.Status, said.Message)
+	return nil, fmt.Errorf("Docker engine at %s: answered %s: %s", e.host, answer.Status, said.Message)
 }
 
-// endpoint is where an engine listens and what is needed to be let in.
+// endpoint is the address of an engine, and the credentials for it.
 type endpoint struct {
 	host   string
-	tlsDir string // with ca.pem, cert.pem, key.pem; "" for none
+	tlsDir string // has ca.pem, cert.pem and key.pem; "" for none
 	verify bool
 }
 
-// findEngine goes the way of the docker command: DOCKER_HOST, then DOCKER_CONTEXT, then the current context of its configuration,
-// then the socket of this machine.
+// findEngine looks where the docker command does: in DOCKER_HOST, DOCKER_CONTEXT, the current context of its
+// configuration, and at the socket of this machine.
 func findEngine() (*engine, error) {
 	at := endpoint{host: "unix:///var/run/docker.sock"}
-	config := os.Getenv("DOCKER_CONFIG") // "" without HOME too, and then nothing of it is read: it would be the current directory's
+	// Stays empty without HOME: a relative path would be in the current directory.
+	config := os.Getenv("DOCKER_CONFIG")
 	if home, err := os.UserHomeDir(); config == "" && err == nil {
 		config = filepath.Join(home, ".docker")
 	}
@@ -132,7 +134,7 @@ func findEngine() (*engine, error) {
 		if os.Getenv("DOCKER_TLS") != "" || os.Getenv("DOCKER_TLS_VERIFY") != "" {
 			at.verify = os.Getenv("DOCKER_TLS_VERIFY") != ""
 			if at.tlsDir = cmp.Or(os.Getenv("DOCKER_CERT_PATH"), config); at.tlsDir == "" {
-				return nil, errors.New("DOCKER_TLS: neither DOCKER_CERT_PATH, DOCKER_CONFIG nor HOME says where the certificates are")
+				return nil, errors.New("DOCKER_TLS: DOCKER_CERT_PATH, DOCKER_CONFIG or HOME is required to find the certificates")
 			}
 		}
 	} else if name, err := currentContext(config); err != nil {
@@ -167,10 +169,10 @@ func currentContext(config string) (string, error) {
 	return c.CurrentContext, nil
 }
 
-// readContext reads a context as docker context create leaves it.
+// readContext reads a context that docker context create has written.
 func readContext(config, name string) (endpoint, error) {
 	if config == "" {
-		return endpoint{}, errors.New("neither DOCKER_CONFIG nor HOME says where contexts are")
+		return endpoint{}, errors.New("DOCKER_CONFIG or HOME is required to find contexts")
 	}
 	sum := sha256.Sum256([]byte(name))
 	id := hex.EncodeToString(sum[:])
@@ -189,7 +191,7 @@ func readContext(config, name string) (endpoint, error) {
 	}
 	docker, ok := meta.Endpoints["docker"]
 	if !ok || docker.Host == "" {
-		return endpoint{}, errors.New("it names no Docker engine")
+		return endpoint{}, errors.New("context has no Docker engine")
 	}
 	at := endpoint{host: docker.Host, verify: !docker.SkipTLSVerify}
 	if dir := filepath.Join(config, "contexts", "tls", id, "docker"); isDir(dir) {
@@ -225,8 +227,10 @@ func (at endpoint) connect() (*engine, error) {
 		transport.TLSClientConfig = c
 		return e, err
 	}
-	return nil, fmt.Errorf("the Docker engine at %s: %s:// is not spoken here (unix://, tcp://, http://, https:// are); "+
-		"with ssh, forward its socket: ssh -L /tmp/docker.sock:/var/run/docker.sock HOST, and set DOCKER_HOST=unix:///tmp/docker.sock", at.host, scheme)
+	return nil, fmt.Errorf("Docker engine at %s: unsupported scheme %s://: "+
+		"expected unix://, tcp://, http:// or https://; for ssh, forward its socket with "+
+		"ssh -L /tmp/docker.sock:/var/run/docker.sock HOST, and set DOCKER_HOST=unix:///tmp/docker.sock",
+		at.host, scheme)
 }
 
 func (at endpoint) tls() (*tls.Config, error) {
@@ -238,7 +242,7 @@ func (at endpoint) tls() (*tls.Config, error) {
 	if err == nil {
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(ca) {
-			return nil, fmt.Errorf("%s: no certificate in it", filepath.Join(at.tlsDir, "ca.pem"))
+			return nil, fmt.Errorf("%s: found no certificate", filepath.Join(at.tlsDir, "ca.pem"))
 		}
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return nil, err

@@ -37,8 +37,8 @@ type engine struct {
 	push bool                                   // it reaches a registry of the test: the engines of slow tests have their own network
 }
 
-// copies puts the image of a docker save archive into a registry and into an OCI archive, with another program's code, and
-// returns their references.
+// copies puts the image of a docker save archive into a registry and into an OCI archive, with another
+// program's code, and returns their references.
 func copies(t *testing.T, saved, registry string) []string {
 	t.Helper()
 	img, err := tarball.ImageFromPath(saved, nil)
@@ -60,8 +60,8 @@ func copies(t *testing.T, saved, registry string) []string {
 	return []string{ref, "oci:" + dir, "oci-archive:" + archive}
 }
 
-// TestEngines makes images with docker import and docker build, and compares what comes from the engine, from docker save,
-// from a registry, where the engine reaches it pushed by itself, and from an OCI archive.
+// TestEngines makes images with docker import and docker build, and compares what comes from the engine, from
+// docker save, from a registry, where the engine reaches it pushed by itself, and from an OCI archive.
 func TestEngines(t *testing.T) {
 	root, err := os.MkdirTemp("", "neb-engine26-") // t.TempDir insists on removing what an engine may still mount
 	if err != nil {
@@ -159,7 +159,7 @@ func TestEngines(t *testing.T) {
 			if err == nil {
 				img.Close()
 			}
-			for ref, want := range map[string]string{"neb-test-none:1": "no such image", "NEB": "answers 400", "sha256:" + strings.Repeat("0", 64): "no such image"} {
+			for ref, want := range map[string]string{"neb-test-none:1": "no such image", "NEB": "answered 400", "sha256:" + strings.Repeat("0", 64): "no such image"} {
 				if _, err := image.Open(t.Context(), "docker-daemon:"+ref, image.Options{Arch: "x86_64"}); err == nil || !strings.Contains(strings.ToLower(err.Error()), want) {
 					t.Errorf("%s: %v, want %q", ref, err, want)
 				}
@@ -249,14 +249,14 @@ func TestFindEngine(t *testing.T) {
 		{"DOCKER_HOST tcp", map[string]string{"DOCKER_HOST": strings.Replace(tcp.URL, "http", "tcp", 1)}, "x:1", ""},
 		{"DOCKER_HOST with TLS", map[string]string{"DOCKER_HOST": strings.Replace(secure.URL, "https", "tcp", 1), "DOCKER_TLS": "1"}, "x:1", ""},
 		{"a certificate that nobody knows", map[string]string{"DOCKER_HOST": strings.Replace(secure.URL, "https", "tcp", 1), "DOCKER_TLS_VERIFY": "1"}, "x:1", "certificate"},
-		{"ssh", map[string]string{"DOCKER_CONTEXT": "far"}, "x:1", "ssh:// is not spoken here"},
+		{"ssh", map[string]string{"DOCKER_CONTEXT": "far"}, "x:1", "unsupported scheme ssh://"},
 		{"no such context", map[string]string{"DOCKER_CONTEXT": "none"}, "x:1", "docker context none"},
 		{"nobody listens", map[string]string{"DOCKER_HOST": "unix://" + socket + ".no"}, "x:1", "no Docker engine answers at unix://"},
 		{"no such image", nil, "y:1", "no such image"},
 		{"a stream that ends early", nil, "cut", "unexpected EOF"},
 		{"a huge answer", nil, "huge", "larger than 4194304 bytes"},
 		{"a deep answer", nil, "deep", "exceeded max depth"},
-		{"a long complaint", nil, "angry", "answers 500 Internal Server Error: no no"},
+		{"a long complaint", nil, "angry", "answered 500 Internal Server Error: no no"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, name := range []string{"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"} {

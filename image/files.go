@@ -19,15 +19,16 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
-// files is an OCI layout or what docker save writes: named pieces, in a directory or in one tar file.
+// files is an OCI layout or an archive of docker save: named files, in a directory or in a tar file.
 type files interface {
-	// find returns the file that holds a piece, and where in it. A piece that is not there is fs.ErrNotExist.
+	// find returns the file that holds name, and its place there. The error for a missing one wraps
+	// fs.ErrNotExist.
 	find(name string) (f *os.File, at, size int64, err error)
 	io.Closer
 }
 
-// openFileOrDir opens PATH, PATH:NAME, PATH@DIGEST or PATH:NAME@DIGEST. Path and name may hold slashes, colons and signs like @: the shortest path that is
-// there counts.
+// openFileOrDir opens PATH, PATH:NAME, PATH@DIGEST or PATH:NAME@DIGEST. Path and name may contain slashes,
+// colons and @: the shortest path that exists counts.
 func openFileOrDir(ctx context.Context, rest string, o Options) (*Image, error) {
 	name, want := splitPlace(rest)
 	info, err := os.Stat(name)
@@ -37,7 +38,7 @@ func openFileOrDir(ctx context.Context, rest string, o Options) (*Image, error) 
 	return openPlace(ctx, name, info.IsDir(), want, o)
 }
 
-// splitPlace separates the path of a file or directory from the name of an image in it, "" for none.
+// splitPlace separates the path of a file or directory from the name of an image in it, which may be empty.
 func splitPlace(rest string) (path, name string) {
 	if _, err := os.Stat(rest); errors.Is(err, fs.ErrNotExist) {
 		for i := range len(rest) {
@@ -69,7 +70,7 @@ func openPlace(ctx context.Context, name string, dir bool, want string, o Option
 	return img, nil
 }
 
-// fromFiles finds the image called want, or the only one.
+// fromFiles opens the image called want, or the only one if want is empty.
 func fromFiles(ctx context.Context, in files, want string, o Options) (*Image, error) {
 	index, err := readPiece(in, "index.json")
 	if errors.Is(err, os.ErrNotExist) {
@@ -93,15 +94,16 @@ func fromFiles(ctx context.Context, in files, want string, o Options) (*Image, e
 	}
 	switch {
 	case len(fit) == 0 && want == "":
-		return nil, errors.New("index.json lists no image")
+		return nil, errors.New("index.json has no image")
 	case len(fit) == 0:
-		return nil, fmt.Errorf("it holds no image %s (it has: %s): %w", want, strings.Join(names, ", "), fs.ErrNotExist)
+		return nil, fmt.Errorf("no image %s: found %s: %w", want, strings.Join(names, ", "), fs.ErrNotExist)
 	}
 	d := fit[0]
 	if one := compact(fit); len(one) > 1 {
-		// An archive of one image for several machines may list each by itself.
+		// An archive may list the images for several architectures separately.
 		if slices.ContainsFunc(one, func(d v1.Descriptor) bool { return d.Platform == nil }) {
-			return nil, fmt.Errorf("it holds %d images, say which after a colon: %s", len(one), strings.Join(names, ", "))
+			return nil, fmt.Errorf("found %d images, expected one: add a colon and a name (%s)",
+				len(one), strings.Join(names, ", "))
 		}
 		if d, err = choose(one, o.Arch); err != nil {
 			return nil, err
@@ -124,7 +126,8 @@ func nameOf(d v1.Descriptor) string {
 	return d.Digest.String()
 }
 
-// isNamed compares a name with those that tools write: a tag alone, or a reference with or without the default host.
+// isNamed reports whether an image has a name. Tools write a tag alone, or a reference with or without the
+// default host.
 func isNamed(d v1.Descriptor, want string) bool {
 	for _, key := range []string{annotationImageName, annotationName} {
 		if name := d.Annotations[key]; name != "" && (name == want || Expand(name) == Expand(want)) {
@@ -139,7 +142,7 @@ type layoutBlobs struct{ files }
 
 func blobName(d v1.Descriptor) (string, error) {
 	if d.Digest.Algorithm != "sha256" || len(d.Digest.Hex) != 2*sha256.Size {
-		return "", fmt.Errorf("the digest %q is not a SHA-256", d.Digest)
+		return "", fmt.Errorf("invalid digest %q: expected a SHA-256", d.Digest)
 	}
 	return "blobs/sha256/" + d.Digest.Hex, nil
 }
@@ -186,11 +189,12 @@ func section(f *os.File, at, size int64) func(context.Context) (io.ReadCloser, e
 	}
 }
 
-// fromDockerSave reads what docker save wrote before it wrote OCI layouts.
+// fromDockerSave reads archives of Docker engines before 25, which are not OCI layouts.
 func fromDockerSave(in files, want string, o Options) (*Image, error) {
 	raw, err := readPiece(in, "manifest.json")
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("it is neither an OCI layout nor an archive of docker save: there is no index.json and no manifest.json in it (%w)", fs.ErrNotExist)
+		return nil, fmt.Errorf("found neither index.json nor manifest.json: "+
+			"expected an OCI layout or an archive of docker save (%w)", fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("manifest.json: %w", err)
@@ -211,7 +215,7 @@ func fromDockerSave(in files, want string, o Options) (*Image, error) {
 				at = i
 			}
 		}
-		if want != "" && strings.TrimSuffix(path.Base(m.Config), ".json") == strings.TrimPrefix(want, "sha256:") {
+		if want != "" && configID(m.Config) == strings.TrimPrefix(want, "sha256:") {
 			at = i
 		}
 		names = append(names, m.RepoTags...)
@@ -220,7 +224,8 @@ func fromDockerSave(in files, want string, o Options) (*Image, error) {
 		at = 0
 	}
 	if at < 0 {
-		return nil, fmt.Errorf("it holds %d images and none is %q (it has: %s)", len(all), want, strings.Join(names, ", "))
+		return nil, fmt.Errorf("found %d images, none of them %q: %s",
+			len(all), want, strings.Join(names, ", "))
 	}
 	m := all[at]
 	if raw, err = readPiece(in, m.Config); err != nil {
@@ -230,11 +235,13 @@ func fromDockerSave(in files, want string, o Options) (*Image, error) {
 	if err := img.setConfig(raw, o.Arch); err != nil {
 		return nil, err
 	}
-	if id := strings.TrimSuffix(path.Base(m.Config), ".json"); len(id) == 2*sha256.Size && "sha256:"+id != img.ConfigDigest() {
-		return nil, fmt.Errorf("configuration %s: its digest is %s: it was damaged or changed on the way", m.Config, img.ConfigDigest())
+	if id := configID(m.Config); len(id) == 2*sha256.Size && "sha256:"+id != img.ConfigDigest() {
+		return nil, fmt.Errorf("configuration %s: digest is %s: the archive was damaged or changed on the way",
+			m.Config, img.ConfigDigest())
 	}
 	if len(m.Layers) != len(img.config.RootFS.DiffIDs) {
-		return nil, fmt.Errorf("manifest.json has %d layers, the configuration has %d", len(m.Layers), len(img.config.RootFS.DiffIDs))
+		return nil, fmt.Errorf("manifest.json: found %d layers, expected %d as in the configuration",
+			len(m.Layers), len(img.config.RootFS.DiffIDs))
 	}
 	for i, name := range m.Layers {
 		l, err := pieceLayer(in, name)
@@ -247,7 +254,10 @@ func fromDockerSave(in files, want string, o Options) (*Image, error) {
 	return img, nil
 }
 
-// dirFiles is an OCI layout in a directory.
+// configID returns the digest in the name of a configuration, if it has one.
+func configID(name string) string { return strings.TrimSuffix(path.Base(name), ".json") }
+
+// dirFiles is a layout in a directory.
 type dirFiles struct {
 	dir  string
 	open []*os.File
@@ -255,7 +265,7 @@ type dirFiles struct {
 
 func (d *dirFiles) find(name string) (*os.File, int64, int64, error) {
 	if !filepath.IsLocal(name) {
-		return nil, 0, 0, fmt.Errorf("%q leads out of the layout", name)
+		return nil, 0, 0, fmt.Errorf("invalid name %q: leads out of the directory", name)
 	}
 	f, err := os.Open(filepath.Join(d.dir, name))
 	if err != nil {
@@ -264,7 +274,7 @@ func (d *dirFiles) find(name string) (*os.File, int64, int64, error) {
 	d.open = append(d.open, f)
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", f.Name())
+		err = fmt.Errorf("%s is not a regular file", f.Name())
 	}
 	if err != nil {
 		return nil, 0, 0, err
@@ -280,7 +290,7 @@ func (d *dirFiles) Close() error {
 	return errors.Join(errs...)
 }
 
-// tarFiles is a layout in a tar file: where each piece stands.
+// tarFiles is a layout in a tar file.
 type tarFiles struct {
 	f      *os.File
 	pieces map[string]piece
@@ -288,17 +298,17 @@ type tarFiles struct {
 
 type piece struct {
 	at, size int64
-	link     string // it is the piece of this name (docker save stores a layer that comes twice once)
+	link     string // the file is that of this name: docker save stores a layer that comes twice once
 }
 
-// maxPieces is how many files a layout in a tar file may have, and maxPieceName how long their names may be: a blob or three
-// for each of Docker's 127 layers is usual, with names of 71 bytes.
+// Bounds of a layout in a tar file: the number of its files, and the length of their names in bytes. Docker's
+// limit is 127 layers, each of which takes one to three files with names of 71 bytes.
 const (
 	maxPieces    = 100_000
 	maxPieceName = 1024
 )
 
-// openArchive finds the pieces of an archive. A compressed one is inflated to disk first.
+// openArchive opens an archive, which it decompresses to disk first if need be.
 func openArchive(ctx context.Context, name string, o Options) (*tarFiles, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -322,7 +332,7 @@ func openArchive(ctx context.Context, name string, o Options) (*tarFiles, error)
 	return t, err
 }
 
-// spoolArchive keeps an archive that comes as a stream.
+// spoolArchive writes an archive that comes as a stream to disk.
 func spoolArchive(r io.Reader, o Options) (*tarFiles, error) {
 	f, err := nameless(o.TempDir)
 	if err != nil {
@@ -359,13 +369,13 @@ func indexTar(f *os.File) (*tarFiles, error) {
 			return nil, fmt.Errorf("after %d files, at byte %d: %w", len(t.pieces), r.offset(), err)
 		}
 		if len(h.Name) > maxPieceName || len(h.Linkname) > maxPieceName {
-			return nil, fmt.Errorf("%.40q… has a name or link of more than %d bytes, which no piece of an image has", h.Name, maxPieceName)
+			return nil, fmt.Errorf("%.40q…: name or link is longer than %d bytes", h.Name, maxPieceName)
 		}
 		name := path.Clean(h.Name)
 		switch h.Typeflag {
 		case tar.TypeReg:
 			if isSparse(h) {
-				return nil, fmt.Errorf("%s is a sparse file", h.Name)
+				return nil, fmt.Errorf("%s is a sparse file, which is not supported", h.Name)
 			}
 			t.pieces[name] = piece{at: r.offset(), size: h.Size}
 		case tar.TypeSymlink:
@@ -391,7 +401,7 @@ func (t *tarFiles) find(name string) (*os.File, int64, int64, error) {
 		}
 		at = p.link
 	}
-	return nil, 0, 0, fmt.Errorf("%s is not in the archive: %w", name, fs.ErrNotExist)
+	return nil, 0, 0, fmt.Errorf("the archive has no %s: %w", name, fs.ErrNotExist)
 }
 
 func (t *tarFiles) Close() error { return t.f.Close() }

@@ -11,9 +11,10 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 )
 
-// Image is a container image: what its configuration says, and layers that have not been read yet.
+// Image is a container image: its configuration, and layers that have not been read yet.
 type Image struct {
 	ref      string
 	manifest string
@@ -23,21 +24,18 @@ type Image struct {
 	closers  []io.Closer
 }
 
-// Options say which image is wanted and how it is got.
+// Options choose an image, and bound its cost.
 type Options struct {
 	// Arch is "x86_64" or "aarch64"; an image for another one is an error.
 	Arch string
-	// TempDir is where an engine's stream or a compressed archive is kept, in a file without a name, until Close.
-	// "" is os.TempDir().
+	// TempDir is the directory of a temporary file, without a name, that holds an engine's stream or a
+	// decompressed archive until Close. Empty means os.TempDir().
 	TempDir string
-	// Limits bound what such a stream may take. The zero value means the defaults.
+	// Limits bound such a file. The zero value means the defaults.
 	Limits Limits
 }
 
-// arches are our names of the processors and those of images.
-var arches = map[string]string{"x86_64": "amd64", "aarch64": "arm64"}
-
-// transport is a kind of place where images stand, by the prefix of a reference.
+// transport is a kind of place of images, named by the prefix of a reference.
 type transport struct {
 	prefix string
 	open   func(ctx context.Context, rest string, o Options) (*Image, error)
@@ -53,12 +51,16 @@ var transports = []transport{
 	{"", openRegistry, false},
 }
 
-// HasTransport reports whether a reference says by its beginning where the image is, see [Open]. One that does not is a registry's.
+// HasTransport reports whether a reference begins with the kind of its place, see [Open]. If not, it is a
+// registry's.
 func HasTransport(ref string) bool {
-	return slices.ContainsFunc(transports[:len(transports)-1], func(t transport) bool { return strings.HasPrefix(ref, t.prefix) })
+	return slices.ContainsFunc(transports, func(t transport) bool {
+		return t.prefix != "" && strings.HasPrefix(ref, t.prefix)
+	})
 }
 
-// Place is the file or directory that [Open] reads for a reference, "" where that is a registry or an engine.
+// Place returns the file or directory that [Open] reads for a reference, "" if that is a registry or an
+// engine.
 func Place(ref string) string {
 	for _, t := range transports {
 		if rest, ok := strings.CutPrefix(ref, t.prefix); ok && t.files {
@@ -71,20 +73,22 @@ func Place(ref string) string {
 
 // Open finds an image and reads its configuration.
 //
-// A reference is one of a registry (alpine:3, host/name@sha256:…, optionally with docker:// before it), or begins with
-// docker-daemon: (a name or id that the Docker engine knows), docker-archive: (a file written by docker save), oci-archive:
-// or oci: (an OCI layout, as a tar file or a directory). The last three may end in a colon and the name of one of several images.
+// A reference is one of a registry (alpine:3, host/name@sha256:…, optionally with docker:// before it), or
+// begins with docker-daemon: (a name or ID in the Docker engine), docker-archive: (a file of docker save),
+// oci-archive: or oci: (an OCI layout, as a tar file or a directory). The last three may end in a colon and
+// the name of one of several images.
 //
-// Registries are asked with the credentials of ~/.docker/config.json and its credential helpers.
+// Registries get the credentials of ~/.docker/config.json and its credential helpers.
 func Open(ctx context.Context, ref string, o Options) (*Image, error) {
-	if arches[o.Arch] == "" {
-		return nil, fmt.Errorf("architecture %q: expected x86_64 or aarch64", o.Arch)
+	if arch.Go(o.Arch) == "" {
+		return nil, fmt.Errorf("invalid architecture %q: expected x86_64 or aarch64", o.Arch)
 	}
 	for _, t := range transports {
 		if rest, ok := strings.CutPrefix(ref, t.prefix); ok {
 			img, err := t.open(ctx, rest, o)
 			if _, statErr := os.Stat(ref); err != nil && t.prefix == "" && statErr == nil {
-				err = fmt.Errorf("%w (there is a file or directory of this name: oci:%s, oci-archive:%s or docker-archive:%s means that)", err, ref, ref, ref)
+				err = fmt.Errorf("%w (for the file or directory of this name: oci:%s, oci-archive:%s or docker-archive:%s)",
+					err, ref, ref, ref)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("image %s: %w", ref, err)
@@ -96,20 +100,22 @@ func Open(ctx context.Context, ref string, o Options) (*Image, error) {
 	panic("unreachable: the last transport has no prefix")
 }
 
-// Config is the image's configuration. It must not be changed.
+// Config returns the image's configuration. It must not be changed.
 func (i *Image) Config() *v1.ConfigFile { return i.config }
 
-// RawConfig is the configuration as it is stored, which [Image.ConfigDigest] is the digest of.
+// RawConfig returns the bytes of the configuration.
 func (i *Image) RawConfig() []byte { return i.raw }
 
-// ConfigDigest is sha256: and 64 digits. It is the same wherever the image comes from, and what Docker shows as the image's id.
+// ConfigDigest returns the digest of [Image.RawConfig]: "sha256:" and 64 digits. It is the same wherever the
+// image comes from. Docker shows it as the image's ID.
 func (i *Image) ConfigDigest() string { return digestOf(i.raw) }
 
-// ManifestDigest is what registries know the image by, for one architecture; "" where the source has no manifest.
-// It differs between sources when they compress layers differently.
+// ManifestDigest returns the digest by which registries know the image, for one architecture; "" if the
+// source has no manifest. It differs between sources that compress layers differently.
 func (i *Image) ManifestDigest() string { return i.manifest }
 
-// Close frees what Open keeps open. A tree that the image was added to needs it until that is closed too.
+// Close frees the files of the image. A tree that the image was added to needs them until it is closed
+// itself.
 func (i *Image) Close() error {
 	var errs []error
 	for _, c := range i.closers {
@@ -121,11 +127,11 @@ func (i *Image) Close() error {
 
 func digestOf(b []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(b)) }
 
-// blobs is a place with content under its digest: a registry's repository or an OCI layout.
+// blobs is a place that stores content by its digest: a registry's repository or an OCI layout.
 type blobs interface {
-	// read returns all of a document, which must have exactly d's digest.
+	// read returns a document and verifies its digest.
 	read(ctx context.Context, d v1.Descriptor) ([]byte, error)
-	// layer makes a layer whose blob has d's digest.
+	// layer returns the layer in a blob.
 	layer(d v1.Descriptor) (layer, error)
 }
 
@@ -147,10 +153,11 @@ func fromManifest(ctx context.Context, b blobs, d v1.Descriptor, o Options) (*Im
 		}
 		switch {
 		case m.SchemaVersion == 1:
-			return nil, fmt.Errorf("manifest %s has schema version 1, which registries gave up in 2019: push the image again", d.Digest)
+			return nil, fmt.Errorf("manifest %s: found schema version 1, expected 2: push the image again with a current tool",
+				d.Digest)
 		case m.Manifests != nil:
 			if depth == 3 {
-				return nil, fmt.Errorf("index %s: indexes inside indexes, four deep", d.Digest)
+				return nil, fmt.Errorf("index %s: indexes are nested more than 3 deep", d.Digest)
 			}
 			chosen, err := choose(m.Manifests, o.Arch)
 			if err != nil {
@@ -168,11 +175,13 @@ func fromManifest(ctx context.Context, b blobs, d v1.Descriptor, o Options) (*Im
 			return nil, err
 		}
 		if len(m.Layers) != len(img.config.RootFS.DiffIDs) {
-			return nil, fmt.Errorf("manifest %s has %d layers, its configuration has %d", d.Digest, len(m.Layers), len(img.config.RootFS.DiffIDs))
+			return nil, fmt.Errorf("manifest %s: found %d layers, expected %d as in its configuration",
+				d.Digest, len(m.Layers), len(img.config.RootFS.DiffIDs))
 		}
 		for i, ld := range m.Layers {
 			if t := string(ld.MediaType); !strings.Contains(t, "tar") || strings.Contains(t, "encrypted") {
-				return nil, fmt.Errorf("layer %d of %d has the type %q, expected a tar archive", i+1, len(m.Layers), t)
+				return nil, fmt.Errorf("layer %d of %d: found media type %q, expected a tar archive",
+					i+1, len(m.Layers), t)
 			}
 			l, err := b.layer(ld)
 			if err != nil {
@@ -185,26 +194,27 @@ func fromManifest(ctx context.Context, b blobs, d v1.Descriptor, o Options) (*Im
 	}
 }
 
-// setConfig reads a configuration and refuses one for another machine.
-func (i *Image) setConfig(raw []byte, arch string) error {
+// setConfig reads a configuration and rejects one for another machine.
+func (i *Image) setConfig(raw []byte, machine string) error {
 	var c v1.ConfigFile
 	if err := decode(raw, &c); err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
-	if c.OS != "" && c.OS != "linux" || c.Architecture != "" && c.Architecture != arches[arch] {
-		return fmt.Errorf("it is for %s/%s, and linux/%s is wanted", c.OS, c.Architecture, arches[arch])
+	if c.OS != "" && c.OS != "linux" || c.Architecture != "" && c.Architecture != arch.Go(machine) {
+		return fmt.Errorf("wrong platform: found %s/%s, expected linux/%s",
+			c.OS, c.Architecture, arch.Go(machine))
 	}
 	for _, id := range c.RootFS.DiffIDs {
 		if id.Algorithm != "sha256" {
-			return fmt.Errorf("configuration: the diff ID %s is not a SHA-256", id)
+			return fmt.Errorf("configuration: invalid diff ID %s: expected a SHA-256", id)
 		}
 	}
 	i.config, i.raw = &c, raw
 	return nil
 }
 
-// choose takes the image for arch out of an index. Attestations and images of other systems are passed over.
-func choose(all []v1.Descriptor, arch string) (v1.Descriptor, error) {
+// choose picks the image for arch from an index. It ignores attestations and images for other systems.
+func choose(all []v1.Descriptor, machine string) (v1.Descriptor, error) {
 	var fit, plain []v1.Descriptor
 	var found []string
 	for _, d := range all {
@@ -212,13 +222,13 @@ func choose(all []v1.Descriptor, arch string) (v1.Descriptor, error) {
 		case d.Annotations["vnd.docker.reference.type"] != "":
 		case p == nil || p.OS == "" && p.Architecture == "":
 			plain = append(plain, d)
-		case p.OS == "linux" && p.Architecture == arches[arch]:
+		case p.OS == "linux" && p.Architecture == arch.Go(machine):
 			fit = append(fit, d)
 		default:
 			found = append(found, p.String())
 		}
 	}
-	// Variants of amd64 (v2, v3) need newer processors; the first without one, or as old as any, is the one to take.
+	// Variants of amd64 (v2, v3) need newer processors: take the first image without one, or with the oldest.
 	for _, d := range fit {
 		if v := d.Platform.Variant; v == "" || v == "v8" || v == "v1" {
 			return d, nil
@@ -227,15 +237,16 @@ func choose(all []v1.Descriptor, arch string) (v1.Descriptor, error) {
 	switch plain = compact(plain); {
 	case len(fit) > 0:
 		return fit[0], nil
-	case len(plain) == 1: // its configuration says what it is for
+	case len(plain) == 1: // its configuration has the platform
 		return plain[0], nil
 	case len(plain) > 1:
-		return v1.Descriptor{}, fmt.Errorf("it holds %d images without a platform", len(plain))
+		return v1.Descriptor{}, fmt.Errorf("found %d images without a platform, expected one", len(plain))
 	}
-	return v1.Descriptor{}, fmt.Errorf("it holds no image for linux/%s (it has: %s)", arches[arch], strings.Join(found, ", "))
+	return v1.Descriptor{}, fmt.Errorf("no image for linux/%s: found %s",
+		arch.Go(machine), strings.Join(found, ", "))
 }
 
-// compact drops descriptors of what has been seen: an archive lists an image once for each of its names.
+// compact drops duplicate digests: an archive lists an image once for each of its names.
 func compact(all []v1.Descriptor) []v1.Descriptor {
 	seen := map[v1.Hash]bool{}
 	return slices.DeleteFunc(slices.Clone(all), func(d v1.Descriptor) bool {
@@ -245,10 +256,10 @@ func compact(all []v1.Descriptor) []v1.Descriptor {
 	})
 }
 
-// check compares a small blob with its descriptor.
+// check verifies the digest of a small blob.
 func check(b []byte, d v1.Descriptor) error {
 	if found := digestOf(b); found != d.Digest.String() {
-		return fmt.Errorf("its digest is %s: it was damaged or changed on the way", found)
+		return fmt.Errorf("digest is %s: the blob was damaged or changed on the way", found)
 	}
 	return nil
 }

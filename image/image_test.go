@@ -155,7 +155,8 @@ func TestImagesOverEachOther(t *testing.T) {
 	same(t, list(t, tree), []string{`40755 p`, `40755 p/q`, `40711 p/q/d`, `100644 p/q/d/one 1`, `100644 p/q/both 2`, `100644 p/q/dir 2`})
 }
 
-// TestManyFiles has more entries than the journal keeps in memory and the table begins with, and bounds what they cost.
+// TestManyFiles has more entries than the journal keeps in memory and the table begins with, and bounds what
+// they cost.
 func TestManyFiles(t *testing.T) {
 	const n = 100_000
 	layer := func() []byte { // and the entries are gone before anything is counted

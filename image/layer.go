@@ -39,7 +39,8 @@ type archive struct {
 var compressions = []struct {
 	name  string
 	magic string
-	open  func(context.Context, *bufio.Reader, *windowRoom) (io.Reader, func(), error) // nil if it is not supported
+	// open is nil if the compression is not supported.
+	open func(context.Context, *bufio.Reader, *windowRoom) (io.Reader, func(), error)
 }{
 	{"gzip", "\x1f\x8b", func(_ context.Context, in *bufio.Reader, _ *windowRoom) (io.Reader, func(), error) {
 		r, err := gzip.NewReader(in)
@@ -52,8 +53,8 @@ var compressions = []struct {
 	{"lz4", "\x04\x22\x4d\x18", nil},
 }
 
-// decompress returns a reader of the decompressed bytes and a function that frees its memory; nil if the bytes are not
-// compressed.
+// decompress returns a reader of the decompressed bytes and a function that frees its memory; nil if the
+// bytes are not compressed.
 func decompress(ctx context.Context, in *bufio.Reader, w *windowRoom) (io.Reader, func(), error) {
 	first, err := in.Peek(6)
 	if err != nil && err != io.EOF {
@@ -75,8 +76,8 @@ func decompress(ctx context.Context, in *bufio.Reader, w *windowRoom) (io.Reader
 	return nil, func() {}, nil
 }
 
-// smallWindow is the memory that every zstd layer gets: RFC 8878 advises against larger windows, and container tools
-// follow it.
+// smallWindow is the memory that every zstd layer gets: RFC 8878 advises against larger windows, and
+// container tools follow it.
 const smallWindow = 8 << 20
 
 // openZstd waits until there is room for the window of the first frame. Later frames get no more.
@@ -87,12 +88,13 @@ func openZstd(ctx context.Context, in *bufio.Reader, w *windowRoom) (io.Reader, 
 	}
 	window := max(firstWindow(head), min(smallWindow, w.limit))
 	if window > w.limit {
-		return nil, nil, &LimitError{What: "bytes of window for a zstd layer", Limit: w.limit, Found: window, Field: "Window"}
+		return nil, nil, &LimitError{"bytes of window for a zstd layer", w.limit, window, "Window"}
 	}
 	if err := w.room.Acquire(ctx, window); err != nil {
 		return nil, nil, err
 	}
-	r, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))
+	r, err := zstd.NewReader(in,
+		zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))
 	if err != nil {
 		w.room.Release(window)
 		return nil, nil, err
@@ -136,13 +138,14 @@ type zstdReader struct {
 func (z zstdReader) Read(b []byte) (int, error) {
 	n, err := z.Decoder.Read(b)
 	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
-		err = fmt.Errorf("a later zstd frame needs a window of more than %d bytes, the first did not: %w", z.window, err)
+		err = fmt.Errorf("a later zstd frame needs a window of more than %d bytes, the first did not: %w",
+			z.window, err)
 	}
 	return n, err
 }
 
-// read decompresses a layer into a temporary file of the tree, unless it is a plain archive in a file, and verifies its
-// digests. It runs in several goroutines.
+// read decompresses a layer into a temporary file of the tree, unless it is a plain archive in a file, and
+// verifies its digests. It runs in several goroutines.
 func (l *layer) read(ctx context.Context, t *Tree) (*archive, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -180,11 +183,13 @@ func (l *layer) read(ctx context.Context, t *Tree) (*archive, error) {
 		sinks = append(sinks, out.file)
 	}
 	// The structs hide ReadFrom and WriteTo, which would choose buffers of their own.
-	out.size, err = io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(sinks...)}, struct{ io.Reader }{r}, make([]byte, 64<<10))
+	to := struct{ io.Writer }{io.MultiWriter(sinks...)}
+	out.size, err = io.CopyBuffer(to, struct{ io.Reader }{r}, make([]byte, 64<<10))
 	if err != nil {
 		return nil, err
 	}
-	if _, err := io.Copy(io.Discard, in); err != nil { // the digest includes what follows the compressed stream
+	// The digest includes what follows the compressed stream.
+	if _, err := io.Copy(io.Discard, in); err != nil {
 		return nil, err
 	}
 	for _, c := range []struct {
@@ -195,7 +200,8 @@ func (l *layer) read(ctx context.Context, t *Tree) (*archive, error) {
 			continue
 		}
 		if found := c.found.digest(); found != c.want {
-			return nil, fmt.Errorf("%s is %s, expected %s: the layer was damaged or changed on the way", c.what, found, c.want)
+			return nil, fmt.Errorf("%s is %s, expected %s: the layer was damaged or changed on the way",
+				c.what, found, c.want)
 		}
 	}
 	return out, nil
@@ -297,7 +303,10 @@ func entry(h *tar.Header) (e *Entry, link string, err error) {
 		what  string
 		value int64
 		max   int64
-	}{{"owner", int64(h.Uid), ids}, {"group", int64(h.Gid), ids}, {"major number", h.Devmajor, math.MaxUint32}, {"minor number", h.Devminor, math.MaxUint32}} {
+	}{
+		{"owner", int64(h.Uid), ids}, {"group", int64(h.Gid), ids},
+		{"major number", h.Devmajor, math.MaxUint32}, {"minor number", h.Devminor, math.MaxUint32},
+	} {
 		if id.value < 0 || id.value > id.max {
 			return nil, "", fmt.Errorf("invalid %s %d: expected 0 to %d", id.what, id.value, id.max)
 		}

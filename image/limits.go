@@ -10,17 +10,20 @@ import (
 
 // Limits bound the cost of a hostile image. The zero value of a field means its default.
 type Limits struct {
-	// Entries is the largest number of entries in all layers of a tree together. Each takes about 130 bytes of memory.
-	// Their strings (names, targets of links, extended attributes) may take 256 bytes for each, and 32 MiB.
+	// Entries is the largest number of entries in all layers of a tree together. Each takes about 130 bytes
+	// of memory. Their strings (names, targets of links, extended attributes) may take 256 bytes for each,
+	// and 32 MiB.
 	Entries int64
-	// Bytes is the largest size of all layers together, decompressed. They are on disk while the tree is open.
+	// Bytes is the largest size of all layers together, decompressed. They are on disk while the tree is
+	// open.
 	Bytes int64
-	// Window is the largest memory for the windows of the zstd layers that are read at a time, and so of each.
+	// Window is the largest memory for the windows of the zstd layers that are read at a time, and so of
+	// each.
 	Window int64
 }
 
-// DefaultLimits are the defaults for fields that are zero: 260 MB of memory, 850 MB with the longest names, and 64 GiB of
-// disk. The windows are four of the size that RFC 8878 recommends, or one of zstd -20.
+// DefaultLimits are the defaults for fields that are zero: 260 MB of memory, 850 MB with the longest names,
+// and 64 GiB of disk. The windows are four of the size that RFC 8878 recommends, or one of zstd -20.
 var DefaultLimits = Limits{Entries: 2_000_000, Bytes: 64 << 30, Window: 32 << 20}
 
 func (l Limits) orDefault() Limits {
@@ -36,8 +39,8 @@ const maxLayers = 1<<16 - 2 // a layer's number has 16 bits
 // names is the largest memory for the strings of a tree, in bytes.
 func (l Limits) names() int64 { return 32<<20 + 256*min(l.Entries, 1<<23) }
 
-// links is the largest number of bytes of symbolic links that are followed. Honest layers name files where they are, and
-// follow hardly any.
+// links is the largest number of bytes of symbolic links that are followed. Honest layers name files where
+// they are, and follow hardly any.
 func (l Limits) links() int64 { return 32<<20 + 64*min(l.Entries, 1<<23) }
 
 // budget is what may still be read of the layers of a tree.
@@ -92,7 +95,8 @@ type LimitError struct {
 
 func (e *LimitError) Error() string {
 	if e.Found != 0 {
-		return fmt.Sprintf("found %d %s, expected at most %d: raise the limit if you trust the image", e.Found, e.What, e.Limit)
+		return fmt.Sprintf("found %d %s, expected at most %d: raise the limit if you trust the image",
+			e.Found, e.What, e.Limit)
 	}
 	return fmt.Sprintf("found more than %d %s: raise the limit if you trust the image", e.Limit, e.What)
 }

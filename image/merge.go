@@ -13,12 +13,13 @@ const (
 	whiteout       = ".wh."
 	whiteoutMeta   = ".wh..wh." // names that aufs kept for itself
 	whiteoutOpaque = ".wh..wh..opq"
-	// whiteoutLinks is the directory in which aufs kept files with several names. They are targets of hard links, and in
-	// no tree.
+	// whiteoutLinks is the directory in which aufs kept files with several names. They are targets of hard
+	// links, and in no tree.
 	whiteoutLinks = ".wh..wh.plnk"
 )
 
-// merge lays one layer over the tree below root. Names resolve as if root were "/": symbolic links never lead out of it.
+// merge lays one layer over the tree below root. Names resolve as if root were "/": symbolic links never lead
+// out of it.
 type merge struct {
 	t     *Tree
 	root  uint32
@@ -30,8 +31,8 @@ type merge struct {
 // hardLink is a path and a target in the tree's arena, which bounds their size.
 type hardLink struct{ path, target uint32 }
 
-// checkPath rejects names that no honest tool writes. A leading slash is valid (Nix writes them): every name counts from the
-// root of the image.
+// checkPath rejects names that no honest tool writes. A leading slash is valid (Nix writes them): every name
+// counts from the root of the image.
 func checkPath(path string) error {
 	switch {
 	case strings.IndexByte(path, 0) >= 0:
@@ -44,14 +45,15 @@ func checkPath(path string) error {
 		case part == "..":
 			return errors.New(`invalid name: ".." would lead out of its directory`)
 		case len(part) > maxName:
-			return fmt.Errorf("invalid name: %.40q… has %d bytes between slashes, expected at most %d", part, len(part), maxName)
+			return fmt.Errorf("invalid name: %.40q… has %d bytes between slashes, expected at most %d",
+				part, len(part), maxName)
 		}
 	}
 	return nil
 }
 
-// apply lays one entry of a layer over the tree. A whiteout hides what lower layers brought, never what its own layer
-// brings, whichever comes first.
+// apply lays one entry of a layer over the tree. A whiteout hides what lower layers brought, never what its
+// own layer brings, whichever comes first.
 func (m *merge) apply(e *Entry, hardLinkTo string) error {
 	if err := checkPath(e.Path); err != nil {
 		return err
@@ -143,9 +145,11 @@ func (m *merge) finish() error {
 			path, target := m.t.names.get(left[0].path), m.t.names.get(left[0].target)
 			switch {
 			case len(left) == len(m.later):
-				return fmt.Errorf("%q: hard link to %q, which is neither in this layer nor in a lower one", path, target)
+				return fmt.Errorf("%q: hard link to %q, which is neither in this layer nor in a lower one",
+					path, target)
 			case pass == maxHops:
-				return fmt.Errorf("%q: hard link to %q: more than %d hard links lead to each other", path, target, maxHops)
+				return fmt.Errorf("%q: hard link to %q: more than %d hard links lead to each other",
+					path, target, maxHops)
 			}
 		}
 		m.later = left
@@ -241,7 +245,8 @@ func (m *merge) hide(dir, base string) error {
 	if err != nil || id == 0 {
 		return err
 	}
-	if t.fileType(id) == initramfs.TypeSymlink { // stands for the directory it leads to, as in names of entries
+	// Stands for the directory it leads to, as in names of entries.
+	if t.fileType(id) == initramfs.TypeSymlink {
 		if id, err = t.resolve(m.root, dir, false, nil); err != nil {
 			return err
 		}
@@ -273,7 +278,8 @@ func (m *merge) clear(dir uint32) (left bool) {
 	return n.child != 0
 }
 
-// drop hides a node unless this layer brought it or something below it, and reports whether it is still there.
+// drop hides a node unless this layer brought it or something below it, and reports whether it is still
+// there.
 func (m *merge) drop(id uint32) (left bool) {
 	t := m.t
 	n := t.nodes.at(id)
@@ -304,8 +310,8 @@ func (t *Tree) find(root uint32, path string) (uint32, error) {
 	return t.lookup(parent, base), nil
 }
 
-// resolve finds the directory at path, as the kernel would with root as "/". With create it creates what is missing, and
-// replaces what is not a directory, through m; otherwise it returns 0 for those.
+// resolve finds the directory at path, as the kernel would with root as "/". With create it creates what is
+// missing, and replaces what is not a directory, through m; otherwise it returns 0 for those.
 func (t *Tree) resolve(root uint32, path string, create bool, m *merge) (uint32, error) {
 	at, rest, hops := root, path, 0
 	for rest != "" {
@@ -329,10 +335,11 @@ func (t *Tree) resolve(root uint32, path string, create bool, m *merge) (uint32,
 			target := string(t.names.get(uint32(t.inodes.at(t.nodes.at(id).inode).body.at)))
 			// A short name can lead through long targets again and again.
 			if t.links += int64(len(target) + len(rest)); t.links > t.limits.links() {
-				return 0, &LimitError{What: "bytes of symbolic links in the paths of names", Limit: t.limits.links(), Field: "Entries"}
+				return 0, &LimitError{"bytes of symbolic links in the paths of names", t.limits.links(), 0, "Entries"}
 			}
 			if hops++; hops > maxHops || len(target)+len(rest) > 2*maxLink {
-				return 0, fmt.Errorf("%s leads through more than %d symbolic links, or to a path of more than %d bytes", path, maxHops, maxLink)
+				return 0, fmt.Errorf("%s leads through more than %d symbolic links, or to a path of more than %d bytes",
+					path, maxHops, maxLink)
 			}
 			if strings.HasPrefix(target, "/") {
 				at = root
@@ -343,7 +350,8 @@ func (t *Tree) resolve(root uint32, path string, create bool, m *merge) (uint32,
 			return 0, nil
 		}
 		if len(part) > maxName {
-			return 0, fmt.Errorf("symbolic link in the path leads to a name of %d bytes, expected at most %d", len(part), maxName)
+			return 0, fmt.Errorf("symbolic link in the path leads to a name of %d bytes, expected at most %d",
+				len(part), maxName)
 		}
 		if err := m.set(at, part, id, t.impliedDir()); err != nil {
 			return 0, err
@@ -363,7 +371,8 @@ func (t *Tree) graft(root uint32, prefix string) error {
 	return nil
 }
 
-// overlay moves everything below from to the directory to, as if the kernel unpacked a second archive over the first.
+// overlay moves everything below from to the directory to, as if the kernel unpacked a second archive over
+// the first.
 func (t *Tree) overlay(to, from uint32) {
 	for id := t.nodes.at(from).child; id != 0; {
 		n := t.nodes.at(id)

@@ -12,8 +12,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 )
 
-// FuzzMerge merges layers made of the fuzzer's bytes, and compares the tree with what a plain model of the rules makes: a map
-// from names to contents, one layer after the other. Links are left to the puzzles.
+// FuzzMerge merges layers made of the fuzzer's bytes, and compares the tree with what a plain model of the
+// rules makes: a map from names to contents, one layer after the other. Links are left to the puzzles.
 func FuzzMerge(f *testing.F) {
 	f.Add([]byte("\x00\x01\x02\x03\x10\x21\x32\x43"))
 	f.Add([]byte("dabf\xff.wb\xffo\xffxyz"))
@@ -106,8 +106,8 @@ func mergeAndCompare(t *testing.T, script []byte) {
 	}
 }
 
-// model applies layers as the specification puts it: first everything that a layer hides goes from the layers below, then
-// what it has is put in.
+// model applies layers as the specification puts it: first everything that a layer hides goes from the layers
+// below, then what it has is put in.
 func model(all [][]scripted) (lines []string) {
 	type node struct {
 		mode uint32 // 0 is a file

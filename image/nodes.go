@@ -6,9 +6,10 @@ import (
 	"hash/maphash"
 )
 
-// This file is how a [Tree] stores names and attributes: in tables without pointers, so that the 2,000,000 entries that are
-// allowed take less than 300 MB, and the garbage collector has nothing to trace. Nodes with pointers and a map in each
-// directory are simpler, but take 320 MB for as many files, and twice that if a hostile image has as many directories.
+// This file is how a [Tree] stores names and attributes: in tables without pointers, so that the 2,000,000
+// entries that are allowed take less than 300 MB, and the garbage collector has nothing to trace. Nodes with
+// pointers and a map in each directory are simpler, but take 320 MB for as many files, and twice that if a
+// hostile image has as many directories.
 
 // node is a name in a directory.
 type node struct {
@@ -32,14 +33,15 @@ type inode struct {
 	body           body
 }
 
-// body is the place of a file's bytes: in which of the tree's files, from which byte. The target of a symbolic link is in
-// the arena. A device node has its numbers here.
+// body is the place of a file's bytes: in which of the tree's files, from which byte. The target of a
+// symbolic link is in the arena. A device node has its numbers here.
 type body struct {
 	file uint16
 	at   int64
 }
 
-// key is where the index has a name: by its directory and 32 bits of its hash. Nodes with the same key form a list.
+// key is where the index has a name: by its directory and 32 bits of its hash. Nodes with the same key form a
+// list.
 func (t *Tree) key(parent uint32, name []byte) uint64 {
 	return uint64(parent)<<32 | maphash.Bytes(t.seed, name)>>32
 }
@@ -116,8 +118,8 @@ func (t *Tree) remove(id uint32) {
 	t.detach(id)
 }
 
-// empty takes everything below a node out of the tree. It takes each node out once at most, so that this costs no more than
-// adding them did.
+// empty takes everything below a node out of the tree. It takes each node out once at most, so that this
+// costs no more than adding them did.
 func (t *Tree) empty(id uint32) {
 	for todo := []uint32{id}; len(todo) > 0; {
 		n := t.nodes.at(todo[len(todo)-1])
@@ -152,7 +154,7 @@ func (a *arena) put(s string) (uint32, error) {
 	last := len(a.blocks) - 1
 	if last < 0 || cap(a.blocks[last])-len(a.blocks[last]) < need {
 		if int64(len(a.blocks)) >= a.limit>>arenaBits {
-			return 0, &LimitError{What: "bytes of names, links and attributes", Limit: a.limit, Field: "Entries"}
+			return 0, &LimitError{"bytes of names, links and attributes", a.limit, 0, "Entries"}
 		}
 		size := arenaBlock
 		if last++; last == 0 && need <= 16<<10 {

@@ -13,15 +13,15 @@ import (
 
 // Ramdisk says how [Tree.WriteRamdisk] writes a tree.
 type Ramdisk struct {
-	// Epoch is the latest modification time of an entry, in seconds since 1970 (SOURCE_DATE_EPOCH). Later times
-	// become Epoch. Nil keeps all times.
+	// Epoch is the latest modification time of an entry, in seconds since 1970 (SOURCE_DATE_EPOCH). Later
+	// times become Epoch. Nil keeps all times.
 	Epoch *int64
-	// Marker, if it is not nil, is the last entry of the archive. Its presence proves to the program that starts
-	// from the ramdisk that the kernel unpacked everything before it.
+	// Marker, if it is not nil, is the last entry of the archive. Its presence proves to the program that
+	// starts from the ramdisk that the kernel unpacked everything before it.
 	Marker *Marker
 	// Lost is called for everything that the archive cannot hold: extended attributes, files of 4 GiB or more
-	// (which are omitted), and entries of the tree in the place of the marker. An error that it returns ends the
-	// writing. If Lost is nil, every loss is an error.
+	// (which are omitted), and entries of the tree in the place of the marker. An error that it returns ends
+	// the writing. If Lost is nil, every loss is an error.
 	Lost func(path, what string) error
 }
 
@@ -32,8 +32,8 @@ type Marker struct {
 	ModTime int64 // of the file and, if the tree lacks it, of its directory, in seconds since 1970
 }
 
-// WriteRamdisk writes the tree as a newc archive, in the order of [Tree.Walk]. If w is an *os.File, the kernel copies
-// the large bodies.
+// WriteRamdisk writes the tree as a newc archive, in the order of [Tree.Walk]. If w is an *os.File, the
+// kernel copies the large bodies.
 func (t *Tree) WriteRamdisk(w io.Writer, o Ramdisk) error {
 	if o.Lost == nil {
 		o.Lost = func(path, what string) error { return fmt.Errorf("%s: %s", path, what) }
@@ -64,7 +64,8 @@ func (w *ramdiskWriter) entry(e *Entry) error {
 		}
 		if e.Path == path.Dir(m.Path) {
 			if w.markerDir = e.IsDir(); !w.markerDir {
-				return fmt.Errorf("%s: found mode %o, expected a directory or nothing: the ramdisk ends with %s; put the image below a prefix",
+				return fmt.Errorf("%s: found mode %o, expected a directory or nothing: "+
+					"the ramdisk ends with %s; put the image below a prefix",
 					e.Path, e.Mode, m.Path)
 			}
 		}
@@ -83,11 +84,13 @@ func (w *ramdiskWriter) entry(e *Entry) error {
 	case e.IsDir():
 		h.Links = 0
 	case e.Target != "":
-		h.Size, h.Links = int64(len(e.Target)), 1 // the kernel creates each name of a symbolic link separately
+		// The kernel creates each name of a symbolic link separately.
+		h.Size, h.Links = int64(len(e.Target)), 1
 	}
 	if err := h.Check(); err != nil {
 		if errors.Is(err, initramfs.ErrTooLarge) {
-			return w.o.Lost(e.Path, fmt.Sprintf("omitted: it has %d bytes, and an initramfs cannot hold a file of 4 GiB or more", e.Size))
+			what := fmt.Sprintf("omitted: it has %d bytes, and an initramfs cannot hold 4 GiB or more", e.Size)
+			return w.o.Lost(e.Path, what)
 		}
 		return err
 	}
@@ -126,7 +129,8 @@ func (w *ramdiskWriter) marker() error {
 			return err
 		}
 	}
-	file := initramfs.Header{Name: m.Path, Mode: initramfs.TypeFile | 0o644, ModTime: at, Size: int64(len(m.Content))}
+	size := int64(len(m.Content))
+	file := initramfs.Header{Name: m.Path, Mode: initramfs.TypeFile | 0o644, ModTime: at, Size: size}
 	if err := w.WriteHeader(&file); err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// Expand gives a reference its default host, directory and tag, as Docker reads it: "alpine" is
+// Expand adds the default host, directory and tag to a reference, as Docker does: "alpine" becomes
 // docker.io/library/alpine:latest.
 func Expand(ref string) string {
 	first, _, found := strings.Cut(ref, "/")
@@ -29,17 +29,18 @@ func Expand(ref string) string {
 	return ref
 }
 
-// Keychain has the credentials of the docker command for registries, and Podman's where that has none.
-func Keychain() authn.Keychain {
+// keychain has the credentials of the docker command for registries, and Podman's if that has none.
+func keychain() authn.Keychain {
 	places := []string{"XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "HOME"}
 	if !slices.ContainsFunc(places, func(name string) bool { return os.Getenv(name) != "" }) {
-		// The library would then read containers/auth.json of the current directory, which may be anybody's.
+		// The library would read containers/auth.json of the current directory, which another user may have
+		// written.
 		return authn.NewMultiKeychain()
 	}
 	return authn.DefaultKeychain
 }
 
-// repository is one of a registry.
+// repository is a repository of a registry.
 type repository struct {
 	name name.Repository
 	opts []remote.Option
@@ -52,7 +53,7 @@ func openRegistry(ctx context.Context, rest string, o Options) (*Image, error) {
 		return nil, err
 	}
 	r := repository{name: ref.Context(), ctx: ctx, opts: []remote.Option{
-		remote.WithAuthFromKeychain(Keychain()), remote.WithContext(ctx), remote.WithUserAgent("neb-linuxkit"),
+		remote.WithAuthFromKeychain(keychain()), remote.WithContext(ctx), remote.WithUserAgent("neb"),
 		remote.WithTransport(boundedManifests{remote.DefaultTransport}),
 	}}
 	d, err := remote.Get(ref, r.opts...)
@@ -62,7 +63,7 @@ func openRegistry(ctx context.Context, rest string, o Options) (*Image, error) {
 	return fromManifest(ctx, &firstBlob{r, d}, d.Descriptor, o)
 }
 
-// firstBlob is a repository whose answer to the reference itself is there already.
+// firstBlob is a repository that has answered for the reference itself already.
 type firstBlob struct {
 	repository
 	first *remote.Descriptor
@@ -108,7 +109,8 @@ func (r repository) layer(d v1.Descriptor) (layer, error) {
 		return layer{}, err
 	}
 	return layer{open: func(ctx context.Context) (io.ReadCloser, error) {
-		l, err := remote.Layer(r.name.Digest(d.Digest.String()), append(r.opts[:len(r.opts):len(r.opts)], remote.WithContext(ctx))...)
+		opts := append(slices.Clone(r.opts), remote.WithContext(ctx))
+		l, err := remote.Layer(r.name.Digest(d.Digest.String()), opts...)
 		if err != nil {
 			return nil, err
 		}

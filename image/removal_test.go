@@ -10,8 +10,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 )
 
-// TestAlternating replaces a directory by a file and back, and hides and brings names, again and again. What goes must cost
-// nothing afterwards: with the dead left in the table, they took a minute.
+// TestAlternating replaces a directory by a file and back, and hides and brings names, again and again. What
+// goes must cost nothing afterwards: with the dead left in the table, they took a minute.
 func TestAlternating(t *testing.T) {
 	n := 200_000
 	if testing.Short() {
@@ -79,7 +79,8 @@ func TestManyGone(t *testing.T) {
 	}
 }
 
-// TestSameKeys has so many names in a directory that some share a key of the index, and removes them in another order.
+// TestSameKeys has so many names in a directory that some share a key of the index, and removes them in
+// another order.
 func TestSameKeys(t *testing.T) {
 	const n = 300_000 // 10 pairs of equal 32-bit hashes are expected, and none once in 30,000 runs
 	tree := NewTree(t.TempDir(), Limits{})
@@ -122,8 +123,8 @@ func TestSameKeys(t *testing.T) {
 	}
 }
 
-// TestLongLinks leads each entry through symbolic links whose targets are as long as they may be. What that may cost is counted, in
-// bytes: a clock would measure the machine.
+// TestLongLinks leads each entry through symbolic links whose targets are as long as they may be. What that
+// may cost is counted, in bytes: a clock would measure the machine.
 func TestLongLinks(t *testing.T) {
 	const hops, target = maxHops - 1, 4000
 	limits := Limits{Entries: 10_000}

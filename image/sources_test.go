@@ -73,7 +73,8 @@ func push(t testing.TB, dir, ref string) {
 	}
 }
 
-// TestSameFromEverySource makes the ramdisk of one image from everywhere it can be; only a Docker engine is missing here.
+// TestSameFromEverySource makes the ramdisk of one image from everywhere it can be; only a Docker engine is
+// missing here.
 func TestSameFromEverySource(t *testing.T) {
 	all := Layers(t, some...)
 	host := serve(t)
@@ -147,7 +148,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-func TestOpenRefuses(t *testing.T) {
+func TestOpenErrors(t *testing.T) {
 	all := Layers(t, some...)
 	host := serve(t)
 	l := NewLayout(t)
@@ -193,13 +194,13 @@ func TestOpenRefuses(t *testing.T) {
 	encrypted.Name(encrypted.Manifest(encrypted.JSON("c", Config("amd64", all[:1])), []Descriptor{encrypted.Blob("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", []byte("x"))}), "")
 	empty := t.TempDir()
 	for _, c := range []struct{ ref, want string }{
-		{"oci:" + l.Dir(), "holds 2 images"},
-		{"oci:" + l.Dir() + ":c:1", "no image c:1 (it has: a:1, b:1)"},
-		{"oci:" + arm.Dir(), "it is for linux/arm64, and linux/amd64 is wanted"},
-		{host + "/arm:1", "it is for linux/arm64, and linux/amd64 is wanted"},
-		{"oci-archive:" + indexed.Archive(), "no image for linux/amd64 (it has: linux/arm64)"},
-		{"oci:" + loop.Dir(), "four deep"},
-		{"oci:" + fewer.Dir(), "has 0 layers, its configuration has 3"},
+		{"oci:" + l.Dir(), "found 2 images, expected one"},
+		{"oci:" + l.Dir() + ":c:1", "no image c:1: found a:1, b:1"},
+		{"oci:" + arm.Dir(), "wrong platform: found linux/arm64, expected linux/amd64"},
+		{host + "/arm:1", "wrong platform: found linux/arm64, expected linux/amd64"},
+		{"oci-archive:" + indexed.Archive(), "no image for linux/amd64: found linux/arm64"},
+		{"oci:" + loop.Dir(), "nested more than 3 deep"},
+		{"oci:" + fewer.Dir(), "found 0 layers, expected 3"},
 		{"oci:" + huge.Dir(), "larger than 4194304 bytes"},
 		{"oci:" + hugeConfig.Dir(), "larger than 4194304 bytes"},
 		{"oci:" + deepConfig.Dir(), "exceeded max depth"},
@@ -208,12 +209,12 @@ func TestOpenRefuses(t *testing.T) {
 		{"oci:" + evil.Dir(), "non-hex character"},
 		{"oci:" + v1schema.Dir(), "schema version 1"},
 		{"oci:" + encrypted.Dir(), "expected a tar archive"},
-		{"oci:" + empty, "neither an OCI layout nor"},
+		{"oci:" + empty, "expected an OCI layout or"},
 		{"oci:" + empty + "/none", "no such file"},
-		{"docker-archive:" + DockerSave(t, "arm64", "x:1", all), "it is for linux/arm64"},
-		{"docker-archive:" + DockerSave(t, "amd64", "x:1", all) + ":y:1", `none is "y:1" (it has: x:1)`},
+		{"docker-archive:" + DockerSave(t, "arm64", "x:1", all), "wrong platform: found linux/arm64"},
+		{"docker-archive:" + DockerSave(t, "amd64", "x:1", all) + ":y:1", `found 1 images, none of them "y:1": x:1`},
 		{"docker-archive:" + os.Args[0], "tar"},
-		{"docker-archive:" + Archive(t, map[string][]byte{strings.Repeat("a/", 600) + "x": nil}), "a name or link of more than 1024 bytes"},
+		{"docker-archive:" + Archive(t, map[string][]byte{strings.Repeat("a/", 600) + "x": nil}), "name or link is longer than 1024 bytes"},
 		{host + "/none:1", "NAME_UNKNOWN"},
 		{"Not A Reference", "could not parse reference"},
 	} {

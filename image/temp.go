@@ -5,7 +5,8 @@ import (
 	"os"
 )
 
-// nameless creates a temporary file that no other program finds, and that is gone when it is closed or the program dies.
+// nameless creates a temporary file that no other program finds, and that is gone when it is closed or the
+// program dies.
 func nameless(dir string) (*os.File, error) {
 	if dir == "" {
 		dir = os.TempDir()

@@ -30,8 +30,8 @@ type Entry struct {
 	Major, Minor uint32
 	// Xattrs are the extended attributes, in the order of their names. Nil for nearly every file.
 	Xattrs []Xattr
-	// Inode and Links are set by Walk: entries with the same number are hard links to one file, which has Links names
-	// in the whole tree. Numbers count from 1 in the order of the walk.
+	// Inode and Links are set by Walk: entries with the same number are hard links to one file, which has
+	// Links names in the whole tree. Numbers count from 1 in the order of the walk.
 	Inode, Links uint32
 	// First is set by Walk at the first name of an inode.
 	First bool
@@ -48,8 +48,8 @@ func (e *Entry) IsDir() bool { return e.Mode&initramfs.TypeMask == initramfs.Typ
 // IsRegular reports whether the entry is a regular file.
 func (e *Entry) IsRegular() bool { return e.Mode&initramfs.TypeMask == initramfs.TypeFile }
 
-// Tree is a file tree whose names are in memory and whose bodies stay in files. Several goroutines must not use it at the
-// same time. Close frees its temporary files.
+// Tree is a file tree whose names are in memory and whose bodies stay in files. Several goroutines must not
+// use it at the same time. Close frees its temporary files.
 type Tree struct {
 	nodes   slab[node]
 	inodes  slab[inode]
@@ -82,8 +82,8 @@ const (
 	maxHops = 40
 )
 
-// NewTree returns an empty tree. Bodies that must be kept on disk go to temporary files without a name in dir, or in
-// os.TempDir() if dir is empty. They need the space of all layers, decompressed.
+// NewTree returns an empty tree. Bodies that must be kept on disk go to temporary files without a name in
+// dir, or in os.TempDir() if dir is empty. They need the space of all layers, decompressed.
 func NewTree(dir string, limits Limits) *Tree {
 	limits = limits.orDefault()
 	t := &Tree{
@@ -97,7 +97,8 @@ func NewTree(dir string, limits Limits) *Tree {
 	return t
 }
 
-// newRoot creates a directory without a name: the root of a tree, or of an image before it is put in its place.
+// newRoot creates a directory without a name: the root of a tree, or of an image before it is put in its
+// place.
 func (t *Tree) newRoot() uint32 {
 	name, _ := t.names.put("")
 	return t.nodes.add(node{inode: t.impliedDir(), name: name})
@@ -136,7 +137,7 @@ func (t *Tree) newInode(e *Entry) (uint32, error) {
 	switch e.Mode & initramfs.TypeMask {
 	case initramfs.TypeSymlink:
 		if e.Target == "" || len(e.Target) > maxLink || strings.IndexByte(e.Target, 0) >= 0 {
-			return 0, fmt.Errorf("invalid symbolic link: points to %.40q (%d bytes), expected 1 to %d bytes without a NUL",
+			return 0, fmt.Errorf("invalid symbolic link to %.40q (%d bytes): expected 1 to %d bytes without a NUL",
 				e.Target, len(e.Target), maxLink)
 		}
 		at, err := t.names.put(e.Target)
@@ -192,7 +193,8 @@ func unpackXattrs(s string) (xs []Xattr) {
 // fill sets the attributes of e from an inode.
 func (t *Tree) fill(e *Entry, ino *inode) {
 	*e = Entry{
-		Path: e.Path, Mode: ino.mode, UID: ino.uid, GID: ino.gid, ModTime: ino.mtime, Size: ino.size, body: ino.body,
+		Path: e.Path, Mode: ino.mode, UID: ino.uid, GID: ino.gid, ModTime: ino.mtime,
+		Size: ino.size, body: ino.body,
 	}
 	switch ino.mode & initramfs.TypeMask {
 	case initramfs.TypeSymlink:
@@ -206,9 +208,9 @@ func (t *Tree) fill(e *Entry, ino *inode) {
 }
 
 // Walk calls f for every name below the root: each directory before its content; in each directory first the
-// subdirectories with everything below them, then the rest, both in the order of their names' bytes. (So the files beside
-// an application's tree come after it, as docs/init-contract.md requires.) f must not keep e nor change the tree. An error
-// of f ends the walk and is returned.
+// subdirectories with everything below them, then the rest, both in the order of their names' bytes. (So the
+// files beside an application's tree come after it, as docs/init-contract.md requires.) f must not keep e nor
+// change the tree. An error of f ends the walk and is returned.
 func (t *Tree) Walk(f func(e *Entry) error) error {
 	w := walker{t: t, f: f, links: map[uint32]uint32{}, number: map[uint32]uint32{}}
 	// Links are counted first: the first name of a file must already say how many there are.
@@ -279,7 +281,8 @@ func (w *walker) walk(dir uint32, prefix []byte) error {
 	return nil
 }
 
-// Sub is the part of a tree below a directory, as if that were the root: symbolic links do not lead out of it.
+// Sub is the part of a tree below a directory, as if that were the root: symbolic links do not lead out of
+// it.
 type Sub struct {
 	t    *Tree
 	root uint32
@@ -299,12 +302,13 @@ func (t *Tree) makeDir(path string) (uint32, error) {
 	return t.resolve(t.root, path, true, &merge{t: t, root: t.root, layer: uint16(t.layers)})
 }
 
-// Lookup finds an entry by its path. It follows symbolic links on the way, within the tree, but not the last part.
+// Lookup finds an entry by its path. It follows symbolic links on the way, within the tree, but not the last
+// part.
 func (t *Tree) Lookup(path string) (*Entry, bool) { return t.top().Lookup(path) }
 
-// Put creates an entry with the given content, or replaces the existing one: a directory over a directory changes its
-// attributes and keeps its content. Missing parents are created with mode 0755; symbolic links on the way are followed
-// within the tree. The content, of e.Size bytes, may be nil if there is none.
+// Put creates an entry with the given content, or replaces the existing one: a directory over a directory
+// changes its attributes and keeps its content. Missing parents are created with mode 0755; symbolic links on
+// the way are followed within the tree. The content, of e.Size bytes, may be nil if there is none.
 func (t *Tree) Put(e *Entry, content []byte) error { return t.top().Put(e, content) }
 
 // Remove removes an entry and everything below it. It is no error if the entry does not exist.

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// FuzzWriter gives the writer entries made of the fuzzer's bytes. It refuses them, or what it writes reads back the same,
-// each directory before what it holds.
+// FuzzWriter gives the writer entries made of the fuzzer's bytes. It refuses them, or what it writes reads
+// back the same, each directory before what it holds.
 func FuzzWriter(f *testing.F) {
 	record := func(name string, mode uint16, links byte, body string) []byte {
 		b := binary.BigEndian.AppendUint16([]byte{byte(len(name))}, mode)

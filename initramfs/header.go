@@ -18,7 +18,7 @@ const (
 	TypeFifo    = 0o010000
 )
 
-// Bounds of what an archive can hold and the kernel unpacks.
+// Bounds of what an archive can hold and the kernel can unpack.
 const (
 	MaxSize = 1<<32 - 1 // bytes in one file: the size has eight hexadecimal digits
 	MaxPath = 4095      // bytes in a name, and in what a symbolic link points to (PATH_MAX without its NUL)
@@ -45,21 +45,23 @@ type Header struct {
 	Size int64
 	// Major and Minor are the numbers of a device node.
 	Major, Minor uint32
-	// Inode joins hard links: all entries with the same number, and from the same Device, are one file. A writer given 0 takes the next
-	// unused one; a caller that links gives numbers of its own to all entries, or takes them from [Writer.NextInode].
+	// Inode joins hard links: all entries with the same number, and from the same Device, are one file. A
+	// writer given 0 takes the next unused one; a caller that links gives numbers of its own to all entries,
+	// or takes them from [Writer.NextInode].
 	Inode uint32
-	// Device holds the numbers of the file system that the file was read from, major and minor. Writers leave it 0: the inode says enough.
+	// Device holds the numbers of the file system that the file was read from, major and minor. Writers leave
+	// it 0: the inode says enough.
 	Device [2]uint32
 	// Links is the number of names that the file has in this archive; 0 means 1. The kernel looks for earlier
-	// names of the same inode only when it is 2 or more. Exactly one of the names brings the bytes, the others have
-	// Size 0.
+	// names of the same inode only when it is 2 or more. Exactly one of the names brings the bytes, the
+	// others have Size 0.
 	Links uint32
 }
 
-// ErrTooLarge is what a header with more than [MaxSize] bytes is refused with.
-var ErrTooLarge = errors.New("a newc archive holds no file of 4 GiB or more")
+// ErrTooLarge is the error for a file of more than [MaxSize] bytes.
+var ErrTooLarge = errors.New("a newc archive cannot hold a file of 4 GiB or more")
 
-// Check says why h cannot stand in an archive, or nil. What it refuses the kernel would skip without a word.
+// Check returns an error if an archive cannot hold h. The kernel would skip such an entry silently.
 func (h *Header) Check() error {
 	if err := CheckName(h.Name); err != nil {
 		return err
@@ -71,46 +73,48 @@ func (h *Header) Check() error {
 		}
 	case TypeSymlink:
 		if h.Size < 1 || h.Size > MaxPath {
-			return fmt.Errorf("%s: a symbolic link points to 1 to %d bytes, not %d", h.Name, MaxPath, h.Size)
+			return fmt.Errorf("%s: invalid symbolic link of %d bytes: expected 1 to %d", h.Name, h.Size, MaxPath)
 		}
 	case TypeDir, TypeChar, TypeBlock, TypeFifo, TypeSocket:
 		if h.Size != 0 {
-			return fmt.Errorf("%s: mode %o has no content, yet the size is %d", h.Name, h.Mode, h.Size)
+			return fmt.Errorf("%s: invalid size %d: mode %o has no content", h.Name, h.Size, h.Mode)
 		}
 	default:
-		return fmt.Errorf("%s: mode %o has no known file type", h.Name, h.Mode)
+		return fmt.Errorf("%s: invalid mode %o: unknown file type", h.Name, h.Mode)
 	}
 	if h.Size < 0 {
-		return fmt.Errorf("%s: the size is %d", h.Name, h.Size)
+		return fmt.Errorf("%s: invalid size %d", h.Name, h.Size)
 	}
 	if h.Mode > 0o177777 {
-		return fmt.Errorf("%s: mode %o has bits above the file type", h.Name, h.Mode)
+		return fmt.Errorf("%s: invalid mode %o: bits above the file type", h.Name, h.Mode)
 	}
 	if h.UID == 1<<32-1 || h.GID == 1<<32-1 {
-		return fmt.Errorf("%s: the owner %d:%d is out of range", h.Name, h.UID, h.GID)
+		return fmt.Errorf("%s: invalid owner %d:%d: out of range", h.Name, h.UID, h.GID)
 	}
 	return nil
 }
 
-// CheckName says why a path cannot stand in an archive, or nil.
+// CheckName returns an error if an archive cannot hold a path.
 func CheckName(name string) error {
 	switch {
 	case name == "":
-		return errors.New("an entry without a name")
+		return errors.New("name is empty")
 	case len(name) > MaxPath:
-		return fmt.Errorf("%.60q…: the name has %d bytes, the kernel unpacks at most %d", name, len(name), MaxPath)
+		return fmt.Errorf("%.60q…: name has %d bytes, expected at most %d",
+			name, len(name), MaxPath)
 	case strings.IndexByte(name, 0) >= 0:
-		return fmt.Errorf("%q: a NUL in the name", name)
+		return fmt.Errorf("%q: name contains a NUL", name)
 	case name == trailer:
-		return fmt.Errorf("%q: this name ends an archive", name)
+		return fmt.Errorf("%q: this name marks the end of an archive", name)
 	}
 	for rest := name; ; {
 		part, tail, more := strings.Cut(rest, "/")
 		switch {
 		case part == "" || part == "." || part == "..":
-			return fmt.Errorf("%q: a path in an archive has no empty, %q or %q part", name, ".", "..")
+			return fmt.Errorf("%q: name has an empty, %q or %q part", name, ".", "..")
 		case len(part) > MaxName:
-			return fmt.Errorf("%.60q…: %.60q… has %d bytes between slashes, the kernel unpacks at most %d", name, part, len(part), MaxName)
+			return fmt.Errorf("%.60q…: %.60q… has %d bytes between slashes, expected at most %d",
+				name, part, len(part), MaxName)
 		}
 		if !more {
 			return nil

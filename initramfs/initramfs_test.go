@@ -214,23 +214,23 @@ func TestRefused(t *testing.T) {
 		h    Header
 		want string
 	}{
-		{"no name", Header{Mode: TypeDir}, "without a name"},
+		{"no name", Header{Mode: TypeDir}, "name is empty"},
 		{"absolute", Header{Name: "/a", Mode: TypeDir}, "empty"},
 		{"trailing slash", Header{Name: "a/", Mode: TypeDir}, "empty"},
 		{"dot", Header{Name: "./a", Mode: TypeDir}, `"."`},
 		{"dots", Header{Name: "../a", Mode: TypeDir}, `".."`},
 		{"NUL", Header{Name: "a\x00b", Mode: TypeFile}, "NUL"},
-		{"trailer", Header{Name: trailer, Mode: TypeFile}, "ends an archive"},
+		{"trailer", Header{Name: trailer, Mode: TypeFile}, "marks the end of an archive"},
 		{"long part", Header{Name: strings.Repeat("x", 256), Mode: TypeFile}, "at most 255"},
 		{"long name", Header{Name: long + "xy", Mode: TypeFile}, "at most 4095"},
-		{"orphan", Header{Name: "a/b", Mode: TypeFile}, "has not come before"},
-		{"no type", Header{Name: "a", Mode: 0o644}, "no known file type"},
+		{"orphan", Header{Name: "a/b", Mode: TypeFile}, "no entry for its directory before it"},
+		{"no type", Header{Name: "a", Mode: 0o644}, "unknown file type"},
 		{"high bits", Header{Name: "a", Mode: 1<<20 | TypeFile}, "above the file type"},
-		{"4 GiB", Header{Name: "a", Mode: TypeFile, Size: 1 << 32}, "no file of 4 GiB"},
-		{"negative", Header{Name: "a", Mode: TypeFile, Size: -1}, "size is -1"},
+		{"4 GiB", Header{Name: "a", Mode: TypeFile, Size: 1 << 32}, "cannot hold a file of 4 GiB"},
+		{"negative", Header{Name: "a", Mode: TypeFile, Size: -1}, "invalid size -1"},
 		{"directory with a body", Header{Name: "a", Mode: TypeDir, Size: 1}, "no content"},
-		{"empty link", Header{Name: "a", Mode: TypeSymlink}, "points to"},
-		{"long link", Header{Name: "a", Mode: TypeSymlink, Size: 4096}, "points to"},
+		{"empty link", Header{Name: "a", Mode: TypeSymlink}, "invalid symbolic link"},
+		{"long link", Header{Name: "a", Mode: TypeSymlink, Size: 4096}, "invalid symbolic link"},
 		{"owner", Header{Name: "a", Mode: TypeFile, UID: 1<<32 - 1}, "out of range"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -260,10 +260,10 @@ func TestRefusedInOrder(t *testing.T) {
 		entries []Header
 		want    string
 	}{
-		{"below a file", []Header{file("a", 0), file("a/b", 0)}, "has not come before"},
-		{"twice", []Header{file("a", 0), file("a", 0)}, "twice"},
-		{"file over a directory", []Header{dir("a"), dir("b"), file("a", 0)}, "further up"},
-		{"body missing", []Header{file("a", 1), file("b", 0)}, "1 bytes fewer"},
+		{"below a file", []Header{file("a", 0), file("a/b", 0)}, "no entry for its directory before it"},
+		{"duplicate entry", []Header{file("a", 0), file("a", 0)}, "duplicate entry"},
+		{"file over a directory", []Header{dir("a"), dir("b"), file("a", 0)}, "earlier entry of this name is a directory"},
+		{"body missing", []Header{file("a", 1), file("b", 0)}, "1 bytes shorter"},
 		{"directory twice", []Header{dir("a"), dir("a"), file("a/b", 0)}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -284,7 +284,7 @@ func TestRefusedInOrder(t *testing.T) {
 	if err := a.WriteHeader(&h); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Write([]byte("123")); err == nil || !strings.Contains(err.Error(), "more than") {
+	if _, err := a.Write([]byte("123")); err == nil || !strings.Contains(err.Error(), "longer than its header") {
 		t.Errorf("too long a body: %v", err)
 	}
 }
@@ -342,7 +342,8 @@ func FuzzReader(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What reads whole can be written again, unless it breaks the kernel's rules, and then reads the same.
+		// What reads whole can be written again, unless it breaks the kernel's rules, and then reads the
+		// same.
 		var out bytes.Buffer
 		w := NewWriter(&out)
 		for _, e := range entries {

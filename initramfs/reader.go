@@ -18,15 +18,15 @@ type Reader struct {
 	nth  int       // of the archive, from 0
 }
 
-// NewReader makes a Reader of an uncompressed archive. It reads ahead of what it returns. When r is an io.Seeker, bodies that
-// nobody reads are not read.
+// NewReader makes a Reader of an uncompressed archive. It reads ahead of what it returns. When r is an
+// io.Seeker, bodies that nobody reads are not read.
 func NewReader(r io.Reader) *Reader {
 	seek, _ := r.(io.Seeker)
 	return &Reader{r: bufio.NewReaderSize(r, 64<<10), seek: seek}
 }
 
-// Next goes to the next entry. After the last it returns io.EOF. Several archives may follow each other, with zeros
-// between them, as in concatenated ramdisks: their entries come one after the other, and inode numbers
+// Next goes to the next entry. After the last it returns io.EOF. Several archives may follow each other, with
+// zeros between them, as in concatenated ramdisks: their entries come one after the other, and inode numbers
 // start anew with each.
 //
 // An archive without its trailer, or with anything but zeros after it, is an error.
@@ -57,8 +57,9 @@ func (r *Reader) Next() (*Header, error) {
 			return h, nil
 		}
 		if h.Size != 0 || h.Mode&TypeMask == TypeSymlink {
-			// The kernel passes over the bytes of such a trailer, or makes a link of it: it would read on elsewhere than here.
-			return nil, fmt.Errorf("newc archive, entry at byte %d: a trailer with mode %o and %d bytes, expected no symbolic link and none", start, h.Mode, h.Size)
+			// The kernel would skip the bytes of such a trailer, or create a link, and read on elsewhere.
+			return nil, fmt.Errorf("newc archive, entry at byte %d: trailer has mode %o and %d bytes, "+
+				"expected no symbolic link and no bytes", start, h.Mode, h.Size)
 		}
 		r.end = true
 	}
@@ -79,7 +80,8 @@ func (r *Reader) Read(p []byte) (int, error) {
 	r.pos += int64(n)
 	r.left -= int64(n)
 	if err == io.EOF && r.left > 0 {
-		err = fmt.Errorf("newc archive: cut at byte %d, %d bytes before the end of a file: %w", r.pos, r.left, io.ErrUnexpectedEOF)
+		err = fmt.Errorf("newc archive: truncated at byte %d, %d bytes before the end of a file: %w",
+			r.pos, r.left, io.ErrUnexpectedEOF)
 	}
 	if err == io.EOF {
 		err = nil
@@ -93,34 +95,34 @@ func (r *Reader) header() (*Header, error) {
 		return nil, err
 	}
 	if string(b[:6]) != magic {
-		return nil, fmt.Errorf("expected the magic %q, found %q", magic, b[:6])
+		return nil, fmt.Errorf("found magic %q, expected %q", b[:6], magic)
 	}
 	var f [13]uint32
 	for i := range f {
 		for _, c := range b[6+8*i:][:8] {
 			d, ok := digit(c)
 			if !ok {
-				return nil, fmt.Errorf("field %d is %q, not a hexadecimal number", i, b[6+8*i:][:8])
+				return nil, fmt.Errorf("field %d: found %q, expected a hexadecimal number", i, b[6+8*i:][:8])
 			}
 			f[i] = f[i]<<4 | d
 		}
 	}
 	nameSize := f[11]
 	if nameSize < 2 || nameSize > MaxPath+1 {
-		return nil, fmt.Errorf("the name has %d bytes with its NUL, expected 2 to %d", nameSize, MaxPath+1)
+		return nil, fmt.Errorf("name has %d bytes with its NUL, expected 2 to %d", nameSize, MaxPath+1)
 	}
 	name := make([]byte, nameSize)
 	if err := r.full(name); err != nil {
 		return nil, err
 	}
 	if name[nameSize-1] != 0 {
-		return nil, fmt.Errorf("the name %q does not end in a NUL", name)
+		return nil, fmt.Errorf("name %q does not end in a NUL", name)
 	}
-	// gen_init_cpio aligns what follows with more NULs. The kernel reads a name up to the first, so anything after that would show a
-	// name that is not the one it unpacks.
+	// gen_init_cpio aligns what follows with more NULs. The kernel reads a name up to the first, so anything
+	// after that would show a name that is not the one it unpacks.
 	text := bytes.TrimRight(name, "\x00")
 	if bytes.IndexByte(text, 0) >= 0 {
-		return nil, fmt.Errorf("the name %q has a NUL inside, where the kernel takes it to end", text)
+		return nil, fmt.Errorf("name %q contains a NUL, where it ends for the kernel", text)
 	}
 	if err := r.skipPad(); err != nil {
 		return nil, err
@@ -193,7 +195,8 @@ func (r *Reader) skipZeros() error {
 		}
 		r.pos--
 		if r.pos%4 != 0 {
-			return fmt.Errorf("newc archive: byte %d after a trailer is %#x, expected zeros up to a multiple of four", r.pos, b)
+			return fmt.Errorf("newc archive: found %#x at byte %d after a trailer, expected zeros up to a multiple of four",
+				b, r.pos)
 		}
 		return nil
 	}

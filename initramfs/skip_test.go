@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// TestSkip lists an archive with a large body from a reader that can seek, one that cannot, and one that only says so.
+// TestSkip lists an archive with a large body from a reader that can seek, one that cannot, and one that only
+// says so.
 func TestSkip(t *testing.T) {
 	var archive bytes.Buffer
 	w := NewWriter(&archive)
@@ -60,7 +61,8 @@ func TestSkip(t *testing.T) {
 	}
 }
 
-// TestArchives reads two archives that follow each other: inode numbers start anew with each, and so the reader says which it is in.
+// TestArchives reads two archives that follow each other: inode numbers start anew with each, and so the
+// reader says which it is in.
 func TestArchives(t *testing.T) {
 	var both bytes.Buffer
 	for _, name := range []string{"a", "b"} {

@@ -27,13 +27,15 @@ type Writer struct {
 
 // NewWriter makes a Writer. Close ends the archive, it does not close w.
 //
-// When w is an *os.File and a body comes from another one (see [Writer.ReadFrom]), the kernel copies the bytes.
+// When w is an *os.File and a body comes from another one (see [Writer.ReadFrom]), the kernel copies the
+// bytes.
 func NewWriter(w io.Writer) *Writer {
 	return &Writer{w: bufio.NewWriterSize(w, bufferSize), under: w, dirs: newDirs()}
 }
 
-// WriteHeader ends the current entry and begins the next. The entry's directory must have been written before, the same
-// name may come once, except that a directory may stand again: the kernel creates no parents, and takes the last of two.
+// WriteHeader ends the current entry and begins the next. The entry's directory must have been written
+// before, the same name may come once, except that a directory may stand again: the kernel creates no
+// parents, and takes the last of two.
 func (w *Writer) WriteHeader(h *Header) error {
 	if err := w.finish(); err != nil {
 		return err
@@ -94,15 +96,15 @@ func (w *Writer) Write(p []byte) (int, error) {
 		return 0, w.err
 	}
 	if int64(len(p)) > w.left {
-		return 0, w.fail(fmt.Errorf("%s: %d bytes more than the header said", w.name, int64(len(p))-w.left))
+		return 0, w.fail(fmt.Errorf("%s: body is %d bytes longer than its header says", w.name, int64(len(p))-w.left))
 	}
 	w.put(p)
 	w.left -= int64(len(p))
 	return len(p), w.err
 }
 
-// ReadFrom fills the body of the current entry from r: exactly the bytes it still needs, what r has beyond them is
-// left unread. Where both sides are files, the kernel copies.
+// ReadFrom fills the body of the current entry from r: exactly the bytes it still needs, what r has beyond
+// them is left unread. Where both sides are files, the kernel copies.
 func (w *Writer) ReadFrom(r io.Reader) (int64, error) {
 	if w.err != nil {
 		return 0, w.err
@@ -136,7 +138,8 @@ func (w *Writer) ReadFrom(r io.Reader) (int64, error) {
 	return n, nil
 }
 
-// Close ends the archive: trailer, and zeros up to a multiple of four bytes, so that another may follow at once.
+// Close ends the archive: trailer, and zeros up to a multiple of four bytes, so that another may follow at
+// once.
 func (w *Writer) Close() error {
 	if w.closed {
 		return w.err
@@ -158,7 +161,7 @@ func (w *Writer) Close() error {
 // finish ends the current entry: all of its bytes are there, and the next starts at a multiple of four.
 func (w *Writer) finish() error {
 	if w.err == nil && w.left != 0 {
-		w.fail(fmt.Errorf("%s: %d bytes fewer than the header said", w.name, w.left))
+		w.fail(fmt.Errorf("%s: body is %d bytes shorter than its header says", w.name, w.left))
 	}
 	w.pad()
 	return w.err
@@ -196,9 +199,9 @@ func (w *Writer) fail(err error) error {
 	return w.err
 }
 
-// dirs knows which directories an archive holds, by a hash of their names so that a million of them fit in memory, and
-// the last entry's name. A file's name that comes twice is caught when the two follow each other, as they do in any
-// order that sorts.
+// dirs knows which directories an archive holds, by a hash of their names so that a million of them fit in
+// memory, and the last entry's name. A file's name that comes twice is caught when the two follow each other,
+// as they do in any order that sorts.
 type dirs struct {
 	seed  maphash.Seed
 	known map[uint64]struct{}
@@ -214,15 +217,15 @@ func (d *dirs) has(name string) bool {
 
 func (d *dirs) add(name string, dir bool) error {
 	if i := strings.LastIndexByte(name, '/'); i >= 0 && !d.has(name[:i]) {
-		return fmt.Errorf("%s: its directory has not come before it, and the kernel creates none", name)
+		return fmt.Errorf("%s: the archive has no entry for its directory before it, and the kernel creates none", name)
 	}
 	switch {
 	case dir:
 		d.known[maphash.String(d.seed, name)] = struct{}{}
 	case d.has(name):
-		return fmt.Errorf("%s: it is a directory further up in the archive", name)
+		return fmt.Errorf("%s: an earlier entry of this name is a directory", name)
 	case name == d.last:
-		return fmt.Errorf("%s: it stands twice in the archive", name)
+		return fmt.Errorf("%s: duplicate entry", name)
 	}
 	d.last = name
 	return nil

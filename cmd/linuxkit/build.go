@@ -30,22 +30,27 @@ func newBuild(g *global) *cobra.Command {
 		Use:   "build [flags] FILE.yml...",
 		Short: "Build a ramdisk from YAML files",
 		Long: "Build a ramdisk from YAML files. Several files are merged; - is standard input.\n\n" +
-			"An image name is a registry's, or begins with docker-daemon:, docker-archive:, oci-archive:, oci: or docker://.\n" +
-			"With --docker, a name without such a prefix is looked up in the Docker engine first, then in its registry.",
+			"An image name is a registry's, or begins with docker-daemon:, docker-archive:, oci-archive:, oci: or\n" +
+			"docker://. With --docker, a name without such a prefix is looked up in the Docker engine first, then in\n" +
+			"its registry.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return build(cmd.Context(), g, &f, args) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.name, "name", "", "beginning of the names of the output files (default: name of the last FILE)")
+	flags.StringVar(&f.name, "name", "",
+		"beginning of the names of the output files (default: name of the last FILE)")
 	flags.StringVar(&f.dir, "dir", "", "directory of the output files")
 	flags.StringVar(&f.file, "o", "", "output file of a single format, - for standard output (tar only)")
 	flags.StringSliceVarP(&f.formats, "format", "f", nil,
 		"formats to write: "+linuxkit.FormatNames()+" (default kernel+initrd; tar with --o)")
-	flags.StringVar(&f.prefix, "prefix", "", "directory for the trees of the images, with a slash at the end (overrides the YAML)")
+	flags.StringVar(&f.prefix, "prefix", "",
+		"directory for the trees of the images, with a slash at the end (overrides the YAML)")
 	flags.StringVar(&f.arch, "arch", runtime.GOARCH, "architecture of the images: amd64 or arm64")
 	flags.BoolVar(&f.docker, "docker", false, "look for images in the Docker engine first")
-	flags.BoolVar(&f.pull, "pull", false, "fetch images from their registry even if the Docker engine has them")
-	flags.BoolVar(&f.noSBOM, "no-sbom", false, "accepted for compatibility: linuxkit writes no bill of materials")
+	flags.BoolVar(&f.pull, "pull", false,
+		"fetch images from their registry even if the Docker engine has them")
+	flags.BoolVar(&f.noSBOM, "no-sbom", false,
+		"accepted for compatibility: linuxkit writes no bill of materials")
 	flags.BoolVar(&f.strict, "strict", os.Getenv("LINUXKIT_STRICT") == "1",
 		"fail if the ramdisk cannot hold everything in an image (LINUXKIT_STRICT=1)")
 	addLimits(flags, &f.limits)
@@ -119,7 +124,8 @@ func (f *buildFlags) output(args []string) (*linuxkit.Output, error) {
 		case f.dir != "":
 			return nil, errors.New("--o cannot be combined with --dir")
 		case formats[0].Name != linuxkit.Tar:
-			return nil, fmt.Errorf("--o cannot be combined with format %s: use --name and --dir", formats[0].Name)
+			return nil, fmt.Errorf("--o cannot be combined with format %s: use --name and --dir",
+				formats[0].Name)
 		}
 		return out, nil
 	}
@@ -138,7 +144,7 @@ func readConfig(g *global, name string) (*linuxkit.Config, error) {
 	r := g.in
 	switch {
 	case strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://"):
-		return nil, fmt.Errorf("%s: linuxkit does not fetch YAML files: download it, check it and pass the file", name)
+		return nil, fmt.Errorf("%s: URLs are not supported: download the file, check it and pass its name", name)
 	case name == "-":
 		name = "standard input"
 	default:
@@ -179,13 +185,15 @@ func (f *finder) open(ctx context.Context, ref string) (*image.Image, error) {
 		}
 	}
 	if mirror := os.Getenv("LINUXKIT_MIRROR"); mirror != "" {
-		return nil, fmt.Errorf("image %s: LINUXKIT_MIRROR=%s is not supported: unset it, or name the image in the mirror", ref, mirror)
+		return nil, fmt.Errorf("image %s: LINUXKIT_MIRROR=%s is not supported: unset it, or name the image in the mirror",
+			ref, mirror)
 	}
 	img, err := image.Open(ctx, ref, f.options)
 	if err != nil {
 		return nil, errors.Join(missed, err)
 	}
-	if missed != nil { // not even --quiet hides it: the registry's image may differ from the one that was just built
+	// Not even --quiet hides it: the registry's image may differ from the one that was just built.
+	if missed != nil {
 		fmt.Fprintf(f.err, "linuxkit: %v; using the image from its registry\n", missed)
 	} else {
 		f.say("%s: from its registry", ref)
@@ -200,7 +208,8 @@ type losses struct {
 	n      int
 }
 
-// mostLosses is the number of losses that are reported one by one. An image with more has a label on every file.
+// mostLosses is the number of losses that are reported one by one. An image with more has a label on every
+// file.
 const mostLosses = 100
 
 func (l *losses) note(path, what string) error {
@@ -219,7 +228,8 @@ func (l *losses) end() error {
 		fmt.Fprintf(l.err, "linuxkit: and %d more\n", l.n-mostLosses)
 	}
 	if l.strict && l.n > 0 {
-		return fmt.Errorf("--strict: the ramdisk cannot hold everything in the image (%d losses, see above)", l.n)
+		return fmt.Errorf("--strict: the ramdisk cannot hold everything in the image (%d losses, see above)",
+			l.n)
 	}
 	return nil
 }

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestWithoutHome runs without HOME in a directory with files that would mislead: linuxkit must not read them, nor create others.
+// TestWithoutHome runs without HOME in a directory with files that would mislead: linuxkit must not read
+// them, nor create others.
 func TestWithoutHome(t *testing.T) {
 	for _, name := range []string{"HOME", "DOCKER_CONFIG", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CERT_PATH", "XDG_CONFIG_HOME"} {
 		t.Setenv(name, "")
@@ -22,7 +23,7 @@ func TestWithoutHome(t *testing.T) {
 		}
 	}
 	t.Setenv("DOCKER_CONTEXT", "evil")
-	want("neither DOCKER_CONFIG nor HOME")
+	want("DOCKER_CONFIG or HOME is required")
 	t.Setenv("DOCKER_CONTEXT", "")
 	t.Setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
 	t.Setenv("DOCKER_TLS", "1")

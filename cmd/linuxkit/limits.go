@@ -17,9 +17,9 @@ type limit struct {
 }
 
 var limits = []limit{
-	{"Entries", "max-entries", "LINUXKIT_MAX_ENTRIES", "largest number of files and directories in the layers of an image",
+	{"Entries", "max-entries", "LINUXKIT_MAX_ENTRIES", "largest number of entries in the layers of an image",
 		func(l *image.Limits) *int64 { return &l.Entries }},
-	{"Bytes", "max-bytes", "LINUXKIT_MAX_BYTES", "largest size of the layers of an image, decompressed, in bytes",
+	{"Bytes", "max-bytes", "LINUXKIT_MAX_BYTES", "largest size of the layers, decompressed, in bytes",
 		func(l *image.Limits) *int64 { return &l.Bytes }},
 	{"Window", "max-window", "LINUXKIT_MAX_WINDOW", "most memory for the windows of zstd layers, in bytes",
 		func(l *image.Limits) *int64 { return &l.Window }},
@@ -29,7 +29,8 @@ var limits = []limit{
 func addLimits(flags *pflag.FlagSet, to *image.Limits) {
 	defaults := image.DefaultLimits
 	for _, l := range limits {
-		flags.Int64Var(l.value(to), l.flag, 0, fmt.Sprintf("%s (%s; default %d)", l.about, l.variable, *l.value(&defaults)))
+		flags.Int64Var(l.value(to), l.flag, 0, fmt.Sprintf("%s (%s; default %d)",
+			l.about, l.variable, *l.value(&defaults)))
 	}
 }
 

@@ -1,5 +1,5 @@
-// Command linuxkit is the drop-in that nitro-cli calls: it turns container images and files, named in YAML, into ramdisks.
-// See docs/linuxkit.md.
+// Command linuxkit is the drop-in that nitro-cli calls: it turns container images and files, named in YAML,
+// into ramdisks. See docs/linuxkit.md.
 package main
 
 import "os"

@@ -54,7 +54,7 @@ func newRoot(g *global) *cobra.Command {
 		Use:   "linuxkit",
 		Short: "Turn container images and files into ramdisks for enclaves",
 		Long: "Turn container images and files into ramdisks for enclaves.\n\n" +
-			"This is the part of LinuxKit that nitro-cli calls: the same command line, YAML and output files.",
+			"This is the part of LinuxKit that nitro-cli calls, with the same flags, YAML and output files.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -76,8 +76,8 @@ func (g *global) say(format string, args ...any) {
 	}
 }
 
-// doubleDashes turns -name into --name if that is a flag: old releases of nitro-cli pass them so. It leaves single letters
-// alone, and everything after --.
+// doubleDashes turns -name into --name if that is a flag: old releases of nitro-cli pass them so. It leaves
+// single letters alone, and everything after --.
 func doubleDashes(root *cobra.Command, args []string) []string {
 	known := map[string]bool{"help": true}
 	note := func(f *pflag.Flag) { known[f.Name] = true }

@@ -11,7 +11,8 @@ import (
 	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 )
 
-// TestSignal sends a signal while the output goes into a pipe that nobody reads. If the signal is lost, go test times out.
+// TestSignal sends a signal while the output goes into a pipe that nobody reads. If the signal is lost, go
+// test times out.
 func TestSignal(t *testing.T) {
 	dir := t.TempDir()
 	layer := Layer(t, File("big", strings.Repeat("x", 1<<20)))

@@ -40,6 +40,7 @@ func newVersion(g *global) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&short, "short", false, "print the number only")
-	cmd.Flags().BoolVar(&commit, "commit", false, "print the commit only, or an empty line if the binary does not record it")
+	cmd.Flags().BoolVar(&commit, "commit", false,
+		"print the commit only, or an empty line if the binary does not record it")
 	return cmd
 }

@@ -17,14 +17,15 @@ import (
 type Options struct {
 	// Open finds an image by its name in the YAML.
 	Open func(ctx context.Context, ref string) (*image.Image, error)
-	// Dir is the directory of the temporary files that hold the layers' bodies until the tree is closed. Empty means
-	// os.TempDir().
+	// Dir is the directory of the temporary files that hold the layers' bodies until the tree is closed.
+	// Empty means os.TempDir().
 	Dir string
 	// Limits bound the cost of images.
 	Limits image.Limits
 }
 
-// Marker is the last entry of a ramdisk with an application. init checks that it is there (docs/init-contract.md).
+// Marker is the last entry of a ramdisk with an application. init checks that it is there
+// (docs/init-contract.md).
 func Marker() *image.Marker {
 	return &image.Marker{
 		Path:    strings.TrimPrefix(contract.CompletePath, "/"),
@@ -36,8 +37,8 @@ func Marker() *image.Marker {
 // made is the modification time of files that no image brings: LinuxKit's.
 const made = contract.CompleteTime
 
-// Build makes the tree of a configuration: the images of init, each over the one before it, then the files. The caller
-// closes it.
+// Build makes the tree of a configuration: the images of init, each over the one before it, then the files.
+// The caller closes it.
 func Build(ctx context.Context, c *Config, o Options) (_ *image.Tree, err error) {
 	if err := checkPrefix(c.Prefix); err != nil {
 		return nil, err
@@ -186,8 +187,8 @@ func addFile(t *image.Tree, f *File) error {
 	return t.Put(e, nil)
 }
 
-// parents creates the missing directories above e, with its owner and its mode. A class of users that has any permission
-// on e may search them.
+// parents creates the missing directories above e, with its owner and its mode. A class of users that has any
+// permission on e may search them.
 func parents(t *image.Tree, e *image.Entry, mode uint32) error {
 	for _, class := range []uint32{0o700, 0o070, 0o007} {
 		if mode&class != 0 {

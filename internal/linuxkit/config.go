@@ -20,7 +20,8 @@ type Config struct {
 	Files  []File   `yaml:"files"`  // put over the images' trees, in this order
 }
 
-// File is a file, directory or symbolic link of the tree. Exactly one of Directory, Symlink, Contents and Source is set.
+// File is a file, directory or symbolic link of the tree. Exactly one of Directory, Symlink, Contents and
+// Source is set.
 type File struct {
 	Path      string  `yaml:"path"`
 	Directory bool    `yaml:"directory"`
@@ -43,8 +44,10 @@ func (id *ID) UnmarshalYAML(n *yaml.Node) error {
 		return nil
 	}
 	var number uint32
-	if err := n.Decode(&number); err != nil || number == math.MaxUint32 { // the kernel takes that one for no owner
-		return fmt.Errorf("line %d: invalid owner %q: expected a number from 0 to %d, or root", n.Line, n.Value, uint32(math.MaxUint32-1))
+	// The kernel takes the largest number for "no owner".
+	if err := n.Decode(&number); err != nil || number == math.MaxUint32 {
+		return fmt.Errorf("line %d: invalid owner %q: expected a number from 0 to %d, or root",
+			n.Line, n.Value, uint32(math.MaxUint32-1))
 	}
 	*id = ID(number)
 	return nil
@@ -54,7 +57,7 @@ func (id *ID) UnmarshalYAML(n *yaml.Node) error {
 const MaxConfig = 16 << 20
 
 // elsewhere names the tools for everything that this package does not do.
-const elsewhere = "use LinuxKit (github.com/linuxkit/linuxkit) for other images, or neb eif build for a whole enclave image"
+const elsewhere = "use neb eif build for a whole enclave image, or LinuxKit (github.com/linuxkit/linuxkit) for others"
 
 // rejected are keys of LinuxKit that this package does not support, with the reason.
 var rejected = map[string]string{
@@ -67,8 +70,8 @@ var rejected = map[string]string{
 	"trust":      "Docker Content Trust was discontinued; name images by digest",
 }
 
-// Parse reads a YAML file, which errors call name. An unknown key, a duplicate key and a value of the wrong type are errors
-// that name the line.
+// Parse reads a YAML file, which errors call name. An unknown key, a duplicate key and a value of the wrong
+// type are errors that name the line.
 func Parse(name string, data []byte) (*Config, error) {
 	c, err := parse(data)
 	if err != nil {
@@ -125,7 +128,8 @@ func explain(err error) error {
 		if m := unknownKey.FindStringSubmatch(text); m != nil {
 			wrong.Errors[i] = fmt.Sprintf("%s: unknown key %q", m[1], m[2])
 			if why := rejected[m[2]]; why != "" {
-				wrong.Errors[i] = fmt.Sprintf("%s: key %q is not supported: %s; %s", m[1], m[2], why, elsewhere)
+				wrong.Errors[i] = fmt.Sprintf("%s: key %q is not supported: %s; %s",
+					m[1], m[2], why, elsewhere)
 			}
 		}
 	}
@@ -154,7 +158,8 @@ func (f *File) check() error {
 		}
 	}
 	if kinds != 1 {
-		return fmt.Errorf("file %s: found %d of directory, symlink, contents and source, expected exactly one", f.Path, kinds)
+		return fmt.Errorf("file %s: found %d of directory, symlink, contents and source, expected exactly one",
+			f.Path, kinds)
 	}
 	_, err := f.mode()
 	return err
@@ -165,7 +170,8 @@ func (f *File) mode() (uint32, error) {
 	case f.Mode != "":
 		mode, err := strconv.ParseUint(f.Mode, 8, 32)
 		if err != nil || mode > 0o7777 {
-			return 0, fmt.Errorf("file %s: invalid mode %q: expected an octal number up to 7777", f.Path, f.Mode)
+			return 0, fmt.Errorf("file %s: invalid mode %q: expected an octal number up to 7777",
+				f.Path, f.Mode)
 		}
 		return uint32(mode), nil
 	case f.Directory:
@@ -174,7 +180,8 @@ func (f *File) mode() (uint32, error) {
 	return 0o600, nil
 }
 
-// Append merges the configuration of another file into c, as LinuxKit does: it joins lists and replaces single values.
+// Append merges the configuration of another file into c, as LinuxKit does: it joins lists and replaces
+// single values.
 func (c *Config) Append(o *Config) {
 	if o.Prefix != "" {
 		c.Prefix = o.Prefix

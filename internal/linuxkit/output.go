@@ -28,7 +28,7 @@ const Tar = "tar"
 // Formats lists all formats.
 var Formats = []Format{
 	{"kernel+initrd", "-initrd.img", writeGzip},
-	{"kernel+initrd-nogz", "-initrd.img", func(w io.Writer, t *image.Tree, o image.Ramdisk) error { return t.WriteRamdisk(w, o) }},
+	{"kernel+initrd-nogz", "-initrd.img", writePlain},
 	{Tar, ".tar", writeTar},
 }
 
@@ -47,7 +47,8 @@ func FindFormats(names []string) ([]Format, error) {
 	for _, name := range names {
 		i := slices.IndexFunc(Formats, func(f Format) bool { return f.Name == name })
 		if i < 0 {
-			return nil, fmt.Errorf("invalid format %q: expected one of %s; %s", name, FormatNames(), elsewhere)
+			return nil, fmt.Errorf("invalid format %q: expected one of %s; %s",
+				name, FormatNames(), elsewhere)
 		}
 		if name == Tar && len(names) > 1 {
 			return nil, fmt.Errorf("format %s cannot be combined with another", name)
@@ -63,19 +64,22 @@ type Output struct {
 	Base string
 	// File is the name of the file, in place of Base and its suffix, where there is only one format.
 	File string
-	// Stdout, if it is not nil, receives the archive in place of a file. Only the format [Tar] can be written to it.
+	// Stdout, if it is not nil, receives the archive in place of a file. Only the format [Tar] can be written
+	// to it.
 	Stdout  io.Writer
 	Formats []Format
 	Ramdisk image.Ramdisk
-	// Approve, if it is not nil, is called when the files are complete and have no names yet. Its error discards them.
+	// Approve, if it is not nil, is called when the files are complete and have no names yet. Its error
+	// discards them.
 	Approve func() error
 }
 
-// Write writes the tree in all formats. The files appear under their names when all of them are complete. They are not
-// forced to the disk: that takes longer than all the rest, and protects only against a power failure before the enclave
-// image is made of them.
+// Write writes the tree in all formats. The files appear under their names when all of them are complete.
+// They are not forced to the disk: that takes longer than all the rest, and protects only against a power
+// failure before the enclave image is made of them.
 //
-// When ctx is done, Write returns its cause soon, and discards the files. It does not take back what Stdout has received.
+// When ctx is done, Write returns its cause soon, and discards the files. It does not take back what Stdout
+// has received.
 func Write(ctx context.Context, t *image.Tree, o Output) error {
 	if o.Stdout != nil {
 		return toPipe(ctx, o.Stdout, func(w io.Writer) error { return o.Formats[0].write(w, t, o.Ramdisk) })
@@ -119,6 +123,8 @@ func Write(ctx context.Context, t *image.Tree, o Output) error {
 	return nil
 }
 
+func writePlain(w io.Writer, t *image.Tree, o image.Ramdisk) error { return t.WriteRamdisk(w, o) }
+
 func writeGzip(w io.Writer, t *image.Tree, o image.Ramdisk) error {
 	z := gzip.NewWriter(w)
 	if err := t.WriteRamdisk(z, o); err != nil {
@@ -135,8 +141,8 @@ func writeTar(w io.Writer, t *image.Tree, o image.Ramdisk) error {
 	return t.WriteTar(w, latest)
 }
 
-// toPipe writes to a stream that may block for ever, such as a pipe that nobody reads. When ctx is done it returns all the
-// same, and leaves a goroutine behind that is blocked in Write.
+// toPipe writes to a stream that may block for ever, such as a pipe that nobody reads. When ctx is done it
+// returns all the same, and leaves a goroutine behind that is blocked in Write.
 func toPipe(ctx context.Context, to io.Writer, write func(io.Writer) error) error {
 	r, w := io.Pipe()
 	defer context.AfterFunc(ctx, func() { r.CloseWithError(context.Cause(ctx)) })()

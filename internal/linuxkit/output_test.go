@@ -21,8 +21,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// TestNothingBeforeTheEnd looks at the directory when all is written and nothing has its name yet: what is there would be
-// left by a program that is killed.
+// TestNothingBeforeTheEnd looks at the directory when all is written and nothing has its name yet: what is
+// there would be left by a program that is killed.
 func TestNothingBeforeTheEnd(t *testing.T) {
 	dir := t.TempDir()
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR, 0o600)
@@ -102,7 +102,8 @@ func TestOutputThroughLinks(t *testing.T) {
 	}
 }
 
-// TestStopped ends the writing of each format in its middle: where the tree loses an attribute, or between large bodies.
+// TestStopped ends the writing of each format in its middle: where the tree loses an attribute, or between
+// large bodies.
 func TestStopped(t *testing.T) {
 	big := filepath.Join(t.TempDir(), "big")
 	if err := os.WriteFile(big, nil, 0o644); err != nil {

@@ -1,4 +1,5 @@
-// Package stream reads files and streams with limits: of a context and of size. It does not copy, decode or buffer.
+// Package stream reads files and streams with limits: of a context and of size. It does not copy, decode or
+// buffer.
 package stream
 
 import (
@@ -11,8 +12,8 @@ import (
 	"os"
 )
 
-// Reader returns a reader of r that fails with the cause of ctx once ctx is done. A Read of r that blocks is not
-// interrupted.
+// Reader returns a reader of r that fails with the cause of ctx once ctx is done. A Read of r that blocks is
+// not interrupted.
 func Reader(ctx context.Context, r io.Reader) io.Reader { return reader{ctx, r} }
 
 type reader struct {
@@ -27,8 +28,8 @@ func (r reader) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
-// Writer returns a writer to w that fails with the cause of ctx once ctx is done. A Write of w that blocks is not
-// interrupted.
+// Writer returns a writer to w that fails with the cause of ctx once ctx is done. A Write of w that blocks is
+// not interrupted.
 func Writer(ctx context.Context, w io.Writer) io.Writer { return writer{ctx, w} }
 
 type writer struct {
@@ -66,7 +67,8 @@ func (w writer) ReadFrom(r io.Reader) (n int64, err error) {
 	return n, nil
 }
 
-// ReadFile reads a whole file into memory. It fails if the file is larger than most bytes, and then reads no further.
+// ReadFile reads a whole file into memory. It fails if the file is larger than most bytes, and then reads no
+// further.
 func ReadFile(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -83,8 +85,8 @@ func ReadFile(path string, most int64) ([]byte, error) {
 	return b, nil
 }
 
-// SHA256 returns the SHA-256 of a file, in lower-case hexadecimal digits, and its size in bytes. It ends with the
-// cause of ctx once ctx is done.
+// SHA256 returns the SHA-256 of a file, in lower-case hexadecimal digits, and its size in bytes. It ends with
+// the cause of ctx once ctx is done.
 func SHA256(ctx context.Context, path string) (sum string, size int64, err error) {
 	f, err := os.Open(path)
 	if err != nil {

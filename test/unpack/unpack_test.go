@@ -17,8 +17,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm"
 )
 
-// TestPuzzlesInTheKernel lets a kernel unpack all puzzles, each in a directory of its own, and has a program in the machine
-// list what came of it.
+// TestPuzzlesInTheKernel lets a kernel unpack all puzzles, each in a directory of its own, and has a program
+// in the machine list what came of it.
 func TestPuzzlesInTheKernel(t *testing.T) {
 	const arch = "x86_64"
 	lister := vm.Program(t, arch, "./testdata/lister")
@@ -58,7 +58,8 @@ func TestPuzzlesInTheKernel(t *testing.T) {
 	m.Says("PUZZLES END")
 	got := map[string][]string{}
 	for line := range strings.Lines(m.Console()) {
-		// The lister puts a mark, and the number of the puzzle, before each line; the kernel may write between them.
+		// The lister puts a mark, and the number of the puzzle, before each line; the kernel may write
+		// between them.
 		_, line, ok := strings.Cut(strings.TrimRight(line, "\r\n"), "PUZZLE ")
 		if !ok {
 			continue

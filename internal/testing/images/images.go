@@ -1,5 +1,5 @@
-// Package images makes images for tests: layers from a few words each, and layouts, archives and registries of them. It
-// builds everything with other code than what is tested.
+// Package images makes images for tests: layers from a few words each, and layouts, archives and registries
+// of them. It builds everything with other code than what is tested.
 package images
 
 import (
@@ -103,8 +103,8 @@ func Layers(t testing.TB, layers ...[]Entry) (all [][]byte) {
 	return all
 }
 
-// writeSparse writes a file in GNU's sparse form 1.0, whose map of what is data stands before the data. archive/tar
-// reads such files and writes none, so the blocks are put together here.
+// writeSparse writes a file in GNU's sparse form 1.0, whose map of what is data stands before the data.
+// archive/tar reads such files and writes none, so the blocks are put together here.
 func writeSparse(b *bytes.Buffer, e Entry) {
 	record := func(k, v string) string {
 		n := len(k) + len(v) + 3 // itself, a blank, "=" and a line feed
@@ -226,7 +226,8 @@ func Config(arch string, layers [][]byte) map[string]any {
 	}
 }
 
-// Image adds an image for arch (amd64, arm64) and returns its manifest's descriptor. Layers are stored in the given ways in turn.
+// Image adds an image for arch (amd64, arm64) and returns its manifest's descriptor. Layers are stored in the
+// given ways in turn.
 func (l *Layout) Image(arch string, layers [][]byte, ways ...Compression) Descriptor {
 	l.t.Helper()
 	var ds []Descriptor

@@ -36,11 +36,11 @@ func (l *listing) add(path, kind string, mode, uid, gid uint32, inode, detail st
 	l.lines = append(l.lines, line)
 }
 
-// List reads a newc archive and returns a line for each entry, sorted by path: path, type, mode, owner, and content, target
-// or device numbers. The line of a hard link ends in the first name of the file.
+// List reads a newc archive and returns a line for each entry, sorted by path: path, type, mode, owner, and
+// content, target or device numbers. The line of a hard link ends in the first name of the file.
 //
-// It shares no code with package initramfs: it follows the kernel's buffer-format.rst, and fails the test if the kernel
-// would not unpack an entry.
+// It shares no code with package initramfs: it follows the kernel's buffer-format.rst, and fails the test if
+// the kernel would not unpack an entry.
 func List(t testing.TB, b []byte) []string {
 	t.Helper()
 	type file struct {

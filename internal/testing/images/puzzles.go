@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Puzzle is an image that is hard to merge, and its tree by the OCI image specification, or by Docker where the specification
-// is silent.
+// Puzzle is an image that is hard to merge, and its tree by the OCI image specification, or by Docker where
+// the specification is silent.
 type Puzzle struct {
 	Name   string
 	Layers [][]Entry
