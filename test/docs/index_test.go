@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -165,5 +166,79 @@ func TestMessages(t *testing.T) {
 	}
 	if found < 20 {
 		t.Errorf("%s: found %d messages, expected at least 20", page, found)
+	}
+}
+
+var row = regexp.MustCompile("(?m)^\\| ([^|]*) \\| (`[^|]*) \\|")
+
+// TestArchitecture checks the table of docs/architecture.md: every package has a floor, imports go down or stay on
+// the floor, and the rows of floor 3 do not import each other.
+func TestArchitecture(t *testing.T) {
+	const page = "docs/architecture.md"
+	type place struct{ floor, row int }
+	rows := map[string]place{} // by directory
+	floors := map[string]int{"roof": 5, "4": 4, "3": 3, "2": 2, "ground, public": 1, "ground": 1}
+	for i, m := range row.FindAllStringSubmatch(read(t, page), -1) {
+		floor, ok := floors[m[1]]
+		for _, q := range quoted.FindAllStringSubmatch(m[2], -1) {
+			if ok {
+				rows[strings.TrimSuffix(q[1], "/…")] = place{floor, i}
+			}
+		}
+	}
+	find := func(pkg string) (place, bool) {
+		for dir := pkg; dir != "."; dir = filepath.Dir(dir) {
+			if p, ok := rows[dir]; ok {
+				return p, true
+			}
+		}
+		return place{}, false
+	}
+	const module = "github.com/nitro-enclaves-bootstrap/neb/"
+	list := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./cmd/...", "./eif/...", "./image/...",
+		"./initramfs/...", "./internal/...", "./kernel/...", "./nsm/...")
+	list.Dir = root
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		paths := strings.Fields(line)
+		pkg := strings.TrimPrefix(paths[0], module)
+		if strings.HasPrefix(pkg, "internal/testing/") || strings.HasPrefix(pkg, "internal/tools/") {
+			continue
+		}
+		from, ok := find(pkg)
+		if !ok {
+			t.Errorf("%s: %s has no row", page, pkg)
+			continue
+		}
+		for _, path := range paths[1:] {
+			used, inside := strings.CutPrefix(path, module)
+			to, ok := find(used)
+			switch {
+			case !inside || !ok:
+			case to.floor > from.floor:
+				t.Errorf("%s imports %s, which is on a higher floor", pkg, used)
+			case to.floor == 3 && from.floor == 3 && to.row != from.row && pkg != "internal/release":
+				t.Errorf("%s imports %s: packages of floor 3 do not import each other", pkg, used)
+			}
+		}
+	}
+}
+
+// TestLineLength keeps prose at 110 columns. Tables, links, headings and fenced blocks may be longer.
+func TestLineLength(t *testing.T) {
+	for _, page := range pages(t) {
+		fenced := false
+		for i, line := range strings.Split(read(t, page), "\n") {
+			if fence.MatchString(line) {
+				fenced = !fenced
+			}
+			if !fenced && len([]rune(line)) > 110 && !strings.HasPrefix(line, "|") && !strings.Contains(line, "](") &&
+				!strings.HasPrefix(line, "<!--") {
+				t.Errorf("%s:%d: %d columns, expected at most 110", page, i+1, len([]rune(line)))
+			}
+		}
 	}
 }
