@@ -67,6 +67,17 @@ type Measurements struct {
 	PCR8 *PCR // the signing certificate; nil for an image without a signature
 }
 
+// PCR returns register n, and false if it is not 0, 1, 2 or 8, or is 8 of an image without a signature.
+func (m Measurements) PCR(n int) (PCR, bool) {
+	switch {
+	case n >= 0 && n < 3:
+		return [...]PCR{m.PCR0, m.PCR1, m.PCR2}[n], true
+	case n == 8 && m.PCR8 != nil:
+		return *m.PCR8, true
+	}
+	return PCR{}, false
+}
+
 // MarshalJSON writes the object that nitro-cli prints.
 func (m Measurements) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {

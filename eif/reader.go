@@ -272,6 +272,15 @@ func (f *File) Measure(ctx context.Context) (*Pass, error) {
 	return pass, nil
 }
 
+// CheckCRC fails if the checksum that a pass over the file computed differs from the one in its header.
+func (f *File) CheckCRC(pass *Pass) error {
+	if pass.CRC != f.CRC {
+		return fmt.Errorf("checksum mismatch: the header has %08x, the content %08x; the file is truncated or changed",
+			f.CRC, pass.CRC)
+	}
+	return nil
+}
+
 // head64 is entry i of one of the header's two tables.
 func head64(head []byte, table, i int) uint64 { return binary.BigEndian.Uint64(head[table+8*i:]) }
 

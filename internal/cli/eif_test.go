@@ -208,7 +208,7 @@ func TestEIFCommands(t *testing.T) {
 		{"eif verify " + a + " --at yesterday", 2, "", "--at"},
 
 		{"eif diff " + a + " " + b, 0, "", ""},
-		{"eif diff " + a + " " + other, 1, `cmdline: it is "console=ttyS0" and "quiet" (PCR0, PCR1)`, ""},
+		{"eif diff " + a + " " + other, 1, `cmdline: "console=ttyS0" and "quiet" (PCR0, PCR1)`, ""},
 		{"eif diff " + a + " " + other + " --json", 1, `"Section":"cmdline"`, ""},
 		{"eif diff " + a, 2, "", "accepts 2 arg"},
 

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Certificate is what nitro-cli's describe-eif says about a signing certificate, in OpenSSL's words.
+// Certificate is what nitro-cli describe-eif prints about a signing certificate, with OpenSSL's names.
 type Certificate struct {
 	IssuerName map[string]string // by the long names of the attributes
 	Algorithm  string            // of the certificate's own signature
@@ -17,7 +17,7 @@ type Certificate struct {
 	Signature  string // of the certificate, "0A:1B:…"
 }
 
-// describeCertificate spells a certificate as nitro-cli does.
+// describeCertificate describes a certificate as nitro-cli does.
 func describeCertificate(c *x509.Certificate) *Certificate {
 	d := &Certificate{
 		IssuerName: map[string]string{},

@@ -23,19 +23,11 @@ type erofsImage struct {
 	time        int64 // of compact inodes
 }
 
-// erofsEntry is a name in an erofs root.
-type erofsEntry struct {
-	path           string // from the root of the image
-	mode           uint32 // as stat(2) has it
-	uid, gid       uint32
-	links          uint32 // 0 for directories, whose number is that of what is in them
-	major, minor   uint32
-	size           int64 // of a file
-	time           int64 // seconds since 1970
-	target         string
-	xattrs         string // name="value" …, in the order of the image
+// erofsInode is an inode, with where its data are.
+type erofsInode struct {
+	node
 	layout         uint16
-	start, metaEnd int64 // where the data are, and where the inode with its attributes ends and inline data begin
+	start, metaEnd int64 // where the data begin, and where the inode ends and inline data begin
 }
 
 const (
@@ -49,23 +41,25 @@ const (
 )
 
 // erofsPrefixes are what names of extended attributes begin with, by their index.
-var erofsPrefixes = map[byte]string{1: "user.", 2: "system.posix_acl_access", 3: "system.posix_acl_default", 4: "trusted.", 6: "security."}
+var erofsPrefixes = map[byte]string{
+	1: "user.", 2: "system.posix_acl_access", 3: "system.posix_acl_default", 4: "trusted.", 6: "security.",
+}
 
 func openErofs(r io.ReaderAt, size int64) (*erofsImage, error) {
 	var b [128]byte
 	if _, err := r.ReadAt(b[:], erofsSuper); err != nil {
-		return nil, fmt.Errorf("erofs image of %d bytes: its superblock: %w", size, err)
+		return nil, fmt.Errorf("erofs image of %d bytes: superblock: %w", size, err)
 	}
 	le := binary.LittleEndian
 	if magic := le.Uint32(b[0:]); magic != erofsMagic {
 		return nil, fmt.Errorf("erofs image: expected the magic %#x, found %#x", erofsMagic, magic)
 	}
 	if unknown := le.Uint32(b[80:]) &^ erofsKnown; unknown != 0 {
-		return nil, fmt.Errorf("erofs image: it has features %#x, which are not read here", unknown)
+		return nil, fmt.Errorf("erofs image: unsupported features %#x", unknown)
 	}
 	bits := b[12]
 	if bits < 9 || bits > 16 {
-		return nil, fmt.Errorf("erofs image: blocks of 2^%d bytes, expected 2^9 to 2^16", bits)
+		return nil, fmt.Errorf("erofs image: block size 2^%d bytes, expected 2^9 to 2^16", bits)
 	}
 	block := int64(1) << bits
 	return &erofsImage{
@@ -76,7 +70,7 @@ func openErofs(r io.ReaderAt, size int64) (*erofsImage, error) {
 
 func (i *erofsImage) read(at, n int64) ([]byte, error) {
 	if at < 0 || n < 0 || at > i.size || n > i.size-at {
-		return nil, fmt.Errorf("%d bytes at byte %d are not in the image of %d bytes", n, at, i.size)
+		return nil, fmt.Errorf("%d bytes at byte %d are outside of the image of %d bytes", n, at, i.size)
 	}
 	b := make([]byte, n)
 	_, err := i.r.ReadAt(b, at)
@@ -86,10 +80,10 @@ func (i *erofsImage) read(at, n int64) ([]byte, error) {
 	return b, err
 }
 
-// inode reads all of an entry but its name and what it points to.
-func (i *erofsImage) inode(nid uint64) (*erofsEntry, error) {
+// inode reads all of a node but its path and its target.
+func (i *erofsImage) inode(nid uint64) (*erofsInode, error) {
 	if nid > uint64(i.size)/32 {
-		return nil, fmt.Errorf("inode %d is not in the image", nid)
+		return nil, fmt.Errorf("inode %d is outside of the image", nid)
 	}
 	at := i.meta + int64(nid)*32
 	b, err := i.read(at, 32)
@@ -98,7 +92,8 @@ func (i *erofsImage) inode(nid uint64) (*erofsEntry, error) {
 	}
 	le := binary.LittleEndian
 	format := le.Uint16(b)
-	e := &erofsEntry{layout: format >> 1 & 7, mode: uint32(le.Uint16(b[4:]))}
+	e := &erofsInode{layout: format >> 1 & 7}
+	e.mode = uint32(le.Uint16(b[4:]))
 	device := le.Uint32(b[16:])
 	end := at + 32
 	if format&1 == 0 {
@@ -139,7 +134,7 @@ func (i *erofsImage) attributes(at, n int64) (string, error) {
 	}
 	shared := int(b[4])
 	if 12+4*shared > len(b) {
-		return "", fmt.Errorf("%d shared ones in %d bytes", shared, len(b))
+		return "", fmt.Errorf("%d shared attributes in %d bytes", shared, len(b))
 	}
 	var all []string
 	for k := range shared {
@@ -158,7 +153,7 @@ func (i *erofsImage) attributes(at, n int64) (string, error) {
 	for rest := b[12+4*shared:]; len(rest) >= 4; {
 		text, used := attribute(rest)
 		if used == 0 {
-			return "", errors.New("one is cut")
+			return "", errors.New("truncated attribute")
 		}
 		all = append(all, text)
 		rest = rest[min(len(rest), (used+3)&^3):]
@@ -166,7 +161,7 @@ func (i *erofsImage) attributes(at, n int64) (string, error) {
 	return strings.Join(all, " "), nil
 }
 
-// attribute is one extended attribute and the bytes that it takes; 0 when it is cut.
+// attribute returns one extended attribute and its size in bytes, which is 0 if it is truncated.
 func attribute(b []byte) (string, int) {
 	name, value := int(b[0]), int(binary.LittleEndian.Uint16(b[2:]))
 	if 4+name+value > len(b) {
@@ -179,15 +174,15 @@ func attribute(b []byte) (string, int) {
 	return fmt.Sprintf("%s=%q", visible(prefix+string(b[4:4+name])), b[4+name:4+name+value]), 4 + name + value
 }
 
-// data are the content of a directory or a link, of at most so many bytes.
-func (i *erofsImage) data(e *erofsEntry, most int64) ([]byte, error) {
+// data reads the content of a directory or a symbolic link, of at most the given number of bytes.
+func (i *erofsImage) data(e *erofsInode, most int64) ([]byte, error) {
 	if e.size < 0 || e.size > most {
-		return nil, fmt.Errorf("it has %d bytes, and at most %d are read", e.size, most)
+		return nil, fmt.Errorf("%d bytes, expected at most %d", e.size, most)
 	}
 	switch e.layout {
 	case erofsPlain:
 		return i.read(e.start, e.size)
-	case erofsInline: // whole blocks, and the rest after the inode
+	case erofsInline: // whole blocks, then the rest after the inode
 		tail := e.size % i.block
 		head := []byte{}
 		if e.size > tail {
@@ -199,21 +194,21 @@ func (i *erofsImage) data(e *erofsEntry, most int64) ([]byte, error) {
 		rest, err := i.read(e.metaEnd, tail)
 		return append(head, rest...), err
 	}
-	return nil, fmt.Errorf("its data have the layout %d, which is not read here", e.layout)
+	return nil, fmt.Errorf("data layout %d is not supported", e.layout)
 }
 
-// walk calls use for each name, directories before what is in them.
-func (i *erofsImage) walk(use func(*erofsEntry) error) error {
-	seen := map[uint64]bool{} // directories: one inside of itself would have no end
+// walk calls use for each node, directories before what is in them.
+func (i *erofsImage) walk(use func(*node) error) error {
+	seen := map[uint64]bool{} // directories: a loop would not end
 	var list func(nid uint64, path string) error
 	list = func(nid uint64, path string) error {
 		if seen[nid] {
-			return fmt.Errorf("erofs image: the directory %q is in several places", path)
+			return fmt.Errorf("erofs image: the directory %q has several names", path)
 		}
 		seen[nid] = true
 		dir, err := i.inode(nid)
-		if err == nil && dir.mode&initramfs.TypeMask != initramfs.TypeDir {
-			err = errors.New("it is no directory")
+		if err == nil && !dir.is(initramfs.TypeDir) {
+			err = errors.New("not a directory")
 		}
 		var content []byte
 		if err == nil {
@@ -227,14 +222,14 @@ func (i *erofsImage) walk(use func(*erofsEntry) error) error {
 			content = content[len(block):]
 			names, err := dirents(block)
 			if err != nil {
-				return fmt.Errorf("erofs image: the directory %q: %w", path, err)
+				return fmt.Errorf("erofs image: directory %q: %w", path, err)
 			}
 			for _, d := range names {
 				if d.name == "." || d.name == ".." {
 					continue
 				}
 				e, err := i.inode(d.nid)
-				if err == nil && e.mode&initramfs.TypeMask == initramfs.TypeSymlink {
+				if err == nil && e.is(initramfs.TypeSymlink) {
 					var target []byte
 					target, err = i.data(e, erofsMaxLink)
 					e.target, e.size = string(target), 0
@@ -243,13 +238,14 @@ func (i *erofsImage) walk(use func(*erofsEntry) error) error {
 					return fmt.Errorf("erofs image: %q: %w", path+d.name, err)
 				}
 				if e.path = path + d.name; len(e.path) > initramfs.MaxPath {
-					return fmt.Errorf("erofs image: %.60q…: the name has %d bytes, more than %d", e.path, len(e.path), initramfs.MaxPath)
+					return fmt.Errorf("erofs image: %.60q…: the path has %d bytes, expected at most %d",
+						e.path, len(e.path), initramfs.MaxPath)
 				}
-				isDir := e.mode&initramfs.TypeMask == initramfs.TypeDir
+				isDir := e.is(initramfs.TypeDir)
 				if isDir {
 					e.size = 0
 				}
-				if err := use(e); err != nil {
+				if err := use(&e.node); err != nil {
 					return err
 				}
 				if isDir {
@@ -279,7 +275,7 @@ func dirents(block []byte) ([]dirent, error) {
 	le := binary.LittleEndian
 	first := int(le.Uint16(block[8:]))
 	if first < record || first%record != 0 || first > len(block) {
-		return nil, fmt.Errorf("names begin at byte %d of a block", first)
+		return nil, fmt.Errorf("the names begin at byte %d of a block", first)
 	}
 	all := make([]dirent, first/record)
 	for k := range all {
@@ -292,7 +288,7 @@ func dirents(block []byte) ([]dirent, error) {
 		}
 		name, _, _ := bytes.Cut(block[from:to], []byte{0})
 		if len(name) == 0 || bytes.IndexByte(name, '/') >= 0 {
-			return nil, fmt.Errorf("the name %q", name)
+			return nil, fmt.Errorf("invalid name %q", name)
 		}
 		all[k] = dirent{le.Uint64(block[record*k:]), string(name)}
 	}

@@ -36,7 +36,7 @@ func TestErofsBroken(t *testing.T) {
 	names := func(b []byte) (n int, err error) {
 		i, err := openErofs(bytes.NewReader(b), int64(len(b)))
 		if err == nil {
-			err = i.walk(func(*erofsEntry) error { n++; return nil })
+			err = i.walk(func(*node) error { n++; return nil })
 		}
 		return n, err
 	}
@@ -64,7 +64,7 @@ func TestErofsBroken(t *testing.T) {
 	for at := 1152; at+8 < len(whole); at++ {
 		broken := bytes.Clone(whole)
 		copy(broken[at:], []byte{byte(i.root), byte(i.root >> 8), 0, 0, 0, 0, 0, 0})
-		if _, err := names(broken); err != nil && bytes.Contains([]byte(err.Error()), []byte("in several places")) {
+		if _, err := names(broken); err != nil && bytes.Contains([]byte(err.Error()), []byte("has several names")) {
 			looped = broken
 		}
 	}

@@ -156,7 +156,7 @@ func TestErofsInside(t *testing.T) {
 	const where, pcrs = "ramdisk 1, erofs root: ", " (PCR0, PCR2)"
 	want := []string{
 		where + "bin/hello: size 5 and 4" + pcrs,
-		where + `bin/link: it points to "hello" and "owned"` + pcrs,
+		where + `bin/link: target "hello" and "owned"` + pcrs,
 		where + `bin/noted: extended attributes user.note="one" and user.note="two"` + pcrs,
 		where + "bin/owned: owner 70000:12 and 0:12, time 1500000000 and 1600000000" + pcrs,
 		where + "many/file-with-a-long-name-300: mode -rw-r--r-- and -rw-------" + pcrs,
@@ -174,7 +174,7 @@ func TestErofsInside(t *testing.T) {
 	if err := inspect.UnpackRamdisks(t.Context(), a, filepath.Join(t.TempDir(), "parts"), func(line string) { warnings = append(warnings, line) }); err != nil {
 		t.Fatal(err)
 	}
-	if len(warnings) != 1 || !strings.Contains(warnings[0], "is an erofs image, and stays one (neb/root.0)") {
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "neb/root.0: the application's tree is an erofs image, which is not unpacked") {
 		t.Errorf("unpacking an erofs root says %q", warnings)
 	}
 	// Without the tools it is said that nobody looked.

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
@@ -17,9 +16,9 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-// ExtractSections writes each section of a file into a directory, which is made: kernel, cmdline,
-// metadata.json, ramdisk-0, ramdisk-1 …, signature.cbor, and beside the last the certificate that is in it,
-// signing-certificate.pem. Files that are there already are not replaced. It returns the names.
+// ExtractSections writes each section of a file into a directory, which it makes if necessary: kernel,
+// cmdline, metadata.json, ramdisk-0, ramdisk-1 …, signature.cbor, and the certificate from the latter,
+// signing-certificate.pem. It fails if one of the files exists. It returns their names.
 func ExtractSections(ctx context.Context, f *eif.File, dir string) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, err
@@ -62,118 +61,77 @@ func ExtractSections(ctx context.Context, f *eif.File, dir string) ([]string, er
 	return names, nil
 }
 
-// ListRamdisks prints the entries of all ramdisks, one a line: the number of the ramdisk, mode, owner, size,
-// and name. After those of a ramdisk with an erofs root come the names in that, as they will be below
-// /rootfs.
+// ListRamdisks prints the entries of all ramdisks, one a line: the number of the ramdisk, mode, owner, size
+// in bytes, and name. After those of a ramdisk with an erofs root, it prints the names in the latter, below
+// rootfs/.
 func ListRamdisks(ctx context.Context, f *eif.File, w io.Writer) error {
 	for i, s := range f.All(eif.Ramdisk) {
+		line := func(n *node, path string) error {
+			name := visible(path)
+			if n.is(initramfs.TypeSymlink) {
+				name += " -> " + visible(n.target)
+			}
+			_, err := fmt.Fprintf(w, "%d %s %d:%d %d %s\n", i, modeText(n.mode), n.uid, n.gid, n.size, name)
+			return err
+		}
 		err := walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
-			name := visible(h.Name)
-			if h.Mode&initramfs.TypeMask == initramfs.TypeSymlink {
-				target, err := readTarget(body)
-				if err != nil {
-					return err
-				}
-				name += " -> " + visible(target)
-			}
-			if _, err := fmt.Fprintf(w, "%d %s %d:%d %d %s\n", i, modeText(h.Mode), h.UID, h.GID, h.Size, name); err != nil {
-				return err
-			}
-			return context.Cause(ctx)
-		})
-		if err == nil {
-			err = listErofs(ctx, f, s, func(e *erofsEntry) error {
-				name := visible("rootfs/" + e.path)
-				if e.target != "" {
-					name += " -> " + visible(e.target)
-				}
-				_, err := fmt.Fprintf(w, "%d %s %d:%d %d %s\n", i, modeText(e.mode), e.uid, e.gid, e.size, name)
-				return err
-			})
-		}
-		if err != nil {
-			return fmt.Errorf("ramdisk %d: %w", i, err)
-		}
-	}
-	return nil
-}
-
-// visible is a name on a line of its own: quoted as Go has it when a line break or another character that
-// does not show would make it look like something else.
-func visible(name string) string {
-	if quoted := strconv.Quote(name); quoted != `"`+name+`"` || strings.Contains(name, " -> ") {
-		return quoted
-	}
-	return name
-}
-
-// modeText is a mode as ls -l has it.
-func modeText(mode uint32) string {
-	const types = "?pc?d?b?-?l?s???"
-	text := []byte(fmt.Sprintf("%crwxrwxrwx", types[mode>>12&15]))
-	for i := range 9 {
-		if mode>>(8-i)&1 == 0 {
-			text[1+i] = '-'
-		}
-	}
-	for i, bit := range []struct {
-		mask uint32
-		c    byte
-	}{{0o4000, 's'}, {0o2000, 's'}, {0o1000, 't'}} {
-		if mode&bit.mask != 0 {
-			at := 3 * (i + 1)
-			if text[at] == '-' {
-				bit.c -= 'a' - 'A'
-			}
-			text[at] = bit.c
-		}
-	}
-	return string(text)
-}
-
-// UnpackRamdisks unpacks the ramdisks of a file into a directory for each, dir/0, dir/1 …. Nothing is written
-// outside of them, whatever the names say. Owners are set where the user may do that; what cannot be made
-// (device nodes), and an erofs root, which stays the image it is, is passed to warn.
-func UnpackRamdisks(ctx context.Context, f *eif.File, dir string, warn func(string)) error {
-	for i, s := range f.All(eif.Ramdisk) {
-		top := filepath.Join(dir, fmt.Sprint(i))
-		if err := os.MkdirAll(dir, 0o777); err != nil {
-			return err
-		}
-		if err := os.Mkdir(top, 0o755); err != nil {
-			return err
-		}
-		root, err := os.OpenRoot(top)
-		if err != nil {
-			return err
-		}
-		u := unpacker{root: root, links: map[hardLink]string{}, warn: warn}
-		err = walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
-			if err := u.entry(h, body, body.Archive()); err != nil {
+			n, err := newNode(h, body)
+			if err != nil {
 				return fmt.Errorf("%q: %w", h.Name, err)
 			}
-			if i > 0 && "/"+h.Name == contract.RootPart(0) {
-				warn(fmt.Sprintf("ramdisk %d: the application's tree is an erofs image, and stays one (%s); a list of the ramdisks shows its names", i, h.Name))
-			}
-			return nil
+			return errors.Join(line(n, n.path), context.Cause(ctx))
 		})
 		if err == nil {
-			err = u.modes()
+			err = erofsNames(ctx, f, s, func(n *node) error { return line(n, "rootfs/"+n.path) })
 		}
-		if err = errors.Join(err, root.Close()); err != nil {
+		if err != nil {
 			return fmt.Errorf("ramdisk %d: %w", i, err)
 		}
 	}
 	return nil
 }
 
-// readTarget reads what a symbolic link points to, which [initramfs.Reader] bounds.
-func readTarget(body io.Reader) (string, error) {
-	target, err := io.ReadAll(body)
-	return string(target), err
+// UnpackRamdisks unpacks the ramdisks of a file into a directory for each, dir/0, dir/1 …. It writes nothing
+// outside of them, whatever the names are. It sets owners if the user may do that. It calls warn for what it
+// does not make: device nodes, and the files in an erofs root, which stays an image.
+func UnpackRamdisks(ctx context.Context, f *eif.File, dir string, warn func(string)) error {
+	for i, s := range f.All(eif.Ramdisk) {
+		if err := unpackRamdisk(ctx, f, s, filepath.Join(dir, fmt.Sprint(i)), warn); err != nil {
+			return fmt.Errorf("ramdisk %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func unpackRamdisk(ctx context.Context, f *eif.File, s eif.Section, dir string, warn func(string)) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o777); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	u := unpacker{root: root, links: map[hardLink]string{}, warn: warn}
+	err = walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if err := u.entry(h, body, body.Archive()); err != nil {
+			return fmt.Errorf("%q: %w", h.Name, err)
+		}
+		if isPart(h.Name) && "/"+h.Name == contract.RootPart(0) {
+			warn(h.Name + ": the application's tree is an erofs image, which is not unpacked; " +
+				"list the ramdisks to see its names")
+		}
+		return nil
+	})
+	if err == nil {
+		err = u.finishDirs()
+	}
+	return errors.Join(err, root.Close())
 }
 
 // hardLink is what all names of a file have in common (init/initramfs.c, find_link).
@@ -205,11 +163,11 @@ func (u *unpacker) entry(h *initramfs.Header, body io.Reader, archive int) error
 		u.dirs = append(u.dirs, d)
 		return nil
 	case initramfs.TypeSymlink:
-		target, err := readTarget(body)
-		if err != nil {
-			return err
+		n, err := newNode(h, body)
+		if err == nil {
+			err = u.root.Symlink(n.target, name)
 		}
-		if err := u.root.Symlink(target, name); err != nil {
+		if err != nil {
 			return err
 		}
 		return u.owner(name, h)
@@ -222,7 +180,7 @@ func (u *unpacker) entry(h *initramfs.Header, body io.Reader, archive int) error
 			if err := u.root.Chmod(name, 0o600); err != nil { // the first name's may forbid writing
 				return err
 			}
-			flags = os.O_TRUNC // GNU cpio gives the bytes to the last name
+			flags = os.O_TRUNC // GNU cpio stores the bytes with the last name
 		} else if h.Links > 1 {
 			u.links[file] = name
 		}
@@ -234,16 +192,13 @@ func (u *unpacker) entry(h *initramfs.Header, body io.Reader, archive int) error
 		if err = errors.Join(err, out.Close()); err != nil {
 			return err
 		}
-		if err := u.owner(name, h); err != nil {
-			return err
-		}
-		return u.root.Chmod(name, fileMode(h.Mode))
+		return u.ownerAndMode(name, h)
 	}
-	u.warn(fmt.Sprintf("%s is a device, fifo or socket, and is not made", visible(h.Name)))
+	u.warn(visible(h.Name) + ": a device, fifo or socket, which is not made")
 	return nil
 }
 
-// owner sets the owner of a file, where that is allowed.
+// owner sets the owner of a file if the user may do that.
 func (u *unpacker) owner(name string, h *initramfs.Header) error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -251,27 +206,25 @@ func (u *unpacker) owner(name string, h *initramfs.Header) error {
 	return u.root.Lchown(name, int(h.UID), int(h.GID))
 }
 
-// modes sets those of directories, when nothing more has to be made in them.
-func (u *unpacker) modes() error {
-	for i := len(u.dirs) - 1; i >= 0; i-- {
-		d := &u.dirs[i]
-		if err := u.owner(d.Name, d); err != nil {
-			return err
+func (u *unpacker) ownerAndMode(name string, h *initramfs.Header) error {
+	if err := u.owner(name, h); err != nil {
+		return err
+	}
+	mode := fs.FileMode(h.Mode & 0o777)
+	for i, flag := range []fs.FileMode{fs.ModeSetuid, fs.ModeSetgid, fs.ModeSticky} {
+		if h.Mode&(0o4000>>i) != 0 {
+			mode |= flag
 		}
-		if err := u.root.Chmod(d.Name, fileMode(d.Mode)); err != nil {
+	}
+	return u.root.Chmod(name, mode)
+}
+
+// finishDirs sets owners and modes of directories. Until then they must be writable.
+func (u *unpacker) finishDirs() error {
+	for i := len(u.dirs) - 1; i >= 0; i-- {
+		if err := u.ownerAndMode(u.dirs[i].Name, &u.dirs[i]); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// fileMode is a mode as Go has it.
-func fileMode(mode uint32) fs.FileMode {
-	m := fs.FileMode(mode & 0o777)
-	for bit, flag := range map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if mode&bit != 0 {
-			m |= flag
-		}
-	}
-	return m
 }

@@ -48,7 +48,7 @@ func Measure(ctx context.Context, path string) (eif.Measurements, error) {
 	defer in.Close()
 	pass, err := file.Measure(ctx)
 	if err == nil {
-		err = checkCRC(file, pass)
+		err = file.CheckCRC(pass)
 	}
 	if err != nil {
 		return eif.Measurements{}, fmt.Errorf("%s: %w", path, err)

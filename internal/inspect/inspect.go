@@ -19,12 +19,12 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
-// Report is all that can be found out about an Enclave Image File by reading it.
+// Report is what reading an Enclave Image File shows about it.
 type Report struct {
 	File        *eif.File
 	Pass        *eif.Pass
-	Metadata    *eif.Metadata     // nil where there are none, or none that can be read
-	Certificate *x509.Certificate // the signing certificate; nil for a file without a signature that can be read
+	Metadata    *eif.Metadata     // nil if missing or unreadable
+	Certificate *x509.Certificate // the signing certificate; nil if there is no readable signature
 	Signed      bool              // there is a signature section
 	SignatureOK bool              // the signature is by the certificate's key, and for this image
 
@@ -51,18 +51,9 @@ func (r *Report) problem(code Code, format string, args ...any) {
 	r.Problems = append(r.Problems, find(code, format, args...))
 }
 
-// checkCRC fails if the checksum of a file, as computed by a pass, differs from the one in its header.
-func checkCRC(f *eif.File, pass *eif.Pass) error {
-	if pass.CRC != f.CRC {
-		return fmt.Errorf("checksum mismatch: the header has %08x, the content %08x; the file is truncated or changed",
-			f.CRC, pass.CRC)
-	}
-	return nil
-}
-
-// Inspect reads a file of size bytes and reports all that is wrong with it; the time is for the validity of
-// the signing certificate. The error is for a file that is none, or cannot be read, and for a context that
-// has ended.
+// Inspect reads a file of size bytes and reports all that is wrong with it; the signing certificate must be
+// valid at the given time. It fails if the file is not an EIF or cannot be read, and with the cause of ctx
+// once that is done.
 func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Report, error) {
 	f, problems := eif.Inspect(in, size)
 	if f == nil {
@@ -75,12 +66,12 @@ func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Re
 
 	// The ramdisks are listed while the file is hashed.
 	type listing struct {
-		intruders []string
-		err       error
+		names []string
+		err   error
 	}
 	listed := make(chan listing, 1)
 	go func() {
-		names, err := intruders(ctx, f)
+		names, err := foreignNames(ctx, f)
 		listed <- listing{names, err}
 	}()
 	pass, err := f.Measure(ctx)
@@ -98,10 +89,10 @@ func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Re
 	if list.err != nil {
 		r.problem(Ramdisk, "%v", list.err)
 	}
-	for _, text := range list.intruders {
+	for _, text := range list.names {
 		r.Foreign = append(r.Foreign, find(ForeignName, "%s", text))
 	}
-	if err := checkCRC(f, pass); err != nil {
+	if err := f.CheckCRC(pass); err != nil {
 		r.problem(Checksum, "%v", err)
 	}
 	r.contents()
@@ -147,7 +138,7 @@ func (r *Report) signature(at time.Time) {
 	}
 	entries, err := r.File.Signatures()
 	if err != nil {
-		return // Measure has said so
+		return // Measure has reported it
 	}
 	certificate, err := eif.ParseCertificate(entries[0].Certificate)
 	if err != nil {
@@ -163,7 +154,7 @@ func (r *Report) signature(at time.Time) {
 		r.problem(Signature, "%v", err)
 	}
 	if n := len(entries); n > 1 {
-		r.problem(Signature, "the signature section has %d entries, and the hypervisor checks the first alone", n)
+		r.problem(Signature, "the signature section has %d entries, the hypervisor checks only the first", n)
 	}
 }
 
@@ -188,9 +179,11 @@ const (
 // Verify lists everything that is wrong with a file, and everything that differs from what was expected.
 func (r *Report) Verify(want Expectation) (Result, []Finding) {
 	findings := slices.Concat(r.Problems, r.Foreign)
-	add := func(code Code, format string, args ...any) { findings = append(findings, find(code, format, args...)) }
+	add := func(code Code, format string, args ...any) {
+		findings = append(findings, find(code, format, args...))
+	}
 	for _, n := range slices.Sorted(maps.Keys(want.PCRs)) {
-		got, ok := r.PCR(n)
+		got, ok := r.Pass.PCR(n)
 		switch {
 		case !ok && n == 8:
 			add(PCRMismatch, "PCR8: expected %v, found no signature", want.PCRs[n])
@@ -223,23 +216,6 @@ func (r *Report) Verify(want Expectation) (Result, []Finding) {
 		return SignerUnchecked, nil
 	}
 	return Unsigned, nil
-}
-
-// PCR is one of the registers that the file determines.
-func (r *Report) PCR(n int) (eif.PCR, bool) {
-	switch n {
-	case 0:
-		return r.Pass.PCR0, true
-	case 1:
-		return r.Pass.PCR1, true
-	case 2:
-		return r.Pass.PCR2, true
-	case 8:
-		if r.Pass.PCR8 != nil {
-			return *r.Pass.PCR8, true
-		}
-	}
-	return eif.PCR{}, false
 }
 
 // Description is what neb eif describe prints: what nitro-cli describe-eif prints, and then the architecture,
@@ -303,8 +279,8 @@ func (r *Report) Describe() (*Description, error) {
 	return d, nil
 }
 
-// describeMetadata writes metadata as nitro-cli does: the fields of BuildMetadata, DockerInfo, and then the
-// user's own beside them.
+// describeMetadata writes metadata as nitro-cli does: the fields of BuildMetadata, DockerInfo, and then those
+// of the user.
 func describeMetadata(m *eif.Metadata) (json.RawMessage, error) {
 	fields, err := indent(struct {
 		eif.BuildMetadata
@@ -314,14 +290,14 @@ func describeMetadata(m *eif.Metadata) (json.RawMessage, error) {
 		return nil, err
 	}
 	own := bytes.TrimSpace(m.CustomMetadata)
-	if own = bytes.TrimSpace(bytes.TrimSuffix(bytes.TrimPrefix(own, []byte("{")), []byte("}"))); len(own) == 0 || string(own) == "null" {
+	own = bytes.TrimSpace(bytes.TrimSuffix(bytes.TrimPrefix(own, []byte("{")), []byte("}")))
+	if len(own) == 0 || string(own) == "null" {
 		return fields, nil
 	}
 	return append(append(bytes.TrimSuffix(bytes.TrimSpace(fields), []byte("}")), ','), append(own, '}')...), nil
 }
 
-// indent is JSON as serde_json and nitro-cli write it: two spaces, no escapes for HTML, and a newline at the
-// end.
+// indent returns JSON as nitro-cli writes it: two spaces, no escapes for HTML, and a newline at the end.
 func indent(value any) ([]byte, error) {
 	var b strings.Builder
 	encoder := json.NewEncoder(&b)

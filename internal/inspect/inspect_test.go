@@ -132,8 +132,8 @@ func TestVerifyFinds(t *testing.T) {
 		{"another init, after a link and dots", part(eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/a", "/dev"), reg("rootfs/a/../init", "evil"))), `"rootfs/a/../init": a path in an archive has no empty`},
 		{"another init, before a NUL", part(eif.Ramdisk, cpio(reg("init\x00/../rootfs/x", "evil"))), "NUL inside"},
 		{"an empty part", part(eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/a", "/"), reg("rootfs/a//", "evil"))), `"rootfs/a//": a path`},
-		{"another init, through a hard link to a link", part(eif.Ramdisk, cpio(dir("rootfs"), linked("rootfs/x", ""), symlink("rootfs/x", "/init"), linked("rootfs/z", "evil"))), `"rootfs/x" replaces what a hard link goes by`},
-		{"another init, through a hard link below a link", part(eif.Ramdisk, cpio(dir("rootfs"), linked("rootfs/a/init", ""), symlink("rootfs/a", "/"), linked("rootfs/z", "evil"))), `"rootfs/a" replaces what a hard link goes by`},
+		{"another init, through a hard link to a link", part(eif.Ramdisk, cpio(dir("rootfs"), linked("rootfs/x", ""), symlink("rootfs/x", "/init"), linked("rootfs/z", "evil"))), `"rootfs/x" replaces the path of a hard link`},
+		{"another init, through a hard link below a link", part(eif.Ramdisk, cpio(dir("rootfs"), linked("rootfs/a/init", ""), symlink("rootfs/a", "/"), linked("rootfs/z", "evil"))), `"rootfs/a" replaces the path of a hard link`},
 		{"a trailer that hides an archive", part(eif.Ramdisk, cpio(enclaves.Entry{Name: "TRAILER!!!", Content: cpio(dir("rootfs"))})), "a trailer with"},
 		{"another driver", part(eif.Ramdisk, cpio(reg("nsm.ko", "evil"))), "nsm.ko"},
 		{"other modules", part(eif.Ramdisk, cpio(dir("neb"), reg("neb/modules", "evil"))), "neb/modules"},
@@ -411,11 +411,11 @@ func TestDiff(t *testing.T) {
 		want []string
 	}{
 		{"nothing", parts(), nil},
-		{"the command line", parts(part(eif.Cmdline, []byte("quiet"))), []string{`cmdline: it is "console=ttyS0" and "quiet" (PCR0, PCR1)`}},
-		{"the kernel", parts(part(eif.Kernel, enclaves.BzImage("6.12.118"))), []string{"kernel: 120000 and 120000 bytes, which differ from byte 1287 on (PCR0, PCR1)"}},
-		{"metadata", parts(part(eif.Meta, bytes.Replace(goodMeta, []byte("1970"), []byte("2026"), 1))), []string{`metadata: BuildTime: it is "1970-01-01T00:00:00+00:00" and "2026-01-01T00:00:00+00:00" (not measured)`}},
-		{"metadata of which a key is not known", parts(part(eif.Meta, bytes.Replace(goodMeta, []byte(`"DockerInfo"`), []byte(`"Extra":1,"DockerInfo"`), 1))), []string{`metadata: the same fields in another form: …"elVersion\":\"6.12\"},\"DockerInfo\":{\"a\":[]},\"CustomMetadata\":null}" and …"elVersion\":\"6.12\"},\"Extra\":1,`}},
-		{"metadata far behind", parts(part(eif.Meta, bytes.Replace(goodMeta, []byte(`{"a":[]}`), []byte(`{"a":["`+strings.Repeat("x", 300)+`"]}`), 1))), []string{`metadata: DockerInfo: it is "{\"a\":[]}" and "{\"a\":[\"xxx`}},
+		{"the command line", parts(part(eif.Cmdline, []byte("quiet"))), []string{`cmdline: "console=ttyS0" and "quiet" (PCR0, PCR1)`}},
+		{"the kernel", parts(part(eif.Kernel, enclaves.BzImage("6.12.118"))), []string{"kernel: 120000 and 120000 bytes, the first difference at byte 1287 (PCR0, PCR1)"}},
+		{"metadata", parts(part(eif.Meta, bytes.Replace(goodMeta, []byte("1970"), []byte("2026"), 1))), []string{`metadata: BuildTime: "1970-01-01T00:00:00+00:00" and "2026-01-01T00:00:00+00:00" (not measured)`}},
+		{"metadata of which a key is not known", parts(part(eif.Meta, bytes.Replace(goodMeta, []byte(`"DockerInfo"`), []byte(`"Extra":1,"DockerInfo"`), 1))), []string{`metadata: the same fields, encoded differently: …"elVersion\":\"6.12\"},\"DockerInfo\":{\"a\":[]},\"CustomMetadata\":null}" and …"elVersion\":\"6.12\"},\"Extra\":1,`}},
+		{"metadata far behind", parts(part(eif.Meta, bytes.Replace(goodMeta, []byte(`{"a":[]}`), []byte(`{"a":["`+strings.Repeat("x", 300)+`"]}`), 1))), []string{`metadata: DockerInfo: "{\"a\":[]}" and "{\"a\":[\"xxx`}},
 		{"files", parts(part(eif.Ramdisk, cpio(dir("neb"), reg("neb/app", "x"), dir("rootfs"), dir("rootfs/bin"), exec, reg("rootfs/new", ""), reg("cmd", "/bin/h3llo\n")))), []string{
 			"ramdisk 1: rootfs/bin/hello: mode -rw-r--r-- and -rwxr-xr-x (PCR0, PCR2)",
 			"ramdisk 1: rootfs/new: only the second file has it (PCR0, PCR2)",
@@ -423,13 +423,13 @@ func TestDiff(t *testing.T) {
 			"ramdisk 1: env: only the first file has it (PCR0, PCR2)",
 		}},
 		{"order", parts(part(eif.Ramdisk, cpio(dir("rootfs"), dir("rootfs/bin"), reg("rootfs/bin/hello", "hello"), dir("neb"), reg("neb/app", "x"), reg("cmd", "/bin/hello\n"), reg("env", "")))), []string{
-			"ramdisk 1: the same files in another order (PCR0, PCR2)",
+			"ramdisk 1: the same files in a different order (PCR0, PCR2)",
 		}},
 		{"compression", parts(part(eif.Ramdisk, compressed(t, "gzip", goodApp))), []string{
-			"ramdisk 1: the same files in another form, from byte 0 on: their order, inode numbers, padding or compression (PCR0, PCR2)",
+			"ramdisk 1: 988 and 197 bytes, the first difference at byte 0; the same files, encoded differently (inode numbers, padding or compression) (PCR0, PCR2)",
 		}},
-		{"a ramdisk less", parts()[:4], []string{"header: the sections are in the order kernel cmdline metadata ramdisk ramdisk and kernel cmdline metadata ramdisk (not measured)", "ramdisk 1: only the first file has it (PCR0, PCR2)"}},
-		{"one that is no archive", parts(part(eif.Ramdisk, []byte("hello"))), []string{"its files cannot be compared"}},
+		{"a ramdisk less", parts()[:4], []string{"header: section order kernel cmdline metadata ramdisk ramdisk and kernel cmdline metadata ramdisk (not measured)", "ramdisk 1: only the first file has it (PCR0, PCR2)"}},
+		{"one that is no archive", parts(part(eif.Ramdisk, []byte("hello"))), []string{"the files in it cannot be compared"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a, sizeA := enclaves.Write(t, parts())
@@ -483,13 +483,13 @@ func TestDiffBytes(t *testing.T) {
 	a := file(goodMeta)
 	b := bytes.Clone(a)
 	b[eif.HeaderSize-1] ^= 1 // the checksum is the last field of the header
-	if got := diff(a, b); !strings.HasPrefix(got, "header: the checksum is ") || strings.Contains(got, "\n") {
+	if got := diff(a, b); !strings.HasPrefix(got, "header: checksum ") || strings.Contains(got, "\n") {
 		t.Errorf("another checksum: %q", got)
 	}
 	long := func(end string) []byte {
 		return bytes.Replace(goodMeta, []byte(`{"a":[]}`), []byte(`{"a":"`+strings.Repeat("x", 300)+end+`"}`), 1)
 	}
-	want := `metadata: DockerInfo: it is …"xxxxxxxxxxxxxxxxxxxxone\"}" and …"xxxxxxxxxxxxxxxxxxxxtwo\"}" (from byte 306 on) (not measured)`
+	want := `metadata: DockerInfo: …"xxxxxxxxxxxxxxxxxxxxone\"}" and …"xxxxxxxxxxxxxxxxxxxxtwo\"}" (from byte 306 on) (not measured)`
 	if got := diff(file(long("one")), file(long("two"))); got != want {
 		t.Errorf("a long field: %s\nwant %s", got, want)
 	}

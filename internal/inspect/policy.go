@@ -1,54 +1,50 @@
 package inspect
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 )
 
-// Policy are registers that a key policy of AWS KMS demands, by their numbers.
+// Policy is the registers that a key policy of AWS KMS requires, by number.
 type Policy map[int]eif.PCR
 
-// Add takes registers of an image into the policy: those with the given numbers, or all.
+// Add adds registers of an image to the policy: those with the given numbers, or all.
 func (p Policy) Add(m eif.Measurements, numbers ...int) error {
-	known := map[int]eif.PCR{0: m.PCR0, 1: m.PCR1, 2: m.PCR2}
-	if m.PCR8 != nil {
-		known[8] = *m.PCR8
-	}
-	if len(numbers) == 0 {
-		for n, pcr := range known {
-			p[n] = pcr
-		}
-		return nil
+	all := len(numbers) == 0
+	if all {
+		numbers = []int{0, 1, 2, 8}
 	}
 	for _, n := range numbers {
-		pcr, ok := known[n]
+		pcr, ok := m.PCR(n)
 		switch {
 		case ok:
 			p[n] = pcr
-		case n == 8:
-			return fmt.Errorf("PCR8 is the signer's, and the file has no signature")
-		default:
-			return fmt.Errorf("PCR%d is not determined by a file: 0, 1, 2 and 8 are", n)
+		case n == 8 && !all:
+			return errors.New("PCR8: the file has no signature")
+		case n != 8:
+			return fmt.Errorf("PCR%d: a file determines only PCR0, PCR1, PCR2 and PCR8", n)
 		}
 	}
 	return nil
 }
 
-// Condition is the condition block of a policy statement (AWS KMS Developer Guide, "Condition keys for AWS
-// Nitro Enclaves"). It refuses registers that are zero, which are those of any enclave in debug mode, and
-// conditions that say nothing about one half of an enclave.
+// Condition returns the condition block of a policy statement (AWS KMS Developer Guide, "Condition keys for
+// AWS Nitro Enclaves"). It rejects registers that are zero, as in every enclave in debug mode, and policies
+// that leave a half of the enclave open.
 func (p Policy) Condition() (any, error) {
 	_, image := p[0]
 	_, signer := p[8]
 	if !image && !signer {
-		return nil, fmt.Errorf("a policy without PCR0 and PCR8 lets in enclaves that share a part with this one, and may do anything with the rest")
+		return nil, errors.New("the policy has neither PCR0 nor PCR8: " +
+			"it would admit enclaves that share only a part with this one")
 	}
 	keys := map[string]eif.PCR{}
 	for n, pcr := range p {
 		if pcr.IsZero() {
-			return nil, fmt.Errorf("PCR%d is zero: any enclave in debug mode has that", n)
+			return nil, fmt.Errorf("PCR%d is zero, as in every enclave in debug mode", n)
 		}
 		keys[fmt.Sprintf("kms:RecipientAttestation:PCR%d", n)] = pcr
 	}
@@ -60,19 +56,19 @@ var (
 	instanceID = regexp.MustCompile(`^i-([0-9a-f]{8}|[0-9a-f]{17})$`)
 )
 
-// CheckRoleARN refuses what is not the ARN of an IAM role: PCR3 measures the text as it is, so a slip would
-// go unseen.
+// CheckRoleARN rejects what is not the ARN of an IAM role: PCR3 measures the text, so nothing else finds a
+// typo.
 func CheckRoleARN(arn string) error {
 	if !roleARN.MatchString(arn) {
-		return fmt.Errorf("%q is not the ARN of an IAM role, like arn:aws:iam::123456789012:role/Webserver", arn)
+		return fmt.Errorf("invalid ARN of a role %q: expected one like arn:aws:iam::123456789012:role/Webserver", arn)
 	}
 	return nil
 }
 
-// CheckInstanceID refuses what is not the ID of an EC2 instance: PCR4 measures the text as it is.
+// CheckInstanceID rejects what is not the ID of an EC2 instance: PCR4 measures the text.
 func CheckInstanceID(id string) error {
 	if !instanceID.MatchString(id) {
-		return fmt.Errorf("%q is not the ID of an EC2 instance, like i-0123456789abcdef0", id)
+		return fmt.Errorf("invalid ID of an EC2 instance %q: expected one like i-0123456789abcdef0", id)
 	}
 	return nil
 }

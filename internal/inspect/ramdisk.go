@@ -18,7 +18,7 @@ import (
 // plainMagic is how a newc archive starts.
 const plainMagic = "0707"
 
-// openRamdisk reads the archive in a ramdisk section, whatever it is compressed with.
+// openRamdisk opens the archive in a ramdisk section, which may be compressed.
 func openRamdisk(f *eif.File, s eif.Section) (*initramfs.Reader, error) {
 	content := f.Content(s)
 	in, err := compression.Open(content, s.Size)
@@ -34,14 +34,14 @@ func openRamdisk(f *eif.File, s eif.Section) (*initramfs.Reader, error) {
 	return initramfs.NewReader(in), nil
 }
 
-// isPlain says whether a ramdisk is an archive without compression.
+// isPlain reports whether a ramdisk is an archive without compression.
 func isPlain(f *eif.File, s eif.Section) bool {
 	head := make([]byte, len(plainMagic))
 	n, _ := f.Content(s).ReadAt(head, 0)
 	return string(head[:n]) == plainMagic
 }
 
-// walkRamdisk calls use for each entry of a ramdisk. The reader gives the entry's content.
+// walkRamdisk calls use for each entry of a ramdisk, with a reader of the entry's content.
 func walkRamdisk(f *eif.File, s eif.Section, use func(*initramfs.Header, *initramfs.Reader) error) error {
 	r, err := openRamdisk(f, s)
 	if err != nil {
@@ -61,79 +61,33 @@ func walkRamdisk(f *eif.File, s eif.Section, use func(*initramfs.Header, *initra
 	}
 }
 
-// intruders lists the names in the ramdisks after the first that have no business there. The kernel unpacks
-// one ramdisk over the other, so that a later one can replace PID 1 and the driver that PCR1 measures, and
-// whoever trusts PCR1 is deceived. At most a few are listed.
-func intruders(ctx context.Context, f *eif.File) ([]string, error) {
-	const most = 20
-	const mostPinned = 1 << 23 // names: a ramdisk of a few compressed megabytes can have a thousand times as many
-	var found []string
-	var hash maphash.Hash
-	symlinks := map[uint64]struct{}{}
-	pinned := map[uint64]struct{}{} // names of files with hard links, and the directories above them
-	var above []uint64              // hashes of the directories above a name, the root's not among them
-	var ends []int                  // and where their names end
-	errEnough := errors.New("enough")
+// maxForeign is the largest number of foreign names that are listed, maxPinned that of names and directories
+// of hard links that are remembered: a compressed ramdisk of some megabytes can have a thousand times as
+// many.
+const (
+	maxForeign = 20
+	maxPinned  = 1 << 23
+)
 
+// foreignNames lists the names in the ramdisks after the first that do not belong there. The kernel unpacks
+// one ramdisk over the other, so that a later one can replace PID 1 and the driver that PCR1 measures, and
+// PCR1 would identify nothing.
+func foreignNames(ctx context.Context, f *eif.File) ([]string, error) {
+	w := nameWatch{symlinks: map[uint64]struct{}{}, pinned: map[uint64]struct{}{}}
+	var found []string
 	for i, s := range f.All(eif.Ramdisk) {
-		report := func(format string, args ...any) error {
-			found = append(found, fmt.Sprintf("ramdisk %d: ", i)+fmt.Sprintf(format, args...))
-			if len(found) >= most {
-				return errEnough
-			}
-			return nil
-		}
 		err := walkRamdisk(f, s, func(h *initramfs.Header, _ *initramfs.Reader) error {
 			if err := context.Cause(ctx); err != nil {
 				return err
 			}
-			name := path.Clean("/" + h.Name)
-			kind := h.Mode & initramfs.TypeMask
-			hash.Reset()
-			above, ends = above[:0], ends[:0]
-			start := 0
-			for i := 1; i < len(name); i++ {
-				if name[i] == '/' {
-					hash.WriteString(name[start:i])
-					above, ends = append(above, hash.Sum64()), append(ends, i)
-					start = i
-				}
+			what, err := w.entry(h, i > 0)
+			if what != "" {
+				found = append(found, fmt.Sprintf("ramdisk %d: %s", i, what))
 			}
-			hash.WriteString(name[start:])
-			self := hash.Sum64()
-			if i > 0 {
-				if !contract.Belongs(name, false) {
-					return report("%q does not belong into it: it would be unpacked over the bootstrap", h.Name)
-				}
-				// path.Clean takes rootfs/a/../init for rootfs/init, and the kernel goes by what rootfs/a is.
-				if err := checkPlain(h.Name); err != nil {
-					return report("%v: it could be unpacked somewhere else", err)
-				}
-				// The kernel follows symbolic links on its way to a name: rootfs/a -> / and rootfs/a/init is
-				// /init.
-				for n, parent := range above {
-					if _, ok := symlinks[parent]; ok {
-						return report("%q leads through the symbolic link %q: it would be unpacked somewhere else", h.Name, name[1:ends[n]])
-					}
-				}
-				// It writes the second name of a file by the first (init/initramfs.c, maybe_link): where that
-				// has become a symbolic link, or leads through one, it writes what the link points to.
-				if _, ok := pinned[self]; ok && kind != initramfs.TypeDir {
-					return report("%q replaces what a hard link goes by: the link could be unpacked somewhere else", h.Name)
-				}
-				if h.Links > 1 && kind != initramfs.TypeDir {
-					for _, at := range append(above, self) {
-						pinned[at] = struct{}{}
-					}
-					if len(pinned) > mostPinned {
-						return fmt.Errorf("hard links with more than %d names and directories: too many to say that none leads elsewhere", mostPinned)
-					}
-				}
+			if len(found) >= maxForeign {
+				return errEnough
 			}
-			if kind == initramfs.TypeSymlink {
-				symlinks[self] = struct{}{}
-			}
-			return nil
+			return err
 		})
 		if err == errEnough {
 			return append(found, "and more"), nil
@@ -145,8 +99,85 @@ func intruders(ctx context.Context, f *eif.File) ([]string, error) {
 	return found, nil
 }
 
-// checkPlain says why a name does not say by itself where it is. "./" before it is what `find . | cpio`
-// makes, "/" what some other writers do.
+var errEnough = errors.New("enough")
+
+// nameWatch follows where the kernel unpacks the names of archives. Names are kept as hashes of their paths.
+type nameWatch struct {
+	hash     maphash.Hash
+	symlinks map[uint64]struct{}
+	pinned   map[uint64]struct{} // names of files with hard links, and the directories above them
+
+	above []uint64 // of the current name: hashes of the directories above it, without the root
+	ends  []int    // where their names end in it
+}
+
+// entry returns what is wrong with the next entry, which is checked if its ramdisk is a later one.
+func (w *nameWatch) entry(h *initramfs.Header, later bool) (string, error) {
+	name, kind := path.Clean("/"+h.Name), h.Mode&initramfs.TypeMask
+	self := w.split(name)
+	what, err := "", error(nil)
+	if later {
+		what, err = w.check(h, name, self)
+	}
+	if kind == initramfs.TypeSymlink {
+		w.symlinks[self] = struct{}{}
+	}
+	return what, err
+}
+
+// split hashes a clean name and sets above and ends.
+func (w *nameWatch) split(name string) uint64 {
+	w.hash.Reset()
+	w.above, w.ends = w.above[:0], w.ends[:0]
+	start := 0
+	for i := 1; i < len(name); i++ {
+		if name[i] == '/' {
+			w.hash.WriteString(name[start:i])
+			w.above, w.ends = append(w.above, w.hash.Sum64()), append(w.ends, i)
+			start = i
+		}
+	}
+	w.hash.WriteString(name[start:])
+	return w.hash.Sum64()
+}
+
+func (w *nameWatch) check(h *initramfs.Header, name string, self uint64) (string, error) {
+	if !contract.Belongs(name, false) {
+		return fmt.Sprintf("%q does not belong there: the kernel unpacks it over the first ramdisk", h.Name), nil
+	}
+	// path.Clean turns rootfs/a/../init into rootfs/init, but for the kernel it depends on what rootfs/a is.
+	if err := checkPlain(h.Name); err != nil {
+		return fmt.Sprintf("%v: the kernel could unpack it elsewhere", err), nil
+	}
+	// The kernel follows symbolic links on its way to a name: with rootfs/a -> /, rootfs/a/init is /init.
+	for n, parent := range w.above {
+		if _, ok := w.symlinks[parent]; ok {
+			return fmt.Sprintf("%q leads through the symbolic link %q: the kernel unpacks it elsewhere",
+				h.Name, name[1:w.ends[n]]), nil
+		}
+	}
+	if h.Mode&initramfs.TypeMask == initramfs.TypeDir {
+		return "", nil
+	}
+	// The kernel writes the second name of a file through the first (init/initramfs.c, maybe_link). If that
+	// has become a symbolic link, or leads through one, it writes to the link's target.
+	if _, ok := w.pinned[self]; ok {
+		return fmt.Sprintf("%q replaces the path of a hard link: the kernel could unpack the link elsewhere",
+			h.Name), nil
+	}
+	if h.Links > 1 {
+		for _, at := range append(w.above, self) {
+			w.pinned[at] = struct{}{}
+		}
+		if len(w.pinned) > maxPinned {
+			return "", fmt.Errorf("hard links with more than %d names and directories: too many to check", maxPinned)
+		}
+	}
+	return "", nil
+}
+
+// checkPlain rejects a name that is not the path that it is unpacked to. `find . | cpio` writes "./" before
+// names, and other programs "/".
 func checkPlain(name string) error {
 	rest, ok := strings.CutPrefix(name, "./")
 	if !ok {

@@ -46,8 +46,12 @@ func checkModuleFile(path, arch, release string) error {
 		return err
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
 	var module io.ReaderAt = f
-	in, err := compression.Open(f, maxModule)
+	in, err := compression.Open(f, info.Size())
 	if err == nil && in != nil {
 		var b []byte
 		b, err = io.ReadAll(io.LimitReader(in, maxModule))

@@ -15,24 +15,25 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 )
 
-// KMS is what signing needs of AWS KMS. [*kms.Client] is one.
+// KMS is the part of AWS KMS that signing needs. [*kms.Client] is one.
 type KMS interface {
 	GetPublicKey(context.Context, *kms.GetPublicKeyInput, ...func(*kms.Options)) (*kms.GetPublicKeyOutput, error)
 	Sign(context.Context, *kms.SignInput, ...func(*kms.Options)) (*kms.SignOutput, error)
 }
 
-// keyARN is how nitro-cli tells a key of AWS KMS from the name of a file.
-var keyARN = regexp.MustCompile(`^(arn:(?:aws|aws-cn|aws-us-gov):kms:([a-z0-9-]+):\d{12}:key)[:/]([a-zA-Z0-9-]+)$`)
+// keyARN distinguishes a key in AWS KMS from a file, as nitro-cli does.
+var keyARN = regexp.MustCompile(
+	`^(arn:(?:aws|aws-cn|aws-us-gov):kms:([a-z0-9-]+):\d{12}:key)[:/]([a-zA-Z0-9-]+)$`)
 
-// IsKeyARN says whether a text is the ARN of a key in AWS KMS.
+// IsKeyARN reports whether a text is the ARN of a key in AWS KMS.
 func IsKeyARN(text string) bool { return keyARN.MatchString(text) }
 
-// LoadKMS is a signer whose key is in AWS KMS, with the certificate in a PEM file. Credentials come from
-// where the AWS command line has them; the region is that of the key.
+// LoadKMS returns a signer whose key is in AWS KMS, with the certificate in a PEM file. It looks for
+// credentials where the AWS command line does; the region is that of the key.
 func LoadKMS(ctx context.Context, arn, certificateFile string) (*Signer, error) {
 	parts := keyARN.FindStringSubmatch(arn)
 	if parts == nil {
-		return nil, fmt.Errorf("%q is not the ARN of a key in AWS KMS", arn)
+		return nil, fmt.Errorf("%q: expected the ARN of a key in AWS KMS", arn)
 	}
 	certificate, err := LoadCertificate(certificateFile)
 	if err != nil {
@@ -57,14 +58,14 @@ type kmsKey struct {
 	public *ecdsa.PublicKey
 }
 
-// NewKMSKey is a key in AWS KMS as a [crypto.Signer], which may be used as long as ctx lasts.
+// NewKMSKey returns a key in AWS KMS as a [crypto.Signer], which works until ctx is done.
 func NewKMSKey(ctx context.Context, client KMS, id string) (crypto.Signer, error) {
 	out, err := client.GetPublicKey(ctx, &kms.GetPublicKeyInput{KeyId: aws.String(id)})
 	if err != nil {
 		return nil, fmt.Errorf("the key %s: %w", id, err)
 	}
 	if out.KeyUsage != types.KeyUsageTypeSignVerify {
-		return nil, fmt.Errorf("the key %s is for %s, and not for SIGN_VERIFY", id, out.KeyUsage)
+		return nil, fmt.Errorf("the key %s is for %s: expected SIGN_VERIFY", id, out.KeyUsage)
 	}
 	public, err := x509.ParsePKIXPublicKey(out.PublicKey)
 	if err != nil {
@@ -72,7 +73,7 @@ func NewKMSKey(ctx context.Context, client KMS, id string) (crypto.Signer, error
 	}
 	ec, ok := public.(*ecdsa.PublicKey)
 	if !ok {
-		return nil, fmt.Errorf("the key %s is of the type %s: an EIF is signed with ECDSA on P-256, P-384 or P-521", id, out.KeySpec)
+		return nil, fmt.Errorf("the key %s is %s: expected ECDSA on P-256, P-384 or P-521", id, out.KeySpec)
 	}
 	return &kmsKey{ctx, client, id, ec}, nil
 }
@@ -86,7 +87,7 @@ func (k *kmsKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 		crypto.SHA512: types.SigningAlgorithmSpecEcdsaSha512,
 	}[opts.HashFunc()]
 	if !ok {
-		return nil, fmt.Errorf("AWS KMS signs no digests of %v", opts.HashFunc())
+		return nil, fmt.Errorf("AWS KMS does not sign digests of %v", opts.HashFunc())
 	}
 	out, err := k.client.Sign(k.ctx, &kms.SignInput{
 		KeyId: aws.String(k.id), Message: digest, MessageType: types.MessageTypeDigest, SigningAlgorithm: algorithm,

@@ -3,6 +3,7 @@ package sign_test
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -155,7 +156,7 @@ func TestKMSRefuses(t *testing.T) {
 		want string
 	}{
 		{"access denied", standIn{key: local.Key, refuse: true}, "not for you"},
-		{"a key to encrypt with", standIn{key: local.Key, usage: "KEY_AGREEMENT"}, "not for SIGN_VERIFY"},
+		{"a key to encrypt with", standIn{key: local.Key, usage: "KEY_AGREEMENT"}, "expected SIGN_VERIFY"},
 		{"an RSA key", standIn{key: rsaKey, usage: "SIGN_VERIFY"}, "ECDSA"},
 		{"another key than the certificate's", standIn{key: other.Key, usage: "SIGN_VERIFY"}, "not that of the private key"},
 		{"another curve than the certificate's", standIn{key: p256, usage: "SIGN_VERIFY"}, "not that of the private key"},
@@ -204,6 +205,20 @@ func TestLoadSigner(t *testing.T) {
 	}
 	if got, err := sign.Load(path, certificateFile(t, s)); err != nil || !got.Key.(*ecdsa.PrivateKey).Equal(s.Key) {
 		t.Error(err)
+	}
+	_, edKey, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if der, err = x509.MarshalPKCS8PrivateKey(edKey); err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(t.TempDir(), "ed25519.pem")
+	if err := os.WriteFile(other, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sign.Load(other, certificateFile(t, s)); err == nil || !strings.Contains(err.Error(), "expected ECDSA") {
+		t.Errorf("an Ed25519 key: %v", err)
 	}
 	for _, files := range [][2]string{{path, path}, {certificateFile(t, s), certificateFile(t, s)}, {"/nothing", path}, {path, "/nothing"}} {
 		if _, err := sign.Load(files[0], files[1]); err == nil {

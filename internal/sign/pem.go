@@ -1,7 +1,6 @@
 package sign
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
@@ -14,18 +13,28 @@ import (
 // maxPEM is the largest file with a key or a certificate, in bytes.
 const maxPEM = 1 << 20
 
-// ReadPrivateKey reads a private key of any type from a PEM file, in PKCS #8 or SEC 1.
+// ReadPrivateKey reads a private key of any type from a PEM file, in PKCS #8, SEC 1 or PKCS #1.
 func ReadPrivateKey(path string) (crypto.Signer, error) {
 	block, err := readKeyBlock(path)
 	if err != nil {
 		return nil, err
 	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if block.Headers["DEK-Info"] != "" || block.Type == "ENCRYPTED PRIVATE KEY" {
+		return nil, fmt.Errorf("%s: an encrypted private key: decrypt it (openssl pkey -in FILE -out PLAIN)", path)
+	}
+	var key any
+	switch block.Type {
+	case "PRIVATE KEY":
+		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	case "EC PRIVATE KEY":
+		key, err = x509.ParseECPrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	default:
+		return nil, fmt.Errorf("%s: expected a private key in PEM, found a block %q", path, block.Type)
+	}
 	if err != nil {
-		if key, err = x509.ParseECPrivateKey(block.Bytes); err != nil {
-			return nil, fmt.Errorf("%s: expected a private key in PEM (PKCS #8 or SEC 1), found a block %q",
-				path, block.Type)
-		}
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	signer, ok := key.(crypto.Signer)
 	if !ok {
@@ -47,27 +56,26 @@ func ReadPublicKey(path string) (crypto.PublicKey, error) {
 	return key, nil
 }
 
-// readKeyBlock returns the first PEM block of a file that is a key. openssl writes parameters before some
-// keys.
+// readKeyBlock returns the first PEM block of a file that is a key. openssl writes text or parameters before
+// some keys.
 func readKeyBlock(path string) (*pem.Block, error) {
 	text, err := stream.ReadFile(path, maxPEM)
 	if err != nil {
 		return nil, err
 	}
-	for rest := bytes.TrimSpace(text); len(rest) > 0; {
+	for {
 		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
+		if block, text = pem.Decode(text); block == nil {
+			return nil, fmt.Errorf("%s: expected a key in PEM, found none", path)
 		}
 		if strings.HasSuffix(block.Type, "KEY") {
 			return block, nil
 		}
 	}
-	return nil, fmt.Errorf("%s: expected a key in PEM", path)
 }
 
 // ReadDER reads a public key or a certificate from a file that holds DER, or one PEM block of it. It returns
-// the DER, and rejects a private key, since its callers print what does not match.
+// the DER. It rejects a private key, since its callers print what does not match.
 func ReadDER(path string) ([]byte, error) {
 	text, err := stream.ReadFile(path, maxPEM)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ func someEIF(t testing.TB) (*os.File, int64) {
 	})
 }
 
-func TestParseKey(t *testing.T) {
+func TestReadPrivateKey(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -55,6 +56,13 @@ func TestParseKey(t *testing.T) {
 	block := func(kind string, b []byte) string {
 		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}))
 	}
+	file := func(text string) string {
+		path := filepath.Join(t.TempDir(), "key.pem")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
 	parameters := block("EC PARAMETERS", []byte{6, 5, 43, 129, 4, 0, 35})
 	for name, text := range map[string]string{
 		"PKCS #8":              block("PRIVATE KEY", pkcs8),
@@ -62,20 +70,20 @@ func TestParseKey(t *testing.T) {
 		"parameters before it": parameters + block("EC PRIVATE KEY", sec1),
 		"text before it":       "Bag Attributes\n    friendlyName: x\n" + block("PRIVATE KEY", pkcs8),
 	} {
-		got, err := sign.ParseKey([]byte(text))
-		if err != nil || !got.Equal(key) {
+		got, err := sign.ReadPrivateKey(file(text))
+		if err != nil || !key.Equal(got) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for name, test := range map[string]struct{ text, want string }{
-		"nothing":       {"", "no private key"},
-		"parameters":    {parameters, "no private key"},
+		"nothing":       {"", "expected a key in PEM, found none"},
+		"parameters":    {parameters, "expected a key in PEM, found none"},
 		"rubbish":       {block("PRIVATE KEY", []byte("x")), "asn1"},
 		"encrypted":     {block("ENCRYPTED PRIVATE KEY", pkcs8), "encrypted"},
-		"RSA":           {block("RSA PRIVATE KEY", pkcs8), "RSA"},
+		"another block": {block("PUBLIC KEY", pkcs8), `found a block "PUBLIC KEY"`},
 		"old encrypted": {"-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n", "encrypted"},
 	} {
-		if _, err := sign.ParseKey([]byte(test.text)); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := sign.ReadPrivateKey(file(test.text)); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want one with %q", name, err, test.want)
 		}
 	}
