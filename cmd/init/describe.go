@@ -47,7 +47,7 @@ func (e *enclave) describeNitroCLI() error {
 	}
 	e.about.Cmd = lines(cmd)
 	if len(e.about.Cmd) == 0 {
-		return &failure{doing: "read", what: contract.CmdPath, err: errors.New("it is empty"), cause: "the image has neither CMD nor ENTRYPOINT"}
+		return &failure{doing: "read", what: contract.CmdPath, err: errors.New("the file is empty"), cause: "the image has neither CMD nor ENTRYPOINT"}
 	}
 	env, err := readFile(contract.EnvPath, 2*contract.MaxSize)
 	if err != nil && err != unix.ENOENT {

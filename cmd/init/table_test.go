@@ -116,6 +116,22 @@ func withLibraries(t testing.TB, name string) []entry {
 // peak is what the probe says of the most memory that PID 1 has had: less than 8 MB.
 const peak = `^probe: rss: [1-7]?\d{1,3} kB$`
 
+// with changes a scene.
+func with(s scene, change func(*scene)) scene { change(&s); return s }
+
+// slowly marks scenes that only -tags slow runs: others show most of what they show.
+func slowly(t *testing.T, table map[string]scene, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		s, ok := table[name]
+		if !ok {
+			t.Fatalf("no scene is called %q", name)
+		}
+		s.slow = true
+		table[name] = s
+	}
+}
+
 // TestShapes boots images of all shapes.
 func TestShapes(t *testing.T) {
 	probe := program("probe", probeProgram(t, eif.X86_64))
@@ -185,6 +201,7 @@ func TestShapes(t *testing.T) {
 		"mount=/dev/pts", "devpts devpts rw,nosuid,noexec,relatime,gid=5,mode=620,ptmxmode=666",
 		"pty", "/dev/pts/0",
 		"read=/sys/class/misc/hw_random/rng_current", `"nsm-hwrng"`,
+		"read=/proc/sys/kernel/modules_disabled", `"1"`,
 		"addlo", "EPERM",
 		"bytes=/neb/app", "ENOENT",
 		"say=\x01\xff\n", `"\x01\xff\n"`,
@@ -206,9 +223,12 @@ func TestShapes(t *testing.T) {
 			},
 			never: []string{"warning"},
 		},
-		"structured": run(contract.Description{
+		"structured, with a list of modules": with(run(contract.Description{
 			Env: []string{"A=b", "WORDS=two\nlines"}, User: "app", WorkingDir: "/srv/a/b", Hostname: "vault",
-		}, structured, append(users, link("etc/resolv.conf", "/run/resolvconf/resolv.conf"))...),
+		}, structured, append(users, link("etc/resolv.conf", "/run/resolvconf/resolv.conf"))...), func(s *scene) {
+			s.first, s.cmdline = []entry{modules(t, contract.Modules{Paths: []string{"/nsm.ko"}})}, `nsm.neb_test="a b"`
+			s.want = append([]string{`nsm: unknown parameter 'neb_test' ignored`}, s.want...)
+		}),
 		"no /etc, user and group by number, loopback down, as root within": run(contract.Description{
 			User: "0:7", LoopbackDown: true, NSMOwner: "77:78", NSMMode: 0o640, Env: []string{"HOME=/h"},
 		}, script{
@@ -235,9 +255,10 @@ func TestShapes(t *testing.T) {
 			"read=/ro/file", `"content"`,
 			"as=1000,id", "EPERM",
 		}, entry{name: "ro", mode: initramfs.TypeDir | 0o555}, entry{name: "ro/sub", mode: initramfs.TypeDir | 0o555}, text("ro/file", "content")),
-		"relative to WORKDIR": {
-			second: described(t, contract.Description{Entrypoint: []string{"./probe"}, Cmd: []string{"name", "exit=255"}, WorkingDir: "/opt"}, program("opt/probe", probe.body)),
-			want:   []string{said("name", `"./probe"`), `^neb: exit status=255$`},
+		"relative to WORKDIR, without nsm.ko": {
+			without: []string{"nsm.ko"},
+			second:  described(t, contract.Description{Entrypoint: []string{"./probe"}, Cmd: []string{"name", "stat=/dev/nsm", "exit=255"}, WorkingDir: "/opt"}, program("opt/probe", probe.body)),
+			want:    []string{said("name", `"./probe"`), said("stat=/dev/nsm", "ENOENT"), `^neb: exit status=255$`},
 		},
 		"killed": {
 			second: described(t, contract.Description{Cmd: []string{"probe", "die=SIGKILL"}, Env: []string{"PATH=/nowhere:/"}, Complete: true}, probe),
@@ -248,10 +269,12 @@ func TestShapes(t *testing.T) {
 			second: described(t, contract.Description{Cmd: []string{"/probe", "leave=tame", "exit=0"}, StopSignal: "SIGINT"}, probe),
 			want:   []string{`^probe: left behind, tame`, `^probe: tame process got SIGINT$`, `^neb: exit status=0$`},
 		},
-		"ignores SIGTERM, is killed": {
+		"ignores SIGTERM, is killed; the machine halts": {
+			late:    "neb.end=halt", // not measured: the machine appends that an enclave ends by a reboot
+			runs:    true,
 			second:  described(t, contract.Description{Cmd: []string{"/probe", "leave=stubborn", "exit=4"}}, probe),
 			cmdline: "neb.grace=400ms",
-			want:    []string{`^probe: left behind, stubborn`, `^probe: stubborn process got SIGTERM$`, `^neb: exit status=4$`},
+			want:    []string{`^probe: left behind, stubborn`, `^probe: stubborn process got SIGTERM$`, `^neb: exit status=4$`, `reboot: System halted`},
 		},
 		"signals to PID 1 reach the application": run(contract.Description{}, script{
 			"kill1=SIGTERM", "SIGTERM", "kill1=SIGINT", "SIGINT", "kill1=SIGHUP", "SIGHUP", "kill1=SIGUSR1", "SIGUSR1",
@@ -262,7 +285,6 @@ func TestShapes(t *testing.T) {
 			want:   []string{`^probe: left behind, tame`, `^probe: tame process got SIGTERM$`, said("outlive=SIGTERM", "a child"), `^neb: exit status=5$`},
 		},
 		"10,000 orphans": {
-			slow:   true,
 			second: described(t, contract.Description{Cmd: []string{"/orphans", "10000", "/probe", "zombies", "rss"}}, probe, program("orphans", compile(t, "orphans", "-static"))),
 			want:   []string{`^orphans: 10000$`, said("zombies", "0"), peak, `^neb: exit status=0$`},
 		},
@@ -278,47 +300,21 @@ func TestShapes(t *testing.T) {
 		},
 		"dynamic, musl": {
 			second: described(t, contract.Description{Cmd: []string{"/hello"}}, program("hello", compile(t, "hello")), file(t, "lib/ld-musl-x86_64.so.1", "/lib/ld-musl-x86_64.so.1")),
-			raw:    compressions["xz"],
 			want:   []string{`^hello from a dynamic program$`, `^neb: exit status=0$`},
 		},
-		"a script": {
-			second: plain("/start\n", "", file(t, "bin/sh", require.Command(t, "busybox")), program("start", []byte("#!/bin/sh\necho PATH is $PATH, $(ulimit -n) of $(ulimit -Hn)\n"))),
-			want:   []string{`^PATH is /sbin:/usr/sbin:/bin:/usr/bin, 1024 of 4096$`, `^neb: exit status=0$`},
-		},
 		"a script without #!, as glibc's execvpe runs it": {
-			second: plain("start\none\n", "PATH=/opt", file(t, "bin/sh", require.Command(t, "busybox")), program("opt/start", []byte("echo $0 with $1; exit 6\n"))),
-			want:   []string{`^/opt/start with one$`, `^neb: exit status=6$`},
+			second: plain("start\none\n", "", file(t, "bin/sh", require.Command(t, "busybox")),
+				program("bin/start", []byte("echo $0 $1, PATH is $PATH, $(ulimit -n) of $(ulimit -Hn); exit 6\n"))),
+			want: []string{`^/bin/start one, PATH is /sbin:/usr/sbin:/bin:/usr/bin, 1024 of 4096$`, `^neb: exit status=6$`},
 		},
-		"modules by list, parameters, shut off": {
-			first:   []entry{modules(t, contract.Modules{Paths: []string{"/nsm.ko"}})},
-			cmdline: `nsm.neb_test="a b"`,
+		"a compressed module, loading left open": {
+			raw:     compressions["xz"],
+			first:   []entry{modules(t, contract.Modules{Paths: []string{"/neb/lib/nsm.ko.zst"}, Open: true}), program("neb/lib/nsm.ko.zst", images.Zstd.Pack(t, file(t, "", filepath.Join(vm.Blobs(t, eif.X86_64), "nsm.ko")).body))},
+			without: []string{"nsm.ko"},
 			second:  described(t, contract.Description{Cmd: []string{"/probe", "stat=/dev/nsm", "read=/proc/sys/kernel/modules_disabled"}}, probe),
-			want:    []string{`nsm: unknown parameter 'neb_test' ignored`, said("stat=/dev/nsm", "020600 0:0 0"), said("read=/proc/sys/kernel/modules_disabled", `"1"`)},
-		},
-		"modules by list, left open": {
-			first:  []entry{modules(t, contract.Modules{Open: true})},
-			second: described(t, contract.Description{Cmd: []string{"/probe", "stat=/dev/nsm", "read=/proc/sys/kernel/modules_disabled"}}, probe),
-			want:   []string{said("stat=/dev/nsm", "020600 0:0 0"), said("read=/proc/sys/kernel/modules_disabled", `"0"`)},
-		},
-		"a compressed module": {
-			first:   []entry{modules(t, contract.Modules{Paths: []string{"/neb/lib/nsm.ko.zst"}}), program("neb/lib/nsm.ko.zst", images.Zstd.Pack(t, file(t, "", filepath.Join(vm.Blobs(t, eif.X86_64), "nsm.ko")).body))},
-			without: []string{"nsm.ko"},
-			second:  described(t, contract.Description{Cmd: []string{"/probe", "stat=/dev/nsm"}}, probe),
-			want:    []string{said("stat=/dev/nsm", "020600 0:0 0"), `^neb: exit status=0$`},
-		},
-		"without nsm.ko": {
-			without: []string{"nsm.ko"},
-			second:  described(t, contract.Description{Cmd: []string{"/probe", "stat=/dev/nsm"}}, probe),
-			want:    []string{said("stat=/dev/nsm", "ENOENT"), `^neb: exit status=0$`},
-		},
-		"halts": {
-			late:   "neb.end=halt", // not measured: the machine appends that an enclave ends by a reboot
-			second: described(t, contract.Description{Cmd: []string{"/probe"}}, probe),
-			want:   []string{`^neb: exit status=0$`, `reboot: System halted`},
-			runs:   true,
+			want:    []string{said("stat=/dev/nsm", "020600 0:0 0"), said("read=/proc/sys/kernel/modules_disabled", `"0"`), `^neb: exit status=0$`},
 		},
 		"a large environment": {
-			slow:   true,
 			second: plain("/probe\nbytes=/proc/self/environ\nrss", strings.Repeat("V="+strings.Repeat("x", 1000)+"\n", 1400), probe),
 			want:   []string{said("bytes=/proc/self/environ", strconv.Itoa(1400*1003)), peak, `^neb: exit status=0$`},
 		},
@@ -338,6 +334,8 @@ func TestShapes(t *testing.T) {
 		second: described(t, contract.Description{Entrypoint: most[:1], Cmd: most[1:], Env: variables, Complete: true}, probe),
 		want:   []string{peak, `^neb: exit status=0$`},
 	}
+	slowly(t, table, "10,000 orphans", "a large environment", "dynamic, musl",
+		"ignores SIGTERM itself, and goes on; its child gets it")
 	all(t, table)
 }
 
@@ -410,7 +408,6 @@ func TestFaults(t *testing.T) {
 		d.Complete = true
 		return scene{second: described(t, d, append(tree, probe)...), want: []string{want}, never: []string{"^probe"}}
 	}
-	with := func(s scene, change func(*scene)) scene { change(&s); return s }
 	good := run(contract.Description{}, "")
 	table := map[string]scene{
 		"no /cmd":             {beats: true, second: plain("", "")[:7], want: []string{`^neb: read /cmd: no such file or directory: the application's ramdisk does not have it, or was not unpacked$`}},
@@ -470,6 +467,8 @@ func TestFaults(t *testing.T) {
 		}),
 		"a part of erofs is absent": run(contract.Description{ErofsParts: 1}, `^neb: open /neb/root.0: no such file or directory`),
 	}
+	slowly(t, table, "/neb/modules is unknown", "2 MB of environment", "empty /cmd", "unknown user", "/tmp is a file",
+		"unknown field", "not whole", "too few inodes", "unknown compression", "a part of erofs is absent")
 	all(t, table)
 }
 
@@ -508,19 +507,22 @@ func TestParents(t *testing.T) {
 	}{
 		"wrong byte":    {answer(0xb8), scene{want: []string{`^neb: heartbeat: the parent answered 0xb8 at port 9000, expected 0xb7$`}}},
 		"never answers": {func(ctx context.Context, c *vsock.Conn) { c.Accept(); <-ctx.Done() }, scene{cmdline: short, want: []string{`^neb: heartbeat: connection timed out: the parent accepted the connection to port 9000 and did not answer within 1.5s$`}}},
-		"closes":        {func(_ context.Context, c *vsock.Conn) { c.Accept(); c.Read(make([]byte, 1)) }, scene{cmdline: short, want: []string{`^neb: heartbeat: .*instead of answering$`}}},
+		"closes":        {func(_ context.Context, c *vsock.Conn) { c.Accept(); c.Read(make([]byte, 1)) }, scene{cmdline: short, want: []string{`^neb: heartbeat: .*instead of answering$`}, slow: true}},
 		"nobody":        {func(context.Context, *vsock.Conn) {}, scene{cmdline: short, want: []string{`^neb: heartbeat: connection (reset by peer|timed out): (nobody listens on port 9000 of the parent|the parent \(CID 3, port 9000\) does not answer).*; tried for 1.5s$`}}},
 		"late": {func(ctx context.Context, c *vsock.Conn) {
 			if refusals++; refusals > 3 {
 				answer(contract.HeartbeatByte)(ctx, c)
 			}
 		}, scene{want: started}},
-		"slow": {func(ctx context.Context, c *vsock.Conn) {
+		"answers after a second": {func(ctx context.Context, c *vsock.Conn) {
 			c.Accept()
 			time.Sleep(time.Second)
 			answer(contract.HeartbeatByte)(ctx, c)
-		}, scene{want: started}},
+		}, scene{want: started, slow: true}},
 	} {
+		if c.slow && !slow {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			c.second, c.scene.parent = application, map[uint32]vsock.Handler{contract.HeartbeatPort: c.parent}
 			if len(c.want) == 1 {
@@ -542,9 +544,8 @@ func TestReports(t *testing.T) {
 		qemu    []string
 		want    contract.Report
 	}{
-		"signal":                               {[]string{"/probe", "die=SIGKILL"}, "", nil, contract.Report{Phase: "exit", Signal: "SIGKILL"}},
 		"no command":                           {[]string{"/none"}, "", nil, contract.Report{Phase: "exec"}},
-		"another console than the machine has": {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "ttyS7", nil, contract.Report{Phase: "exit", Status: 9}},
+		"another console than the machine has": {[]string{"/probe", "write=/dev/stdout", "die=SIGKILL"}, "ttyS7", nil, contract.Report{Phase: "exit", Signal: "SIGKILL"}},
 		"no serial port at all":                {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "", []string{"-machine", "isa-serial=off"}, contract.Report{Phase: "exit", Status: 9}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -616,6 +617,9 @@ func TestErofs(t *testing.T) {
 		"rss", "",
 	}
 	for _, parts := range []int{1, 3} {
+		if parts == 1 && !slow {
+			continue
+		}
 		t.Run(strconv.Itoa(parts), func(t *testing.T) {
 			d := contract.Description{Cmd: append([]string{"/probe"}, words.words()...), ErofsParts: uint32(parts), Complete: true}
 			second := described(t, d)
@@ -636,6 +640,9 @@ func TestErofs(t *testing.T) {
 
 // TestLinger looks at the time between a failure's line and the end.
 func TestLinger(t *testing.T) {
+	if !slow {
+		t.Skip("needs -tags slow")
+	}
 	var began time.Time
 	s := scene{second: plain("/none\n", ""), want: []string{`^neb: exec /none: `}, linger: true, during: func(_ testing.TB, m *machine.Machine) {
 		select {
@@ -661,13 +668,15 @@ func TestAarch64(t *testing.T) {
 		"write=/dev/stdout", "ok",
 		"stat=/dev/nsm", "ENOENT",
 	}
-	all(t, map[string]scene{
+	table := map[string]scene{
 		"nitro-cli":  {arch: eif.AArch64, second: plain("/probe\nenv\nkill1=SIGTERM\nkill1=SIGSEGV\nexit=3\n", "A=b\n", probe), want: []string{said("env", `["A=b"]`), said("kill1=SIGTERM", "SIGTERM"), said("kill1=SIGSEGV", "none"), `^neb: exit status=3$`}},
 		"structured": {arch: eif.AArch64, second: described(t, contract.Description{Entrypoint: []string{"/probe"}, Cmd: words.words(), User: "1000", Complete: true}, probe), want: words.want(`^neb: exit status=0$`)},
 		"for another machine": {
 			arch: eif.AArch64, second: described(t, contract.Description{Cmd: []string{"/start"}, Complete: true}, program("start", elfFile(62, ""))),
-			want: []string{`^neb: exec /start: exec format error: it was built for x86_64, and this enclave is aarch64$`}, beats: true, slow: true,
+			want: []string{`^neb: exec /start: exec format error: it was built for x86_64, and this enclave is aarch64$`}, beats: true,
 		},
-		"no /cmd": {arch: eif.AArch64, second: plain("", "")[:7], want: []string{`^neb: read /cmd: no such file or directory: `}, beats: true, slow: true},
-	})
+		"no /cmd": {arch: eif.AArch64, second: plain("", "")[:7], want: []string{`^neb: read /cmd: no such file or directory: `}, beats: true},
+	}
+	slowly(t, table, "for another machine", "no /cmd")
+	all(t, table)
 }
