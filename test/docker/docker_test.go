@@ -1,5 +1,8 @@
-// Package docker tests the Docker door against a real engine: the commands of the readme of aws-nitro-enclaves-sdk-bootstrap, with the bytes
-// of neb build. Image registries are not reached: the base image is made here.
+//go:build slow
+
+// Package docker tests the Dockerfile with a real engine: the commands in the readme of
+// aws-nitro-enclaves-sdk-bootstrap must give the bytes of neb build. No image registry is used: the base
+// image is made here.
 package docker
 
 import (
@@ -26,7 +29,7 @@ import (
 
 const root = "../.."
 
-// base is the image that the builds start from: a Debian with this machine's Go and certificates, tagged for this run.
+// base is the base image of the builds: a Debian with this machine's Go and certificates.
 const base = "neb-test-base"
 
 // client is a Docker client and its environment.
@@ -35,10 +38,10 @@ type client struct {
 	env  []string
 }
 
-// classic is the client with the classic builder, which Docker's own default was until release 23.
+// classic is the client with the classic builder, Docker's default until release 23.
 var classic = client{"docker", []string{"DOCKER_BUILDKIT=0"}}
 
-// run runs a Docker command and returns all that it says.
+// run runs a Docker command and returns its output.
 func (c client) run(t *testing.T, stdin io.Reader, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), c.path, args...)
@@ -51,7 +54,8 @@ func (c client) run(t *testing.T, stdin io.Reader, args ...string) (string, erro
 	if err != nil {
 		how = err.Error()
 	}
-	report.Linef(t, "$ %s docker %s: %s in %v", strings.Join(c.env, " "), strings.Join(args, " "), how, time.Since(began).Round(time.Second))
+	report.Linef(t, "$ %s docker %s: %s in %v", strings.Join(c.env, " "), strings.Join(args, " "), how,
+		time.Since(began).Round(time.Second))
 	return string(out), err
 }
 
@@ -67,7 +71,8 @@ func tail(s string) string {
 	return strings.Join(lines[max(0, len(lines)-30):], "\n")
 }
 
-// makeBase imports the base image: a minimal Debian from the machine's mirrors, unless NEB_TEST_BASE_IMAGE names an image with Go.
+// makeBase imports the base image: a minimal Debian from the machine's mirrors. NEB_TEST_BASE_IMAGE names an
+// image with Go to use instead.
 func makeBase(t *testing.T) string {
 	t.Helper()
 	require.Docker(t)
@@ -94,18 +99,22 @@ func makeBase(t *testing.T) string {
 		rm -rf "$1/usr/local/go/test" "$1/var/cache/apt/archives" "$1/var/lib/apt/lists"
 		for f in /etc/ssl/certs/ca-certificates.crt; do if [ -e $f ]; then cp -L $f "$1$f"; fi; done
 		tar -C "$1" --exclude=./dev -c . | docker import \
-			-c 'ENV PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' -c 'ENV GOTOOLCHAIN=local' - "$3"`
-	if out, err := exec.CommandContext(t.Context(), "sh", "-euc", script, "sh", tree, strings.TrimSpace(string(goRoot)), base).CombinedOutput(); err != nil {
+			-c 'ENV PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
+			-c 'ENV GOTOOLCHAIN=local' - "$3"`
+	imported := exec.CommandContext(t.Context(), "sh", "-euc", script,
+		"sh", tree, strings.TrimSpace(string(goRoot)), base)
+	if out, err := imported.CombinedOutput(); err != nil {
 		t.Fatalf("docker import: %v\n%s", err, out)
 	}
 	t.Cleanup(func() { remove(t, base) })
 	return base
 }
 
-// debianMirror is where this machine gets Debian from, so that debootstrap needs no other.
+// debianMirror returns the Debian mirror in this machine's apt configuration.
 func debianMirror(t *testing.T) string {
 	t.Helper()
-	out, err := exec.Command("apt-get", "indextargets", "--format", "$(SITE) $(REPO_URI)", "Codename: bookworm", "Created-By: Packages").Output()
+	out, err := exec.Command("apt-get", "indextargets", "--format", "$(SITE) $(REPO_URI)",
+		"Codename: bookworm", "Created-By: Packages").Output()
 	if err != nil {
 		return ""
 	}
@@ -118,13 +127,14 @@ func debianMirror(t *testing.T) string {
 }
 
 func remove(t *testing.T, image string) {
-	// After the test its context is done.
-	if out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "docker", "image", "rm", "-f", image).CombinedOutput(); err != nil {
+	// The context of a test is canceled before its cleanup runs.
+	ctx := context.WithoutCancel(t.Context())
+	if out, err := exec.CommandContext(ctx, "docker", "image", "rm", "-f", image).CombinedOutput(); err != nil {
 		t.Logf("docker image rm %s: %s", image, out)
 	}
 }
 
-// arguments are what every build is given: the base image, and how this machine reaches packages and modules.
+// arguments returns the build arguments of every build: the base image, and this machine's mirrors.
 func arguments(image string) []string {
 	args := []string{"--build-arg", "BASE_IMAGE=" + image}
 	for _, name := range []string{"NEB_MIRROR", "GOPROXY", "GOSUMDB"} {
@@ -135,14 +145,14 @@ func arguments(image string) []string {
 	return args
 }
 
-// build is `docker build -t TAG .` with arguments, removed after the test.
+// build runs `docker build -t TAG .` with arguments. The image is removed after the test.
 func (c client) build(t *testing.T, image, tag string, args ...string) {
 	t.Helper()
 	c.must(t, nil, slices.Concat([]string{"build", "-t", tag}, arguments(image), args, []string{"."})...)
 	t.Cleanup(func() { remove(t, tag) })
 }
 
-// extract is what the readme does with an image: create, cp, rm.
+// extract copies the blobs out of an image as the readme does: create, cp, rm.
 func extract(t *testing.T, tag string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "blobs")
@@ -152,7 +162,7 @@ func extract(t *testing.T, tag string) string {
 	return dir
 }
 
-// compare compares a directory with what neb build makes here, file by file. Nothing else may be in it.
+// compare compares a directory with the output of neb build here, file by file. It must hold no other files.
 func compare(t *testing.T, dir, arch string, components ...string) {
 	t.Helper()
 	cache, err := store.Open("")
@@ -212,7 +222,8 @@ func TestDocker(t *testing.T) {
 			{"target", "TARGET=emulator", "unknown TARGET 'emulator': expected all, kernel, init or linuxkit"},
 			{"architecture", "ARCH=mips", "unknown ARCH 'mips': expected x86_64, aarch64 or x86_64,aarch64"},
 		} {
-			out, err := classic.run(t, nil, slices.Concat([]string{"build"}, arguments(image), []string{"--build-arg", test.argument, "."})...)
+			args := slices.Concat([]string{"build"}, arguments(image), []string{"--build-arg", test.argument, "."})
+			out, err := classic.run(t, nil, args...)
 			if err == nil || !strings.Contains(out, test.want) {
 				t.Errorf("%s: expected an error with %q, found %v\n%s", test.name, test.want, err, tail(out))
 			}
@@ -228,14 +239,15 @@ func TestDocker(t *testing.T) {
 		}
 	})
 	t.Run("no such base image", func(t *testing.T) {
-		// A registry that answers nobody: what Docker says then does not lean on the network of this machine.
+		// No registry listens on this port, so the answer does not depend on this machine's network.
 		out, err := classic.run(t, nil, "build", "--build-arg", "BASE_IMAGE=127.0.0.1:1/neb-test-nowhere:none", ".")
 		if err == nil || !strings.Contains(out, "127.0.0.1:1") {
 			t.Errorf("expected an error with the registry's address, found %v\n%s", err, tail(out))
 		}
 	})
 	t.Run("no network", func(t *testing.T) {
-		out, err := classic.run(t, nil, slices.Concat([]string{"build", "--no-cache", "--network", "none"}, arguments(image), []string{"."})...)
+		args := slices.Concat([]string{"build", "--no-cache", "--network", "none"}, arguments(image), []string{"."})
+		out, err := classic.run(t, nil, args...)
 		if err == nil || !strings.Contains(out, "go mod download") || !strings.Contains(out, "dial ") {
 			t.Errorf("expected the error of go mod download, found %v\n%s", err, tail(out))
 		}
@@ -243,8 +255,9 @@ func TestDocker(t *testing.T) {
 
 	t.Run("BuildKit", func(t *testing.T) {
 		name := tag("buildkit")
-		// The other architecture alone: the files themselves, as of the builder's own.
-		client{require.BuildKit(t), []string{"DOCKER_BUILDKIT=1"}}.build(t, image, name, "--build-arg", "TARGET=init", "--build-arg", "ARCH=aarch64")
+		// With one other architecture, the image holds its files without a directory, as with the builder's own.
+		buildKit := client{require.BuildKit(t), []string{"DOCKER_BUILDKIT=1"}}
+		buildKit.build(t, image, name, "--build-arg", "TARGET=init", "--build-arg", "ARCH=aarch64")
 		compare(t, extract(t, name), "aarch64", "init")
 	})
 
@@ -267,19 +280,19 @@ func TestDocker(t *testing.T) {
 	targets(image, "linuxkit")
 	targets(image, "init", component.Archs...)
 
-	// docker build -t blobs_all . compiles the one kernel of this test.
-	require.Time(t)
+	// The next build compiles the only kernel of this test.
 	if runtime.GOARCH != "amd64" {
-		require.Lacks(t, "a processor of x86_64, where alone the kernel's toolchain was tried")
+		require.Lacks(t, "an x86_64 processor: the kernel's toolchain was only tried there")
 	}
 	if !t.Run("all", func(t *testing.T) {
 		name := tag("all")
 		classic.build(t, image, name)
 		compare(t, extract(t, name), component.Host(), component.Names...)
 	}) {
-		return // the same again would fail again, and takes its time
+		return // the next one would fail in the same way
 	}
-	// TARGET=kernel starts from the image of that build's stage, which has all of it in its store, but not from its result.
+	// TARGET=kernel starts from that build's stage without its result: the kernel must come from the stage's
+	// store.
 	stage, stored := tag("stage"), tag("stored")
 	classic.build(t, image, stage, "--target", "build")
 	classic.must(t, strings.NewReader("FROM "+stage+"\nRUN rm -r /result /blobs\n"), "build", "-t", stored, "-")

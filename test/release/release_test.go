@@ -1,5 +1,7 @@
-// Package release tests a whole release as a user makes it: neb release twice, the same bytes; neb verify --release accepts it, and refuses
-// it when a byte of it is changed.
+//go:build slow
+
+// Package release tests a release as a user makes it: neb release gives the same bytes twice; neb verify
+// --release accepts them, and rejects them when a byte is changed.
 package release
 
 import (
@@ -23,7 +25,7 @@ import (
 
 const root = "../.."
 
-// neb runs neb in dir and returns what it says on both streams.
+// neb runs neb in dir and returns its output on both streams.
 func neb(t *testing.T, dir, program string, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, args...)
@@ -41,7 +43,7 @@ func TestRelease(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	// The source, as if it were the commit of a release.
+	// A copy of the source, as the commit of a release.
 	source := filepath.Join(work, "source")
 	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
 	list.Dir = root
@@ -52,10 +54,12 @@ func TestRelease(t *testing.T) {
 	for _, name := range strings.Split(strings.Trim(string(names), "\x00"), "\x00") {
 		copyFile(t, filepath.Join(root, name), filepath.Join(source, name))
 	}
-	if out, err := neb(t, source, program, "release", "0.0.1"); err == nil || !strings.Contains(out, `CHANGELOG.md: has no section "## 0.0.1"`) {
+	lacks := `CHANGELOG.md: has no section "## 0.0.1"`
+	if out, err := neb(t, source, program, "release", "0.0.1"); err == nil || !strings.Contains(out, lacks) {
 		t.Errorf("a version that the changelog lacks: %v\n%s", err, out)
 	}
-	write(t, filepath.Join(source, "CHANGELOG.md"), []byte("# Changelog\n\n## 0.0.1\n\nPCR1: unchanged: docs alone.\n"))
+	changes := []byte("# Changelog\n\n## 0.0.1\n\nPCR1: unchanged: docs alone.\n")
+	write(t, filepath.Join(source, "CHANGELOG.md"), changes)
 
 	git(t, source, "init", "-q")
 	git(t, source, "add", "-A")
@@ -78,7 +82,8 @@ func TestRelease(t *testing.T) {
 	write(t, key+".pub", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 	releases := []string{filepath.Join(work, "first"), filepath.Join(work, "second")}
 	for _, dir := range releases {
-		if out, err := neb(t, source, program, "release", "0.0.1", "--output", dir, "--signing-key", key); err != nil {
+		out, err := neb(t, source, program, "release", "0.0.1", "--output", dir, "--signing-key", key)
+		if err != nil {
 			t.Fatalf("neb release: %v\n%s", err, out)
 		}
 	}
@@ -107,20 +112,23 @@ func TestRelease(t *testing.T) {
 		t.Errorf("sha256sum -c: %v\n%s", err, out)
 	}
 	listing, err := exec.Command("tar", "-tJf", path).Output()
-	if err != nil || !strings.Contains(string(listing), "enclaves-blobs/x86_64/bzImage\n") || !strings.Contains(string(listing), "enclaves-blobs/aarch64/Image\n") {
+	if err != nil || !strings.Contains(string(listing), "enclaves-blobs/x86_64/bzImage\n") ||
+		!strings.Contains(string(listing), "enclaves-blobs/aarch64/Image\n") {
 		t.Errorf("tar -tJ: %v\n%s", err, listing)
 	}
 
 	// From another commit nothing is compiled, and nothing is compared.
 	git(t, source, "commit", "-q", "--allow-empty", "-m", "another")
-	if out, err := neb(t, source, program, "verify", "--release", path); err == nil || !strings.Contains(out, "names the commit "+commit+", the source here is at ") {
+	want := "names the commit " + commit + ", the source here is at "
+	out, err = neb(t, source, program, "verify", "--release", path)
+	if err == nil || !strings.Contains(out, want) {
 		t.Errorf("from another commit: %v\n%s", err, out)
 	}
 
 	tampered := read(t, path)
 	tampered[len(tampered)/2] ^= 1
 	write(t, path, tampered)
-	want := fmt.Sprintf("%s: digest is %x, SHA256SUMS says", archive, sha256.Sum256(tampered))
+	want = fmt.Sprintf("%s: digest is %x, SHA256SUMS says", archive, sha256.Sum256(tampered))
 	out, err = neb(t, source, program, "verify", "--cached", "--release", path)
 	if err == nil || !strings.Contains(out, want) {
 		t.Errorf("one byte changed: expected %q, found %v\n%s", want, err, out)
@@ -128,10 +136,11 @@ func TestRelease(t *testing.T) {
 	report.Linef(t, "one byte changed: %s", strings.TrimSpace(out))
 }
 
-// git runs git in dir, as somebody, and returns what it prints.
+// git runs git in dir with a fixed user and returns its output.
 func git(t *testing.T, dir string, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "git", append([]string{"-C", dir, "-c", "user.name=neb", "-c", "user.email=neb@example.org"}, args...)...)
+	fixed := []string{"-C", dir, "-c", "user.name=neb", "-c", "user.email=neb@example.org"}
+	cmd := exec.CommandContext(t.Context(), "git", append(fixed, args...)...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("git %s: %v\n%s", args[0], err, out)
@@ -143,7 +152,7 @@ func copyFile(t *testing.T, from, to string) {
 	t.Helper()
 	info, err := os.Stat(from)
 	if os.IsNotExist(err) {
-		return // gone from the work tree, and not yet from the index
+		return // removed from the work tree, and not yet from the index
 	}
 	if err != nil {
 		t.Fatal(err)
