@@ -5,7 +5,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	_ "embed"
+	"encoding/asn1"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -21,16 +23,17 @@ import (
 
 // Limits of attestation documents, in bytes unless said otherwise.
 const (
-	maxPayload     = 16384 // the part of a document that is signed
-	maxDocument    = maxPayload + 1024
-	maxCertificate = 1024
-	maxPublicKey   = 1024
-	maxUserData    = 1024 // as the specification's section 2.2 has it, and real documents; 3.2.2.2 says 512
-	maxNonce       = 1024 // likewise
-	maxPCRs        = 32   // registers; their indexes are below this number
-	maxBundle      = 16   // certificates; AWS sends four
-	pcrSize        = 48   // of a SHA-384 register
-	emulatedAlg    = -1   // what QEMU writes as the algorithm of its documents
+	maxPayload        = 16384 // the part of a document that is signed
+	maxDocument       = maxPayload + 1024
+	maxCertificate    = 1024
+	maxPublicKey      = 1024
+	maxUserData       = 1024 // as the specification's section 2.2 has it, and real documents; 3.2.2.2 says 512
+	maxNonce          = 1024 // likewise
+	maxPCRs           = 32   // registers; their indexes are below this number
+	maxBundle         = 16   // certificates; AWS sends four
+	pcrSize           = 48   // of a SHA-384 register
+	emulatedAlg       = -1   // what QEMU writes as the algorithm of its documents
+	emulatedSignature = 64   // zeros in the place of their signature, in bytes
 )
 
 // Document is an attestation document. It is what the enclave's hypervisor claims; believe it after
@@ -91,7 +94,7 @@ func Parse(document []byte) (*Document, error) {
 	}
 	switch {
 	case alg == cose.AlgorithmES384:
-	case alg == emulatedAlg && allZero(d.message.Signature):
+	case alg == emulatedAlg && len(d.message.Signature) == emulatedSignature && allZero(d.message.Signature):
 		d.Emulated = true
 	default:
 		return nil, fmt.Errorf("the attestation document's algorithm is %v, and it must be ES384", alg)
@@ -299,10 +302,18 @@ func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
 		return errors.New("the attestation document's certificates do not chain in the order in which they stand")
 	}
 
-	key, ok := target.PublicKey.(*ecdsa.PublicKey)
-	if !ok || key.Curve != elliptic.P384() {
-		return fmt.Errorf("the attestation document's certificate has a key of the type %v, and it must be ECDSA on P-384", target.PublicKeyAlgorithm)
+	// The module signs with a certificate that is valid then. A time that is not from a clock (in seconds, or years ahead)
+	// would make an old document look fresh.
+	switch {
+	case d.Time.Before(target.NotBefore) || d.Time.After(target.NotAfter):
+		return fmt.Errorf("the attestation document is of %s, and its certificate is valid from %s to %s",
+			d.Time.Format(time.RFC3339), target.NotBefore.Format(time.RFC3339), target.NotAfter.Format(time.RFC3339))
+	case d.Time.After(at.Add(maxSkew)):
+		return fmt.Errorf("the attestation document is of %s, in the future: the time is %s",
+			d.Time.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 	}
+
+	key := target.PublicKey.(*ecdsa.PublicKey) // see constraints
 	verifier, err := cose.NewVerifier(cose.AlgorithmES384, key)
 	if err != nil {
 		return err
@@ -313,9 +324,19 @@ func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
 	return nil
 }
 
+// maxSkew is how far the module's clock may be ahead of the verifier's.
+const maxSkew = 5 * time.Minute
+
 // constraints checks what a certificate says it may be used for: to sign certificates, or to sign documents.
 func constraints(c *x509.Certificate, target bool) error {
+	key, ok := c.PublicKey.(*ecdsa.PublicKey)
 	switch {
+	case !ok || key.Curve != elliptic.P384():
+		return fmt.Errorf("its key is of the type %v, expected ECDSA on P-384", c.PublicKeyAlgorithm)
+	case target && !c.BasicConstraintsValid:
+		return errors.New("it lacks basic constraints, which say that it is not that of an authority")
+	case target && slices.ContainsFunc(c.Extensions, criticalKeyUsage):
+		return errors.New("it has a critical extended key usage, which excludes signing documents")
 	case target && c.KeyUsage&x509.KeyUsageDigitalSignature == 0:
 		return errors.New("its key usage does not allow signatures")
 	case target && c.IsCA:
@@ -326,6 +347,12 @@ func constraints(c *x509.Certificate, target bool) error {
 		return errors.New("its key usage does not allow signing certificates")
 	}
 	return nil
+}
+
+// criticalKeyUsage reports whether an extension is a critical extended key usage (RFC 5280, 4.2.1.12). The RFC has no
+// usage for attestation documents, and AWS's certificates have none.
+func criticalKeyUsage(e pkix.Extension) bool {
+	return e.Critical && e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 37})
 }
 
 // Expectation is what a document should say. A nil field is not compared.

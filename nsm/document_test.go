@@ -14,6 +14,7 @@ import (
 	"errors"
 	"math/big"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -240,22 +241,26 @@ func TestVerifyRefuses(t *testing.T) {
 		name   string
 		chain  func(int, *x509.Certificate)
 		target func(*x509.Certificate)
-		curve  elliptic.Curve
 		want   string
 	}{
-		{"an expired target", nil, expired, nil, "certificate (subject \"CN=i-1234.enclave\") is valid from"},
-		{"a target of the future", nil, func(c *x509.Certificate) { c.NotBefore = now.Add(time.Minute) }, nil, "is valid from"},
-		{"an expired root", at(0, expired), nil, nil, "cabundle[0]"},
-		{"an expired authority", at(2, expired), nil, nil, "cabundle[2]"},
-		{"an authority that is none", at(3, func(c *x509.Certificate) { c.IsCA = false }), nil, nil, "cabundle[3] (subject \"CN=instance\"): it is not that of an authority"},
-		{"an authority that may not sign", at(1, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }), nil, nil, "cabundle[1]"},
-		{"an authority without a key usage", at(1, func(c *x509.Certificate) { c.KeyUsage = 0 }), nil, nil, "cabundle[1]"},
-		{"a chain longer than allowed", at(1, func(c *x509.Certificate) { c.MaxPathLen = 1 }), nil, nil, "chain of certificates"},
-		{"a target that is an authority", nil, func(c *x509.Certificate) { c.IsCA = true }, nil, "it is that of an authority"},
-		{"a target that may not sign", nil, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign }, nil, "does not allow signatures"},
+		{"an expired target", nil, expired, "certificate (subject \"CN=i-1234.enclave\") is valid from"},
+		{"a target of the future", nil, func(c *x509.Certificate) { c.NotBefore = now.Add(time.Minute) }, "is valid from"},
+		{"an expired root", at(0, expired), nil, "cabundle[0]"},
+		{"an expired authority", at(2, expired), nil, "cabundle[2]"},
+		{"an authority that is none", at(3, func(c *x509.Certificate) { c.IsCA = false }), nil, "cabundle[3] (subject \"CN=instance\"): it is not that of an authority"},
+		{"an authority that may not sign", at(1, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }), nil, "cabundle[1]"},
+		{"an authority without a key usage", at(1, func(c *x509.Certificate) { c.KeyUsage = 0 }), nil, "cabundle[1]"},
+		{"a chain longer than allowed", at(1, func(c *x509.Certificate) { c.MaxPathLen = 1 }), nil, "chain of certificates"},
+		{"a target that is an authority", nil, func(c *x509.Certificate) { c.IsCA = true }, "it is that of an authority"},
+		{"a target that may not sign", nil, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign }, "does not allow signatures"},
 		{"an unknown critical extension", nil, func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
-		}, nil, "critical extension"},
+		}, "critical extension"},
+		{"a target without basic constraints", nil, func(c *x509.Certificate) { c.BasicConstraintsValid = false }, "lacks basic constraints"},
+		{"a target with a critical usage of its own", nil, func(c *x509.Certificate) {
+			serverAuth := []byte{0x30, 0x0a, 0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01}
+			c.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 37}, Critical: true, Value: serverAuth}}
+		}, "critical extended key usage"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			change := test.chain
@@ -283,8 +288,14 @@ func TestVerifyRefusesOthers(t *testing.T) {
 	a, b := newAuthority(t), newAuthority(t)
 	target, key := a.issue(t, targetTemplate(), elliptic.P384())
 	otherTarget, otherKey := b.issue(t, targetTemplate(), elliptic.P384())
-	small, smallKey := a.issue(t, targetTemplate(), elliptic.P256())
-	_ = smallKey
+	small, _ := a.issue(t, targetTemplate(), elliptic.P256())
+	weak := &authority{chain: slices.Clone(a.chain[:2]), keys: slices.Clone(a.keys[:2])}
+	zone, zoneKey := weak.issue(t, caTemplate("zone"), elliptic.P256())
+	weak.chain, weak.keys = append(weak.chain, zone), append(weak.keys, zoneKey)
+	weakTarget, weakKey := weak.issue(t, targetTemplate(), elliptic.P384())
+	of := func(at time.Time) []byte {
+		return sign(t, key, es384, change(a.fields(target), "timestamp", number(uint64(at.UnixMilli()))))
+	}
 	good := payload(a.fields(target))
 	swapped := &authority{chain: []*x509.Certificate{a.chain[0], a.chain[2], a.chain[1], a.chain[3]}}
 	for _, test := range []struct {
@@ -298,6 +309,12 @@ func TestVerifyRefusesOthers(t *testing.T) {
 		{"a chain out of order", sign(t, key, es384, payload(swapped.fields(target))), "order"},
 		{"a chain with a hole", sign(t, key, es384, payload((&authority{chain: []*x509.Certificate{a.chain[0], a.chain[3]}}).fields(target))), "chain of certificates"},
 		{"a target on P-256", sign(t, key, es384, payload(a.fields(small))), "P-384"},
+		{"an authority on P-256", sign(t, weakKey, es384, payload(weak.fields(weakTarget))), "cabundle[2] (subject \"CN=zone\"): its key"},
+		{"a time before the certificate", of(from.Add(-time.Second)), "its certificate is valid from"},
+		{"a time after the certificate", of(to.Add(time.Second)), "its certificate is valid from"},
+		{"a time of 10 years ahead", of(now.AddDate(10, 0, 0)), "its certificate is valid from"},
+		{"a time in seconds", of(time.UnixMilli(now.Unix())), "its certificate is valid from"},
+		{"a time in the future", of(now.Add(6 * time.Minute)), "in the future"},
 		{"a certificate that is none", sign(t, key, es384, change(a.fields(target), "certificate", octets([]byte("x")))), "certificate"},
 	} {
 		d, err := nsm.Parse(test.document)
@@ -308,6 +325,10 @@ func TestVerifyRefusesOthers(t *testing.T) {
 		if err := d.Verify(a.chain[0], now); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want one with %q", test.name, err, test.want)
 		}
+	}
+	// The clocks of module and verifier differ a little.
+	if d, err := nsm.Parse(of(now.Add(4 * time.Minute))); err != nil || d.Verify(a.chain[0], now) != nil {
+		t.Errorf("a clock that is ahead by 4 minutes: %v, %v", err, d.Verify(a.chain[0], now))
 	}
 	// A document that changed by one byte of its payload.
 	document := sign(t, key, es384, good)
@@ -438,6 +459,18 @@ func TestEmulated(t *testing.T) {
 	}
 	if err := d.Verify(newAuthority(t).chain[0], now); !errors.Is(err, nsm.ErrEmulated) {
 		t.Errorf("Verify: %v", err)
+	}
+}
+
+// TestEmulatedSignature has documents with the algorithm of QEMU's, and another signature than its 64 zeros.
+func TestEmulatedSignature(t *testing.T) {
+	a := newAuthority(t)
+	target, _ := a.issue(t, targetTemplate(), elliptic.P384())
+	for _, signature := range [][]byte{nil, {0}, make([]byte, 63), make([]byte, 96), bytes.Repeat([]byte{1}, 64)} {
+		document := join(head(4, 4), octets([]byte{0xa1, 0x01, 0x20}), head(5, 0), octets(payload(a.fields(target))), octets(signature))
+		if _, err := nsm.Parse(document); err == nil || !strings.Contains(err.Error(), "must be ES384") && len(signature) > 0 {
+			t.Errorf("a signature of %d bytes: %v", len(signature), err)
+		}
 	}
 }
 
