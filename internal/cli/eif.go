@@ -105,7 +105,7 @@ func (k *keyFlags) signer(ctx context.Context) (signer *sign.Signer, err error) 
 		return nil, usagef("--private-key needs --signing-certificate")
 	case k.key == "":
 		return nil, usagef("--signing-certificate needs --private-key")
-	case sign.IsKeyARN(k.key):
+	case sign.IsARN(k.key):
 		signer, err = sign.LoadKMS(ctx, k.key, k.certificate)
 	default:
 		signer, err = sign.Load(k.key, k.certificate)

@@ -263,7 +263,7 @@ func (o *eifBuild) checkFiles() error {
 		{"kernel", o.own.Kernel}, {"kernel-config", o.own.Config}, {"init", o.own.Init}, {"nsm", o.own.NSM},
 		{"metadata", o.metadata}, {"signing-certificate", o.key.certificate},
 	}
-	if !sign.IsKeyARN(o.key.key) {
+	if !sign.IsARN(o.key.key) {
 		inputs = append(inputs, [2]string{"private-key", o.key.key})
 	}
 	for _, m := range o.build.Modules {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -21,19 +22,20 @@ type KMS interface {
 	Sign(context.Context, *kms.SignInput, ...func(*kms.Options)) (*kms.SignOutput, error)
 }
 
-// keyARN distinguishes a key in AWS KMS from a file, as nitro-cli does.
-var keyARN = regexp.MustCompile(
-	`^(arn:(?:aws|aws-cn|aws-us-gov):kms:([a-z0-9-]+):\d{12}:key)[:/]([a-zA-Z0-9-]+)$`)
+// keyARN is the ARN of a key in any partition of AWS.
+var keyARN = regexp.MustCompile(`^(arn:aws[-a-z]*:kms:([a-z0-9-]+):\d{12}:key)[:/]([a-zA-Z0-9-]+)$`)
 
-// IsKeyARN reports whether a text is the ARN of a key in AWS KMS.
-func IsKeyARN(text string) bool { return keyARN.MatchString(text) }
+// IsARN reports whether a text names a resource of AWS, and not a file. [LoadKMS] rejects those that are no
+// keys.
+func IsARN(text string) bool { return strings.HasPrefix(text, "arn:") }
 
 // LoadKMS returns a signer whose key is in AWS KMS, with the certificate in a PEM file. It looks for
 // credentials where the AWS command line does; the region is that of the key.
 func LoadKMS(ctx context.Context, arn, certificateFile string) (*Signer, error) {
 	parts := keyARN.FindStringSubmatch(arn)
 	if parts == nil {
-		return nil, fmt.Errorf("%q: expected the ARN of a key in AWS KMS", arn)
+		return nil, fmt.Errorf("invalid key %q: expected arn:PARTITION:kms:REGION:ACCOUNT:key/ID; for a file of that name "+
+			"write ./%s", arn, arn)
 	}
 	certificate, err := LoadCertificate(certificateFile)
 	if err != nil {

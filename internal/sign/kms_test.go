@@ -174,21 +174,33 @@ func TestKMSRefuses(t *testing.T) {
 	}
 }
 
-func TestIsKeyARN(t *testing.T) {
-	for arn, want := range map[string]bool{
+// TestARN has names that begin as an ARN does: none of them is taken for a file.
+func TestARN(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "certificate.pem")
+	for arn, valid := range map[string]bool{
 		someARN: true,
 		"arn:aws-us-gov:kms:us-gov-west-1:123456789012:key:5678efgh": true,
 		"arn:aws-cn:kms:cn-north-1:123456789012:key/mrk-1234":        true,
+		"arn:aws-iso-b:kms:us-isob-east-1:123456789012:key/1234":     true,
+		"arn:aws-eusc:kms:eusc-de-east-1:123456789012:key/1234":      true,
 		"arn:aws:kms:us-east-1:123456789012:alias/x":                 false,
 		"arn:aws:kms::123456789012:key/x":                            false,
 		"arn:aws:kms:us-east-1:12345678901:key/x":                    false,
 		"arn:aws:s3:us-east-1:123456789012:key/x":                    false,
 		"arn:aws:kms:us-east-1:123456789012:key/":                    false,
-		"key.pem": false,
-		"":        false,
+		"arn:azure:kms:us-east-1:123456789012:key/x":                 false,
 	} {
-		if got := sign.IsKeyARN(arn); got != want {
-			t.Errorf("IsKeyARN(%q) is %v", arn, got)
+		if !sign.IsARN(arn) {
+			t.Errorf("%q is taken for a file", arn)
+		}
+		_, err := sign.LoadKMS(t.Context(), arn, missing)
+		if err == nil || valid == strings.Contains(err.Error(), "invalid key") {
+			t.Errorf("%q: valid is %v, got %v", arn, valid, err)
+		}
+	}
+	for _, file := range []string{"key.pem", "./arn:aws:kms", "/arn:aws:kms:us-east-1:123456789012:key/x", ""} {
+		if sign.IsARN(file) {
+			t.Errorf("%q is taken for an ARN", file)
 		}
 	}
 }
