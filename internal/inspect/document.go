@@ -92,7 +92,8 @@ func CheckDocument(d *nsm.Document, want Requirements) (DocResult, []Finding) {
 		if zero && !want.AllowDebug {
 			add(DocZeroPCR, "the expected PCR%d is zero, as in debug mode; --allow-debug accepts it", n)
 		}
-		identified = identified || !zero && (n == 0 || n == 8)
+		// Zeros identify nothing but debug mode, which AllowDebug accepts.
+		identified = identified || (!zero || want.AllowDebug) && (n == 0 || n == 8)
 	}
 	if !identified && !want.AnyPCR {
 		add(DocUnidentified, "no expected value identifies the enclave: give --eif, --pcr0 or --pcr8, or --any-pcr")
