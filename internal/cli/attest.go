@@ -5,9 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -107,7 +105,7 @@ func (o *attestVerify) run(ctx context.Context, s streams, path string) error {
 			return fmt.Errorf("--root: %w", err)
 		}
 	}
-	d, err := readDocument(path)
+	d, err := inspect.ReadDocument(path)
 	if err != nil {
 		return err
 	}
@@ -167,32 +165,6 @@ func (o *attestVerify) expect(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// readDocument reads an attestation document from a file, or from standard input if path is "-".
-func readDocument(path string) (*nsm.Document, error) {
-	in := os.Stdin
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		in = f
-	}
-	raw, err := io.ReadAll(io.LimitReader(in, inspect.MaxDocument+1))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if len(raw) > inspect.MaxDocument {
-		return nil, fmt.Errorf("%s is larger than %d bytes: expected an attestation document",
-			path, inspect.MaxDocument)
-	}
-	d, err := nsm.Parse(inspect.DecodeDocument(raw))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return d, nil
 }
 
 func (o *attestVerify) print(

@@ -223,6 +223,12 @@ func checkUsage(cmd *cobra.Command) {
 
 const emptyAllowed = "neb: an empty value is allowed"
 
+// alwaysJSON adds a hidden flag --json to a command that prints nothing but JSON.
+func alwaysJSON(cmd *cobra.Command) {
+	cmd.Flags().Bool("json", true, "no effect: the output is always JSON")
+	_ = cmd.Flags().MarkHidden("json")
+}
+
 // allowEmpty allows empty values of flags.
 func allowEmpty(cmd *cobra.Command, flags ...string) {
 	for _, name := range flags {

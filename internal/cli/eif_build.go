@@ -107,8 +107,7 @@ output, in the form of nitro-cli build-enclave.`,
 	f.StringVar(&o.compat, "compat", "",
 		"nitro-cli: build what nitro-cli builds from the same blobs, with the same registers")
 	f.StringVarP(&o.output, "output", "o", "", "`file` to write")
-	f.Bool("json", true, "no effect: the measurements are always JSON")
-	f.MarkHidden("json")
+	alwaysJSON(cmd)
 	o.missing.add(cmd)
 	o.key.add(cmd)
 	choices(cmd, "arch", arch.X86_64, arch.AArch64)

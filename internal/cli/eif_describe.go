@@ -31,7 +31,6 @@ No register covers the metadata (ImageName, ImageVersion, Metadata): do not trus
 			return printJSON(s, description)
 		},
 	}
-	cmd.Flags().Bool("json", true, "no effect: the description is always JSON")
-	cmd.Flags().MarkHidden("json")
+	alwaysJSON(cmd)
 	return cmd
 }

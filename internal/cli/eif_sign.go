@@ -47,7 +47,6 @@ measurements, now with PCR8, go to standard output, in the form of nitro-cli sig
 		},
 	}
 	key.add(cmd)
-	cmd.Flags().Bool("json", true, "no effect: the measurements are always JSON")
-	cmd.Flags().MarkHidden("json")
+	alwaysJSON(cmd)
 	return cmd
 }

@@ -8,13 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -116,11 +113,13 @@ ca init' made, or under one made for this run.`,
 	f.StringVar(&o.cmdline, "cmdline", "",
 		"text to append to the kernel's command line; the measurements do not change")
 	allowEmpty(cmd, "cmdline", "qemu")
-	f.StringVar(&o.machine, "machine", "", "nitro-enclave: QEMU's own emulation, whose documents are unsigned (x86_64, with a "+
-		"--qemu that has it)")
+	f.StringVar(&o.machine, "machine", "",
+		"nitro-enclave: QEMU's own emulation, whose documents are unsigned (x86_64, with a --qemu that has it)")
+	choices(cmd, "machine", machine.NitroEnclave)
 	o.parent.add(cmd)
-	f.StringVar(&o.authority, "attestation-ca", "", "sign attestation documents under the root in this `directory`, or new for "+
-		"one made for this run (default: the root of 'neb attest ca init', if there is one)")
+	f.StringVar(&o.authority, "attestation-ca", "",
+		"sign attestation documents under the root in this `directory`, or new for one made for this run "+
+			"(default: the root of 'neb attest ca init', if there is one)")
 	f.BoolVar(&o.debugMode, "debug-mode", false, "make all attested PCRs zero, as EC2 does in debug mode")
 	f.Bool("attach-console", true,
 		"no effect: the console is always attached; for compatibility with nitro-cli")
@@ -128,26 +127,6 @@ ca init' made, or under one made for this run.`,
 	f.BoolVar(&o.build.offline, "offline", false, "do not download a missing emulator")
 	aliases(cmd, map[string]string{"cpu-count": "cpus", "enclave-cid": "cid"})
 	return cmd
-}
-
-// root is the authority of the enclave's attestation documents.
-func (o *runOptions) root() (*devca.Authority, error) {
-	dir := o.authority
-	if dir == "" {
-		own, err := devca.Dir()
-		if err != nil {
-			return devca.New() // without a home there is no root of the user's own
-		}
-		dir = own
-	}
-	if dir == "new" {
-		return devca.New()
-	}
-	root, err := devca.Load(dir)
-	if o.authority == "" && errors.Is(err, fs.ErrNotExist) {
-		return devca.New()
-	}
-	return root, err
 }
 
 // A listener is an open --connect endpoint.
@@ -189,7 +168,7 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		complain(s, "warning: %d MiB of memory is less than four times the EIF (%d MiB): nitro-cli would reject it",
 			o.memory, least>>20)
 	}
-	root, err := o.root()
+	root, err := devca.Choose(o.authority)
 	if err != nil {
 		return failed(fmt.Errorf("attestation authority: %w", err))
 	}
@@ -391,16 +370,12 @@ func (o *runOptions) check() error {
 	return o.parent.measure(func(int, eif.PCR) {})
 }
 
-// endpoint parses one side of a --listen or --connect.
-func (o *runOptions) endpoint(flag, text string) (machine.Endpoint, error) {
-	e, err := machine.ParseEndpoint(text)
-	if err != nil {
-		return e, usagef("%s: %v", flag, err)
-	}
+// allow rejects an endpoint beyond this machine, unless --remote is given.
+func (o *runOptions) allow(e machine.Endpoint) error {
 	if !e.Local() && !o.remote {
-		return e, usagef("%s %v: not a loopback address; allow it with --remote", flag, e)
+		return errors.New("not a loopback address; allow it with --remote")
 	}
-	return e, nil
+	return nil
 }
 
 // interrupted returns the exit status after the signal that ended ctx.
@@ -412,62 +387,39 @@ func interrupted(ctx context.Context) int {
 	return exitSignal + int(syscall.SIGINT)
 }
 
-func vsockPort(flag, text string) (uint32, error) {
-	port, err := strconv.ParseUint(text, 10, 32)
-	if err != nil || port == 1<<32-1 {
-		return 0, usagef("%s: invalid port %q: expected a number up to 4294967294", flag, text)
-	}
-	return uint32(port), nil
-}
-
 // handlers returns a handler for each --listen, by vsock port of the parent.
 func (o *runOptions) handlers(s streams) (map[uint32]vsock.Handler, error) {
 	handlers := map[uint32]vsock.Handler{}
 	for _, text := range o.listen {
-		left, right, ok := strings.Cut(text, "=")
-		if !ok {
-			return nil, usagef("invalid --listen %q: expected PORT=ENDPOINT", text)
+		port, e, err := machine.ParseListen(text)
+		if err == nil {
+			err = o.allow(e)
 		}
-		port, err := vsockPort("--listen", left)
+		if err == nil && handlers[port] != nil {
+			err = fmt.Errorf("port %d is given twice", port)
+		}
 		if err != nil {
-			return nil, err
-		}
-		if port >= vsock.FirstPort {
-			return nil, usagef("--listen: invalid port %d: expected at most %d; neb uses the ports above for its "+
-				"own connections", port, uint32(vsock.FirstPort-1))
-		}
-		if handlers[port] != nil {
-			return nil, usagef("--listen: port %d is given twice", port)
-		}
-		e, err := o.endpoint("--listen", right)
-		if err != nil {
-			return nil, err
+			return nil, usagef("invalid --listen %q: %v", text, err)
 		}
 		handlers[port] = e.Handler(func(err error) { complain(s, "%v", err) }, s.err)
 	}
 	return handlers, nil
 }
 
-// listeners opens the host's side of each --connect. The caller closes those that it returns with an error,
-// too.
+// listeners opens the host's side of each --connect. The caller closes those that it returns with an error, too.
 func (o *runOptions) listeners() ([]listener, error) {
 	var all []listener
 	for _, text := range o.connect {
-		cut := strings.LastIndex(text, "=")
-		if cut < 0 {
-			return all, usagef("invalid --connect %q: expected ENDPOINT=PORT", text)
+		port, e, err := machine.ParseConnect(text)
+		if err == nil {
+			err = o.allow(e)
 		}
-		port, err := vsockPort("--connect", text[cut+1:])
 		if err != nil {
-			return all, err
-		}
-		e, err := o.endpoint("--connect", text[:cut])
-		if err != nil {
-			return all, err
+			return all, usagef("invalid --connect %q: %v", text, err)
 		}
 		l, err := e.Listen()
 		if errors.Is(err, machine.ErrCommand) {
-			return all, usagef("--connect: %v", err)
+			return all, usagef("invalid --connect %q: %v", text, err)
 		}
 		if err != nil {
 			return all, &ExitError{Code: exitMachine, Err: fmt.Errorf("--connect: %w", err)}

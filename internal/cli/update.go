@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 
@@ -73,19 +72,13 @@ neb prints each version that changes, and marks downgrades. The lock is embedded
 func update(
 	ctx context.Context, s streams, mirrors fetch.Mirrors, name string, parts []string, goVersion string,
 ) error {
-	before := &lock.Lock{}
-	f, err := os.Open(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && len(parts) == len(lock.Parts):
+	before, err := lock.ParseFile(name)
+	if errors.Is(err, fs.ErrNotExist) && len(parts) == len(lock.Parts) {
 		complain(s, "%s does not exist: creating it", name)
-	case err != nil:
+		before, err = &lock.Lock{}, nil
+	}
+	if err != nil {
 		return err
-	default:
-		before, err = lock.Parse(f)
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
 	}
 	after, err := resolve.Update(ctx, before, parts, resolve.Options{
 		Mirrors: mirrors,

@@ -14,8 +14,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -61,6 +63,26 @@ func Dir() (string, error) {
 		return "", fmt.Errorf("directory of the attestation authority: %w", err)
 	}
 	return filepath.Join(config, "neb", "attestation-ca"), nil
+}
+
+// Choose returns the root in dir, or a new one if dir is "new". If dir is empty, it returns the user's root if there
+// is one, and else a new one.
+func Choose(dir string) (*Authority, error) {
+	if dir == "new" {
+		return New()
+	}
+	if dir != "" {
+		return Load(dir)
+	}
+	own, err := Dir()
+	if err != nil {
+		return New() // without a home directory, the user has no root
+	}
+	root, err := Load(own)
+	if errors.Is(err, fs.ErrNotExist) {
+		return New()
+	}
+	return root, err
 }
 
 // Init makes a root and writes it atomically into dir, which it creates with mode 0700. The error is

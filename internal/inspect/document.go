@@ -5,7 +5,10 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -14,13 +17,37 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/nsm"
 )
 
-// MaxDocument is the largest attestation document in any of its encodings, in bytes. Real ones are much
-// smaller.
-const MaxDocument = 256 << 10
+// maxDocument is the largest attestation document in any of its encodings, in bytes. Real ones are much smaller.
+const maxDocument = 256 << 10
 
-// DecodeDocument returns the binary form of an attestation document, which may also be in hexadecimal or
-// base64.
-func DecodeDocument(raw []byte) []byte {
+// ReadDocument reads an attestation document from a file, or from standard input if path is "-". It may be in binary,
+// hexadecimal or base64.
+func ReadDocument(path string) (*nsm.Document, error) {
+	in := os.Stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
+	}
+	raw, err := io.ReadAll(io.LimitReader(in, maxDocument+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if len(raw) > maxDocument {
+		return nil, fmt.Errorf("%s is larger than %d bytes: expected an attestation document", path, maxDocument)
+	}
+	d, err := nsm.Parse(decodeText(raw))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return d, nil
+}
+
+// decodeText decodes hexadecimal or base64, and returns anything else as it is.
+func decodeText(raw []byte) []byte {
 	text := strings.Join(strings.Fields(string(raw)), "")
 	if b, err := hex.DecodeString(text); err == nil && len(b) > 0 {
 		return b

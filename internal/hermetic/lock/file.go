@@ -33,6 +33,20 @@ func Find() (string, error) {
 	}
 }
 
+// ParseFile is [Parse] for a file.
+func ParseFile(name string) (*Lock, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	l, err := Parse(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return l, nil
+}
+
 // WriteFile replaces a lock file atomically. It fails, and leaves the file as it is, if l is invalid or
 // incomplete.
 func WriteFile(name string, l *Lock) error {
