@@ -11,8 +11,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 )
 
-// unneeded are dependencies that are left out: what no build loads or links. Each costs megabytes of every first
-// build. Names are those of native packages and stand for the cross compilers' (…-arm64-cross) too.
+// unneeded lists dependencies that are left out because no build uses them; each would add megabytes to a
+// first build. The names of native packages stand for those of the cross compilers (…-arm64-cross) too.
 var unneeded = []struct {
 	of, needs string
 	why       string
@@ -26,7 +26,8 @@ var unneeded = []struct {
 	{"libgcc-14-dev", "libgomp1", "OpenMP: -fopenmp"},
 	{"libgcc-14-dev", "libquadmath0", "Fortran's and C's 128-bit floats"},
 	{"binutils", "libgprofng0", "the profiler gprofng"},
-	{"qemu-system-x86", "qemu-system-common", "helpers and modules; nothing that a machine here has is in one"},
+	{"qemu-system-x86", "qemu-system-common",
+		"helpers and modules; nothing that a machine here has is in one"},
 	{"qemu-system-arm", "qemu-system-common", "the same"},
 	{"qemu-system-x86", "seabios", "firmware; the machine boots with qboot"},
 	{"qemu-system-arm", "seabios", "the same"},
@@ -37,7 +38,7 @@ var unneeded = []struct {
 	{"qemu-system-arm", "ipxe-qemu", "the same"},
 }
 
-// native is the name that a package of a cross compiler has without its target.
+// native returns the name of a package of a cross compiler without its target.
 func native(name string) string {
 	for _, target := range []string{"-amd64-cross", "-arm64-cross"} {
 		name = strings.TrimSuffix(name, target)
@@ -45,24 +46,27 @@ func native(name string) string {
 	return name
 }
 
-// universe is all packages that one host could have.
+// universe holds all packages that are available for a host.
 type universe struct {
 	host     string
 	part     string                  // of the lock
-	suites   []place                 // the best first
-	byName   map[string][]*candidate // the best first
+	suites   []place                 // in order of preference
+	byName   map[string][]*candidate // in order of preference
 	provided map[string][]provider
 	chosen   map[string]*candidate
 }
 
-// provider is a package that stands in for another, of a version or ("") of none.
+// provider is a package that provides another, with a version or, if that is "", without.
 type provider struct {
 	*candidate
 	version string
 }
 
 func newUniverse(host, part string, suites []place) *universe {
-	return &universe{host: host, part: part, suites: suites, byName: map[string][]*candidate{}, provided: map[string][]provider{}, chosen: map[string]*candidate{}}
+	return &universe{
+		host: host, part: part, suites: suites,
+		byName: map[string][]*candidate{}, provided: map[string][]provider{}, chosen: map[string]*candidate{},
+	}
 }
 
 func (u *universe) add(c *candidate) {
@@ -80,11 +84,11 @@ func (u *universe) add(c *candidate) {
 	}
 }
 
-// solve chooses the roots and all that they depend on, and adds them to packages with the sets they are in.
+// solve chooses the roots and their dependencies, and adds them to packages with their sets.
 //
-// Every group of alternatives is met by what is chosen already, else by the first alternative that exists, else
-// by the package that provides it, the first by name. There is no going back on a choice: where the choices do
-// not fit together it says so, and the table of roots can name another alternative.
+// A group of alternatives is met by a package that is already chosen, else by the first alternative that
+// exists, else by the package that provides it and is first by name. solve does not revise a choice: if
+// choices contradict each other it fails, and the table of roots can name another alternative.
 func (u *universe) solve(packages map[string]*lock.Package) error {
 	var queue []*candidate
 	choose := func(c *candidate) {
@@ -99,7 +103,7 @@ func (u *universe) solve(packages map[string]*lock.Package) error {
 		}
 		for _, name := range root.Packages {
 			if len(u.byName[name]) == 0 {
-				return fmt.Errorf("set %s: no suite has the package %s (%s)", root.Set, name, root.Why)
+				return fmt.Errorf("set %s: package %s not found in any suite (%s)", root.Set, name, root.Why)
 			}
 			choose(u.byName[name][0])
 		}
@@ -113,10 +117,12 @@ func (u *universe) solve(packages map[string]*lock.Package) error {
 			}
 			best := u.best(group)
 			if best == nil {
-				return fmt.Errorf("%s %s depends on %s, which no suite has", c.Name, c.Version, alternatives(group))
+				return fmt.Errorf("%s %s depends on %s: not found in any suite", c.Name, c.Version,
+					alternatives(group))
 			}
 			if before := u.chosen[best.Name]; before != nil {
-				return fmt.Errorf("%s %s depends on %s, and %s %s is chosen already", c.Name, c.Version, alternatives(group), before.Name, before.Version)
+				return fmt.Errorf("%s %s depends on %s, which contradicts the earlier choice of %s %s",
+					c.Name, c.Version, alternatives(group), before.Name, before.Version)
 			}
 			choose(best)
 		}
@@ -145,12 +151,12 @@ func alternatives(group []debian.Relation) string {
 	return strings.Join(names, " | ")
 }
 
-// forHost reports whether a relation asks for a package of the host's architecture.
+// forHost reports whether a package of the host's architecture can meet a relation.
 func (u *universe) forHost(r debian.Relation) bool {
 	return r.Arch == "" || r.Arch == "any" || r.Arch == u.host
 }
 
-// met returns the chosen package that meets one of the alternatives, if there is one.
+// met returns the chosen package that meets one of the alternatives, or nil.
 func (u *universe) met(group []debian.Relation) *candidate {
 	for _, r := range group {
 		if !u.forHost(r) {
@@ -168,7 +174,7 @@ func (u *universe) met(group []debian.Relation) *candidate {
 	return nil
 }
 
-// best returns the package to choose for a group that nothing chosen meets.
+// best returns the package to choose for a group that no chosen package meets, or nil.
 func (u *universe) best(group []debian.Relation) *candidate {
 	for _, r := range group {
 		if !u.forHost(r) {
@@ -186,8 +192,8 @@ func (u *universe) best(group []debian.Relation) *candidate {
 	return nil
 }
 
-// providers are the packages that provide what a relation asks for, by name. A relation with a version is only
-// met by one that provides a version.
+// providers returns the packages that provide what a relation names, sorted by name. Only a package that
+// provides a version meets a relation with a version.
 func (u *universe) providers(r debian.Relation) []provider {
 	var all []provider
 	for _, p := range u.provided[r.Name] {
@@ -199,14 +205,15 @@ func (u *universe) providers(r debian.Relation) []provider {
 	return all
 }
 
-// conflicting says which of the chosen packages cannot stand beside each other.
+// conflicting returns an error if chosen packages conflict with each other.
 func (u *universe) conflicting() error {
 	for _, name := range slices.Sorted(maps.Keys(u.chosen)) {
 		c := u.chosen[name]
 		for _, group := range c.conflicts {
 			for _, r := range group {
 				if other := u.met([]debian.Relation{r}); other != nil && other != c {
-					return fmt.Errorf("%s %s conflicts with %s, and %s %s is chosen", c.Name, c.Version, r, other.Name, other.Version)
+					return fmt.Errorf("%s %s conflicts with %s, which the chosen %s %s meets",
+						c.Name, c.Version, r, other.Name, other.Version)
 				}
 			}
 		}
@@ -214,7 +221,7 @@ func (u *universe) conflicting() error {
 	return nil
 }
 
-// collect follows the dependencies from the roots of every set and notes what belongs to it.
+// collect follows the dependencies from the roots of every set and adds the set to each package.
 func (u *universe) collect(packages map[string]*lock.Package) error {
 	for _, set := range lock.Sets {
 		seen := map[*candidate]bool{}
@@ -251,10 +258,10 @@ func (u *universe) collect(packages map[string]*lock.Package) error {
 			}
 		}
 	}
-	// A package for all architectures stands once for both hosts: it has to be the same one.
+	// A package for all architectures is listed once, so it must be the same for both hosts.
 	for _, c := range u.chosen {
 		if p := packages[c.Name+" "+c.Arch]; p != nil && p.SHA256 != c.SHA256 {
-			return fmt.Errorf("%s: the indexes of the hosts name two files: %s and %s", c.Name, p.Path, c.Path)
+			return fmt.Errorf("%s: the indexes of the hosts differ: %s and %s", c.Name, p.Path, c.Path)
 		}
 	}
 	return nil

@@ -21,29 +21,30 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 )
 
-// Where toolchains are among the modules.
+// Names of toolchains as Go modules.
 const (
 	toolchainModule = "golang.org/toolchain"
 	toolchainPrefix = "v0.0.1-go"
 )
 
-// golang sets the lock's Go toolchain: to Options.Go, else to the newest patch release of the locked version that
-// there is for every host.
+// golang sets the lock's Go toolchain to Options.Go, or to the newest patch release of the locked version
+// that exists for all hosts.
 func (r *resolver) golang(ctx context.Context, l *lock.Lock) error {
 	want := r.Go
 	if want == "" {
 		if r.before.Go.Version == "" {
-			return errors.New("the lock names no Go version to start from: say one with --go")
+			return errors.New("--go is required: the lock has no Go version")
 		}
 		offered, err := r.offered(ctx)
 		if err != nil {
-			r.Progress.Send(progress.Event{Stage: "resolve toolchain", Note: fmt.Sprintf("Go stays at %s, as no proxy lists the toolchains it has (say a version with --go): %v", r.before.Go.Version, err)})
+			r.Progress.Send(progress.Event{Stage: "resolve toolchain", Note: fmt.Sprintf(
+				"keeping Go %s: no proxy lists toolchains (choose a version with --go): %v", r.before.Go.Version, err)})
 			return nil
 		}
 		want = newestPatch(r.before.Go.Version, offered)
 	}
 	if !version.IsValid("go"+want) || version.Lang("go"+want) == "go"+want {
-		return fmt.Errorf("Go version: expected one like 1.26.8, found %q", want)
+		return fmt.Errorf("invalid Go version %q: expected one like 1.26.8", want)
 	}
 	if want == r.before.Go.Version {
 		return nil
@@ -60,26 +61,26 @@ func (r *resolver) golang(ctx context.Context, l *lock.Lock) error {
 	return nil
 }
 
-// offered lists the toolchains that the first answering proxy has.
+// offered returns the toolchains of the first proxy that answers.
 func (r *resolver) offered(ctx context.Context) ([]string, error) {
 	var urls []string
 	for _, proxy := range r.Mirrors.Proxies {
 		urls = append(urls, proxy+"/"+toolchainModule+"/@v/list")
 	}
 	if len(urls) == 0 {
-		return nil, errors.New("no Go module proxy to ask: set GOPROXY")
+		return nil, errors.New("no Go module proxy is configured: set GOPROXY")
 	}
 	data, err := r.Client.Get(ctx, urls, mostRelease, func(data []byte) error {
 		if !strings.Contains(string(data), toolchainPrefix) {
-			return errors.New("lists no toolchains")
+			return errors.New("no toolchains in the list")
 		}
 		return nil
 	})
 	return strings.Fields(string(data)), err
 }
 
-// newestPatch is the newest version of the same minor release that is offered for every host; the one locked, where
-// none is newer.
+// newestPatch returns the newest version of the same minor release that is offered for all hosts, or the
+// locked one.
 func newestPatch(locked string, offered []string) string {
 	hosts := map[string]int{} // by version
 	for _, v := range offered {
@@ -93,23 +94,27 @@ func newestPatch(locked string, offered []string) string {
 	}
 	best := locked
 	for v, n := range hosts {
-		released := !strings.ContainsAny(v, "abcdefghijklmnopqrstuvwxyz-") // no betas, candidates or vendors' own
-		if n == len(lock.Hosts) && released && version.Lang("go"+v) == version.Lang("go"+locked) && version.Compare("go"+v, "go"+best) > 0 {
+		// excludes betas, candidates and vendors' versions
+		released := !strings.ContainsAny(v, "abcdefghijklmnopqrstuvwxyz-")
+		if n == len(lock.Hosts) && released && version.Lang("go"+v) == version.Lang("go"+locked) &&
+			version.Compare("go"+v, "go"+best) > 0 {
 			best = v
 		}
 	}
 	return best
 }
 
-// toolchainOf downloads a toolchain once, for its hash, and checks it with the checksum database.
+// toolchainOf downloads a toolchain for its hash, and verifies it with the checksum database.
 func (r *resolver) toolchainOf(ctx context.Context, goVersion, host string) (lock.File, error) {
-	f := lock.File{Name: toolchainModule, Version: toolchainPrefix + goVersion + ".linux-" + host, Arch: host, Archive: lock.GoProxy}
+	f := lock.File{Name: toolchainModule, Version: toolchainPrefix + goVersion + ".linux-" + host, Arch: host,
+		Archive: lock.GoProxy}
 	f.Path = toolchainModule + "/@v/" + f.Version + ".zip"
 	urls := r.Mirrors.URLs(f)
 	if len(urls) == 0 {
-		return lock.File{}, errors.New("no Go module proxy to ask: set GOPROXY")
+		return lock.File{}, errors.New("no Go module proxy is configured: set GOPROXY")
 	}
-	r.Progress.Send(progress.Event{Stage: "fetch Go", Note: fmt.Sprintf("downloading Go %s for %s", goVersion, host)})
+	r.Progress.Send(progress.Event{Stage: "fetch Go",
+		Note: fmt.Sprintf("downloading Go %s for %s", goVersion, host)})
 	_, err := r.Client.Get(ctx, urls, mostToolchain, func(zip []byte) error {
 		sum := sha256.Sum256(zip)
 		f.Size, f.SHA256 = int64(len(zip)), hex.EncodeToString(sum[:])
@@ -121,10 +126,11 @@ func (r *resolver) toolchainOf(ctx context.Context, goVersion, host string) (loc
 	return f, nil
 }
 
-// checkSum checks a toolchain's module zip with the checksum database, as Go itself does.
+// checkSum verifies a toolchain's module zip with the checksum database, as Go does.
 func (r *resolver) checkSum(f lock.File, data []byte) error {
 	if r.SumDB == "off" {
-		r.Progress.Send(progress.Event{Stage: "resolve toolchain", Note: fmt.Sprintf("%s %s: GOSUMDB is off: its hash is what the proxy sent, checked with nothing", f.Name, f.Version)})
+		r.Progress.Send(progress.Event{Stage: "resolve toolchain", Note: fmt.Sprintf(
+			"%s %s: not verified, because GOSUMDB is off", f.Name, f.Version)})
 		return nil
 	}
 	found, err := hashZip(data)
@@ -140,17 +146,17 @@ func (r *resolver) checkSum(f lock.File, data []byte) error {
 		err = errors.New(db.alarm())
 	}
 	if err != nil {
-		return fmt.Errorf("checksum database (GOSUMDB=off goes without it): %w", err)
+		return fmt.Errorf("checksum database (GOSUMDB=off disables it): %w", err)
 	}
 	for _, line := range lines {
 		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == f.Name && fields[1] == f.Version {
 			if fields[2] != found {
-				return fmt.Errorf("wrong content: the checksum database says %s, found %s", fields[2], found)
+				return fmt.Errorf("wrong content: the checksum database has %s, found %s", fields[2], found)
 			}
 			return nil
 		}
 	}
-	return fmt.Errorf("the checksum database knows no %s %s", f.Name, f.Version)
+	return fmt.Errorf("checksum database: no entry for %s %s", f.Name, f.Version)
 }
 
 // hashZip returns the hash of a module zip as the checksum database has it.
@@ -166,7 +172,7 @@ func hashZip(data []byte) (string, error) {
 	return dirhash.Hash1(names, func(name string) (io.ReadCloser, error) { return r.Open(name) })
 }
 
-// sumDB is the checksum database that GOSUMDB names: "NAME", "NAME+KEY" or either with a URL behind it.
+// sumDB returns the checksum database that GOSUMDB names: "NAME" or "NAME+KEY", optionally followed by a URL.
 func (r *resolver) sumDB() (*database, error) {
 	fields := strings.Fields(r.SumDB)
 	if len(fields) == 0 {
@@ -177,7 +183,7 @@ func (r *resolver) sumDB() (*database, error) {
 	if !hasKey {
 		known, _, _ := strings.Cut(knownSumDB, "+")
 		if name != known {
-			return nil, fmt.Errorf("GOSUMDB: expected %s, or NAME+KEY, found %q", known, r.SumDB)
+			return nil, fmt.Errorf("invalid GOSUMDB: expected %s or NAME+KEY, found %q", known, r.SumDB)
 		}
 		key = knownSumDB
 	}
@@ -193,11 +199,11 @@ func (r *resolver) sumDB() (*database, error) {
 	return db, nil
 }
 
-// knownSumDB is the name and the public key of the checksum database that Go itself trusts.
+// knownSumDB is the name and the public key of the checksum database that Go trusts.
 const knownSumDB = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
 
-// database is what the client of a checksum database reads and keeps. Nothing is kept from one update to the
-// next: an update is rare, and trusts no file of the machine.
+// database implements [sumdb.ClientOps]. It keeps nothing on disk: updates are rare and must not trust the
+// machine's files.
 type database struct {
 	r    *resolver
 	key  string

@@ -87,7 +87,8 @@ func TestGoToolchain(t *testing.T) {
 			return nil, err
 		}
 		h, err := dirhash.HashZip(name, dirhash.Hash1)
-		return []byte(path + " " + version + " " + h + "\n" + path + " " + version + "/go.mod " + h + "\n"), err
+		return []byte(path + " " + version + " " + h + "\n" + path + " " + version + "/go.mod " + h +
+			"\n"), err
 	}))
 	bad := map[string][]byte{}
 	for v := range good {
@@ -112,14 +113,20 @@ func TestGoToolchain(t *testing.T) {
 		{"said by hand", servers(proxy(t, good, db)), "1.27.1", verifier, "1.27.1", nil},
 		{"first proxy wrong", servers(proxy(t, bad, db), proxy(t, good, nil)), "", verifier, "1.26.9", nil},
 		{"first proxy empty", servers(proxy(t, nil, nil), proxy(t, good, db)), "", verifier, "1.26.9", nil},
-		{"all proxies wrong", servers(proxy(t, bad, db)), "", verifier, "", []string{"Go 1.26.9 for amd64", "wrong content", "h1:"}},
-		{"version that no proxy has", servers(proxy(t, good, db)), "1.26.99", verifier, "", []string{"Go 1.26.99", "not found"}},
-		{"database of another key", servers(proxy(t, good, db)), "", stranger, "", []string{"checksum database"}},
-		{"database out of reach", servers(proxy(t, good, nil)), "", verifier + " http://127.0.0.1:1", "", []string{"checksum database", "GOSUMDB=off"}},
-		{"database unknown", servers(proxy(t, good, db)), "", "other.example", "", []string{"GOSUMDB", "other.example"}},
+		{"all proxies wrong", servers(proxy(t, bad, db)), "", verifier, "",
+			[]string{"Go 1.26.9 for amd64", "wrong content", "h1:"}},
+		{"version that no proxy has", servers(proxy(t, good, db)), "1.26.99", verifier, "",
+			[]string{"Go 1.26.99", "not found"}},
+		{"database of another key", servers(proxy(t, good, db)), "", stranger, "",
+			[]string{"checksum database"}},
+		{"database out of reach", servers(proxy(t, good, nil)), "", verifier + " http://127.0.0.1:1", "",
+			[]string{"checksum database", "GOSUMDB=off"}},
+		{"database unknown", servers(proxy(t, good, db)), "", "other.example", "",
+			[]string{"GOSUMDB", "other.example"}},
 		{"no database", servers(proxy(t, bad, nil)), "", "off", "1.26.9", nil},
 		{"not a zip", servers(proxy(t, map[string][]byte{
-			toolchainPrefix + "1.26.9.linux-amd64": []byte("<html>"), toolchainPrefix + "1.26.9.linux-arm64": []byte("<html>"),
+			toolchainPrefix + "1.26.9.linux-amd64": []byte("<html>"), toolchainPrefix +
+				"1.26.9.linux-arm64": []byte("<html>"),
 		}, db)), "", verifier, "", []string{"module zip"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -143,10 +150,12 @@ func TestGoToolchain(t *testing.T) {
 					want = bad[f.Version]
 				}
 				if f.Size != int64(len(want)) || f.SHA256 != sum(want) {
-					t.Errorf("%s: expected %d bytes with SHA-256 %s, found %d with %s", host, len(want), sum(want), f.Size, f.SHA256)
+					t.Errorf("%s: expected %d bytes with SHA-256 %s, found %d with %s", host, len(want),
+						sum(want), f.Size, f.SHA256)
 				}
 			}
-			if _, err := lock.Read(bytes.NewReader(l.Bytes())); err == nil || strings.Contains(err.Error(), "Go") {
+			if _, err := lock.Read(bytes.NewReader(l.Bytes())); err == nil ||
+				strings.Contains(err.Error(), "Go") {
 				t.Errorf("expected only the other parts to be missing, found %v", err)
 			}
 		})

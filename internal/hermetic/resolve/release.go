@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"strconv"
@@ -24,7 +25,7 @@ import (
 //go:embed keys
 var keyFiles embed.FS
 
-// Keyring returns the keys that this version of neb trusts to sign the indexes of an archive.
+// Keyring returns the keys that neb trusts to sign the indexes of an archive.
 func Keyring(archive string) (openpgp.EntityList, error) {
 	var all openpgp.EntityList
 	names, err := fs.Glob(keyFiles, "keys/"+archive+"/*.asc")
@@ -43,19 +44,19 @@ func Keyring(archive string) (openpgp.EntityList, error) {
 		all = append(all, keys...)
 	}
 	if len(all) == 0 {
-		return nil, fmt.Errorf("neb has no keys for the archive %s", archive)
+		return nil, fmt.Errorf("archive %s: neb has no keys for it", archive)
 	}
 	return all, nil
 }
 
-// release is a Release file whose signature was checked.
+// release is a Release file with a valid signature.
 type release struct {
 	index lock.Index // without its part
 	files map[string]indexFile
-	byID  bool // index files are also found by their hash
+	byID  bool // index files are also served by their hash
 }
 
-// indexFile is one file that a Release file vouches for.
+// indexFile is a file that a Release file lists.
 type indexFile struct {
 	size   int64 // bytes
 	sha256 string
@@ -73,8 +74,8 @@ const (
 	mostToolchain = 512 << 20 // bytes of a Go toolchain's zip; Go 1.26 has 70 MB
 )
 
-// release fetches and checks the Release file of a suite: InRelease, or Release with Release.gpg where a mirror
-// has no InRelease. A mirror whose file is wrong, expired or older than the lock is passed over for the next.
+// release downloads and verifies the Release file of a suite: InRelease, or Release with Release.gpg. If
+// the file of a mirror is wrong, expired or older than the lock, the next mirror is asked.
 func (r *resolver) release(ctx context.Context, p place) (*release, error) {
 	if known := r.releases[p]; known != nil {
 		return known, nil
@@ -103,7 +104,7 @@ func (r *resolver) release(ctx context.Context, p place) (*release, error) {
 	if ctx.Err() != nil {
 		return nil, err
 	}
-	// Few mirrors lack InRelease; those that have it and were refused are refused here for the same reason.
+	// Few mirrors lack InRelease. A mirror whose InRelease was rejected is rejected here for the same reason.
 	detached := r.Mirrors.Newest(p.archive, at+"Release", r.Now)
 	for _, address := range detached {
 		data, err := r.Client.Get(ctx, []string{address}, mostRelease, func([]byte) error { return nil })
@@ -123,17 +124,18 @@ func (r *resolver) release(ctx context.Context, p place) (*release, error) {
 			return found, nil
 		}
 	}
-	return nil, fmt.Errorf("no mirror has an acceptable index of %s:\n  %w", p, err)
+	return nil, fmt.Errorf("no mirror has a valid Release file of %s:\n  %w", p, err)
 }
 
-// openInline returns the text of a clear-signed message that one of the keys signed.
+// openInline returns the text of a clear-signed message with a signature by one of the keys.
 func openInline(keys openpgp.KeyRing, data []byte, now time.Time) ([]byte, error) {
 	block, rest := clearsign.Decode(data)
 	if block == nil {
-		return nil, fmt.Errorf("no OpenPGP signature: expected a clear-signed file, found one that begins with %q", beginning(data))
+		return nil, fmt.Errorf("no OpenPGP signature: expected a clear-signed file, found %q",
+			beginning(data))
 	}
 	if len(bytes.TrimSpace(rest)) > 0 {
-		return nil, fmt.Errorf("%d bytes follow the signature", len(rest))
+		return nil, fmt.Errorf("%d bytes of trailing data after the signature", len(rest))
 	}
 	_, err := block.VerifySignature(keys, &packet.Config{Time: func() time.Time { return now }})
 	if err != nil {
@@ -143,7 +145,8 @@ func openInline(keys openpgp.KeyRing, data []byte, now time.Time) ([]byte, error
 }
 
 func checkDetached(keys openpgp.KeyRing, data, signature []byte, now time.Time) error {
-	_, err := openpgp.CheckArmoredDetachedSignature(keys, bytes.NewReader(data), bytes.NewReader(signature), &packet.Config{Time: func() time.Time { return now }})
+	_, err := openpgp.CheckArmoredDetachedSignature(keys, bytes.NewReader(data), bytes.NewReader(signature),
+		&packet.Config{Time: func() time.Time { return now }})
 	if err != nil {
 		return badSignature(err)
 	}
@@ -151,19 +154,20 @@ func checkDetached(keys openpgp.KeyRing, data, signature []byte, now time.Time) 
 }
 
 func badSignature(err error) error {
-	return fmt.Errorf("bad OpenPGP signature: expected one by a key that neb holds (internal/hermetic/resolve/keys): %w", err)
+	return fmt.Errorf("invalid OpenPGP signature: expected one by a key in internal/hermetic/resolve/keys: %w", err)
 }
 
 func beginning(data []byte) string {
 	return string(data[:min(len(data), 40)])
 }
 
-// accept reads a Release file whose signature is good, and refuses one that is not the newest state of the suite.
+// accept parses a Release file with a valid signature. It rejects a file of another suite, an expired one,
+// and one that is older than the lock.
 func (r *resolver) accept(p place, text, whole []byte) (*release, error) {
 	var fields debian.Stanza
 	err := debian.Each(bytes.NewReader(text), func(s debian.Stanza) error {
 		if fields != nil {
-			return fmt.Errorf("expected one stanza, found more")
+			return errors.New("expected one stanza, found more")
 		}
 		fields = s
 		return nil
@@ -171,9 +175,9 @@ func (r *resolver) accept(p place, text, whole []byte) (*release, error) {
 	if err != nil {
 		return nil, fmt.Errorf("Release file: %w", err)
 	}
-	// A mirror could serve another suite, signed by the same key, under this name.
+	// A mirror could serve another suite that the same key signed.
 	if fields["Codename"] != p.suite {
-		return nil, fmt.Errorf("expected the index of %s, found one of %q", p.suite, fields["Codename"])
+		return nil, fmt.Errorf("wrong suite: expected codename %s, found %q", p.suite, fields["Codename"])
 	}
 	date, err := releaseTime(fields["Date"])
 	if err != nil {
@@ -185,17 +189,20 @@ func (r *resolver) accept(p place, text, whole []byte) (*release, error) {
 			return nil, fmt.Errorf("Valid-Until: %w", err)
 		}
 		if r.Now.After(t) {
-			return nil, fmt.Errorf("expired: the index of %s was valid until %s, and it is %s now", p, t.Format(time.RFC3339), r.Now.UTC().Format(time.RFC3339))
+			return nil, fmt.Errorf("expired: Release file of %s was valid until %s, now is %s",
+				p, t.Format(time.RFC3339), r.Now.UTC().Format(time.RFC3339))
 		}
 	}
 	for _, x := range r.before.Indexes {
 		if x.Archive == p.archive && x.Suite == p.suite && date.Before(x.Date) {
-			return nil, fmt.Errorf("older than the lock: the index of %s is of %s, the lock was made from one of %s", p, date.Format(time.RFC3339), x.Date.Format(time.RFC3339))
+			return nil, fmt.Errorf("older than the lock: Release file of %s is of %s, expected %s or later",
+				p, date.Format(time.RFC3339), x.Date.Format(time.RFC3339))
 		}
 	}
 	sum := sha256.Sum256(whole)
 	out := &release{
-		index: lock.Index{Archive: p.archive, Suite: p.suite, Component: component, Date: date, SHA256: hex.EncodeToString(sum[:])},
+		index: lock.Index{Archive: p.archive, Suite: p.suite, Component: component, Date: date,
+			SHA256: hex.EncodeToString(sum[:])},
 		files: map[string]indexFile{},
 		byID:  fields["Acquire-By-Hash"] == "yes",
 	}
@@ -216,17 +223,18 @@ func (r *resolver) accept(p place, text, whole []byte) (*release, error) {
 	return out, nil
 }
 
-// releaseTime reads a time as Release files write it (RFC 1123, always UTC).
+// releaseTime parses a time of a Release file (RFC 1123, always UTC).
 func releaseTime(s string) (time.Time, error) {
-	for _, layout := range []string{"Mon, 02 Jan 2006 15:04:05 MST", "Mon, 2 Jan 2006 15:04:05 MST", time.RFC1123Z} {
+	for _, layout := range []string{"Mon, 02 Jan 2006 15:04:05 MST", "Mon, 2 Jan 2006 15:04:05 MST",
+		time.RFC1123Z} {
 		if t, err := time.Parse(layout, s); err == nil {
 			return t.UTC(), nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("expected the form 'Mon, 02 Jan 2006 15:04:05 UTC', found %q", s)
+	return time.Time{}, fmt.Errorf("invalid time: expected the form 'Mon, 02 Jan 2006 15:04:05 UTC', found %q", s)
 }
 
-// each reads an index of a suite ("binary-amd64/Packages", "source/Sources"), stanza by stanza.
+// each downloads an index of a suite ("binary-amd64/Packages"), verifies it, and calls f for each stanza.
 func (r *resolver) each(ctx context.Context, p place, name string, f func(debian.Stanza) error) error {
 	rel, err := r.release(ctx, p)
 	if err != nil {
@@ -235,7 +243,7 @@ func (r *resolver) each(ctx context.Context, p place, name string, f func(debian
 	name = component + "/" + name + ".xz"
 	want, ok := rel.files[name]
 	if !ok {
-		return fmt.Errorf("the Release file of %s vouches for no %s", p, name)
+		return fmt.Errorf("Release file of %s: no entry for %s", p, name)
 	}
 	at := "dists/" + p.suite + "/"
 	var urls []string
@@ -247,7 +255,8 @@ func (r *resolver) each(ctx context.Context, p place, name string, f func(debian
 	data, err := r.Client.Get(ctx, urls, mostIndex, func(data []byte) error {
 		sum := sha256.Sum256(data)
 		if got := hex.EncodeToString(sum[:]); int64(len(data)) != want.size || got != want.sha256 {
-			return fmt.Errorf("expected %d bytes with SHA-256 %s as the Release file says, found %d bytes with %s", want.size, want.sha256, len(data), got)
+			return fmt.Errorf("wrong content: expected %d bytes with SHA-256 %s, found %d bytes with %s",
+				want.size, want.sha256, len(data), got)
 		}
 		return nil
 	})

@@ -1,7 +1,5 @@
-// Package resolve makes a lock anew from the package indexes of Debian, after checking their signatures, and
-// from the toolchains that Go's module proxies offer.
-//
-// It is the only place where a new version comes in: a build never asks an index.
+// Package resolve makes a new lock from signed package indexes of Debian and from the toolchains of Go's
+// module proxies. It is the only source of new versions: builds read the lock and never an index.
 package resolve
 
 import (
@@ -21,11 +19,11 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 )
 
-// What is taken from where.
+// Names in Debian's archives.
 const (
 	component    = "main"
 	kernelSource = "linux-source-6.12"
-	// emulatorSource is the source package that is taken from backports: machines need a device of QEMU 10.1.
+	// emulatorSource is the only source package taken from backports: machines need a device of QEMU 10.1.
 	emulatorSource = "qemu"
 )
 
@@ -34,25 +32,26 @@ var (
 	updatesSuite  = place{lock.Debian, "trixie-updates"}
 	securitySuite = place{lock.Security, "trixie-security"}
 
-	// The kernel is what attackers of an enclave face: the newest, wherever it is.
+	// The newest kernel of all suites is taken, because it is what attackers of an enclave face.
 	kernelSuites = []place{mainSuite, updatesSuite, securitySuite}
-	// The toolchain sees locked input only. The main archive keeps a file until the next point release, months;
-	// the security archive may replace it any day. So a package comes from there only where the main archive
-	// lacks what is asked for.
+	// The toolchain reads trusted input only, so a package comes from the security archive only if the main
+	// archive lacks it: the main archive keeps a file for months, until the next point release, the
+	// security archive may replace it any day.
 	toolchainSuites = []place{mainSuite, securitySuite}
-	// The emulator's front end for the NSM device is newer than Debian 13 itself.
+	// The QEMU of Debian 13 lacks the front end for the NSM device.
 	backportsSuite = place{lock.Debian, "trixie-backports"}
 	emulatorSuites = []place{backportsSuite, mainSuite, securitySuite}
 )
 
-// Options say where indexes come from. Mirrors must be set.
+// Options are options of [Update]. Mirrors is required.
 type Options struct {
-	Mirrors  fetch.Mirrors
-	Client   fetch.Client
-	Now      time.Time                     // the time to check Valid-Until against; zero: the clock's
-	Keys     map[string]openpgp.EntityList // by archive, in place of the keys that neb holds
-	Go       string                        // the Go version to take ("1.26.8"); "": the newest patch release of the locked one
-	SumDB    string                        // Go's GOSUMDB: the database to check toolchains with; "off" for none
+	Mirrors fetch.Mirrors
+	Client  fetch.Client
+	Now     time.Time                     // time for checking Valid-Until; zero: the current time
+	Keys    map[string]openpgp.EntityList // by archive, instead of neb's own keys
+	// Go version ("1.26.8"); "": the newest patch release of the locked one
+	Go       string
+	SumDB    string // GOSUMDB: the checksum database for toolchains; "off" for none
 	Progress progress.Func
 }
 
@@ -62,8 +61,8 @@ type resolver struct {
 	releases map[place]*release
 }
 
-// Update returns the lock with the parts resolved anew, and the rest as it was. before may be an empty lock, then
-// every part has to be resolved and Options.Go has to be set.
+// Update returns a copy of the lock with some parts resolved anew. before may be an empty lock; then all
+// parts must be resolved, and Options.Go is required.
 func Update(ctx context.Context, before *lock.Lock, parts []string, o Options) (*lock.Lock, error) {
 	if o.Now.IsZero() {
 		o.Now = time.Now()
@@ -87,7 +86,7 @@ func Update(ctx context.Context, before *lock.Lock, parts []string, o Options) (
 	return &after, nil
 }
 
-// record puts the indexes that a part was resolved from into the lock, in place of the former ones.
+// record replaces the indexes of a part in the lock.
 func (r *resolver) record(l *lock.Lock, part string, places []place) {
 	var indexes []lock.Index
 	for _, p := range lock.Parts {
@@ -113,8 +112,7 @@ func (r *resolver) record(l *lock.Lock, part string, places []place) {
 	l.Indexes = indexes
 }
 
-// settle is how long after a Release file's Date the snapshots of its archive are sure to hold what it names: they
-// are taken some hours later.
+// settle is added to the Date of a Release file, because snapshots of an archive are taken some hours later.
 const settle = 24 * time.Hour
 
 // candidate is one version of a package in a suite.
@@ -126,7 +124,7 @@ type candidate struct {
 	provides  [][]debian.Relation
 }
 
-// packageFile is the file that a stanza of a Packages index describes.
+// packageFile returns the file that a stanza of a Packages index describes.
 func (r *resolver) packageFile(p place, s debian.Stanza) (lock.File, error) {
 	size, err := strconv.ParseInt(s["Size"], 10, 64)
 	if err != nil {
@@ -142,7 +140,8 @@ func (r *resolver) kernel(ctx context.Context, l *lock.Lock) error {
 	var best lock.File
 	for _, p := range kernelSuites {
 		err := r.each(ctx, p, "binary-amd64/Packages", func(s debian.Stanza) error {
-			if s["Package"] != kernelSource || best.Name != "" && debian.Compare(s["Version"], best.Version) <= 0 {
+			if s["Package"] != kernelSource || best.Name != "" &&
+				debian.Compare(s["Version"], best.Version) <= 0 {
 				return nil
 			}
 			var err error
@@ -154,7 +153,7 @@ func (r *resolver) kernel(ctx context.Context, l *lock.Lock) error {
 		}
 	}
 	if best.Name == "" {
-		return fmt.Errorf("no suite has the package %s", kernelSource)
+		return fmt.Errorf("package %s not found in any suite", kernelSource)
 	}
 	l.Kernel = best
 	r.record(l, lock.PartKernel, kernelSuites)
@@ -189,7 +188,7 @@ func (r *resolver) packages(ctx context.Context, part string, suites []place) ([
 		u := newUniverse(host, part, suites)
 		for _, p := range suites {
 			err := r.each(ctx, p, "binary-"+host+"/Packages", func(s debian.Stanza) error {
-				// Backports bring newer libraries than the rest of the closure needs.
+				// Other packages of backports are newer than the closure needs.
 				if p == backportsSuite && cmp.Or(s["Source"], s["Package"]) != emulatorSource {
 					return nil
 				}
