@@ -34,7 +34,7 @@ func TestReleaseMistakes(t *testing.T) {
 		{"no version", []string{"release"}, 2, "accepts 1 arg(s), received 0", nil},
 		{"version", []string{"release", "latest"}, 2, `version "latest": expected three numbers`, nil},
 		{"no checkout", []string{"release", "1.0.0"}, 1, "has no CHANGELOG.md", nil},
-		{"no section", []string{"release", "v1.0.0"}, 1, `has no section "## 1.0.0"`, changelog("# Changelog\n")},
+		{"no section", []string{"release", "v1.0.0"}, 1, `no section "## 1.0.0"`, changelog("# Changelog\n")},
 		{"nothing about PCR1", []string{"release", "1.0.0"}, 1, "does not say whether PCR1 changed", changelog("## 1.0.0\n\nDocs.\n")},
 		{"key", []string{"release", "1.0.0", "--signing-key", "CHANGELOG.md"}, 1, "--signing-key: CHANGELOG.md: expected a key in PEM", changelog("## 1.0.0\n\nPCR1: unchanged: docs.\n")},
 		{"output", []string{"release", "1.0.0", "-o", "."}, 1, ". exists: remove it", changelog("## 1.0.0\n\nPCR1: unchanged: docs.\n")},

@@ -18,16 +18,16 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb"
 )
 
-// top is the directory that everything in the archive stands in.
+// top is the directory of all files in the archive.
 const top = "enclaves-blobs/"
 
 // entry is one file of the archive.
 type entry struct {
-	file // named from top on
+	file // its name is relative to top
 	mode fs.FileMode
 }
 
-// licences are the texts that whoever passes the blobs on has to pass on with them.
+// licences returns the licence texts that must be distributed with the blobs.
 func licences() ([]entry, error) {
 	var all []entry
 	err := fs.WalkDir(neb.Licences, ".", func(name string, d fs.DirEntry, err error) error {
@@ -41,7 +41,8 @@ func licences() ([]entry, error) {
 	return all, err
 }
 
-// pack makes the archive of blobs, which are in the order of [Blobs], and of the licences, sorted by name. No clock, user or machine is in it.
+// pack returns the archive of blobs, which are in the order of [Blobs], and of the licences, sorted by
+// name. Times and owners are fixed.
 func pack(blobs []file) ([]byte, error) {
 	entries, err := licences()
 	if err != nil {
@@ -59,7 +60,8 @@ func pack(blobs []file) ([]byte, error) {
 	}
 	w := tar.NewWriter(compressed)
 	header := func(kind byte, name string, mode fs.FileMode, size int) error {
-		return w.WriteHeader(&tar.Header{Typeflag: kind, Name: name, Mode: int64(mode), Size: int64(size), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR})
+		return w.WriteHeader(&tar.Header{Typeflag: kind, Name: name, Mode: int64(mode), Size: int64(size),
+			ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR})
 	}
 	made := map[string]bool{}
 	for _, e := range entries {
@@ -85,11 +87,11 @@ func pack(blobs []file) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// maxBlob bounds what is read of one entry, in bytes: an archive is somebody else's until it is verified.
+// maxBlob is the maximum size in bytes of an entry that is read: the archive is not trusted yet.
 const maxBlob = 256 << 20
 
-// unpack reads an archive and checks that it is what [pack] makes of the blobs in it: exactly those of a release and its licences, with
-// their modes and nothing else. Every difference is in the error.
+// unpack reads an archive and checks that [pack] would write it: exactly the blobs and licences of a
+// release, with their modes. The error lists every difference.
 func unpack(archive []byte) ([]file, error) {
 	plain, err := xz.NewReader(bytes.NewReader(archive))
 	if err != nil {
@@ -111,7 +113,7 @@ func unpack(archive []byte) ([]file, error) {
 		dir, _ := path.Split(name)
 		dirs[dir] = true
 	}
-	const most = 50 // errors: a stranger's archive may hold any number of files
+	const most = 50 // errors to list: the archive may have any number of files
 	var wrong []error
 	found := map[string][]byte{}
 	r := tar.NewReader(plain)
@@ -127,21 +129,22 @@ func unpack(archive []byte) ([]file, error) {
 			continue
 		}
 		if h.Size > maxBlob {
-			return nil, fmt.Errorf("%s: %d bytes, at most %d are expected", h.Name, h.Size, maxBlob)
+			return nil, fmt.Errorf("%s: %d bytes, expected at most %d", h.Name, h.Size, maxBlob)
 		}
 		if len(wrong) > most {
-			return nil, errors.Join(append(wrong, errors.New("and perhaps more"))...)
+			return nil, errors.Join(append(wrong, errors.New("too many errors"))...)
 		}
 		e, known := want[h.Name]
 		switch _, twice := found[h.Name]; {
 		case !known:
-			wrong = append(wrong, fmt.Errorf("%s: is no part of a release", h.Name))
+			wrong = append(wrong, fmt.Errorf("%s: not part of a release", h.Name))
 			continue
 		case twice:
-			wrong = append(wrong, fmt.Errorf("%s: is there twice", h.Name))
+			wrong = append(wrong, fmt.Errorf("%s: duplicate", h.Name))
 			continue
 		case h.Typeflag != tar.TypeReg:
-			wrong = append(wrong, fmt.Errorf("%s: expected a regular file, found type %q", h.Name, h.Typeflag))
+			wrong = append(wrong, fmt.Errorf("%s: expected a regular file, found type %q", h.Name,
+				h.Typeflag))
 			continue
 		case fs.FileMode(h.Mode) != e.mode:
 			wrong = append(wrong, fmt.Errorf("%s: expected mode %#o, found %#o", h.Name, e.mode, h.Mode))
@@ -151,17 +154,17 @@ func unpack(archive []byte) ([]file, error) {
 			return nil, fmt.Errorf("%s: damaged: %w", h.Name, err)
 		}
 		if e.data != nil && !bytes.Equal(data, e.data) {
-			wrong = append(wrong, fmt.Errorf("%s: is not the text that this neb has", h.Name))
+			wrong = append(wrong, fmt.Errorf("%s: differs from the text embedded in this binary", h.Name))
 		}
 		found[h.Name] = data
 	}
-	// The checksum of the xz stream is checked at its end only.
+	// xz verifies its checksum at the end of the stream only.
 	if _, err := io.Copy(io.Discard, plain); err != nil {
 		return nil, fmt.Errorf("damaged: %w", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if _, there := found[name]; !there {
-			wrong = append(wrong, fmt.Errorf("%s: is missing", name))
+			wrong = append(wrong, fmt.Errorf("%s: missing", name))
 		}
 	}
 	if wrong != nil {
@@ -176,7 +179,8 @@ func unpack(archive []byte) ([]file, error) {
 		return nil, err
 	}
 	if !bytes.Equal(again, archive) {
-		return nil, errors.New("holds what a release holds, but not as neb release writes it: directories, owners, times, or bytes after the end differ")
+		return nil, errors.New("not as 'neb release' writes it: " +
+			"directories, owners, times or bytes after the end differ")
 	}
 	return files, nil
 }

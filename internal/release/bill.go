@@ -11,8 +11,9 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
-// bill makes the bill of materials, CycloneDX 1.6: the blobs, what is in them (kernel with our patches, Go's library, Go modules),
-// and what made them (the toolchain, marked as excluded: nothing of it is shipped).
+// bill returns the bill of materials, CycloneDX 1.6: the blobs, what they contain (kernel with patches,
+// Go's standard library, Go modules), and the toolchain that built them (scope excluded, because it is not
+// shipped).
 func (r Release) bill(l *lock.Lock, blobs []file, modules []module) ([]byte, error) {
 	files, err := inputs(l, r.Host)
 	if err != nil {
@@ -25,7 +26,8 @@ func (r Release) bill(l *lock.Lock, blobs []file, modules []module) ([]byte, err
 	for i, b := range Blobs() {
 		ref := "blob:" + b.Path()
 		components = append(components, cdx.Component{
-			BOMRef: ref, Type: cdx.ComponentTypeFile, Name: b.Path(), Version: r.Version, Scope: cdx.ScopeRequired,
+			BOMRef: ref, Type: cdx.ComponentTypeFile, Name: b.Path(), Version: r.Version,
+			Scope:  cdx.ScopeRequired,
 			Hashes: hashes(digestOf(blobs[i].data)), Licenses: licence(b.Licence),
 		})
 		switch b.Name {
@@ -45,11 +47,14 @@ func (r Release) bill(l *lock.Lock, blobs []file, modules []module) ([]byte, err
 	}
 
 	components = append(components, cdx.Component{
-		BOMRef: kernelRef, Type: cdx.ComponentTypeOS, Name: l.Kernel.Name, Version: l.Kernel.Version, Scope: cdx.ScopeRequired,
-		PackageURL: packageURL(l.Kernel), Hashes: hashes(map[string]string{"sha256": l.Kernel.SHA256}), Licenses: licence(terms["kernel"].licence),
+		BOMRef: kernelRef, Type: cdx.ComponentTypeOS, Name: l.Kernel.Name, Version: l.Kernel.Version,
+		Scope:      cdx.ScopeRequired,
+		PackageURL: packageURL(l.Kernel), Hashes: hashes(map[string]string{"sha256": l.Kernel.SHA256}),
+		Licenses: licence(terms["kernel"].licence),
 		Pedigree: pedigree(), ExternalReferences: from(l.Kernel),
 	}, cdx.Component{
-		BOMRef: goRef, Type: cdx.ComponentTypeLibrary, Name: "std", Version: l.Go.Version, Scope: cdx.ScopeRequired,
+		BOMRef: goRef, Type: cdx.ComponentTypeLibrary, Name: "std", Version: l.Go.Version,
+		Scope:      cdx.ScopeRequired,
 		PackageURL: goRef, Licenses: licence("BSD-3-Clause"),
 	})
 	for _, m := range modules {
@@ -58,8 +63,11 @@ func (r Release) bill(l *lock.Lock, blobs []file, modules []module) ([]byte, err
 			return nil, err
 		}
 		components = append(components, cdx.Component{
-			BOMRef: m.purl(), Type: cdx.ComponentTypeLibrary, Name: m.path, Version: m.version, Scope: cdx.ScopeRequired,
-			PackageURL: m.purl(), Licenses: licence(m.licence), Properties: &[]cdx.Property{{Name: "neb:go.sum", Value: "h1:" + m.sum[3:]}, {Name: "neb:dirHash", Value: sum}},
+			BOMRef: m.purl(), Type: cdx.ComponentTypeLibrary, Name: m.path, Version: m.version,
+			Scope:      cdx.ScopeRequired,
+			PackageURL: m.purl(), Licenses: licence(m.licence),
+			Properties: &[]cdx.Property{{Name: "neb:go.sum", Value: "h1:" + m.sum[3:]},
+				{Name: "neb:dirHash", Value: sum}},
 		})
 	}
 	for _, f := range files {
@@ -67,8 +75,10 @@ func (r Release) bill(l *lock.Lock, blobs []file, modules []module) ([]byte, err
 			continue
 		}
 		components = append(components, cdx.Component{
-			BOMRef: packageURL(f), Type: cdx.ComponentTypeApplication, Name: f.Name, Version: f.Version, Scope: cdx.ScopeExcluded,
-			PackageURL: packageURL(f), Hashes: hashes(map[string]string{"sha256": f.SHA256}), Licenses: toolLicence(f), ExternalReferences: from(f),
+			BOMRef: packageURL(f), Type: cdx.ComponentTypeApplication, Name: f.Name, Version: f.Version,
+			Scope:      cdx.ScopeExcluded,
+			PackageURL: packageURL(f), Hashes: hashes(map[string]string{"sha256": f.SHA256}),
+			Licenses: toolLicence(f), ExternalReferences: from(f),
 		})
 	}
 
@@ -93,13 +103,14 @@ func (r Release) bill(l *lock.Lock, blobs []file, modules []module) ([]byte, err
 	bom.Dependencies = &dependencies
 
 	var out bytes.Buffer
-	if err := cdx.NewBOMEncoder(&out, cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false).EncodeVersion(bom, cdx.SpecVersion1_6); err != nil {
+	if err := cdx.NewBOMEncoder(&out,
+		cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false).EncodeVersion(bom, cdx.SpecVersion1_6); err != nil {
 		return nil, fmt.Errorf("bill of materials: %w", err)
 	}
 	return out.Bytes(), nil
 }
 
-// pedigree says how our kernel differs from its source package: by our patches, which are in it whole.
+// pedigree lists the patches that the kernel has on top of its source package.
 func pedigree() *cdx.Pedigree {
 	var patches []cdx.Patch
 	for _, p := range kernel.Patches() {
@@ -108,19 +119,22 @@ func pedigree() *cdx.Pedigree {
 			Text: &cdx.AttachedText{ContentType: "text/x-diff", Content: p.Text},
 		}})
 	}
-	return &cdx.Pedigree{Patches: &patches, Notes: "Patches are under GPL-2.0, as the kernel. The configuration is beside each kernel."}
+	return &cdx.Pedigree{Patches: &patches,
+		Notes: "Patches are under GPL-2.0, as the kernel. The configuration is beside each kernel."}
 }
 
 func licence(expression string) *cdx.Licenses {
 	return &cdx.Licenses{{Expression: expression}}
 }
 
-// toolLicence points at the licence of a tool: Debian's packages carry theirs, in words that no identifier sums up.
+// toolLicence refers to the licence of a tool. A Debian package contains its licences, for which no
+// identifier exists.
 func toolLicence(f lock.File) *cdx.Licenses {
 	if f.Archive == lock.GoProxy {
 		return licence("BSD-3-Clause")
 	}
-	return &cdx.Licenses{{License: &cdx.License{Name: "see usr/share/doc/" + f.Name + "/copyright in the package"}}}
+	return &cdx.Licenses{{License: &cdx.License{Name: "see usr/share/doc/" + f.Name +
+		"/copyright in the package"}}}
 }
 
 func hashes(digest map[string]string) *[]cdx.Hash {

@@ -64,7 +64,8 @@ func Build(
 
 // Rebuild builds the blobs again from b's source, and compares the release with the one that they would
 // become.
-func (v *Verified) Rebuild(ctx context.Context, b *component.Builder, lockData []byte) ([]output.Finding, error) {
+func (v *Verified) Rebuild(ctx context.Context, b *component.Builder, lockData []byte) ([]output.Finding,
+	error) {
 	source, err := b.SourceDir(ctx)
 	if err != nil {
 		return nil, err
@@ -92,7 +93,8 @@ func (v *Verified) Rebuild(ctx context.Context, b *component.Builder, lockData [
 }
 
 // buildBlobs builds all components for both architectures and writes them to a temporary directory.
-func buildBlobs(ctx context.Context, b *component.Builder, lockData []byte) (r Release, remove func(), err error) {
+func buildBlobs(ctx context.Context, b *component.Builder, lockData []byte) (r Release, remove func(),
+	err error) {
 	wanted := map[string][]string{}
 	for _, arch := range component.Archs {
 		wanted[arch] = component.Names

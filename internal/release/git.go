@@ -39,7 +39,8 @@ func checkCommitted(ctx context.Context, source string, compiled []string) error
 		return err
 	}
 	if changed != "" {
-		return fmt.Errorf("%s has uncommitted changes or files:\n%s\na release names its commit: commit or remove them",
+		return fmt.Errorf("%s has uncommitted changes or files:\n%s\na release names its commit: "+
+			"commit or remove them",
 			source, changed)
 	}
 	list, err := git(ctx, source, "ls-files", "-z")
@@ -52,7 +53,8 @@ func checkCommitted(ctx context.Context, source string, compiled []string) error
 	}
 	for _, name := range compiled {
 		if !tracked[name] {
-			return fmt.Errorf("%s is compiled, and git ignores it: a release names its commit, which must have "+
+			return fmt.Errorf("%s is compiled, and git ignores it: "+
+				"a release names its commit, which must have "+
 				"every source file", filepath.Join(source, name))
 		}
 	}

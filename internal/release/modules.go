@@ -17,13 +17,13 @@ type module struct {
 	path, version string
 	sum           string   // as in go.sum: "h1:…"
 	licence       string   // SPDX expression
-	blobs         []string // the paths of the blobs that it is in
+	blobs         []string // paths of the blobs that contain it
 }
 
 func (m module) name() string { return m.path + "@" + m.version }
 func (m module) purl() string { return modulePURL(m.path, m.version) }
 
-// dirHash is the module's sum as attestations write it: hexadecimal.
+// dirHash returns the module's sum in hexadecimal digits, as attestations write it.
 func (m module) dirHash() (string, error) {
 	raw, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(m.sum, "h1:"))
 	if err != nil || !strings.HasPrefix(m.sum, "h1:") {
@@ -32,12 +32,13 @@ func (m module) dirHash() (string, error) {
 	return hex.EncodeToString(raw), nil
 }
 
-// licenceTable is what internal/tools/notices found: the SPDX expressions of Go modules, by "path@version".
+// licenceTable holds the SPDX expressions of Go modules, by "path@version". internal/tools/notices
+// generates it.
 //
 //go:embed licences.json
 var licenceTable []byte
 
-// modules reads from the Go blobs themselves which modules are in them, sorted.
+// modules returns the modules in the Go blobs, from their build information, sorted.
 func (r Release) modules() ([]module, error) {
 	var licences map[string]string
 	if err := json.Unmarshal(licenceTable, &licences); err != nil {
@@ -55,11 +56,14 @@ func (r Release) modules() ([]module, error) {
 		}
 		for _, d := range info.Deps {
 			if d.Replace != nil {
-				return nil, fmt.Errorf("%s: module %s is replaced by %s: a release is built from published modules only", path, d.Path, d.Replace.Path)
+				return nil, fmt.Errorf("%s: module %s is replaced by %s: "+
+					"a release must use published modules",
+					path, d.Path, d.Replace.Path)
 			}
 			m := module{path: d.Path, version: d.Version, sum: d.Sum, licence: licences[d.Path+"@"+d.Version]}
 			if m.licence == "" {
-				return nil, fmt.Errorf("%s: the licence of Go module %s is not known: run 'make notices' and look at what it says", path, m.name())
+				return nil, fmt.Errorf("%s: unknown licence of Go module %s: run 'make notices'", path,
+					m.name())
 			}
 			if byName[m.name()] == nil {
 				byName[m.name()] = &m

@@ -9,7 +9,7 @@ import (
 
 const home = "https://github.com/nitro-enclaves-bootstrap/neb"
 
-// The names that the provenance goes by. What they mean is in docs/releases.md.
+// Types and identifiers of the provenance, explained in docs/releases.md.
 const (
 	statementType = "https://in-toto.io/Statement/v1"
 	predicateType = "https://slsa.dev/provenance/v1"
@@ -49,7 +49,7 @@ type provenance struct {
 	} `json:"runDetails"`
 }
 
-// internal is what the machine that built put in: see docs/releases.md.
+// internal describes the machine that built, as explained in docs/releases.md.
 type internal struct {
 	Host      string                  `json:"host"`      // Debian's name of its architecture
 	Isolation map[string]sandbox.Mode `json:"isolation"` // by "component architecture"
@@ -59,12 +59,12 @@ type builder struct {
 	ID string `json:"id"`
 }
 
-// lockName is what the lock is called among the resolved dependencies.
+// lockName is the name of the lock in the resolved dependencies.
 const lockName = "neb.lock"
 
-// statement makes the provenance. There is no time in it: the same source gives the same statement, and whoever signs it
-// adds his own.
-func (r Release) statement(l *lock.Lock, blobs []file, modules []module, archive, bill []byte) ([]byte, error) {
+// statement returns the provenance. It contains no time, so the same source gives the same statement.
+func (r Release) statement(l *lock.Lock, blobs []file, modules []module, archive, bill []byte) ([]byte,
+	error) {
 	s := statement{Type: statementType, PredicateType: predicateType}
 	s.Subject = append(s.Subject, resource{Name: archiveName(r.Version), Digest: digestOf(archive)})
 	for _, b := range blobs {
@@ -73,19 +73,23 @@ func (r Release) statement(l *lock.Lock, blobs []file, modules []module, archive
 
 	def := &s.Predicate.BuildDefinition
 	def.BuildType = buildType
-	def.ExternalParameters = map[string]any{"version": r.Version, "architectures": Architectures(), "source": home}
+	def.ExternalParameters = map[string]any{"version": r.Version, "architectures": Architectures(),
+		"source": home}
 	def.InternalParameters = internal{r.Host, r.isolation()}
 	if r.Commit != "" {
-		def.ResolvedDependencies = append(def.ResolvedDependencies, resource{URI: "git+" + home, Digest: map[string]string{"gitCommit": r.Commit}})
+		def.ResolvedDependencies = append(def.ResolvedDependencies,
+			resource{URI: "git+" + home, Digest: map[string]string{"gitCommit": r.Commit}})
 	}
-	def.ResolvedDependencies = append(def.ResolvedDependencies, resource{Name: lockName, Digest: digestOf(r.Lock)})
+	def.ResolvedDependencies = append(def.ResolvedDependencies,
+		resource{Name: lockName, Digest: digestOf(r.Lock)})
 	files, err := inputs(l, r.Host)
 	if err != nil {
 		return nil, err
 	}
 	for _, f := range files {
 		def.ResolvedDependencies = append(def.ResolvedDependencies, resource{
-			Name: f.Name, URI: packageURL(f), Digest: map[string]string{"sha256": f.SHA256}, DownloadLocation: SnapshotURL(f),
+			Name: f.Name, URI: packageURL(f), Digest: map[string]string{"sha256": f.SHA256},
+			DownloadLocation: SnapshotURL(f),
 		})
 	}
 	for _, m := range modules {
@@ -93,10 +97,12 @@ func (r Release) statement(l *lock.Lock, blobs []file, modules []module, archive
 		if err != nil {
 			return nil, err
 		}
-		def.ResolvedDependencies = append(def.ResolvedDependencies, resource{Name: m.path, URI: m.purl(), Digest: map[string]string{"dirHash": sum}})
+		def.ResolvedDependencies = append(def.ResolvedDependencies,
+			resource{Name: m.path, URI: m.purl(), Digest: map[string]string{"dirHash": sum}})
 	}
 	for _, f := range ownInputs() {
-		def.ResolvedDependencies = append(def.ResolvedDependencies, resource{Name: f.name, Digest: digestOf(f.data)})
+		def.ResolvedDependencies = append(def.ResolvedDependencies,
+			resource{Name: f.name, Digest: digestOf(f.data)})
 	}
 
 	s.Predicate.RunDetails.Builder.ID = builderID
@@ -104,7 +110,7 @@ func (r Release) statement(l *lock.Lock, blobs []file, modules []module, archive
 	return indented(s)
 }
 
-// isolation is how each component's build was closed off, by "component architecture".
+// isolation returns the isolation of each build, by "component architecture".
 func (r Release) isolation() map[string]sandbox.Mode {
 	how := map[string]sandbox.Mode{}
 	for _, rec := range r.Records {
@@ -113,7 +119,7 @@ func (r Release) isolation() map[string]sandbox.Mode {
 	return how
 }
 
-// packageURL names a file of the lock as a package URL (github.com/package-url/purl-spec).
+// packageURL returns the package URL (github.com/package-url/purl-spec) of a file of the lock.
 func packageURL(f lock.File) string {
 	if f.Archive == lock.GoProxy {
 		return modulePURL(f.Name, f.Version)
@@ -121,16 +127,16 @@ func packageURL(f lock.File) string {
 	return fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s", f.Name, escape(f.Version), f.Arch)
 }
 
-// modulePURL names a Go module as a package URL.
+// modulePURL returns the package URL of a Go module.
 func modulePURL(path, version string) string { return "pkg:golang/" + path + "@" + escape(version) }
 
-// escape writes a version as package URLs want it: with all but letters, digits and .-_~ as percent and hexadecimal digits;
-// the colon stays.
+// escape percent-encodes a version for a package URL: all but letters, digits, and .-_~: .
 func escape(version string) string {
 	var b []byte
 	for _, c := range []byte(version) {
 		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '.', c == '-', c == '_', c == '~', c == ':':
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c &&
+			c <= '9', c == '.', c == '-', c == '_', c == '~', c == ':':
 			b = append(b, c)
 		default:
 			b = fmt.Appendf(b, "%%%02X", c)

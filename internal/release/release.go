@@ -1,9 +1,9 @@
-// Package release wraps the blobs of a build for strangers: one archive in the layout that nitro-cli's packages use,
-// checksums, a bill of materials (CycloneDX) and a statement of where all of it comes from (SLSA provenance); and it
-// checks such a release again.
+// Package release makes and verifies releases of the blobs: an archive in the layout of nitro-cli's
+// packages, checksums, a bill of materials (CycloneDX) and SLSA provenance. It does not compile anything
+// itself (see component).
 //
-// Everything it writes depends on the blobs, the lock, the source, the kind of host and the isolation alone: a release made twice is the same, byte for byte.
-// It builds nothing itself.
+// A release depends only on the blobs, the lock, the source, the architecture of the host and the
+// isolation, so a release made twice is the same, byte for byte.
 package release
 
 import (
@@ -35,15 +35,15 @@ import (
 // Blob is one file of the archive.
 type Blob struct {
 	Arch    string
-	Name    string      // as in the directory of its architecture
+	Name    string      // in the directory of its architecture
 	Mode    fs.FileMode // permission bits
 	Licence string      // SPDX expression
 }
 
-// Path is where the blob stands in the directory of a build: "x86_64/bzImage".
+// Path returns the blob's path in an output directory: "x86_64/bzImage".
 func (b Blob) Path() string { return b.Arch + "/" + b.Name }
 
-// terms are the licence and the mode of the files of a component.
+// terms holds the licence and the mode of the files of a component.
 var terms = map[string]struct {
 	licence string
 	mode    fs.FileMode
@@ -53,10 +53,10 @@ var terms = map[string]struct {
 	"linuxkit": {"Apache-2.0", 0o755},
 }
 
-// Architectures are those that a release holds, in the order of the archive.
+// Architectures returns the architectures of a release, in the order of the archive.
 func Architectures() []string { return slices.Sorted(slices.Values(component.Archs)) }
 
-// Blobs are the files of a release, in the order of the archive.
+// Blobs returns the blobs of a release, in the order of the archive.
 func Blobs() []Blob {
 	var blobs []Blob
 	for _, arch := range Architectures() {
@@ -70,32 +70,34 @@ func Blobs() []Blob {
 	return blobs
 }
 
-// Release is what a release is made of.
+// Release is the input of a release.
 type Release struct {
 	Version string // "1.2.0"
-	Blobs   string // the directory of the build: Blobs/x86_64/bzImage and so on
-	Lock    []byte // neb.lock, as the build read it
-	Host    string // Debian's name of the machine that built: "amd64" or "arm64"
-	Commit  string // git commit of the source, 40 or 64 hexadecimal digits; "" where the source is no checkout
-	// Records say what each component is made of and how its build was closed off.
+	Blobs   string // output directory of the build, with x86_64/bzImage and so on
+	Lock    []byte // content of neb.lock
+	Host    string // Debian's name of the host's architecture: "amd64" or "arm64"
+	Commit  string // git commit of the source in hexadecimal digits; "" if the source is not a checkout
+	// Records holds the inputs and the isolation of each component.
 	Records []component.Record
-	// KernelSource is the file that the lock names as the kernel's source. The release holds it beside the archive, as the kernel's licence wants it, and
-	// in no checksum file: the lock and the provenance have its sum. "" leaves it out.
+	// KernelSource is the kernel source of the lock. The release contains a copy, as the kernel's licence
+	// requires. No checksum file lists it, because the lock and the provenance have its hash. "" leaves it
+	// out.
 	KernelSource string
-	// Key signs the provenance, see [Sign]; nil leaves it unsigned. The envelope is in no checksum file: it is signed itself.
+	// Key signs the provenance; nil leaves it unsigned. No checksum file lists the envelope, because it is
+	// signed.
 	Key crypto.Signer
 }
 
-// isolations are those that a release may be built in. A build in a mere chroot leaves too much to the machine.
+// isolations lists the isolations that a release may be built in. [sandbox.Chroot] enforces too little.
 var isolations = []sandbox.Mode{sandbox.Namespaces, sandbox.UserNamespaces}
 
-// The names of the files of a release beside the sums.
+// Names of the files of a release.
 func archiveName(version string) string    { return "enclaves-blobs-" + version + ".tar.xz" }
 func billName(version string) string       { return "enclaves-blobs-" + version + ".cdx.json" }
 func provenanceName(version string) string { return "enclaves-blobs-" + version + ".provenance.json" }
 func envelopeName(version string) string   { return "enclaves-blobs-" + version + ".dsse.json" }
 
-// sums are the checksum files and their functions.
+// sums lists the checksum files and their hash functions.
 var sums = []struct {
 	name, algorithm string
 	digest          func([]byte) []byte
@@ -106,19 +108,19 @@ var sums = []struct {
 
 var versionForm = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
 
-// CheckVersion says what is wrong with a version, if anything: three numbers and, for a release before the release,
-// a hyphen and a name ("1.2.0-rc.1").
+// CheckVersion validates a version: three numbers and, for a pre-release, a hyphen and a name ("1.2.0-rc.1").
 func CheckVersion(version string) error {
 	if !versionForm.MatchString(version) {
-		return fmt.Errorf("version %q: expected three numbers and an optional name, as in 1.2.0 or 1.2.0-rc.1", version)
+		return fmt.Errorf("invalid version %q: "+
+			"expected three numbers and an optional name, as in 1.2.0 or 1.2.0-rc.1", version)
 	}
 	return nil
 }
 
-// Make writes the release into dir, which it makes, and returns the names of its files in the order of the sums.
+// Make creates dir with the release, and returns the names of its files.
 //
-// It refuses blobs that were built in a chroot alone, a directory that lacks a blob, a Go module whose licence is not known, and another kernel source
-// than that of the lock.
+// It fails if a blob is missing or was built in [sandbox.Chroot], if the licence of a Go module is unknown,
+// or if the kernel source is not that of the lock.
 func (r Release) Make(dir string) ([]string, error) {
 	l, err := lock.Read(bytes.NewReader(r.Lock))
 	if err != nil {
@@ -138,11 +140,11 @@ func (r Release) Make(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	papers, err := r.papers(l, blobs, archive)
+	documents, err := r.documents(l, blobs, archive)
 	if err != nil {
 		return nil, err
 	}
-	files := append([]file{{archiveName(r.Version), archive}}, papers...)
+	files := append([]file{{archiveName(r.Version), archive}}, documents...)
 	for _, s := range sums {
 		files = append(files, file{s.name, sumsOf(files[:3], s.digest)})
 	}
@@ -166,8 +168,9 @@ func (r Release) Make(dir string) ([]string, error) {
 	})
 }
 
-// papers are the bill of materials and the provenance of blobs, which are in the order of [Blobs], and of the archive that they were packed into.
-func (r Release) papers(l *lock.Lock, blobs []file, archive []byte) ([]file, error) {
+// documents returns the bill of materials and the provenance of blobs, which are in the order of [Blobs],
+// and of their archive.
+func (r Release) documents(l *lock.Lock, blobs []file, archive []byte) ([]file, error) {
 	modules, err := r.modules()
 	if err != nil {
 		return nil, err
@@ -180,8 +183,8 @@ func (r Release) papers(l *lock.Lock, blobs []file, archive []byte) ([]file, err
 	return []file{{billName(r.Version), bill}, {provenanceName(r.Version), statement}}, err
 }
 
-// CheckSource checks that the source in dir is the one that this neb was built from, as far as neb itself brings parts of it: lock, fragments and
-// patches. A release names the source's commit.
+// CheckSource checks that lock, fragments and patches in dir are those embedded in this binary. A release
+// names the commit of the source, so its build must not use other files.
 func CheckSource(dir string, lockData []byte) error {
 	var wrong []error
 	for _, f := range append([]file{{lockName, lockData}}, ownInputs()...) {
@@ -191,22 +194,25 @@ func CheckSource(dir string, lockData []byte) error {
 		case err != nil:
 			wrong = append(wrong, err)
 		case !bytes.Equal(data, f.data):
-			wrong = append(wrong, fmt.Errorf("%s: is another than the one that is built into this neb: run the neb of this source (go run ./cmd/neb)", path))
+			wrong = append(wrong, fmt.Errorf("%s: differs from the copy embedded in this binary: "+
+				"use the neb of this source (go run ./cmd/neb)", path))
 		}
 	}
 	return errors.Join(wrong...)
 }
 
-// checkRecords checks that there is a record of every component, and that it may be released.
+// checkRecords checks that every component has a record, and that its isolation is one for a release.
 func (r Release) checkRecords() error {
 	for _, arch := range Architectures() {
 		for _, name := range component.Names {
-			i := slices.IndexFunc(r.Records, func(rec component.Record) bool { return rec.Component == name && rec.Arch == arch })
+			i := slices.IndexFunc(r.Records,
+				func(rec component.Record) bool { return rec.Component == name && rec.Arch == arch })
 			if i < 0 {
-				return fmt.Errorf("%s %s: there is no record of how it was built", name, arch)
+				return fmt.Errorf("%s %s: no record of its build", name, arch)
 			}
 			if mode := r.Records[i].Isolation; !slices.Contains(isolations, mode) {
-				return fmt.Errorf("%s %s: built in isolation %q, a release needs %q or %q: build on a machine that allows namespaces, with an empty store",
+				return fmt.Errorf("%s %s: built in isolation %q, expected %q or %q: "+
+					"build on a machine that allows namespaces, with an empty store",
 					name, arch, mode, isolations[0], isolations[1])
 			}
 		}
@@ -214,34 +220,37 @@ func (r Release) checkRecords() error {
 	return nil
 }
 
-// saysPCR1 is what a section of the changelog has to say, as a line: "PCR1: changed: ", "PCR1: unchanged: " or "PCR1: new: ", and why.
+// saysPCR1 matches the line that a section of the changelog must have: "PCR1: changed: ", "PCR1: unchanged:
+// " or "PCR1: new: " and a reason.
 var saysPCR1 = regexp.MustCompile(`(?m)^PCR1: (changed|unchanged|new): \S`)
 
-// CheckChangelog checks that the changelog has a section about the version ("## 1.2.0", perhaps with a date) which says
-// whether PCR1 changed, and why: everybody who pins it has to know.
+// CheckChangelog checks that the changelog has a section on the version ("## 1.2.0", optionally with a
+// date) which says whether and why PCR1 changed, for users who pin it.
 func CheckChangelog(text, version string) error {
 	_, after, found := strings.Cut("\n"+text, "\n## "+version)
 	if !found || after != "" && !strings.ContainsAny(after[:1], " \n") {
-		return fmt.Errorf("CHANGELOG.md: has no section \"## %s\"", version)
+		return fmt.Errorf("CHANGELOG.md: no section \"## %s\"", version)
 	}
 	section, _, _ := strings.Cut(after, "\n## ")
 	if !saysPCR1.MatchString(section) {
-		return fmt.Errorf("CHANGELOG.md: the section about %s does not say whether PCR1 changed, and why: expected a line \"PCR1: changed: …\", \"PCR1: unchanged: …\" or \"PCR1: new: …\"", version)
+		return fmt.Errorf("CHANGELOG.md: section %s does not say whether PCR1 changed: "+
+			"expected a line \"PCR1: changed: …\", \"PCR1: unchanged: …\" or \"PCR1: new: …\"", version)
 	}
 	return nil
 }
 
-// file is one file of a release, whole: all of them together are some tens of megabytes.
+// file is one file of a release, in memory: all together have some tens of megabytes.
 type file struct {
 	name string
 	data []byte
 }
 
-// writeAll writes the files, and what more writes, into dir, which gets its name only when all of them are there.
-func writeAll(dir string, files []file, more func(work string) (names []string, err error)) ([]string, error) {
-	dir = filepath.Clean(dir) // with a slash at its end it would be its own parent
+// writeAll writes the files, and those of more, and creates dir atomically with all of them.
+func writeAll(dir string, files []file, more func(work string) (names []string, err error)) ([]string,
+	error) {
+	dir = filepath.Clean(dir) // with a trailing slash Dir would return dir itself
 	if _, err := os.Lstat(dir); err == nil {
-		return nil, fmt.Errorf("%s: is there already; remove it or give another --output", dir)
+		return nil, fmt.Errorf("%s exists already: remove it or choose another --output", dir)
 	}
 	parent := filepath.Dir(dir)
 	if err := os.MkdirAll(parent, 0o755); err != nil {
@@ -279,7 +288,7 @@ func writeFile(path string, data []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// copySource copies a file that has to be the locked one.
+// copySource copies a file that must be the locked one.
 func copySource(from, to string, locked lock.File) error {
 	in, err := os.Open(from)
 	if err != nil {
@@ -296,7 +305,8 @@ func copySource(from, to string, locked lock.File) error {
 		return err
 	}
 	if found := hex.EncodeToString(digest.Sum(nil)); found != locked.SHA256 {
-		return fmt.Errorf("%s: SHA-256 is %s, neb.lock says %s of %s", from, found, locked.SHA256, locked.Path)
+		return fmt.Errorf("%s: wrong content: expected SHA-256 %s of %s in neb.lock, found %s", from,
+			locked.SHA256, locked.Path, found)
 	}
 	return nil
 }
@@ -307,7 +317,8 @@ func readBlobs(dir string) ([]file, error) {
 	for _, b := range Blobs() {
 		data, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(b.Path())))
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s: lacks %s: run 'neb build --arch x86_64,aarch64' first", dir, b.Path())
+			return nil, fmt.Errorf("%s: %s is missing: run 'neb build --arch x86_64,aarch64' first", dir,
+				b.Path())
 		}
 		if err != nil {
 			return nil, err
@@ -317,7 +328,7 @@ func readBlobs(dir string) ([]file, error) {
 	return files, nil
 }
 
-// sumsOf is a checksum file as sha256sum writes it, sorted as given.
+// sumsOf returns a checksum file in the format of sha256sum(1).
 func sumsOf(files []file, digest func([]byte) []byte) []byte {
 	var b strings.Builder
 	for _, f := range files {
@@ -334,15 +345,16 @@ func digestOf(data []byte) map[string]string {
 	return d
 }
 
-// SnapshotURL is where the archive of Debian snapshots holds a file of the lock; "" for one that it does not.
+// SnapshotURL returns where the archive of Debian snapshots has a file of the lock, or "".
 func SnapshotURL(f lock.File) string {
 	if f.Snapshot.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf("%s/%s/%s/%s", fetch.Snapshots, f.Archive, f.Snapshot.UTC().Format("20060102T150405Z"), f.Path)
+	return fmt.Sprintf("%s/%s/%s/%s", fetch.Snapshots, f.Archive, f.Snapshot.UTC().Format("20060102T150405Z"),
+		f.Path)
 }
 
-// inputs are the files of the lock that go into a release built on the host.
+// inputs returns the files of the lock that are inputs of a release built on the host.
 func inputs(l *lock.Lock, host string) ([]lock.File, error) {
 	packages, err := l.Files(host, lock.Base, lock.GCCx86_64, lock.GCCaarch64)
 	if err != nil {
@@ -351,7 +363,7 @@ func inputs(l *lock.Lock, host string) ([]lock.File, error) {
 	return append([]lock.File{l.Kernel, l.Go.Hosts[host]}, packages...), nil
 }
 
-// ownInputs are the files of the source tree that go into a kernel, with their contents.
+// ownInputs returns the files of the source tree that are inputs of a kernel.
 func ownInputs() []file {
 	var files []file
 	seen := map[string]bool{}
@@ -370,7 +382,7 @@ func ownInputs() []file {
 	return files
 }
 
-// indented is v as JSON for people, with a line break at the end.
+// indented returns v as indented JSON with a line break at the end.
 func indented(v any) ([]byte, error) {
 	var b strings.Builder
 	if err := encode(&b, v); err != nil {

@@ -46,7 +46,8 @@ var goBlob = sync.OnceValues(func() ([]byte, error) {
 	}
 	defer os.RemoveAll(dir)
 	out := filepath.Join(dir, "blob")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out, "./testdata/blob")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out,
+		"./testdata/blob")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("go build: %w\n%s", err, text)
@@ -54,8 +55,8 @@ var goBlob = sync.OnceValues(func() ([]byte, error) {
 	return hollow(out)
 })
 
-// hollow returns an ELF file with nothing but the build information of a program. Compressing the code of four programs
-// in every archive would take most of the time of these tests.
+// hollow returns an ELF file with nothing but the build information of a program. Compressing the code of
+// four programs in every archive would take most of the time of these tests.
 func hollow(name string) ([]byte, error) {
 	program, err := elf.Open(name)
 	if err != nil {
@@ -75,10 +76,12 @@ func hollow(name string) ([]byte, error) {
 	for _, part := range []any{
 		elf.Header64{
 			Ident: [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1},
-			Type:  uint16(elf.ET_EXEC), Machine: uint16(program.Machine), Version: 1, Phoff: 64, Shoff: headers,
+			Type:  uint16(elf.ET_EXEC), Machine: uint16(program.Machine), Version: 1, Phoff: 64,
+			Shoff:  headers,
 			Ehsize: 64, Phentsize: 56, Phnum: 1, Shentsize: 64, Shnum: 3, Shstrndx: 2,
 		},
-		elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R), Off: at, Vaddr: section.Addr, Filesz: size, Memsz: size},
+		elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R), Off: at, Vaddr: section.Addr,
+			Filesz: size, Memsz: size},
 		elf.Section64{},
 		elf.Section64{Name: 1, Type: uint32(elf.SHT_PROGBITS), Addr: section.Addr, Off: at, Size: size},
 		elf.Section64{Name: 15, Type: uint32(elf.SHT_STRTAB), Off: at + size, Size: uint64(len(names))},
@@ -99,7 +102,8 @@ func newRelease(t *testing.T) Release {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	r := Release{Version: "1.2.0", Blobs: dir, Lock: neb.LockFile, Host: "amd64", Commit: strings.Repeat("1", 40)}
+	r := Release{Version: "1.2.0", Blobs: dir, Lock: neb.LockFile, Host: "amd64",
+		Commit: strings.Repeat("1", 40)}
 	for _, b := range Blobs() {
 		data := []byte("content of " + b.Path() + "\n")
 		if b.Name == "init" || b.Name == "linuxkit" {
@@ -121,7 +125,9 @@ func newRelease(t *testing.T) Release {
 				if err != nil {
 					t.Fatal(err)
 				}
-				rec.Files = append(rec.Files, component.File{Name: f, Size: int64(len(data)), SHA256: fmt.Sprintf("%x", sha256.Sum256(data))})
+				rec.Files = append(rec.Files,
+					component.File{Name: f, Size: int64(len(data)),
+						SHA256: fmt.Sprintf("%x", sha256.Sum256(data))})
 			}
 			r.Records = append(r.Records, rec)
 		}
@@ -328,16 +334,21 @@ func TestRefusals(t *testing.T) {
 				}
 			}
 		}},
-		{"no record", "linuxkit aarch64: there is no record", func(t *testing.T, r *Release) {
-			r.Records = slices.DeleteFunc(r.Records, func(rec component.Record) bool { return rec.Component == "linuxkit" && rec.Arch == "aarch64" })
+		{"no record", "linuxkit aarch64: no record", func(t *testing.T, r *Release) {
+			r.Records = slices.DeleteFunc(r.Records,
+				func(rec component.Record) bool {
+					return rec.Component == "linuxkit" &&
+						rec.Arch == "aarch64"
+				})
 		}},
-		{"missing blob", "lacks aarch64/nsm.ko", func(t *testing.T, r *Release) {
+		{"missing blob", "aarch64/nsm.ko is missing", func(t *testing.T, r *Release) {
 			if err := os.Remove(filepath.Join(r.Blobs, "aarch64", "nsm.ko")); err != nil {
 				t.Fatal(err)
 			}
 		}},
 		{"init is no Go program", "init: no Go build information", func(t *testing.T, r *Release) {
-			if err := os.WriteFile(filepath.Join(r.Blobs, "x86_64", "init"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+			if err := os.WriteFile(filepath.Join(r.Blobs, "x86_64", "init"), []byte("#!/bin/sh\n"),
+				0o755); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -358,7 +369,7 @@ func TestRefusals(t *testing.T) {
 	}
 	t.Run("directory is there", func(t *testing.T) {
 		dir := t.TempDir()
-		if _, err := newRelease(t).Make(dir); err == nil || !strings.Contains(err.Error(), "is there already") {
+		if _, err := newRelease(t).Make(dir); err == nil || !strings.Contains(err.Error(), "exists already") {
 			t.Errorf("found %v", err)
 		}
 	})
@@ -450,7 +461,8 @@ func TestVerify(t *testing.T) {
 	}
 	wrong := func(change func(*Release)) (paths []string, err error) {
 		other := r
-		// A host of another kind and another isolation build the same blobs; what the release says of its own stays.
+		// A host of another kind and another isolation build the same blobs; what the release says of its
+		// own stays.
 		other.Host, other.Records = "arm64", slices.Clone(r.Records)
 		for i := range other.Records {
 			other.Records[i].Isolation = sandbox.Namespaces
@@ -478,7 +490,9 @@ func TestVerify(t *testing.T) {
 			t.Errorf("source at commit %q: %v", commit, err)
 		}
 	}
-	if err := v.MadeOf(strings.Repeat("2", 40)); err == nil || !strings.Contains(err.Error(), "names the commit 1111111111111111111111111111111111111111, the source here is at 2222") {
+	if err := v.MadeOf(strings.Repeat("2", 40)); err == nil ||
+		!strings.Contains(err.Error(),
+			"made of commit 1111111111111111111111111111111111111111, the source is at commit 2222") {
 		t.Errorf("source at another commit: %v", err)
 	}
 	// A release that agrees with itself, of a kernel that the source does not make.
@@ -487,9 +501,11 @@ func TestVerify(t *testing.T) {
 		if err := os.CopyFS(other.Blobs, os.DirFS(r.Blobs)); err != nil {
 			t.Fatal(err)
 		}
-		edit(t, filepath.Join(other.Blobs, "x86_64", "bzImage"), func(b []byte) []byte { return append(b, 0) })
+		edit(t, filepath.Join(other.Blobs, "x86_64", "bzImage"),
+			func(b []byte) []byte { return append(b, 0) })
 	})
-	if want := []string{"x86_64/bzImage", archiveName("1.2.0"), billName("1.2.0"), provenanceName("1.2.0")}; err != nil || !slices.Equal(paths, want) {
+	if want := []string{"x86_64/bzImage", archiveName("1.2.0"), billName("1.2.0"),
+		provenanceName("1.2.0")}; err != nil || !slices.Equal(paths, want) {
 		t.Errorf("another kernel: expected %v to differ, found %v, %v", want, paths, err)
 	}
 }
@@ -503,7 +519,10 @@ func TestForgedPapers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	edit(t, bill, func(b []byte) []byte { return bytes.Replace(b, []byte("GPL-2.0-only"), []byte("Apache-2.0"), 1) })
+	edit(t, bill, func(b []byte) []byte {
+		return bytes.Replace(b, []byte("GPL-2.0-only"),
+			[]byte("Apache-2.0"), 1)
+	})
 	after, err := os.ReadFile(bill)
 	if err != nil {
 		t.Fatal(err)
@@ -556,7 +575,8 @@ func TestKernelSource(t *testing.T) {
 	r.KernelSource = filepath.Join(t.TempDir(), "download")
 	write(t, r.KernelSource, source)
 	dir := filepath.Join(t.TempDir(), "release")
-	if _, err := r.Make(dir); err == nil || !strings.Contains(err.Error(), "neb.lock says "+l.Kernel.SHA256) {
+	if _, err := r.Make(dir); err == nil ||
+		!strings.Contains(err.Error(), "expected SHA-256 "+l.Kernel.SHA256) {
 		t.Errorf("another source: %v", err)
 	}
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
@@ -569,7 +589,8 @@ func TestKernelSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	name := names[len(names)-1]
-	if found, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(found, source) || name != path.Base(l.Kernel.Path) {
+	if found, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(found, source) ||
+		name != path.Base(l.Kernel.Path) {
 		t.Errorf("%s: found %q, %v", name, found, err)
 	}
 	if _, err := Verify(filepath.Join(dir, names[0]), r.Lock); err != nil {
@@ -597,7 +618,8 @@ func TestCheckSource(t *testing.T) {
 	}
 	name := ownInputs()[0].name
 	put(name, []byte("# another\n"))
-	if err := CheckSource(dir, neb.LockFile); err == nil || !strings.Contains(err.Error(), filepath.FromSlash(name)) {
+	if err := CheckSource(dir, neb.LockFile); err == nil ||
+		!strings.Contains(err.Error(), filepath.FromSlash(name)) {
 		t.Errorf("expected an error with %s, found %v", name, err)
 	}
 }
@@ -613,83 +635,106 @@ func TestTampering(t *testing.T) {
 		resum  bool   // make the checksum files right again
 		change func(t *testing.T, dir string)
 	}{
-		{"one byte of the archive", archive + ": digest is", nil, false, func(t *testing.T, dir string) {
+		{"one byte of the archive", archive + ": wrong content", nil, false, func(t *testing.T, dir string) {
 			edit(t, filepath.Join(dir, archive), func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
 		}},
-		{"one byte of the archive, sums made right", archive + ":", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, archive), func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
-		}},
+		{"one byte of the archive, sums made right", archive + ":", nil, true,
+			func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, archive), func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
+			}},
 		{"archive cut off", archive + ":", nil, true, func(t *testing.T, dir string) {
 			edit(t, filepath.Join(dir, archive), func(b []byte) []byte { return b[:len(b)/2] })
 		}},
-		{"one byte of a blob", "not as neb release writes it", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
-				c["enclaves-blobs/x86_64/cmdline"][0] ^= 1
-				return h
-			}))
+		{"one byte of a blob", "not as 'neb release' writes it", nil, true, func(t *testing.T, dir string) {
+			edit(t, filepath.Join(dir, archive),
+				repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
+					c["enclaves-blobs/x86_64/cmdline"][0] ^= 1
+					return h
+				}))
 		}},
-		{"one file missing", "enclaves-blobs/aarch64/nsm.ko: is missing", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, _ map[string][]byte) []*tar.Header {
-				return slices.DeleteFunc(h, func(h *tar.Header) bool { return h.Name == "enclaves-blobs/aarch64/nsm.ko" })
-			}))
-		}},
-		{"one file extra", "enclaves-blobs/x86_64/extra: is no part of a release", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
-				c["enclaves-blobs/x86_64/extra"] = []byte("x")
-				return append(h, &tar.Header{Typeflag: tar.TypeReg, Name: "enclaves-blobs/x86_64/extra", Mode: 0o644})
-			}))
-		}},
-		{"outside the directory", "../etc/passwd: is no part of a release", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
-				return append(h, &tar.Header{Typeflag: tar.TypeReg, Name: "../etc/passwd", Mode: 0o644})
-			}))
-		}},
-		{"a link for a file", "enclaves-blobs/x86_64/init: expected a regular file", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
-				i := slices.IndexFunc(h, func(h *tar.Header) bool { return h.Name == "enclaves-blobs/x86_64/init" })
-				h[i].Typeflag, h[i].Linkname = tar.TypeSymlink, "/bin/sh"
-				c[h[i].Name] = nil
-				return h
-			}))
-		}},
-		{"a mode", "enclaves-blobs/x86_64/init: expected mode 0755, found 0644", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
-				i := slices.IndexFunc(h, func(h *tar.Header) bool { return h.Name == "enclaves-blobs/x86_64/init" })
-				h[i].Mode = 0o644
-				return h
-			}))
-		}},
-		{"a file too large, of another mode", "enclaves-blobs/x86_64/init: 268435457 bytes, at most 268435456 are expected", nil, true, func(t *testing.T, dir string) {
-			var b bytes.Buffer
-			compressed, err := xz.NewWriter(&b)
-			if err != nil {
-				t.Fatal(err)
-			}
-			w := tar.NewWriter(compressed)
-			if err := errors.Join(w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "enclaves-blobs/x86_64/init", Mode: 0o600, Size: maxBlob + 1}), compressed.Close()); err != nil {
-				t.Fatal(err)
-			}
-			write(t, filepath.Join(dir, archive), b.Bytes())
-		}},
-		{"any number of files", "and perhaps more", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, _ map[string][]byte) []*tar.Header {
-				for i := range 1000 {
-					h = append(h, &tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprint(i), Mode: 0o644})
+		{"one file missing", "enclaves-blobs/aarch64/nsm.ko: missing", nil, true,
+			func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, archive),
+					repack(t, func(h []*tar.Header, _ map[string][]byte) []*tar.Header {
+						return slices.DeleteFunc(h,
+							func(h *tar.Header) bool { return h.Name == "enclaves-blobs/aarch64/nsm.ko" })
+					}))
+			}},
+		{"one file extra", "enclaves-blobs/x86_64/extra: not part of a release", nil, true,
+			func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, archive),
+					repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
+						c["enclaves-blobs/x86_64/extra"] = []byte("x")
+						return append(h, &tar.Header{Typeflag: tar.TypeReg,
+							Name: "enclaves-blobs/x86_64/extra",
+							Mode: 0o644})
+					}))
+			}},
+		{"outside the directory", "../etc/passwd: not part of a release", nil, true,
+			func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, archive),
+					repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
+						return append(h, &tar.Header{Typeflag: tar.TypeReg, Name: "../etc/passwd",
+							Mode: 0o644})
+					}))
+			}},
+		{"a link for a file", "enclaves-blobs/x86_64/init: expected a regular file", nil, true,
+			func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, archive),
+					repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
+						i := slices.IndexFunc(h, func(h *tar.Header) bool { return h.Name == "enclaves-blobs/x86_64/init" })
+						h[i].Typeflag, h[i].Linkname = tar.TypeSymlink, "/bin/sh"
+						c[h[i].Name] = nil
+						return h
+					}))
+			}},
+		{"a mode", "enclaves-blobs/x86_64/init: expected mode 0755, found 0644", nil, true,
+			func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, archive),
+					repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
+						i := slices.IndexFunc(h, func(h *tar.Header) bool { return h.Name == "enclaves-blobs/x86_64/init" })
+						h[i].Mode = 0o644
+						return h
+					}))
+			}},
+		{"a file too large, of another mode",
+			"enclaves-blobs/x86_64/init: 268435457 bytes, expected at most 268435456", nil, true, func(t *testing.T, dir string) {
+				var b bytes.Buffer
+				compressed, err := xz.NewWriter(&b)
+				if err != nil {
+					t.Fatal(err)
 				}
-				return h
-			}))
+				w := tar.NewWriter(compressed)
+				if err := errors.Join(w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg,
+					Name: "enclaves-blobs/x86_64/init", Mode: 0o600, Size: maxBlob +
+						1}), compressed.Close()); err != nil {
+					t.Fatal(err)
+				}
+				write(t, filepath.Join(dir, archive), b.Bytes())
+			}},
+		{"any number of files", "too many errors", nil, true, func(t *testing.T, dir string) {
+			edit(t, filepath.Join(dir, archive),
+				repack(t, func(h []*tar.Header, _ map[string][]byte) []*tar.Header {
+					for i := range 1000 {
+						h = append(h, &tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprint(i), Mode: 0o644})
+					}
+					return h
+				}))
 		}},
-		{"a licence changed", "enclaves-blobs/LICENSE: is not the text", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
-				c["enclaves-blobs/LICENSE"] = []byte("do as you like\n")
-				return h
-			}))
-		}},
-		{"an owner", "not as neb release writes it", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, _ map[string][]byte) []*tar.Header {
-				h[0].Uid = 1000
-				return h
-			}))
+		{"a licence changed", "enclaves-blobs/LICENSE: differs from the text", nil, true,
+			func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, archive),
+					repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
+						c["enclaves-blobs/LICENSE"] = []byte("do as you like\n")
+						return h
+					}))
+			}},
+		{"an owner", "not as 'neb release' writes it", nil, true, func(t *testing.T, dir string) {
+			edit(t, filepath.Join(dir, archive),
+				repack(t, func(h []*tar.Header, _ map[string][]byte) []*tar.Header {
+					h[0].Uid = 1000
+					return h
+				}))
 		}},
 		{"bytes after the end", archive + ":", nil, true, func(t *testing.T, dir string) {
 			edit(t, filepath.Join(dir, archive), func(b []byte) []byte { return append(b, 0, 0, 0, 0) })
@@ -697,29 +742,37 @@ func TestTampering(t *testing.T) {
 		{"not an archive", "not an xz file", nil, true, func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, archive), []byte("hello"))
 		}},
-		{"bill of materials", bill + ": SHA-256 is", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, bill), func(b []byte) []byte { return append(b, '\n') })
-		}},
-		{"provenance of another lock", "made with another neb.lock", lockElsewhere, false, func(*testing.T, string) {}},
-		{"another release, with licences of its own", "made with another neb.lock", lockElsewhere, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, archive), repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
-				c["enclaves-blobs/NOTICE"] = []byte("Linux 6.12.1\n")
-				return h
-			}))
-		}},
-		{"provenance without a lock", "expected one neb.lock among the resolved dependencies, found 0", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, provenance), func(b []byte) []byte {
-				return bytes.Replace(b, []byte(`"name": "neb.lock"`), []byte(`"name": "other"`), 1)
-			})
-		}},
-		{"provenance of another version", `version: expected "1.2.0", found "1.3.0"`, nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, provenance), func(b []byte) []byte {
-				return bytes.Replace(b, []byte(`"version": "1.2.0"`), []byte(`"version": "1.3.0"`), 1)
-			})
-		}},
-		{"provenance with a field of its own", "not a provenance statement of neb", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, provenance), func(b []byte) []byte { return bytes.Replace(b, []byte("{"), []byte(`{"more": 1,`), 1) })
-		}},
+		{"bill of materials", bill + ": wrong content: expected SHA-256", nil, true,
+			func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, bill), func(b []byte) []byte { return append(b, '\n') })
+			}},
+		{"provenance of another lock", "made with another neb.lock", lockElsewhere, false,
+			func(*testing.T, string) {}},
+		{"another release, with licences of its own", "made with another neb.lock", lockElsewhere, true,
+			func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, archive),
+					repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
+						c["enclaves-blobs/NOTICE"] = []byte("Linux 6.12.1\n")
+						return h
+					}))
+			}},
+		{"provenance without a lock", "expected one neb.lock among the resolved dependencies, found 0", nil,
+			true, func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, provenance), func(b []byte) []byte {
+					return bytes.Replace(b, []byte(`"name": "neb.lock"`), []byte(`"name": "other"`), 1)
+				})
+			}},
+		{"provenance of another version", `version: expected "1.2.0", found "1.3.0"`, nil, true,
+			func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, provenance), func(b []byte) []byte {
+					return bytes.Replace(b, []byte(`"version": "1.2.0"`), []byte(`"version": "1.3.0"`), 1)
+				})
+			}},
+		{"provenance with a field of its own", "not a provenance statement of neb", nil, true,
+			func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, provenance),
+					func(b []byte) []byte { return bytes.Replace(b, []byte("{"), []byte(`{"more": 1,`), 1) })
+			}},
 		{"no provenance", provenance + ": missing", nil, false, func(t *testing.T, dir string) {
 			if err := os.Remove(filepath.Join(dir, provenance)); err != nil {
 				t.Fatal(err)
@@ -730,10 +783,12 @@ func TestTampering(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"sums about something else", "names other.txt, which is no part of this release", nil, false, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, "SHA256SUMS"), func(b []byte) []byte { return append(b, "00  other.txt\n"...) })
-		}},
-		{"sums about less", "SHA384SUMS: says nothing about " + bill, nil, false, func(t *testing.T, dir string) {
+		{"sums about something else", "entry other.txt is not part of this release", nil, false,
+			func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, "SHA256SUMS"),
+					func(b []byte) []byte { return append(b, "00  other.txt\n"...) })
+			}},
+		{"sums about less", "SHA384SUMS: no entry for " + bill, nil, false, func(t *testing.T, dir string) {
 			edit(t, filepath.Join(dir, "SHA384SUMS"), func(b []byte) []byte {
 				lines := strings.SplitAfter(string(b), "\n")
 				return []byte(lines[0] + lines[2])
@@ -759,7 +814,8 @@ func TestTampering(t *testing.T) {
 		})
 	}
 	t.Run("another name", func(t *testing.T) {
-		if _, err := Verify("blobs.tar.xz", neb.LockFile); err == nil || !strings.Contains(err.Error(), "expected a release's archive") {
+		if _, err := Verify("blobs.tar.xz", neb.LockFile); err == nil ||
+			!strings.Contains(err.Error(), "expected the archive of a release") {
 			t.Errorf("found %v", err)
 		}
 	})
@@ -772,7 +828,8 @@ func TestSigned(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{8}, ed25519.SeedSize)).Public()
-	for name, key := range map[string]crypto.Signer{"Ed25519": ed25519.NewKeyFromSeed(seed), "ECDSA P-256": p256} {
+	for name, key := range map[string]crypto.Signer{"Ed25519": ed25519.NewKeyFromSeed(seed),
+		"ECDSA P-256": p256} {
 		t.Run(name, func(t *testing.T) {
 			r := newRelease(t)
 			r.Key = key
@@ -784,7 +841,8 @@ func TestSigned(t *testing.T) {
 			if err := v.Signed(key.Public()); err != nil {
 				t.Error(err)
 			}
-			if err := v.Signed(other); err == nil || !strings.Contains(err.Error(), "none of its 1 signatures is by key") {
+			if err := v.Signed(other); err == nil ||
+				!strings.Contains(err.Error(), "none of its 1 signatures is by key") {
 				t.Errorf("another key: %v", err)
 			}
 			envelope := filepath.Join(dir, envelopeName("1.2.0"))
@@ -802,13 +860,14 @@ func TestSigned(t *testing.T) {
 				t.Fatal(err)
 			}
 			write(t, envelope, text)
-			if err := v.Signed(key.Public()); err == nil || !strings.Contains(err.Error(), "signs another statement") {
+			if err := v.Signed(key.Public()); err == nil ||
+				!strings.Contains(err.Error(), "signed statement differs") {
 				t.Errorf("another statement: %v", err)
 			}
 			if err := os.Remove(envelope); err != nil {
 				t.Fatal(err)
 			}
-			if err := v.Signed(key.Public()); err == nil || !strings.Contains(err.Error(), "is not signed") {
+			if err := v.Signed(key.Public()); err == nil || !strings.Contains(err.Error(), "not signed") {
 				t.Errorf("no envelope: %v", err)
 			}
 		})
@@ -821,9 +880,9 @@ func TestCheckChangelog(t *testing.T) {
 		"1.2.0":  "",
 		"1.1.0":  "does not say whether PCR1 changed",
 		"1.0.0":  "does not say whether PCR1 changed",
-		"1.2":    "has no section",
-		"1.3.0":  "has no section",
-		"1.2.00": "has no section",
+		"1.2":    "no section",
+		"1.3.0":  "no section",
+		"1.2.00": "no section",
 	} {
 		err := CheckChangelog(text, version)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
@@ -834,10 +893,14 @@ func TestCheckChangelog(t *testing.T) {
 
 func TestPackageURL(t *testing.T) {
 	for want, f := range map[string]lock.File{
-		"pkg:deb/debian/bash@5.2.37-2%2Bb5?arch=amd64":   {Name: "bash", Version: "5.2.37-2+b5", Arch: "amd64", Archive: lock.Debian},
-		"pkg:deb/debian/bc@1:1.07.1~rc?arch=arm64":       {Name: "bc", Version: "1:1.07.1~rc", Arch: "arm64", Archive: lock.Security},
-		"pkg:golang/golang.org/toolchain@v0.0.1-go1.2.3": {Name: "golang.org/toolchain", Version: "v0.0.1-go1.2.3", Archive: lock.GoProxy},
-		"pkg:golang/example.org/m@v2.0.0%2Bincompatible": {Name: "example.org/m", Version: "v2.0.0+incompatible", Archive: lock.GoProxy},
+		"pkg:deb/debian/bash@5.2.37-2%2Bb5?arch=amd64": {Name: "bash", Version: "5.2.37-2+b5",
+			Arch: "amd64", Archive: lock.Debian},
+		"pkg:deb/debian/bc@1:1.07.1~rc?arch=arm64": {Name: "bc", Version: "1:1.07.1~rc", Arch: "arm64",
+			Archive: lock.Security},
+		"pkg:golang/golang.org/toolchain@v0.0.1-go1.2.3": {Name: "golang.org/toolchain",
+			Version: "v0.0.1-go1.2.3", Archive: lock.GoProxy},
+		"pkg:golang/example.org/m@v2.0.0%2Bincompatible": {Name: "example.org/m",
+			Version: "v2.0.0+incompatible", Archive: lock.GoProxy},
 	} {
 		if got := packageURL(f); got != want {
 			t.Errorf("found %s, expected %s", got, want)
@@ -860,7 +923,8 @@ func FuzzUnpack(f *testing.F) {
 		f.Fatal(err)
 	}
 	tw := tar.NewWriter(compressed)
-	if err := errors.Join(tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: top, Mode: 0o755}), tw.Close(), compressed.Close()); err != nil {
+	if err := errors.Join(tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: top, Mode: 0o755}),
+		tw.Close(), compressed.Close()); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(small.Bytes())

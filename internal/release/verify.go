@@ -18,31 +18,35 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
 
-// Verified is a release whose files agree with each other, with its provenance and with a lock.
+// Verified is a release whose files match each other, its provenance and a lock.
 type Verified struct {
 	Version string
 	dir     string
 	files   []file // archive, bill of materials, provenance
 	blobs   []file
-	said    statement // the provenance
+	said    statement // content of the provenance
 }
 
-// Verify checks the release whose archive is at path and whose other files stand beside it: both checksum files, exactly the
-// blobs of a release in the archive, the provenance about exactly these blobs and made with this lock.
+// Verify checks the release whose archive is at path and whose other files are in the same directory: both
+// checksum files, exactly the blobs of a release in the archive, and the provenance of exactly these blobs
+// and this lock.
 //
-// It proves no more than that; whether blobs and papers are what source and lock make, [Verified.Compare] says, and whose they are [Verified.Signed].
+// It does not check who made the release (see [Verified.Signed]) or whether source and lock make it (see
+// [Verified.Compare]).
 func Verify(path string, lockData []byte) (*Verified, error) {
 	dir, name := filepath.Split(path)
 	version, isArchive := strings.CutPrefix(strings.TrimSuffix(name, ".tar.xz"), "enclaves-blobs-")
 	if !isArchive || name != archiveName(version) || CheckVersion(version) != nil {
-		return nil, fmt.Errorf("%s: expected a release's archive, enclaves-blobs-VERSION.tar.xz", path)
+		return nil, fmt.Errorf("%s: expected the archive of a release, enclaves-blobs-VERSION.tar.xz", path)
 	}
 	names := []string{archiveName(version), billName(version), provenanceName(version)}
 	data := map[string][]byte{}
 	for _, n := range append([]string{sums[0].name, sums[1].name}, names...) {
 		b, err := os.ReadFile(filepath.Join(dir, n))
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s: missing: a release is verified with its checksums, bill of materials and provenance beside its archive", filepath.Join(dir, n))
+			return nil, fmt.Errorf("%s: missing: "+
+				"expected checksums, bill of materials and provenance next to the archive", filepath.Join(dir,
+				n))
 		}
 		if err != nil {
 			return nil, err
@@ -61,7 +65,8 @@ func Verify(path string, lockData []byte) (*Verified, error) {
 	for _, n := range names {
 		v.files = append(v.files, file{n, data[n]})
 	}
-	// The statement before the archive: the neb of another release would miss its own licences in the archive, and the lock says why.
+	// Provenance before archive: with the neb of another release both fail, and the error about the lock is
+	// the better one.
 	if err := v.readStatement(lockData); err != nil {
 		return nil, prefixed(names[2], err)
 	}
@@ -75,33 +80,33 @@ func Verify(path string, lockData []byte) (*Verified, error) {
 	return v, nil
 }
 
-// Signed checks that the provenance beside the archive is signed by the key: that its envelope is, and holds the same statement.
+// Signed checks that the envelope next to the archive is signed by the key and contains the provenance.
 func (v *Verified) Signed(key crypto.PublicKey) error {
 	path := filepath.Join(v.dir, envelopeName(v.Version))
 	envelope, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("the provenance is not signed: %w", err)
+		return fmt.Errorf("provenance is not signed: %w", err)
 	}
 	statement, err := sign.Open(PayloadType, envelope, key)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if !bytes.Equal(statement, v.files[2].data) {
-		return fmt.Errorf("%s: signs another statement than the one in %s", path, provenanceName(v.Version))
+		return fmt.Errorf("%s: the signed statement differs from %s", path, provenanceName(v.Version))
 	}
 	return nil
 }
 
-// MadeOf checks, before anything is built, that the provenance names this git commit. Where the source is no checkout, and commit is "", or the provenance
-// names none, there is nothing to compare.
+// MadeOf checks that the provenance names this git commit. It returns nil if commit is "" (the source is
+// not a checkout) or the provenance names none.
 func (v *Verified) MadeOf(commit string) error {
 	if said := v.commit(); said != "" && commit != "" && said != commit {
-		return fmt.Errorf("%s: names the commit %s, the source here is at %s", v.files[2].name, said, commit)
+		return fmt.Errorf("%s: made of commit %s, the source is at commit %s", v.files[2].name, said, commit)
 	}
 	return nil
 }
 
-// commit is the git commit that the provenance names, "" if it names none.
+// commit returns the git commit that the provenance names, or "".
 func (v *Verified) commit() string {
 	for _, d := range v.said.Predicate.BuildDefinition.ResolvedDependencies {
 		if commit := d.Digest["gitCommit"]; commit != "" {
@@ -111,8 +116,9 @@ func (v *Verified) commit() string {
 	return ""
 }
 
-// Compare compares the release with the one that a build would become, in r: blob by blob, then archive, bill of materials and provenance. What a build
-// elsewhere cannot know is taken from the provenance: the kind of host, the isolation, and the commit, which [Verified.MadeOf] checks.
+// Compare compares the release with the one that r would make: each blob, then archive, bill of materials
+// and provenance. Host, isolation and commit may differ between builds, so Compare takes them from the
+// provenance.
 func (v *Verified) Compare(r Release) ([]output.Finding, error) {
 	r.Version, r.Commit = v.Version, v.commit()
 	said := v.said.Predicate.BuildDefinition.InternalParameters
@@ -128,7 +134,7 @@ func (v *Verified) Compare(r Release) ([]output.Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	archive := v.files[0] // what the same blobs are packed into: unpack has seen to that
+	archive := v.files[0] // unpack checked that pack writes it for v.blobs
 	if !slices.EqualFunc(blobs, v.blobs, func(a, b file) bool { return bytes.Equal(a.data, b.data) }) {
 		if archive.data, err = pack(blobs); err != nil {
 			return nil, err
@@ -138,11 +144,11 @@ func (v *Verified) Compare(r Release) ([]output.Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	papers, err := r.papers(l, blobs, archive.data)
+	documents, err := r.documents(l, blobs, archive.data)
 	if err != nil {
 		return nil, err
 	}
-	expected := append(append(blobs, archive), papers...)
+	expected := append(append(blobs, archive), documents...)
 	var findings []output.Finding
 	for i, f := range slices.Concat(v.blobs, v.files) {
 		found := output.Finding{
@@ -157,14 +163,16 @@ func (v *Verified) Compare(r Release) ([]output.Finding, error) {
 	return findings, nil
 }
 
-// checkSums checks that a checksum file names exactly the given files, with the digests that they have.
-func checkSums(name string, sumsFile []byte, names []string, data map[string][]byte, digest func([]byte) []byte) error {
+// checkSums checks that a checksum file lists exactly the given files with their digests.
+func checkSums(name string, sumsFile []byte, names []string, data map[string][]byte,
+	digest func([]byte) []byte) error {
 	var wrong []error
 	said := map[string]string{}
 	for i, line := range strings.Split(strings.TrimSuffix(string(sumsFile), "\n"), "\n") {
 		sum, file, ok := strings.Cut(line, "  ")
 		if _, twice := said[file]; !ok || twice {
-			wrong = append(wrong, fmt.Errorf("%s:%d: expected a digest, two spaces and a name that is new, found %q", name, i+1, line))
+			wrong = append(wrong, fmt.Errorf("%s:%d: expected a digest, "+
+				"two spaces and a unique name, found %q", name, i+1, line))
 			continue
 		}
 		said[file] = sum
@@ -174,19 +182,20 @@ func checkSums(name string, sumsFile []byte, names []string, data map[string][]b
 		found := fmt.Sprintf("%x", digest(data[n]))
 		switch {
 		case !there:
-			wrong = append(wrong, fmt.Errorf("%s: says nothing about %s", name, n))
+			wrong = append(wrong, fmt.Errorf("%s: no entry for %s", name, n))
 		case sum != found:
-			wrong = append(wrong, fmt.Errorf("%s: digest is %s, %s says %s: the file is damaged or another one", n, found, name, sum))
+			wrong = append(wrong, fmt.Errorf("%s: wrong content: expected digest %s of %s, found %s", n, sum,
+				name, found))
 		}
 		delete(said, n)
 	}
 	for n := range said {
-		wrong = append(wrong, fmt.Errorf("%s: names %s, which is no part of this release", name, n))
+		wrong = append(wrong, fmt.Errorf("%s: entry %s is not part of this release", name, n))
 	}
 	return errors.Join(wrong...)
 }
 
-// readStatement reads the provenance, and checks that it is neb's, of this version and of this lock.
+// readStatement reads the provenance and checks that neb made it, for this version and this lock.
 func (v *Verified) readStatement(lockData []byte) error {
 	s := &v.said
 	d := json.NewDecoder(bytes.NewReader(v.files[2].data))
@@ -211,7 +220,8 @@ func (v *Verified) readStatement(lockData []byte) error {
 		}
 		locks++
 		if d := digestOf(lockData); !maps.Equal(d, r.Digest) {
-			return fmt.Errorf("made with another neb.lock: SHA-256 of the lock here is %s, the provenance says %s; use the neb of release %s",
+			return fmt.Errorf("made with another neb.lock: "+
+				"expected SHA-256 %s, found %s; use the neb of release %s",
 				d["sha256"], r.Digest["sha256"], v.Version)
 		}
 	}
@@ -221,14 +231,16 @@ func (v *Verified) readStatement(lockData []byte) error {
 	return nil
 }
 
-// checkDigests checks that the provenance is about exactly the archive, the blobs in it and the bill of materials.
+// checkDigests checks that the provenance has the digests of exactly the archive, its blobs and the bill of
+// materials.
 func (v *Verified) checkDigests() error {
 	version, s := v.Version, &v.said
 	archive, bill := v.files[0].data, v.files[1].data
 	var wrong []error
 	differ := func(what string, said map[string]string, content []byte) {
 		if d := digestOf(content); !maps.Equal(d, said) {
-			wrong = append(wrong, fmt.Errorf("%s: SHA-256 is %s, the provenance says %s", what, d["sha256"], said["sha256"]))
+			wrong = append(wrong, fmt.Errorf("%s: wrong content: expected SHA-256 %s, found %s", what,
+				said["sha256"], d["sha256"]))
 		}
 	}
 	subjects := map[string]map[string]string{}
@@ -241,7 +253,7 @@ func (v *Verified) checkDigests() error {
 			f.name = top + f.name
 		}
 		if subjects[f.name] == nil {
-			wrong = append(wrong, fmt.Errorf("says nothing about %s", f.name))
+			wrong = append(wrong, fmt.Errorf("no subject %s", f.name))
 			continue
 		}
 		differ(f.name, subjects[f.name], f.data)
@@ -250,14 +262,15 @@ func (v *Verified) checkDigests() error {
 		wrong = append(wrong, fmt.Errorf("expected %d subjects, found %d", len(about), len(s.Subject)))
 	}
 	if by := s.Predicate.RunDetails.Byproducts; len(by) != 1 || by[0].Name != billName(version) {
-		wrong = append(wrong, fmt.Errorf("expected the bill of materials %s as the one by-product", billName(version)))
+		wrong = append(wrong, fmt.Errorf("expected one by-product, the bill of materials %s",
+			billName(version)))
 	} else {
 		differ(by[0].Name, by[0].Digest, bill)
 	}
 	return errors.Join(wrong...)
 }
 
-// prefixed puts the file's name before each of several errors.
+// prefixed adds the file's name to each of several errors.
 func prefixed(name string, err error) error {
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {

@@ -54,7 +54,7 @@ func TestRelease(t *testing.T) {
 	for _, name := range strings.Split(strings.Trim(string(names), "\x00"), "\x00") {
 		copyFile(t, filepath.Join(root, name), filepath.Join(source, name))
 	}
-	lacks := `CHANGELOG.md: has no section "## 0.0.1"`
+	lacks := `CHANGELOG.md: no section "## 0.0.1"`
 	if out, err := neb(t, source, program, "release", "0.0.1"); err == nil || !strings.Contains(out, lacks) {
 		t.Errorf("a version that the changelog lacks: %v\n%s", err, out)
 	}
@@ -119,7 +119,7 @@ func TestRelease(t *testing.T) {
 
 	// From another commit nothing is compiled, and nothing is compared.
 	git(t, source, "commit", "-q", "--allow-empty", "-m", "another")
-	want := "names the commit " + commit + ", the source here is at "
+	want := "made of commit " + commit + ", the source is at commit "
 	out, err = neb(t, source, program, "verify", "--release", path)
 	if err == nil || !strings.Contains(out, want) {
 		t.Errorf("from another commit: %v\n%s", err, out)
@@ -128,7 +128,7 @@ func TestRelease(t *testing.T) {
 	tampered := read(t, path)
 	tampered[len(tampered)/2] ^= 1
 	write(t, path, tampered)
-	want = fmt.Sprintf("%s: digest is %x, SHA256SUMS says", archive, sha256.Sum256(tampered))
+	want = fmt.Sprintf("of SHA256SUMS, found %x", sha256.Sum256(tampered))
 	out, err = neb(t, source, program, "verify", "--cached", "--release", path)
 	if err == nil || !strings.Contains(out, want) {
 		t.Errorf("one byte changed: expected %q, found %v\n%s", want, err, out)

@@ -181,8 +181,8 @@ func (b *Builder) CheckStore(ctx context.Context, wanted map[string][]string) er
 	return b.Fetch(ctx, all)
 }
 
-// Stored reports whether the store holds all of the named components (of [Names]) for an architecture. It does not wait for a
-// build of them that is running, and does not verify what is there: Build does.
+// Stored reports whether the store holds all of the named components (of [Names]) for an architecture. It
+// does not wait for a build of them that is running, and does not verify what is there: Build does.
 func (b *Builder) Stored(ctx context.Context, arch string, names ...string) (bool, error) {
 	jobs, err := b.plan(ctx, arch, names)
 	if err != nil {

@@ -59,7 +59,8 @@ func TestHostileGo(t *testing.T) {
 	h := hostile.child(t, func(cmd *exec.Cmd) {
 		cmd.Env = append(cmd.Env, "PATH="+bin+":"+os.Getenv("PATH"), "GOROOT="+filepath.Join(home, "goroot"),
 			"GOENV="+filepath.Join(home, "go.env"),
-			"GOFLAGS=-tags=hostile", "GOAMD64=v4", "GOEXPERIMENT=nogreenteagc", "CGO_ENABLED=1", "GOTOOLCHAIN=go1.20", "GOWORK="+filepath.Join(home, "go.work"),
+			"GOFLAGS=-tags=hostile", "GOAMD64=v4", "GOEXPERIMENT=nogreenteagc", "CGO_ENABLED=1",
+			"GOTOOLCHAIN=go1.20", "GOWORK="+filepath.Join(home, "go.work"),
 			"GODEBUG=asynctimerchan=1", "CC=false", "GOCACHEPROG=/bin/false")
 	})
 	if h.Error != "" {

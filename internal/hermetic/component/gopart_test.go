@@ -19,9 +19,10 @@ func TestProgram(t *testing.T) {
 		"go.sum": "",
 		"cmd/x/main.go": "package main\nimport (\n\"fmt\"\n\"" + module +
 			"/a\"\n\"golang.org/x/sys/unix\"\n)\n",
-		"cmd/x/main_test.go":     "package main\nimport \"example.org/only/for/tests\"\n",
-		"cmd/x/testdata/big":     "",
-		"a/a_windows.go":         "package a\nimport _ \"golang.org/x/sys/windows\"\nimport _ \"" + module + "/b\"\n",
+		"cmd/x/main_test.go": "package main\nimport \"example.org/only/for/tests\"\n",
+		"cmd/x/testdata/big": "",
+		"a/a_windows.go": "package a\nimport _ \"golang.org/x/sys/windows\"\nimport _ \"" + module +
+			"/b\"\n",
 		"a/asm_amd64.s":          "",
 		"a/data/one/text":        "",
 		"a/inner/inner.go":       "package inner\n",

@@ -34,11 +34,13 @@ var kernelArch = map[string]struct {
 	options, objects int // of neb's own configuration, tools included
 }{
 	"x86_64": {
-		arch: "x86_64", cross: "x86_64-linux-gnu-", target: "bzImage", image: "arch/x86/boot/bzImage", set: lock.GCCx86_64,
+		arch: "x86_64", cross: "x86_64-linux-gnu-", target: "bzImage", image: "arch/x86/boot/bzImage",
+		set:     lock.GCCx86_64,
 		options: 998, objects: 1814,
 	},
 	"aarch64": {
-		arch: "arm64", cross: "aarch64-linux-gnu-", target: "Image", image: "arch/arm64/boot/Image", set: lock.GCCaarch64,
+		arch: "arm64", cross: "aarch64-linux-gnu-", target: "Image", image: "arch/arm64/boot/Image",
+		set:     lock.GCCaarch64,
 		options: 1021, objects: 1823,
 		fix: func(image *os.File) error { return kernel.SetTextOffset(image) },
 	},

@@ -146,8 +146,10 @@ func TestArm64Toolchain(t *testing.T) {
 	}
 	defer root.Close()
 	for _, name := range []string{
-		"bin/sh", "usr/bin/make", "usr/bin/gcc", "usr/bin/cc", "usr/bin/awk", "usr/bin/patch", "usr/bin/tar", "usr/bin/xz",
-		"usr/bin/x86_64-linux-gnu-gcc", "usr/bin/x86_64-linux-gnu-strip", "usr/bin/aarch64-linux-gnu-gcc", "usr/bin/aarch64-linux-gnu-strip",
+		"bin/sh", "usr/bin/make", "usr/bin/gcc", "usr/bin/cc", "usr/bin/awk", "usr/bin/patch", "usr/bin/tar",
+		"usr/bin/xz",
+		"usr/bin/x86_64-linux-gnu-gcc", "usr/bin/x86_64-linux-gnu-strip", "usr/bin/aarch64-linux-gnu-gcc",
+		"usr/bin/aarch64-linux-gnu-strip",
 	} {
 		f, err := root.Open(name)
 		if err != nil {

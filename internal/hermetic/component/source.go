@@ -116,7 +116,8 @@ func (b *Builder) ownVersion(ctx context.Context) (*sourceTree, error) {
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Path != module || info.Main.Version == "" || info.Main.Version == "(devel)" ||
 		strings.Contains(info.Main.Version, "+dirty") {
-		return nil, fmt.Errorf("neb's source not found, and this neb was not built from a released version: " +
+		return nil, fmt.Errorf("neb's source not found, " +
+			"and this neb was not built from a released version: " +
 			"set --source or NEB_SOURCE, or run neb in its checkout")
 	}
 	dir, err := b.releasedSource(ctx, info.Main.Version, info.Main.Sum)
@@ -132,8 +133,8 @@ type program struct {
 	outside []string // import paths from other modules, sorted
 }
 
-// program follows the imports of cmd/name. Files for any system belong to it, tests do not. Packages from outside
-// count only if a file for Linux imports them: others need not compile on Linux.
+// program follows the imports of cmd/name. Files for any system belong to it, tests do not. Packages from
+// outside count only if a file for Linux imports them: others need not compile on Linux.
 func (t *sourceTree) program(name string) (program, error) {
 	p := program{files: []string{"go.mod", "go.sum"}}
 	seen := map[string]bool{}
@@ -197,7 +198,8 @@ func (t *sourceTree) packageFiles(dir string) (files, imports []string, err erro
 			if err != nil {
 				return nil, nil, err
 			}
-			parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join(t.dir, name), nil, parser.ImportsOnly)
+			parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join(t.dir, name), nil,
+				parser.ImportsOnly)
 			if err != nil {
 				return nil, nil, err
 			}

@@ -204,7 +204,8 @@ var relationForm = regexp.MustCompile(`^([a-z0-9][a-z0-9+.-]*)(?::([a-z0-9][a-z0
 func relation(s string) (Relation, error) {
 	m := relationForm.FindStringSubmatch(s)
 	if m == nil {
-		return Relation{}, fmt.Errorf("invalid relation: expected 'name', 'name:arch' or 'name (>= version)', found %q", s)
+		return Relation{}, fmt.Errorf("invalid relation: "+
+			"expected 'name', 'name:arch' or 'name (>= version)', found %q", s)
 	}
 	r := Relation{Name: m[1], Arch: m[2], Op: m[3], Version: m[4]}
 	if r.Op == "<" || r.Op == ">" {

@@ -131,7 +131,8 @@ func TestNamedMirrors(t *testing.T) {
 		{"http://m.example/debian/", []string{"http://m.example/debian"}, nil},
 		{"http://m.example/debian, https://n.example/x/debian-security  file:///srv/deb",
 			[]string{"http://m.example/debian",
-				"file:///srv/deb/debian"}, []string{"https://n.example/x/debian-security", "file:///srv/deb/debian-security"}},
+				"file:///srv/deb/debian"},
+			[]string{"https://n.example/x/debian-security", "file:///srv/deb/debian-security"}},
 		{"http://apt.example/debian", []string{"http://apt.example/debian"}, nil},
 	} {
 		t.Setenv("NEB_MIRROR", tt.value)

@@ -76,7 +76,8 @@ func Diff(before, after *Lock) []Change {
 	}
 	for k, a := range is {
 		if _, there := was[k]; !there {
-			changes = append(changes, Change{Name: k.name, Arch: k.arch, Emulator: k.emulator, After: a.Version})
+			changes = append(changes, Change{Name: k.name, Arch: k.arch, Emulator: k.emulator,
+				After: a.Version})
 		}
 	}
 	slices.SortFunc(changes, func(a, b Change) int {

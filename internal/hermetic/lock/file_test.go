@@ -23,7 +23,8 @@ func TestWriteFile(t *testing.T) {
 	}
 	bad := *good
 	bad.Packages = bad.Packages[1:]
-	if err := lock.WriteFile(name, &bad); err == nil || !strings.Contains(err.Error(), "neb.lock was not changed") {
+	if err := lock.WriteFile(name, &bad); err == nil ||
+		!strings.Contains(err.Error(), "neb.lock was not changed") {
 		t.Errorf("a lock that lacks a package: %v", err)
 	}
 	if data, err := os.ReadFile(name); err != nil || !bytes.Equal(data, neb.LockFile) {

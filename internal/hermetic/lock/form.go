@@ -87,7 +87,8 @@ func Parse(r io.Reader) (*Lock, error) {
 		return nil, decodeError(data, err)
 	}
 	if f.Schema != Schema {
-		return nil, fmt.Errorf("neb.lock:2: unsupported \"schema\": expected %d, found %d; use the version of neb that wrote it",
+		return nil, fmt.Errorf("neb.lock:2: unsupported \"schema\": "+
+			"expected %d, found %d; use the version of neb that wrote it",
 			Schema, f.Schema)
 	}
 	// This also finds other order and spaces, duplicate fields, and trailing data.
@@ -143,10 +144,13 @@ func firstDifference(a, b []byte) (line int, inA, inB string) {
 // Lines of the canonical form, counted from 1.
 const firstIndex = 4 // "{", schema and "indexes" precede it
 
-func (f *form) kernelLine() int        { return firstIndex + len(f.Indexes) + 1 }         // behind "]"
-func (f *form) emulatorLine(i int) int { return f.kernelLine() + 2 + i }                  // behind "emulator"
-func (f *form) goLine(i int) int       { return f.emulatorLine(len(f.Emulator)) + 2 + i } // behind "]" and "go"
-func (f *form) packageLine(i int) int  { return f.goLine(len(f.Go)) + 2 + i }             // behind "]" and "packages"
+func (f *form) kernelLine() int        { return firstIndex + len(f.Indexes) + 1 } // behind "]"
+func (f *form) emulatorLine(i int) int { return f.kernelLine() + 2 + i }          // behind "emulator"
+// behind "]" and "go"
+func (f *form) goLine(i int) int { return f.emulatorLine(len(f.Emulator)) + 2 + i }
+
+// behind "]" and "packages"
+func (f *form) packageLine(i int) int { return f.goLine(len(f.Go)) + 2 + i }
 
 // validate returns the lock that a canonical form describes, or an error about the first invalid field.
 func (f *form) validate() (*Lock, error) {
@@ -221,7 +225,8 @@ func addToolchain(g Go, f File) (Go, error) {
 	version, ok := strings.CutPrefix(f.Version, "v0.0.1-go")
 	version, ok2 := strings.CutSuffix(version, ".linux-"+f.Arch)
 	if !ok || !ok2 || f.Archive != GoProxy {
-		return g, fmt.Errorf("%s: expected version v0.0.1-goVERSION.linux-%s of archive %s, found %q of archive %s",
+		return g, fmt.Errorf("%s: expected version v0.0.1-goVERSION.linux-%s of archive %s, "+
+			"found %q of archive %s",
 			f.Name, f.Arch, GoProxy, f.Version, f.Archive)
 	}
 	if n := len(g.Hosts); n == len(Hosts) || f.Arch != Hosts[n] {
@@ -363,7 +368,8 @@ func (l list) complete() error {
 			for _, set := range p.Sets[host] {
 				for _, need := range p.Needs {
 					if !in[host+" "+set+" "+need] {
-						return fmt.Errorf("neb.lock:%d: package %s is missing: %s in set %s needs it on host %s; "+
+						return fmt.Errorf("neb.lock:%d: package %s is missing: "+
+							"%s in set %s needs it on host %s; "+
 							"run 'neb update %s'", l.line(i), need, p.Name, set, host, l.part)
 					}
 				}

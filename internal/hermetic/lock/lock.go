@@ -98,9 +98,10 @@ type Index struct {
 
 // Lock is the content of a lock file.
 type Lock struct {
-	Indexes  []Index   // in the order of [Parts], then of archive and suite
-	Kernel   File      // linux-source-6.12, a .deb with the source as a tarball
-	Emulator []Package // sorted as Packages; resolved apart, so that a library can be there in another version
+	Indexes []Index // in the order of [Parts], then of archive and suite
+	Kernel  File    // linux-source-6.12, a .deb with the source as a tarball
+	// sorted as Packages; resolved apart, so that a library can be there in another version
+	Emulator []Package
 	Go       Go
 	Packages []Package // sorted by name, then by architecture
 }

@@ -30,7 +30,8 @@ var Roots = []Root{
 	{EROFS, "", []string{"erofs-utils"}, "the compressed root"},
 }
 
-// Part returns the part of the lock that holds the packages of the root: the emulator, or the toolchain for all other sets.
+// Part returns the part of the lock that holds the packages of the root: the emulator, or the toolchain for
+// all other sets.
 func (r Root) Part() string {
 	if r.Set == Emulator {
 		return PartEmulator

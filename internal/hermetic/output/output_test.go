@@ -110,9 +110,11 @@ func TestWrite(t *testing.T) {
 	}
 	expected := []string{
 		"-rw-r--r-- SHA256SUMS", "-rw-r--r-- aarch64.provenance.json", "-rw-r--r-- x86_64.provenance.json",
-		"-rw-r--r-- aarch64/Image", "-rw-r--r-- aarch64/Image.config", "-rw-r--r-- aarch64/cmdline", "-rw-r--r-- aarch64/nsm.ko",
+		"-rw-r--r-- aarch64/Image", "-rw-r--r-- aarch64/Image.config", "-rw-r--r-- aarch64/cmdline",
+		"-rw-r--r-- aarch64/nsm.ko",
 		"-rwxr-xr-x aarch64/init", "-rwxr-xr-x aarch64/linuxkit",
-		"-rw-r--r-- x86_64/bzImage", "-rw-r--r-- x86_64/bzImage.config", "-rw-r--r-- x86_64/cmdline", "-rw-r--r-- x86_64/nsm.ko",
+		"-rw-r--r-- x86_64/bzImage", "-rw-r--r-- x86_64/bzImage.config", "-rw-r--r-- x86_64/cmdline",
+		"-rw-r--r-- x86_64/nsm.ko",
 		"-rwxr-xr-x x86_64/init", "-rwxr-xr-x x86_64/linuxkit",
 		"drwxr-xr-x aarch64", "drwxr-xr-x x86_64",
 	}
@@ -404,7 +406,8 @@ func TestCompare(t *testing.T) {
 	}
 	got := states()
 	for path, expected := range map[string]State{
-		"x86_64/init": Different, "x86_64/nsm.ko": Missing, "x86_64/extra": Unexpected, "x86_64/bzImage": Same, SumsName: Different,
+		"x86_64/init": Different, "x86_64/nsm.ko": Missing, "x86_64/extra": Unexpected,
+		"x86_64/bzImage": Same, SumsName: Different,
 	} {
 		if got[path] != expected {
 			t.Errorf("%s: expected %s, found %s", path, expected, got[path])

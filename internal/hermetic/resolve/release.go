@@ -154,7 +154,8 @@ func checkDetached(keys openpgp.KeyRing, data, signature []byte, now time.Time) 
 }
 
 func badSignature(err error) error {
-	return fmt.Errorf("invalid OpenPGP signature: expected one by a key in internal/hermetic/resolve/keys: %w", err)
+	return fmt.Errorf("invalid OpenPGP signature: "+
+		"expected one by a key in internal/hermetic/resolve/keys: %w", err)
 }
 
 func beginning(data []byte) string {
@@ -231,7 +232,8 @@ func releaseTime(s string) (time.Time, error) {
 			return t.UTC(), nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("invalid time: expected the form 'Mon, 02 Jan 2006 15:04:05 UTC', found %q", s)
+	return time.Time{}, fmt.Errorf("invalid time: "+
+		"expected the form 'Mon, 02 Jan 2006 15:04:05 UTC', found %q", s)
 }
 
 // each downloads an index of a suite ("binary-amd64/Packages"), verifies it, and calls f for each stanza.

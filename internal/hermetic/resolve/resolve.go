@@ -131,7 +131,8 @@ func (r *resolver) packageFile(p place, s debian.Stanza) (lock.File, error) {
 		return lock.File{}, fmt.Errorf("%s: Size: %w", s["Package"], err)
 	}
 	return lock.File{
-		Name: s["Package"], Version: s["Version"], Arch: s["Architecture"], Archive: p.archive, Path: s["Filename"],
+		Name: s["Package"], Version: s["Version"], Arch: s["Architecture"], Archive: p.archive,
+		Path:     s["Filename"],
 		Snapshot: r.releases[p].index.Date.Add(settle), Size: size, SHA256: s["SHA256"],
 	}, nil
 }

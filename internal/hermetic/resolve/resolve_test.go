@@ -141,7 +141,8 @@ func (a *archive) change(path string, f func([]byte) []byte) {
 // pkg is a stanza of a Packages index; more are further lines of it.
 func pkg(name, version, arch string, more ...string) string {
 	path := "pool/main/" + name + "_" + version + "_" + arch + ".deb"
-	return fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\nFilename: %s\nSize: 1000\nSHA256: %s\n%s\n\n", name, version, arch, path, sum([]byte(path)), strings.Join(more, "\n"))
+	return fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\nFilename: %s\nSize: "+
+		"1000\nSHA256: %s\n%s\n\n", name, version, arch, path, sum([]byte(path)), strings.Join(more, "\n"))
 }
 
 // roots are stanzas of all packages that a host's sets begin with, but for those that are named.
@@ -347,7 +348,8 @@ func TestRefused(t *testing.T) {
 		{"older than the lock", func(_ *testing.T, w *world) {
 			w.before.Indexes = []lock.Index{{Part: lock.PartKernel, Archive: lock.Security,
 				Suite: "trixie-security", Component: "main", Date: now.Add(-9 * time.Hour), SHA256: strings.Repeat("0", 64)}}
-		}, nil, []string{"older than the lock", "trixie-security", "2026-11-23T02:00:00Z", "2026-11-23T03:00:00Z"}},
+		}, nil, []string{"older than the lock", "trixie-security", "2026-11-23T02:00:00Z",
+			"2026-11-23T03:00:00Z"}},
 		{"unknown key", func(t *testing.T, w *world) { w.suites[securitySuite].key = newKey(t, "stranger") },
 			nil,
 			[]string{"invalid OpenPGP signature", "resolve/keys"}},

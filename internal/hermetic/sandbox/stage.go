@@ -153,7 +153,8 @@ var devices = []struct {
 }
 
 var devLinks = map[string]string{
-	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",
+	"stderr": "/proc/self/fd/2",
 }
 
 // mounts sets up the file system in a mount namespace and makes it the root.

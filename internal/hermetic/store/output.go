@@ -75,7 +75,8 @@ func (s *Store) Output(ctx context.Context, key string, make func(dir string) er
 			return dir, !made, err
 		}
 		if try == tries {
-			return "", false, fmt.Errorf("store %s: output %s was changed or removed right after it was made, "+
+			return "", false, fmt.Errorf("store %s: output %s was changed or removed right after it "+
+				"was made, "+
 				"%d times",
 				s.dir, key, tries)
 		}

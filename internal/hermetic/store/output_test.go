@@ -99,7 +99,8 @@ func TestDamagedOutput(t *testing.T) {
 			}
 			if data, err := os.ReadFile(filepath.Join(dir, "link")); err != nil ||
 				string(data) != "content" || made.Load() != 2 {
-				t.Errorf("expected the output to be right after being made twice, found %q, made %d times (%v)", data, made.Load(), err)
+				t.Errorf("expected the output to be right after being made twice, found %q, "+
+					"made %d times (%v)", data, made.Load(), err)
 			}
 			if left, _ := os.ReadDir(filepath.Join(s.Dir(), tmp)); len(left) != 0 {
 				t.Errorf("%d directories are left behind", len(left))

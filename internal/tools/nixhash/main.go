@@ -1,5 +1,6 @@
-// Command modules writes nix/modules.json: the hash under which Nix knows the Go modules that go.sum names. Run
-// it as 'make nix-hash' after go.mod or go.sum have changed; with -check it only says whether the file is right.
+// Command nixhash writes nix/modules.json: the hash under which Nix fetches the Go modules of go.sum. Run
+// it as 'make nix-hash' after a change of go.mod or go.sum. With -check it only reports whether the file is
+// up to date.
 package main
 
 import (
@@ -19,7 +20,7 @@ func main() {
 	keep := flag.String("keep", "", "leave the modules, laid out as a module proxy, in this new directory")
 	flag.Parse()
 	if err := run(*source, *keep, *check); err != nil {
-		fmt.Fprintf(os.Stderr, "modules: %v\n", err)
+		fmt.Fprintf(os.Stderr, "nixhash: %v\n", err)
 		os.Exit(1)
 	}
 }
@@ -51,12 +52,13 @@ func run(source, keep string, check bool) error {
 		return os.WriteFile(path, text, 0o644)
 	}
 	if old, err := os.ReadFile(path); err != nil || string(old) != string(text) {
-		return fmt.Errorf("%s is not what go.sum says: run 'make nix-hash'", path)
+		return fmt.Errorf("%s is out of date: run 'make nix-hash'", path)
 	}
 	return nil
 }
 
-// layOut downloads what go.sum names, as nix/inputs.nix does, from the modules that this machine has and from its proxy.
+// layOut downloads the modules of go.sum, as nix/inputs.nix does, from this machine's module cache and its
+// proxy.
 func layOut(source, work, tree string) error {
 	out, err := exec.Command("go", "env", "GOMODCACHE", "GOPROXY").Output()
 	if err != nil {
@@ -84,7 +86,7 @@ func layOut(source, work, tree string) error {
 	return copyModules(filepath.Join(cache, "cache", "download"), tree)
 }
 
-// copyModules copies the files of modules, and leaves out what a cache keeps about where and when it got them.
+// copyModules copies the files of modules without the cache's own records.
 func copyModules(from, to string) error {
 	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {

@@ -11,8 +11,9 @@ import (
 	"path/filepath"
 )
 
-// narHash is the SHA-256 of a directory of plain files as a Nix archive (the format is in figure 5.2 of Eelco
-// Dolstra's thesis "The Purely Functional Software Deployment Model"): what Nix compares with an outputHash of mode "recursive".
+// narHash returns the SHA-256 of a directory of plain files as a Nix archive, which Nix compares with an
+// outputHash of mode "recursive". The format is figure 5.2 of Eelco Dolstra's thesis "The Purely Functional
+// Software Deployment Model".
 func narHash(dir string) (string, error) {
 	n := nar{sha256.New()}
 	n.strings("nix-archive-1")
@@ -24,7 +25,8 @@ func narHash(dir string) (string, error) {
 
 type nar struct{ h hash.Hash }
 
-// strings writes strings, each as its length (64 bits, little-endian), its bytes and zeros up to a multiple of 8.
+// strings writes each string as its length (64 bits, little-endian), its bytes, and zeros up to a multiple
+// of 8.
 func (n nar) strings(list ...string) {
 	for _, s := range list {
 		n.length(int64(len(s)))
@@ -50,7 +52,7 @@ func (n nar) node(path string) error {
 	switch {
 	case info.IsDir():
 		n.strings("directory")
-		entries, err := os.ReadDir(path) // sorted by bytes, as the format wants it
+		entries, err := os.ReadDir(path) // sorted by bytes, as the format requires
 		if err != nil {
 			return err
 		}
@@ -85,7 +87,7 @@ func (n nar) contents(path string, size int64) error {
 		return err
 	}
 	if copied != size {
-		return fmt.Errorf("%s: changed while it was read", path)
+		return fmt.Errorf("%s: size changed during reading", path)
 	}
 	n.pad(size)
 	return nil

@@ -1,8 +1,8 @@
-// Command notices writes NOTICE, THIRD_PARTY_LICENSES and internal/release/licences.json from what the programs of
-// neb are built of: the modules that are linked into them, with the licences as these stand in the modules, and the kernel
-// that the lock names. Run it as 'make notices'.
+// Command notices writes NOTICE, THIRD_PARTY_LICENSES and internal/release/licences.json: the licences of
+// the modules that are linked into neb's programs, and of the locked kernel. Run it as 'make notices'.
 //
-// It prints what it would write to, and with -check only says whether anything differs.
+// It prints the names of the files that it writes. With -check it writes nothing and reports files that are
+// out of date.
 package main
 
 import (
@@ -24,7 +24,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
-// programs are what is shipped; architectures those that it is built for.
+// The programs that are shipped, and the architectures that they are built for.
 var (
 	programs      = []string{"./cmd/neb", "./cmd/init", "./cmd/linuxkit"}
 	architectures = []string{"amd64", "arm64"}
@@ -77,7 +77,7 @@ func run(source string, check bool, out io.Writer) error {
 			continue
 		}
 		if check {
-			differ = append(differ, fmt.Errorf("%s: is not what the build says: run 'make notices'", f.name))
+			differ = append(differ, fmt.Errorf("%s: out of date: run 'make notices'", f.name))
 			continue
 		}
 		if err := os.WriteFile(path, f.data, 0o644); err != nil {
@@ -88,15 +88,15 @@ func run(source string, check bool, out io.Writer) error {
 	return errors.Join(differ...)
 }
 
-// module is what 'go list' says of a module.
+// module is a module as 'go list' describes it.
 type module struct {
 	Path, Version, Dir string
 	Main               bool
 
-	packages []string // the directories of those of its packages that are linked
+	packages []string // directories of its linked packages
 }
 
-// linked are the modules that are linked into the programs, sorted by path.
+// linked returns the modules that are linked into the programs, sorted by path.
 func linked(source string) ([]module, error) {
 	byPath := map[string]module{}
 	for _, arch := range architectures {
@@ -146,24 +146,26 @@ func goLicence(source string) (string, error) {
 	return string(text), err
 }
 
-// licenceFile matches the names of files that a module states its terms in.
+// licenceFile matches the names of files with licence terms.
 var licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|unlicense|patents)([-._].*)?$`)
 
-// marks are sentences by which a licence is known. A text may hold several.
+// marks lists sentences that identify a licence. A text may contain several licences.
 var marks = []struct {
 	id       string
 	has, not *regexp.Regexp
 }{
 	{"Apache-2.0", regexp.MustCompile(`Apache License,?\s+Version 2\.0`), nil},
 	{"BSD-3-Clause", regexp.MustCompile(`Redistribution and use in source and binary forms(?s:.*)(Neither the name|The name of the author may not)`), nil},
-	{"BSD-2-Clause", regexp.MustCompile(`Redistribution and use in source and binary forms`), regexp.MustCompile(`Neither the name|The name of the author may not`)},
+	{"BSD-2-Clause", regexp.MustCompile(`Redistribution and use in source and binary forms`),
+		regexp.MustCompile(`Neither the name|The name of the author may not`)},
 	{"MIT", regexp.MustCompile(`Permission is hereby granted, free of charge, to any person obtaining`), nil},
-	{"ISC", regexp.MustCompile(`Permission to use, copy, modify, and(/or)? distribute this software for any`), nil},
+	{"ISC", regexp.MustCompile(`Permission to use, copy, modify, and(/or)? distribute this software for any`),
+		nil},
 	{"MPL-2.0", regexp.MustCompile(`Mozilla Public License,? [Vv]ersion 2\.0`), nil},
 	{"CC0-1.0", regexp.MustCompile(`CC0 1\.0 Universal`), nil},
 }
 
-// identify names the licences in a text, as an SPDX expression.
+// identify returns the licences in a text as an SPDX expression, or "".
 func identify(text string) string {
 	text = strings.Join(strings.Fields(text), " ")
 	var ids []string
@@ -175,14 +177,15 @@ func identify(text string) string {
 	return strings.Join(ids, " AND ")
 }
 
-// thirdParty is the text of all licences, each once with the names of those that it is for, and the table of their identifiers.
+// thirdParty returns the text of all licences, each once with the modules it is for, and the table of their
+// identifiers.
 func thirdParty(modules []module, goText string) (text, table []byte, err error) {
 	ids := map[string]string{}
 	type terms struct {
 		id, text string
 		names    []string
 	}
-	// Without the version of Go: that changes with the lock, the licence does not.
+	// Without the version of Go, which changes with the lock.
 	sections := []*terms{{identify(goText), goText, []string{"The Go standard library"}}}
 	for _, m := range modules {
 		id, text, err := m.terms()
@@ -200,14 +203,15 @@ func thirdParty(modules []module, goText string) (text, table []byte, err error)
 	var b bytes.Buffer
 	b.WriteString("Generated by 'make notices': what is linked into neb, init and linuxkit, with its licences.\n")
 	for _, t := range sections {
-		fmt.Fprintf(&b, "\n%s\n%s\nLicence: %s\n\n%s\n", strings.Repeat("=", 80), strings.Join(t.names, "\n"), t.id, strings.TrimSpace(t.text))
+		fmt.Fprintf(&b, "\n%s\n%s\nLicence: %s\n\n%s\n", strings.Repeat("=", 80), strings.Join(t.names, "\n"),
+			t.id, strings.TrimSpace(t.text))
 	}
 	table, err = json.MarshalIndent(ids, "", "  ")
 	return b.Bytes(), append(table, '\n'), err
 }
 
-// directories are those in which what is linked of a module may be licensed: its own, and those from there to each package, which may come from
-// somebody else. They are sorted, the module's own first.
+// directories returns where a module may have licences for what is linked: its root and all directories
+// from there to each linked package, which may have another author. They are sorted, the root first.
 func (m module) directories() []string {
 	seen := map[string]bool{m.Dir: true}
 	for _, dir := range m.packages {
@@ -218,7 +222,7 @@ func (m module) directories() []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
-// terms are what a module says of its licence: the identifier of its own and others within it, and the text of all files about them.
+// terms returns the licences of a module as an SPDX expression, and the text of all licence files.
 func (m module) terms() (id, text string, err error) {
 	var ids, texts []string
 	for _, dir := range m.directories() {
@@ -226,7 +230,7 @@ func (m module) terms() (id, text string, err error) {
 		if err != nil {
 			return "", "", fmt.Errorf("module %s: %w: run 'go mod download'", m.Path, err)
 		}
-		known := false // the first text with a known licence says which it is
+		known := false // the first known licence of a directory counts
 		for _, e := range entries {
 			if e.IsDir() || !licenceFile.MatchString(e.Name()) || strings.HasSuffix(e.Name(), ".go") {
 				continue
@@ -247,14 +251,16 @@ func (m module) terms() (id, text string, err error) {
 			}
 		}
 		if dir == m.Dir && !known {
-			return "", "", fmt.Errorf("module %s@%s: no licence that is known here in %s: look at it, and add its mark to internal/tools/notices", m.Path, m.Version, m.Dir)
+			return "", "", fmt.Errorf("module %s@%s: unknown licence in %s: "+
+				"add a mark to internal/tools/notices",
+				m.Path, m.Version, m.Dir)
 		}
 	}
 	slices.Sort(ids)
 	return strings.Join(slices.Compact(ids), " AND "), strings.Join(texts, "\n\n"), nil
 }
 
-// notice is NOTICE: who owns what, and where the sources of the parts under the GPL are.
+// notice returns the content of NOTICE: the licences, and the source of the parts under the GPL.
 func notice(l *lock.Lock) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `neb, Nitro Enclaves Bootstrap
@@ -266,20 +272,20 @@ Generated by 'make notices' from neb.lock and the modules that the programs are 
 Kernel and NSM driver (bzImage, Image, their .config, nsm.ko)
     are Linux, under GPL-2.0-only WITH Linux-syscall-note (both in LICENSES).
     Source:  Debian's package %s %s, named with its SHA-256 in neb.lock;
-             a release has it beside its archive, and snapshot.debian.org keeps it.
+             a release has it next to its archive, and snapshot.debian.org keeps it.
     Changes: kernel/patches, under GPL-2.0:
 `, l.Kernel.Name, l.Kernel.Version)
 	for _, p := range kernel.Patches() {
 		fmt.Fprintf(&b, "             %s\n", p.Name)
 	}
-	b.WriteString(`    Configuration: beside each kernel, made from kernel/fragments.
+	b.WriteString(`    Configuration: next to each kernel, made from kernel/fragments.
 
 neb, init and linuxkit
-    are our own, and hold the Go standard library and the Go modules listed with their licences in
+    are our own, and contain the Go standard library and the Go modules listed with their licences in
     THIRD_PARTY_LICENSES.
 
-The toolchain that neb fetches, and the emulator that it builds, stay on the machine where that is done and
-are no part of what it makes. Each Debian package holds its licence in usr/share/doc.
+The toolchain and the emulator that neb downloads stay on the machine that downloads them, and are not part of
+its output. Each Debian package has its licence in usr/share/doc.
 `)
 	return b.Bytes()
 }

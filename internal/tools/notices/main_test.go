@@ -37,17 +37,20 @@ func TestThirdParty(t *testing.T) {
 		return module{Path: path, Version: "v1.0.0", Dir: dir}
 	}
 	const mit = "Permission is hereby granted, free of charge, to any person obtaining a copy"
-	text, table, err := thirdParty([]module{newModule("a.example/a", mit), newModule("b.example/b", mit)}, mit+" of Go")
+	text, table, err := thirdParty([]module{newModule("a.example/a", mit), newModule("b.example/b", mit)},
+		mit+" of Go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := strings.Count(string(text), mit); n != 2 {
 		t.Errorf("expected Go's licence and one for both modules, found %d", n)
 	}
-	if !strings.Contains(string(text), "a.example/a v1.0.0\nb.example/b v1.0.0\nLicence: MIT\n") || !strings.Contains(string(table), `"b.example/b@v1.0.0": "MIT"`) {
+	if !strings.Contains(string(text), "a.example/a v1.0.0\nb.example/b v1.0.0\nLicence: MIT\n") ||
+		!strings.Contains(string(table), `"b.example/b@v1.0.0": "MIT"`) {
 		t.Errorf("found\n%s\n%s", text, table)
 	}
-	if _, _, err := thirdParty([]module{newModule("c.example/c", "Do as you like.")}, mit); err == nil || !strings.Contains(err.Error(), "no licence that is known here") {
+	if _, _, err := thirdParty([]module{newModule("c.example/c", "Do as you like.")}, mit); err == nil ||
+		!strings.Contains(err.Error(), "unknown licence") {
 		t.Errorf("an unknown licence: %v", err)
 	}
 }
@@ -72,7 +75,8 @@ func TestLicenceOfAPackage(t *testing.T) {
 		t.Errorf("a package that is not linked: %q, %v", id, err)
 	}
 	m.packages = []string{dir, inner}
-	if id, text, err := m.terms(); err != nil || id != "Apache-2.0 AND MIT" || !strings.Contains(text, "internal/copied/LICENSE.txt:") {
+	if id, text, err := m.terms(); err != nil || id != "Apache-2.0 AND MIT" ||
+		!strings.Contains(text, "internal/copied/LICENSE.txt:") {
 		t.Errorf("found %q, %v\n%s", id, err, text)
 	}
 }
