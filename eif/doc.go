@@ -6,13 +6,13 @@
 // big-endian. The specification is the README of the repository aws/aws-nitro-enclaves-image-format; this
 // package writes version 4 and reads versions 2 to 4.
 //
-// Nothing is held in memory but what is small: ramdisks of any size stream through [Writer] and
+// Only small sections are held in memory: ramdisks of any size stream through [Writer] and
 // [File.Measure] in one pass, which computes the platform configuration registers (PCRs), the checksum and a
 // digest of each section on the way.
 //
-//   - [Open] reads the structure of a file and refuses what a Nitro hypervisor would refuse; [Inspect] goes on and
-//     lists everything that is wrong.
-//   - [File.Measure] gives the PCRs that an enclave started from the file reports about itself.
+//   - [Open] reads the structure of a file and rejects what a Nitro hypervisor would reject; [Inspect] lists
+//     everything that is wrong.
+//   - [File.Measure] computes the PCRs that an enclave started from the file reports about itself.
 //   - [Writer] writes a file, section by section.
 //   - [Sign] makes the content of a signature section and [Signature.Verify] checks one.
 //

@@ -9,11 +9,11 @@ import (
 const (
 	HeaderSize        = 548   // bytes of the file's header
 	SectionHeaderSize = 12    // bytes of the header of each section
-	MinSections       = 2     // the fewest sections a file can have, by the specification
-	MaxSections       = 32    // the most sections a file can have: the header has room for no more
-	MaxSignature      = 32768 // bytes that a signature section can have
-	Version           = 4     // the version this package writes
-	MinVersion        = 2     // the oldest version that was ever released
+	MinSections       = 2     // of a file, by the specification
+	MaxSections       = 32    // of a file: the header has no room for more
+	MaxSignature      = 32768 // bytes of a signature section
+	Version           = 4     // that this package writes
+	MinVersion        = 2     // the oldest that was ever released
 )
 
 // The architectures an enclave can have, as this module spells them everywhere.
@@ -22,13 +22,13 @@ const (
 	AArch64 = "aarch64"
 )
 
-// Magic is how every Enclave Image File begins.
+// Magic is the first four bytes of every Enclave Image File.
 var Magic = [4]byte{'.', 'e', 'i', 'f'}
 
-// flagAArch64 is the one bit of the header's flags that is in use: set for aarch64, clear for x86_64.
+// flagAArch64 is the bit of the header's flags for the architecture: set for aarch64, clear for x86_64.
 const flagAArch64 = 1
 
-// Offsets into the header. Everything between them is as the specification's picture has it.
+// Offsets of the header's fields, in bytes.
 const (
 	offMagic       = 0
 	offVersion     = 4
@@ -43,7 +43,7 @@ const (
 	offCRC         = offUnused + 4
 )
 
-// SectionType says what a section holds.
+// SectionType is the kind of a section's content.
 type SectionType uint16
 
 // The types of sections. A file has exactly one kernel, one command line and, from version 4 on, one metadata
@@ -60,7 +60,7 @@ var sectionNames = map[SectionType]string{
 	Kernel: "kernel", Cmdline: "cmdline", Ramdisk: "ramdisk", Signature: "signature", Meta: "metadata",
 }
 
-// String is the section type's name, as in "ramdisk".
+// String returns the name of the section type, such as "ramdisk".
 func (t SectionType) String() string {
 	if name, ok := sectionNames[t]; ok {
 		return name
@@ -76,7 +76,7 @@ type Header struct {
 	CPUs    uint64 // default number of CPUs; nothing reads it
 }
 
-// Arch is the architecture that the flags name.
+// Arch returns the architecture that the flags name.
 func (h Header) Arch() string {
 	if h.Flags&flagAArch64 != 0 {
 		return AArch64
@@ -92,13 +92,13 @@ type Section struct {
 	Size   int64  // of the content, in bytes, without the 12 bytes of the header
 }
 
-// Content is where the section's content begins, in bytes from the start of the file.
+// Content returns where the section's content begins, in bytes from the start of the file.
 func (s Section) Content() int64 { return s.Offset + SectionHeaderSize }
 
-// End is where the section ends, in bytes from the start of the file.
+// End returns where the section ends, in bytes from the start of the file.
 func (s Section) End() int64 { return s.Offset + SectionHeaderSize + s.Size }
 
-// header is the section's own header as it stands in the file.
+// header returns the section's own header as the file stores it.
 func (s Section) header() []byte {
 	b := make([]byte, 0, SectionHeaderSize)
 	b = binary.BigEndian.AppendUint16(b, uint16(s.Type))
@@ -106,7 +106,7 @@ func (s Section) header() []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(s.Size))
 }
 
-// encode is the header as it stands in the file, with the table of sections and a checksum of zero.
+// encode returns the header as the file stores it, with the table of sections and a checksum of zero.
 func (h Header) encode(sections []Section) []byte {
 	b := make([]byte, HeaderSize)
 	copy(b[offMagic:], Magic[:])

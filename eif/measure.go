@@ -19,13 +19,14 @@ const PCRSize = sha512.Size384
 // PCR is the value of a platform configuration register.
 type PCR [PCRSize]byte
 
-// String is the register in lower-case hexadecimal, as nitro-cli and AWS KMS write it.
+// String returns the register in lower-case hexadecimal, as nitro-cli and AWS KMS write it.
 func (p PCR) String() string { return hex.EncodeToString(p[:]) }
 
 // MarshalText makes a PCR a hexadecimal string in JSON.
 func (p PCR) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
-// IsZero says that every byte of the register is zero: such a value says nothing about any image.
+// IsZero reports whether every byte of the register is zero, as in debug mode: such a value identifies no
+// image.
 func (p PCR) IsZero() bool { return p == PCR{} }
 
 // ParsePCR reads a register from 96 hexadecimal digits.
@@ -33,15 +34,15 @@ func ParsePCR(s string) (PCR, error) {
 	var p PCR
 	b, err := hex.DecodeString(s)
 	if err != nil {
-		return p, fmt.Errorf("PCR %q is not hexadecimal: %w", s, err)
+		return p, fmt.Errorf("invalid PCR %q: expected hexadecimal digits: %w", s, err)
 	}
 	if len(b) != PCRSize {
-		return p, fmt.Errorf("PCR %q has %d bytes, not %d", s, len(b), PCRSize)
+		return p, fmt.Errorf("invalid PCR %q: %d bytes, expected %d", s, len(b), PCRSize)
 	}
 	return PCR(b), nil
 }
 
-// Extend is the register that one measurement makes: SHA-384 over 48 zero bytes, what a register holds at
+// Extend returns the register after one measurement: SHA-384 over 48 zero bytes, what a register holds at
 // first, and the measurement itself.
 func Extend(measurement []byte) PCR {
 	h := sha512.New384()
@@ -50,7 +51,7 @@ func Extend(measurement []byte) PCR {
 	return PCR(h.Sum(nil))
 }
 
-// MeasureContent is the register of some content of any size: [Extend] of its SHA-384.
+// MeasureContent returns the register of some content: [Extend] of its SHA-384.
 func MeasureContent(r io.Reader) (PCR, error) {
 	h := sha512.New384()
 	if _, err := io.Copy(h, r); err != nil {
@@ -87,18 +88,18 @@ func (m Measurements) MarshalJSON() ([]byte, error) {
 	}{"Sha384 { ... }", m.PCR0, m.PCR1, m.PCR2, m.PCR8})
 }
 
-// SectionDigest is what a pass over a file found about one section.
+// SectionDigest has the digests of one section.
 type SectionDigest struct {
 	SHA384 [sha512.Size384]byte
 	CRC    uint32 // CRC-32 of the content alone
 }
 
 const (
-	chunkSize = 512 << 10 // large enough that handing a chunk to another goroutine costs nothing beside hashing it
+	chunkSize = 512 << 10 // hashing a chunk takes much longer than handing it to another goroutine
 	chunks    = 8         // how far the fastest lane can run ahead of the slowest
 )
 
-// chunk is a piece of a section on its way to the lanes. The lane that is done with it last gives it back.
+// chunk is a piece of a section on its way to the lanes. The lane that finishes last gives it back.
 type chunk struct {
 	buf  []byte
 	n    int
@@ -116,7 +117,7 @@ type meter struct {
 
 	digests []SectionDigest
 	out     io.Writer // where the content goes; may be nil
-	outErr  error     // what out said; valid when no section is open
+	outErr  error     // of out; valid when no section is open
 	free    chan *chunk
 	made    int
 
@@ -185,7 +186,7 @@ func (m *meter) begin(t SectionType) {
 	}
 }
 
-// lane starts a goroutine that gets every chunk of the open section.
+// lane starts a goroutine that receives every chunk of the open section.
 func (m *meter) lane(use func([]byte)) {
 	lane := make(chan *chunk, chunks)
 	m.lanes = append(m.lanes, lane)
@@ -199,7 +200,7 @@ func (m *meter) lane(use func([]byte)) {
 	})
 }
 
-// next is a chunk to fill: a used one, or a new one while there are few.
+// next returns a chunk to fill: a used one, or a new one while there are few.
 func (m *meter) next() *chunk {
 	if m.fill != nil {
 		return m.fill
@@ -218,7 +219,7 @@ func (m *meter) next() *chunk {
 	return m.fill
 }
 
-// send gives the chunk that was filled to the lanes.
+// send hands the filled chunk to the lanes.
 func (m *meter) send() {
 	c := m.fill
 	m.fill = nil
@@ -274,7 +275,7 @@ func (m *meter) end() error {
 	return m.outErr
 }
 
-// measurements are the registers of the sections so far. No section may be open.
+// measurements returns the registers of the sections so far. No section may be open.
 func (m *meter) measurements() Measurements {
 	boot := m.boot
 	if boot == nil {

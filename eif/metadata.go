@@ -7,8 +7,7 @@ import (
 	"fmt"
 )
 
-// Metadata is the content of the metadata section. No register covers it: it may say anything about any
-// image.
+// Metadata is the content of the metadata section. No register covers it: it proves nothing about the image.
 type Metadata struct {
 	ImageName     string
 	ImageVersion  string
@@ -20,7 +19,7 @@ type Metadata struct {
 	CustomMetadata json.RawMessage
 }
 
-// BuildMetadata says what made the file.
+// BuildMetadata describes what made the file.
 type BuildMetadata struct {
 	BuildTime        string // RFC 3339
 	BuildTool        string
@@ -29,7 +28,7 @@ type BuildMetadata struct {
 	KernelVersion    string
 }
 
-// Encode is the content of a metadata section: compact, the fields in the reference's order, and within
+// Encode returns the content of a metadata section: compact, the fields in the reference's order, and within
 // DockerInfo and CustomMetadata the keys of objects sorted, so that the same metadata are the same bytes.
 func (m Metadata) Encode() ([]byte, error) {
 	var err error
@@ -40,18 +39,18 @@ func (m Metadata) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("CustomMetadata: %w", err)
 	}
 	if c := m.CustomMetadata[0]; c != '{' && c != 'n' {
-		return nil, errors.New("CustomMetadata must be a JSON object or null: nitro-cli cannot describe the file otherwise")
+		return nil, errors.New("CustomMetadata: expected a JSON object or null, as nitro-cli describe-eif does")
 	}
 	return compact(m)
 }
 
-// ParseMetadata reads the content of a metadata section. All fields must be there, as the reference's reader
-// demands.
+// ParseMetadata reads the content of a metadata section. All fields are required, as in the reference's
+// reader.
 func ParseMetadata(section []byte) (*Metadata, error) {
-	// Maps, because the fields of a structure are found in any case, and the reference's are not.
+	// Maps, because Go matches the fields of a struct in any case, and the reference does not.
 	var outer, inner map[string]json.RawMessage
 	if err := json.Unmarshal(section, &outer); err != nil {
-		return nil, fmt.Errorf("the metadata section is not the JSON it should be: %w", err)
+		return nil, fmt.Errorf("the metadata section is not valid JSON: %w", err)
 	}
 	if outer["BuildMetadata"] == nil {
 		return nil, errors.New("the metadata section has no BuildMetadata")
@@ -84,17 +83,17 @@ func ParseMetadata(section []byte) (*Metadata, error) {
 		}
 		var text *string
 		if err := json.Unmarshal(value, &text); err != nil || text == nil {
-			return nil, fmt.Errorf("the metadata section's %s is %.40s, and should be a text", field.name, value)
+			return nil, fmt.Errorf("the metadata section's %s is %.40s: expected a string", field.name, value)
 		}
 		*field.to = *text
 	}
 	if c := m.CustomMetadata[0]; c != '{' && c != 'n' {
-		return nil, errors.New("the metadata section's CustomMetadata is neither an object nor null")
+		return nil, errors.New("the metadata section's CustomMetadata: expected an object or null")
 	}
 	return m, nil
 }
 
-// Metadata reads the metadata section. It is an error if there is none.
+// Metadata reads the metadata section. It fails if there is none.
 func (f *File) Metadata() (*Metadata, error) {
 	section, err := f.small(Meta, maxMetadata)
 	if err != nil {
@@ -103,7 +102,7 @@ func (f *File) Metadata() (*Metadata, error) {
 	return ParseMetadata(section)
 }
 
-// sorted is a JSON value with the keys of its objects in order; nothing at all is null.
+// sorted returns a JSON value with the keys of its objects in order; an empty value is null.
 func sorted(value json.RawMessage) (json.RawMessage, error) {
 	if len(value) == 0 {
 		return json.RawMessage("null"), nil
@@ -115,12 +114,13 @@ func sorted(value json.RawMessage) (json.RawMessage, error) {
 		return nil, err
 	}
 	if decoder.More() {
-		return nil, errors.New("there is more than one JSON value")
+		return nil, errors.New("more than one JSON value")
 	}
 	return compact(any)
 }
 
-// compact is JSON without spaces, and without the escapes for HTML that no other writer of this format makes.
+// compact returns JSON without spaces, and without the escapes for HTML, which no other writer of this format
+// makes.
 func compact(value any) ([]byte, error) {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)

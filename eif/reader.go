@@ -7,39 +7,40 @@ import (
 	"fmt"
 	"io"
 	"math"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
-// File is an Enclave Image File whose structure has been read. It reads the contents when it is asked for
-// them.
+// File is an Enclave Image File whose structure has been read. It reads contents on demand.
 type File struct {
 	Header
 	Sections []Section
-	CRC      uint32 // as the header has it; [File.Measure] says what it should be
+	CRC      uint32 // in the header; [File.CheckCRC] compares it with the content
 
 	r      io.ReaderAt
 	header []byte
 }
 
 // Open reads the structure of an Enclave Image File of size bytes: the header and the header of every
-// section. It refuses a file that breaks the specification anywhere in those; the error lists all that is
-// wrong. It does not look into the sections and does not check the checksum: [File.Measure] does.
+// section. It rejects a file that breaks the specification in those; the error lists all that is wrong. It
+// does not look into the sections, and does not check the checksum: [File.Measure] and [File.CheckCRC] do.
 func Open(r io.ReaderAt, size int64) (*File, error) {
 	f, problems := Inspect(r, size)
 	return f, errors.Join(problems...)
 }
 
-// Inspect reads the structure of a file as [Open] does, and lists everything that is wrong with it. The file
-// it returns is nil when what is wrong makes it impossible to find the sections.
+// Inspect reads the structure of a file as [Open] does, and lists everything that is wrong with it. It
+// returns no file if the sections cannot be found.
 func Inspect(r io.ReaderAt, size int64) (*File, []error) {
 	if size < HeaderSize {
-		return nil, []error{fmt.Errorf("the file has %d bytes, and the header of an EIF alone has %d", size, HeaderSize)}
+		return nil, []error{fmt.Errorf("the file has %d bytes: the header alone has %d", size, HeaderSize)}
 	}
 	head := make([]byte, HeaderSize)
 	if err := readAt(r, head, 0); err != nil {
-		return nil, []error{fmt.Errorf("reading the header: %w", err)}
+		return nil, []error{fmt.Errorf("read the header: %w", err)}
 	}
 	if [4]byte(head[offMagic:]) != Magic {
-		return nil, []error{fmt.Errorf("the file begins with %q, and an EIF with %q", head[:4], Magic[:])}
+		return nil, []error{fmt.Errorf("the file begins with %q: expected %q", head[:4], Magic[:])}
 	}
 	f := &File{
 		Header: Header{
@@ -53,29 +54,29 @@ func Inspect(r io.ReaderAt, size int64) (*File, []error) {
 		header: head,
 	}
 	if f.Version < MinVersion || f.Version > Version {
-		return nil, []error{fmt.Errorf("EIF version %d: versions %d to %d can be read", f.Version, MinVersion, Version)}
+		return nil, []error{fmt.Errorf("EIF version %d: expected %d to %d", f.Version, MinVersion, Version)}
 	}
 
 	var problems []error
 	wrong := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 
 	if rest := f.Flags &^ flagAArch64; rest != 0 {
-		wrong("the header has reserved flags %#x set", rest)
+		wrong("the header's reserved flags are %#x: expected 0", rest)
 	}
 	if v := binary.BigEndian.Uint16(head[offReserved:]); v != 0 {
-		wrong("the header's reserved field at byte %d is %#x, not 0", offReserved, v)
+		wrong("the header's reserved field at byte %d is %#x: expected 0", offReserved, v)
 	}
 	if v := binary.BigEndian.Uint32(head[offUnused:]); v != 0 {
-		wrong("the header's unused field at byte %d is %#x, not 0", offUnused, v)
+		wrong("the header's unused field at byte %d is %#x: expected 0", offUnused, v)
 	}
 	count := int(binary.BigEndian.Uint16(head[offNumSections:]))
 	if count < MinSections || count > MaxSections {
-		wrong("the header says %d sections: an EIF has %d to %d", count, MinSections, MaxSections)
+		wrong("the header counts %d sections: expected %d to %d", count, MinSections, MaxSections)
 		return nil, problems
 	}
 	for i := count; i < MaxSections; i++ {
 		if head64(head, offOffsets, i) != 0 || head64(head, offSizes, i) != 0 {
-			wrong("the header says %d sections, but its table has an entry for section %d", count, i)
+			wrong("the header counts %d sections, but its table has an entry for section %d", count, i)
 		}
 	}
 
@@ -83,16 +84,16 @@ func Inspect(r io.ReaderAt, size int64) (*File, []error) {
 	for i := range count {
 		offset, length := head64(head, offOffsets, i), head64(head, offSizes, i)
 		if offset != uint64(at) {
-			wrong("section %d: the header places it at byte %d, and the section before it ends at byte %d", i, offset, at)
+			wrong("section %d: the header places it at byte %d: expected byte %d", i, offset, at)
 			return nil, problems
 		}
 		if length > math.MaxInt64 || int64(length) > size-at-SectionHeaderSize {
-			wrong("section %d: at byte %d, with %d bytes, it does not fit into the file of %d bytes", i, at, length, size)
+			wrong("section %d: %d bytes at byte %d do not fit into the file of %d bytes", i, length, at, size)
 			return nil, problems
 		}
 		own := make([]byte, SectionHeaderSize)
 		if err := readAt(r, own, at); err != nil {
-			wrong("section %d: reading its header at byte %d: %w", i, at, err)
+			wrong("section %d: read its header at byte %d: %w", i, at, err)
 			return nil, problems
 		}
 		s := Section{
@@ -102,25 +103,25 @@ func Inspect(r io.ReaderAt, size int64) (*File, []error) {
 			Size:   int64(length),
 		}
 		if ownSize := binary.BigEndian.Uint64(own[4:]); ownSize != length {
-			wrong("section %d (%v): the file's header says %d bytes and the section's own %d", i, s.Type, length, ownSize)
+			wrong("section %d (%v): %d bytes by the file's header, %d by its own", i, s.Type, length, ownSize)
 			return nil, problems
 		}
 		if _, known := sectionNames[s.Type]; !known {
-			wrong("section %d at byte %d has the %v: known are 1 to %d", i, at, s.Type, Meta)
+			wrong("section %d at byte %d has %v: expected 1 to %d", i, at, s.Type, Meta)
 		}
 		if s.Flags != 0 {
-			wrong("section %d (%v) has reserved flags %#x set", i, s.Type, s.Flags)
+			wrong("section %d (%v): its reserved flags are %#x: expected 0", i, s.Type, s.Flags)
 		}
 		f.Sections = append(f.Sections, s)
 		at = s.End()
 	}
 	if at != size {
-		wrong("the last section ends at byte %d, and the file at byte %d", at, size)
+		wrong("the last section ends at byte %d: the file has %d bytes", at, size)
 	}
 	return f, append(problems, f.composition()...)
 }
 
-// composition says what is wrong with the number and the order of the sections.
+// composition lists what is wrong with the number and the order of the sections.
 func (f *File) composition() (problems []error) {
 	wrong := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 
@@ -148,23 +149,23 @@ func (f *File) composition() (problems []error) {
 		if n := count[rule.t]; n < rule.least {
 			wrong("the file has no %v section", rule.t)
 		} else if n > rule.most {
-			wrong("the file has %d %v sections, not %d", n, rule.t, rule.most)
+			wrong("the file has %d %v sections: expected at most %d", n, rule.t, rule.most)
 		}
 	}
 	for _, s := range f.Sections {
 		if s.Type == Signature && s.Size > MaxSignature {
-			wrong("the signature section has %d bytes: at most %d are allowed", s.Size, MaxSignature)
+			wrong("the signature section has %d bytes: expected at most %d", s.Size, MaxSignature)
 		}
 	}
 	return problems
 }
 
-// Content reads the content of one of the file's sections.
+// Content returns a reader of one of the file's sections.
 func (f *File) Content(s Section) *io.SectionReader {
 	return io.NewSectionReader(f.r, s.Content(), s.Size)
 }
 
-// Find is the first section of a type; ok is false when there is none.
+// Find returns the first section of a type; ok is false if there is none.
 func (f *File) Find(t SectionType) (s Section, ok bool) {
 	for _, s := range f.Sections {
 		if s.Type == t {
@@ -174,7 +175,7 @@ func (f *File) Find(t SectionType) (s Section, ok bool) {
 	return Section{}, false
 }
 
-// All are the sections of a type, in the order of the file.
+// All returns the sections of a type, in the order of the file.
 func (f *File) All(t SectionType) []Section {
 	var all []Section
 	for _, s := range f.Sections {
@@ -185,71 +186,56 @@ func (f *File) All(t SectionType) []Section {
 	return all
 }
 
-// Limits on the sections that are read into memory, in bytes. A command line longer than that starts no
-// kernel.
+// Limits of the sections that are read into memory, in bytes.
 const (
 	maxCmdline  = 64 << 10
 	maxMetadata = 8 << 20
 )
 
-// Cmdline is the kernel's command line, as the file has it.
+// Cmdline returns the kernel's command line.
 func (f *File) Cmdline() (string, error) {
 	b, err := f.small(Cmdline, maxCmdline)
 	return string(b), err
 }
 
-// small reads a section of a type that must be there and cannot be large.
+// small reads a required section of at most the given size.
 func (f *File) small(t SectionType, most int64) ([]byte, error) {
 	s, ok := f.Find(t)
 	if !ok {
 		return nil, fmt.Errorf("the file has no %v section", t)
 	}
 	if s.Size > most {
-		return nil, fmt.Errorf("the %v section has %d bytes: more than %d are not read", t, s.Size, most)
+		return nil, fmt.Errorf("the %v section has %d bytes: expected at most %d", t, s.Size, most)
 	}
 	b := make([]byte, s.Size)
 	if err := readAt(f.r, b, s.Content()); err != nil {
-		return nil, fmt.Errorf("reading the %v section: %w", t, err)
+		return nil, fmt.Errorf("read the %v section: %w", t, err)
 	}
 	return b, nil
 }
 
-// stoppable is a reader that ends with a context.
-type stoppable struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (s stoppable) Read(p []byte) (int, error) {
-	if err := context.Cause(s.ctx); err != nil {
-		return 0, err
-	}
-	return s.Reader.Read(p)
-}
-
-// Pass is what one reading of a whole file gives.
+// Pass is the result of reading a whole file once.
 type Pass struct {
 	Measurements
-	CRC      uint32          // what the checksum in the header should be
+	CRC      uint32          // of the content; see [File.CheckCRC]
 	Sections []SectionDigest // of each section, in the order of the file
 }
 
-// Measure reads the whole file once and gives its registers, its checksum and the digest of each section.
-// PCR8 is that of the certificate in the signature section, if there is one; a signature that cannot be read
-// is an error, and the other registers are returned with it. It ends with the context, whose cause is the
-// error then.
+// Measure reads the whole file once and computes its registers, its checksum and the digest of each section.
+// PCR8 is that of the certificate in the signature section, if there is one. If the signature cannot be read,
+// Measure returns an error and the other registers. It fails with the cause of ctx once ctx is done.
 func (f *File) Measure(ctx context.Context) (*Pass, error) {
 	m := newMeter(nil)
 	crcs := make([]uint32, 0, len(f.Sections))
 	for i, s := range f.Sections {
 		m.begin(s.Type)
-		n, err := m.readFrom(stoppable{ctx, f.Content(s)})
+		n, err := m.readFrom(stream.Reader(ctx, f.Content(s)))
 		m.end()
 		if err == nil && n != s.Size {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading section %d (%v) at byte %d: %w", i, s.Type, s.Content()+n, err)
+			return nil, fmt.Errorf("read section %d (%v) at byte %d: %w", i, s.Type, s.Content()+n, err)
 		}
 		crcs = append(crcs, m.digests[i].CRC)
 	}
@@ -275,16 +261,16 @@ func (f *File) Measure(ctx context.Context) (*Pass, error) {
 // CheckCRC fails if the checksum that a pass over the file computed differs from the one in its header.
 func (f *File) CheckCRC(pass *Pass) error {
 	if pass.CRC != f.CRC {
-		return fmt.Errorf("checksum mismatch: the header has %08x, the content %08x; the file is truncated or changed",
-			f.CRC, pass.CRC)
+		return fmt.Errorf("checksum mismatch: the header has %08x, the content %08x; "+
+			"the file is truncated or changed", f.CRC, pass.CRC)
 	}
 	return nil
 }
 
-// head64 is entry i of one of the header's two tables.
+// head64 returns entry i of one of the header's two tables.
 func head64(head []byte, table, i int) uint64 { return binary.BigEndian.Uint64(head[table+8*i:]) }
 
-// readAt fills b; fewer bytes are an error.
+// readAt fills b, or fails.
 func readAt(r io.ReaderAt, b []byte, off int64) error {
 	n, err := r.ReadAt(b, off)
 	if n == len(b) {

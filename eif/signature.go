@@ -71,7 +71,7 @@ func ParseCertificate(text []byte) (*x509.Certificate, error) {
 		var block *pem.Block
 		block, rest = pem.Decode(rest)
 		if block == nil {
-			return nil, errors.New("there is no PEM block CERTIFICATE in it")
+			return nil, errors.New("expected a PEM block CERTIFICATE, found none")
 		}
 		if block.Type == "CERTIFICATE" {
 			return x509.ParseCertificate(block.Bytes)
@@ -79,16 +79,17 @@ func ParseCertificate(text []byte) (*x509.Certificate, error) {
 	}
 }
 
-// CheckValidity says why a signing certificate is not valid at a time, or nil.
+// CheckValidity fails if a signing certificate is not valid at the given time.
 func CheckValidity(certificate *x509.Certificate, at time.Time) error {
 	if at.Before(certificate.NotBefore) || at.After(certificate.NotAfter) {
-		return fmt.Errorf("the signing certificate is valid from %s to %s, and the time is %s",
-			certificate.NotBefore.UTC().Format(time.RFC3339), certificate.NotAfter.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+		return fmt.Errorf("the signing certificate is valid from %s to %s: the time is %s",
+			certificate.NotBefore.UTC().Format(time.RFC3339), certificate.NotAfter.UTC().Format(time.RFC3339),
+			at.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
 
-// PCR8 is the register of the signing certificate.
+// PCR8 returns the register of the signing certificate.
 func PCR8(certificate *x509.Certificate) PCR {
 	pcr, err := MeasureContent(bytes.NewReader(certificate.Raw))
 	if err != nil {
@@ -97,7 +98,7 @@ func PCR8(certificate *x509.Certificate) PCR {
 	return pcr
 }
 
-// PCR8 is the register of the certificate in the entry.
+// PCR8 returns the register of the certificate in the entry.
 func (s Signed) PCR8() (PCR, error) {
 	certificate, err := ParseCertificate(s.Certificate)
 	if err != nil {
@@ -125,10 +126,10 @@ func Sign(key crypto.Signer, certificate []byte, pcr0 PCR, at time.Time) ([]byte
 	}
 	public, ok := key.Public().(*ecdsa.PublicKey)
 	if !ok {
-		return nil, fmt.Errorf("the private key is of the type %T: an EIF is signed with ECDSA on P-256, P-384 or P-521", key.Public())
+		return nil, fmt.Errorf("the public key is a %T: expected ECDSA on P-256, P-384 or P-521", key.Public())
 	}
 	if !public.Equal(parsed.PublicKey) {
-		return nil, fmt.Errorf("the signing certificate (subject %q) is not that of the private key", parsed.Subject)
+		return nil, fmt.Errorf("the signing certificate (subject %q) is not for the private key", parsed.Subject)
 	}
 	signer, err := newSigner(key, public)
 	if err != nil {
@@ -147,7 +148,7 @@ func Sign(key crypto.Signer, certificate []byte, pcr0 PCR, at time.Time) ([]byte
 		Payload: payload,
 	}
 	if err := message.Sign(nil, nil, signer); err != nil {
-		return nil, fmt.Errorf("signing PCR0: %w", err)
+		return nil, fmt.Errorf("sign PCR0: %w", err)
 	}
 	object, err := message.MarshalCBOR()
 	if err != nil {
@@ -158,7 +159,8 @@ func Sign(key crypto.Signer, certificate []byte, pcr0 PCR, at time.Time) ([]byte
 		return nil, err
 	}
 	if len(section) > MaxSignature {
-		return nil, fmt.Errorf("the signature section would have %d bytes, and %d are allowed: the certificate file of %d bytes is too large (one certificate is enough)",
+		return nil, fmt.Errorf("the signature section would have %d bytes: at most %d are allowed; "+
+			"use a certificate file of less than %d bytes, with one certificate",
 			len(section), MaxSignature, len(certificate))
 	}
 	return section, nil
@@ -178,7 +180,7 @@ func newSigner(key crypto.Signer, public *ecdsa.PublicKey) (*coseSigner, error) 
 			return &coseSigner{key, a.alg, a.hash, (a.curve.Params().BitSize + 7) / 8}, nil
 		}
 	}
-	return nil, fmt.Errorf("the private key is on the curve %s: an EIF is signed on P-256, P-384 or P-521", public.Curve.Params().Name)
+	return nil, fmt.Errorf("the key is on %s: expected P-256, P-384 or P-521", public.Curve.Params().Name)
 }
 
 func (s *coseSigner) Algorithm() cose.Algorithm { return s.alg }
@@ -208,11 +210,12 @@ func (s *coseSigner) Sign(_ io.Reader, content []byte) ([]byte, error) {
 // error.
 func ParseSignature(section []byte) ([]Signed, error) {
 	if len(section) > MaxSignature {
-		return nil, fmt.Errorf("the signature section has %d bytes: at most %d are allowed", len(section), MaxSignature)
+		return nil, fmt.Errorf("the signature section has %d bytes: expected at most %d",
+			len(section), MaxSignature)
 	}
 	var entries []signed
 	if err := strict.Unmarshal(section, &entries); err != nil {
-		return nil, fmt.Errorf("the signature section is not the CBOR it should be: %w", err)
+		return nil, fmt.Errorf("the signature section is not valid CBOR: %w", err)
 	}
 	if len(entries) == 0 {
 		return nil, errors.New("the signature section has no entries")
@@ -229,7 +232,7 @@ func ParseSignature(section []byte) ([]Signed, error) {
 	return all, nil
 }
 
-// Signatures reads the signature section. It is an error if there is none.
+// Signatures reads the signature section. It fails if there is none.
 func (f *File) Signatures() ([]Signed, error) {
 	section, err := f.small(Signature, MaxSignature)
 	if err != nil {
@@ -248,7 +251,8 @@ func (s Signed) Verify(pcr0 PCR, at time.Time) (*x509.Certificate, error) {
 	}
 	public, ok := certificate.PublicKey.(*ecdsa.PublicKey)
 	if !ok {
-		return certificate, fmt.Errorf("the certificate in the signature section has a key of the type %v: an EIF is signed with ECDSA on P-256, P-384 or P-521", certificate.PublicKeyAlgorithm)
+		return certificate, fmt.Errorf("the certificate in the signature section has an %v key: "+
+			"expected ECDSA on P-256, P-384 or P-521", certificate.PublicKeyAlgorithm)
 	}
 	signer, err := newSigner(nil, public)
 	if err != nil {
@@ -256,17 +260,18 @@ func (s Signed) Verify(pcr0 PCR, at time.Time) (*x509.Certificate, error) {
 	}
 	var message cose.UntaggedSign1Message
 	if err := message.UnmarshalCBOR(s.COSE); err != nil {
-		return certificate, fmt.Errorf("the signature is no COSE_Sign1 object: %w", err)
+		return certificate, fmt.Errorf("the signature is not a COSE_Sign1 object: %w", err)
 	}
 	alg, err := message.Headers.Protected.Algorithm()
 	if err != nil {
 		return certificate, fmt.Errorf("the signature's protected header: %w", err)
 	}
 	if alg != signer.alg {
-		return certificate, fmt.Errorf("the signature's algorithm is %v, and that of its certificate's key (%s) is %v", alg, public.Curve.Params().Name, signer.alg)
+		return certificate, fmt.Errorf("the signature's algorithm is %v: expected %v for a key on %s",
+			alg, signer.alg, public.Curve.Params().Name)
 	}
 	if n := len(message.Headers.Protected) + len(message.Headers.Unprotected); n != 1 {
-		return certificate, fmt.Errorf("the signature has %d header fields, not the algorithm alone", n)
+		return certificate, fmt.Errorf("the signature has %d header fields: expected only the algorithm", n)
 	}
 	verifier, err := cose.NewVerifier(alg, public)
 	if err != nil {
@@ -277,22 +282,23 @@ func (s Signed) Verify(pcr0 PCR, at time.Time) (*x509.Certificate, error) {
 	}
 	var payload register
 	if err := strict.Unmarshal(message.Payload, &payload); err != nil {
-		return certificate, fmt.Errorf("what is signed is not the CBOR it should be: %w", err)
+		return certificate, fmt.Errorf("the signed payload is not valid CBOR: %w", err)
 	}
 	value, err := octets(payload.Value)
 	if err != nil {
-		return certificate, fmt.Errorf("the register that is signed: %w", err)
+		return certificate, fmt.Errorf("the signed register: %w", err)
 	}
 	if payload.Index != 0 {
-		return certificate, fmt.Errorf("PCR%d is signed, and it should be PCR0", payload.Index)
+		return certificate, fmt.Errorf("the signature is of PCR%d: expected PCR0", payload.Index)
 	}
 	if !bytes.Equal(value, pcr0[:]) {
-		return certificate, fmt.Errorf("the signature is for another image: it signs PCR0 %x, and the PCR0 of this one is %v", value, pcr0)
+		return certificate, fmt.Errorf("the signature is for another image: it signs PCR0 %x, this image has %v",
+			value, pcr0)
 	}
 	return certificate, CheckValidity(certificate, at)
 }
 
-// integers are bytes as the format has them in CBOR.
+// integers returns bytes as the format stores them in CBOR.
 func integers(b []byte) []uint16 {
 	all := make([]uint16, len(b))
 	for i, v := range b {
@@ -301,12 +307,12 @@ func integers(b []byte) []uint16 {
 	return all
 }
 
-// octets are the integers of a CBOR array as bytes.
+// octets returns the integers of a CBOR array as bytes.
 func octets(all []uint16) ([]byte, error) {
 	b := make([]byte, len(all))
 	for i, v := range all {
 		if v > 255 {
-			return nil, fmt.Errorf("element %d of an array of bytes is %d", i, v)
+			return nil, fmt.Errorf("element %d of an array of bytes is %d: expected at most 255", i, v)
 		}
 		b[i] = byte(v)
 	}

@@ -237,8 +237,8 @@ func TestVerifyRefuses(t *testing.T) {
 		{"a certificate of another key", entry{certificate: selfSigned(t, other, yesterday, tomorrow), key: key, value: value}, "not by the key"},
 		{"a certificate of an RSA key", entry{certificate: selfSigned(t, rsaKey, yesterday, tomorrow), key: key, value: value}, "RSA"},
 		{"a certificate on P-224", entry{certificate: selfSigned(t, newKey(t, elliptic.P224()), yesterday, tomorrow), key: key, value: value}, "P-224"},
-		{"no certificate", entry{certificate: []byte("hello"), key: key, value: value}, "no PEM block"},
-		{"another register", entry{certificate: good, key: key, value: value, index: 8}, "PCR8 is signed"},
+		{"no certificate", entry{certificate: []byte("hello"), key: key, value: value}, "expected a PEM block"},
+		{"another register", entry{certificate: good, key: key, value: value, index: 8}, "signature is of PCR8"},
 		{"another value", entry{certificate: good, key: key, value: noise(1, 48)}, "another image"},
 		{"a short value", entry{certificate: good, key: key, value: value[:47]}, "another image"},
 		{"another algorithm", entry{certificate: good, key: key, value: value, protected: []byte{0xa1, 0x01, 0x26}}, "algorithm"},
@@ -312,10 +312,10 @@ func TestSignRefuses(t *testing.T) {
 		certificate []byte
 		want        string
 	}{
-		{"a certificate of another key", other, good, "not that of the private key"},
+		{"a certificate of another key", other, good, "not for the private key"},
 		{"an RSA key", rsaKey, selfSigned(t, rsaKey, yesterday, tomorrow), "ECDSA"},
 		{"P-224", small, selfSigned(t, small, yesterday, tomorrow), "P-224"},
-		{"no certificate", key, []byte("x"), "no PEM block"},
+		{"no certificate", key, []byte("x"), "expected a PEM block"},
 		{"an expired certificate", key, selfSigned(t, key, yesterday, now.Add(-time.Second)), "is valid from"},
 		{"a certificate of tomorrow", key, selfSigned(t, key, now.Add(time.Second), tomorrow), "is valid from"},
 		{"a certificate file that is too large", key, append(bytes.Clone(good), bytes.Repeat([]byte("\xff"), 16000)...), "32768"},

@@ -7,7 +7,7 @@ import (
 	"io"
 )
 
-// What the reference implementation writes into fields that nothing reads.
+// Values of the reference implementation for fields that nothing reads.
 const (
 	defaultMemory = 1 << 30
 	defaultCPUs   = 2
@@ -28,8 +28,7 @@ type Writer struct {
 }
 
 // NewWriter starts a file for an architecture ([X86_64] or [AArch64]) at the beginning of w, which must be
-// empty. The header is written by [Writer.Close]: until then the file begins with zeros and nothing takes it
-// for an EIF.
+// empty. [Writer.Close] writes the header: until then the file begins with zeros and is not an EIF.
 func NewWriter(w io.WriteSeeker, arch string) (*Writer, error) {
 	header := Header{Version: Version, Memory: defaultMemory, CPUs: defaultCPUs}
 	switch arch {
@@ -37,7 +36,7 @@ func NewWriter(w io.WriteSeeker, arch string) (*Writer, error) {
 	case AArch64:
 		header.Flags = flagAArch64
 	default:
-		return nil, fmt.Errorf("architecture %q: an enclave has %s or %s", arch, X86_64, AArch64)
+		return nil, fmt.Errorf("architecture %q: expected %s or %s", arch, X86_64, AArch64)
 	}
 	if _, err := w.Write(make([]byte, HeaderSize)); err != nil {
 		return nil, err
@@ -51,10 +50,10 @@ func (w *Writer) Next(t SectionType) error {
 		return err
 	}
 	if len(w.sections) == MaxSections {
-		return w.fail(fmt.Errorf("an EIF has no room for more than %d sections", MaxSections))
+		return w.fail(fmt.Errorf("too many sections: an EIF has at most %d", MaxSections))
 	}
 	if _, known := sectionNames[t]; !known {
-		return w.fail(fmt.Errorf("a section cannot have the %v", t))
+		return w.fail(fmt.Errorf("section of %v: expected 1 to %d", t, Meta))
 	}
 	s := Section{Type: t, Offset: HeaderSize}
 	if n := len(w.sections); n > 0 {
@@ -93,8 +92,7 @@ func (w *Writer) ReadFrom(r io.Reader) (int64, error) {
 	return n, nil
 }
 
-// Measurements ends the current section and gives the registers of what has been written so far, without
-// PCR8.
+// Measurements ends the current section and returns the registers of the sections so far, without PCR8.
 func (w *Writer) Measurements() (Measurements, error) {
 	if err := w.endSection(); err != nil {
 		return Measurements{}, err
@@ -102,7 +100,7 @@ func (w *Writer) Measurements() (Measurements, error) {
 	return w.m.measurements(), nil
 }
 
-// Size is the size of the file so far, in bytes.
+// Size returns the size of the file so far, in bytes.
 func (w *Writer) Size() int64 {
 	if n := len(w.sections); n > 0 {
 		return w.sections[n-1].End()
@@ -156,7 +154,7 @@ func (w *Writer) mustBeOpen() error {
 		return w.err
 	}
 	if !w.open {
-		return w.fail(errors.New("content without a section: call Next first"))
+		return w.fail(errors.New("write without a section: call Next first"))
 	}
 	return nil
 }
@@ -171,7 +169,7 @@ func (w *Writer) endSection() error {
 	return w.err
 }
 
-// fail keeps the first error: after it the file is worth nothing.
+// fail keeps the first error, after which the file is unusable.
 func (w *Writer) fail(err error) error {
 	w.endSection()
 	if w.err == nil {
@@ -180,12 +178,11 @@ func (w *Writer) fail(err error) error {
 	return w.err
 }
 
-// Abort ends what goes on in the background without finishing the file, which is worth nothing then. After
-// Close it does nothing.
-func (w *Writer) Abort() { w.fail(errors.New("the EIF was given up")) }
+// Abort ends the goroutines of an unfinished file, which is unusable then. After Close it does nothing.
+func (w *Writer) Abort() { w.fail(errors.New("writing the EIF was aborted")) }
 
-// Header replaces the version and the defaults for memory and CPUs that the file says, which are otherwise
-// those of the reference implementation. The architecture stays.
+// Header sets the version and the default memory and CPUs of the header, which are otherwise those of the
+// reference implementation. The architecture does not change.
 func (w *Writer) Header(h Header) {
 	w.header.Version, w.header.Memory, w.header.CPUs = h.Version, h.Memory, h.CPUs
 }

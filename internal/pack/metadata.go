@@ -11,7 +11,8 @@ import (
 // MaxMetadata is the largest file with a user's own metadata, in bytes. nitro-cli has the same limit.
 const MaxMetadata = 4096
 
-// ReadMetadata reads a user's own metadata from a file: a JSON object or null, of at most [MaxMetadata] bytes.
+// ReadMetadata reads a user's own metadata from a file: a JSON object or null, of at most [MaxMetadata]
+// bytes.
 func ReadMetadata(path string) (json.RawMessage, error) {
 	text, err := stream.ReadFile(path, MaxMetadata)
 	if err != nil {

@@ -158,8 +158,8 @@ func TestKMSRefuses(t *testing.T) {
 		{"access denied", standIn{key: local.Key, refuse: true}, "not for you"},
 		{"a key to encrypt with", standIn{key: local.Key, usage: "KEY_AGREEMENT"}, "expected SIGN_VERIFY"},
 		{"an RSA key", standIn{key: rsaKey, usage: "SIGN_VERIFY"}, "ECDSA"},
-		{"another key than the certificate's", standIn{key: other.Key, usage: "SIGN_VERIFY"}, "not that of the private key"},
-		{"another curve than the certificate's", standIn{key: p256, usage: "SIGN_VERIFY"}, "not that of the private key"},
+		{"another key than the certificate's", standIn{key: other.Key, usage: "SIGN_VERIFY"}, "not for the private key"},
+		{"another curve than the certificate's", standIn{key: p256, usage: "SIGN_VERIFY"}, "not for the private key"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			startKMS(t, &test.kms)
