@@ -12,6 +12,9 @@ RACE    := ./eif ./image ./initramfs ./nsm ./internal/cli ./internal/contract ./
            ./internal/hermetic/resolve ./internal/hermetic/output ./internal/hermetic/sandbox ./internal/hermetic/store \
            ./internal/hermetic/fetch ./internal/linuxkit ./internal/machine/... ./internal/pack
 
+# Packages that must work on macOS and Windows too.
+PORTABLE := ./eif ./image ./initramfs ./nsm ./kernel ./internal/cli ./cmd/neb
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -23,8 +26,12 @@ build: ## the blobs for this machine's architecture, into result/
 	$(GO) run ./cmd/neb build
 
 .PHONY: test
-test: ## all tests that this machine can run, skips named
-	$(GO) test -timeout 70m ./...
+test: ## all tests but the slow ones; what the machine lacks is skipped by name
+	$(GO) test ./...
+
+.PHONY: test-all
+test-all: ## the slow tests too: kernels compiled again, Docker, Nix, releases, large images
+	$(GO) test -tags slow -timeout 60m ./...
 
 .PHONY: race
 race: ## the packages of RACE under the race detector, with coverage
@@ -41,8 +48,8 @@ fuzz: ## every fuzz target for FUZZTIME (20s; 10000x counts runs)
 	done
 
 .PHONY: cover
-cover: ## all tests but kernels compiled again, with coverage, the total at the end
-	$(GO) test -short -timeout 80m -coverprofile coverage.out -coverpkg ./... ./...
+cover: ## the tests with coverage, the total at the end
+	$(GO) test -coverprofile coverage.out -coverpkg ./... ./...
 	$(GO) tool cover -func coverage.out | tail -n 1
 
 .PHONY: check
@@ -54,6 +61,9 @@ form: ## formatting, vet for each platform, the Go modules
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
 	GOARCH=arm64 $(GO) vet ./cmd/... ./internal/cli/...
+	GOOS=darwin $(GO) vet $(PORTABLE)
+	GOOS=windows $(GO) vet $(PORTABLE)
+	$(GO) vet -tags slow ./...
 	$(GO) mod verify
 	$(GO) mod tidy -diff
 
