@@ -65,7 +65,7 @@ func TestRootFromPipe(t *testing.T) {
 			}
 			continue
 		}
-		if status, _, errs := command("eif", "build", "--rootfs", fifo, "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "x", "-o", f.path("x.eif")); status != 1 || !strings.Contains(errs, "found nothing") {
+		if status, _, errs := command("eif", "build", "--rootfs", fifo, "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "x", "-o", f.path("x.eif")); status != 1 || !strings.Contains(errs, "found an empty file") {
 			t.Errorf("an empty pipe: status %d: %s", status, errs)
 		}
 	}

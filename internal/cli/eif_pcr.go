@@ -131,13 +131,13 @@ func (p *parentFlags) add(cmd *cobra.Command) {
 func (p *parentFlags) measure(use func(int, eif.PCR)) error {
 	if p.role != "" {
 		if err := inspect.CheckRoleARN(p.role); err != nil {
-			return usagef("invalid --role-arn: %v", err)
+			return usagef("--role-arn: %v", err)
 		}
 		use(3, eif.Extend([]byte(p.role)))
 	}
 	if p.instance != "" {
 		if err := inspect.CheckInstanceID(p.instance); err != nil {
-			return usagef("invalid --instance-id: %v", err)
+			return usagef("--instance-id: %v", err)
 		}
 		use(4, eif.Extend([]byte(p.instance)))
 	}

@@ -225,13 +225,13 @@ func TestEIFCommands(t *testing.T) {
 
 		{"eif policy " + a, 0, `"kms:RecipientAttestation:PCR0": "` + pcrs["PCR0"] + `"`, ""},
 		{"eif policy " + a + " --pcr 0 --role-arn " + role, 0, `"kms:RecipientAttestation:PCR3": "78fce75d`, ""},
-		{"eif policy " + a + " --pcr 1 --pcr 2", 1, "", "without PCR0 and PCR8"},
+		{"eif policy " + a + " --pcr 1 --pcr 2", 1, "", "neither PCR0 nor PCR8"},
 		{"eif policy " + a + " --pcr 8", 1, "", "no signature"},
 		{"eif policy " + broken, 1, "", "checksum"},
 
 		{"eif sign " + a, 2, "", "--signing-certificate and --private-key are required"},
 		{"eif sign " + a + " --private-key " + f.path("key.pem"), 2, "", "--private-key needs --signing-certificate"},
-		{"eif sign " + a + " --private-key " + f.path("cert.pem") + " --signing-certificate " + f.path("cert.pem"), 1, "", "no private key"},
+		{"eif sign " + a + " --private-key " + f.path("cert.pem") + " --signing-certificate " + f.path("cert.pem"), 1, "", "expected a key in PEM"},
 		{"eif sign " + broken + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem"), 1, "", "checksum"},
 		{"eif sign " + b + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem"), 0, signedPCRs["PCR8"], ""},
 		{"eif verify " + b + " --pcr8 " + signedPCRs["PCR8"], 0, ": verified", ""},
