@@ -29,11 +29,21 @@ var switchTable = []struct {
 	want string
 	set  func(*switches, string) bool
 }{
-	{contract.SwitchCgroup, "v1 or v2", func(s *switches, v string) bool { return oneOf(v, "v2", "v1", &s.cgroupV1) }},
-	{contract.SwitchEnd, "reboot or halt", func(s *switches, v string) bool { return oneOf(v, "reboot", "halt", &s.halt) }},
-	{contract.SwitchGrace, "a time like 10s", func(s *switches, v string) bool { return duration(v, &s.grace) }},
-	{contract.SwitchHeartbeat, "a time like 20s", func(s *switches, v string) bool { return duration(v, &s.heartbeat) }},
-	{contract.SwitchLinger, "a time like 30s", func(s *switches, v string) bool { return duration(v, &s.linger) }},
+	{contract.SwitchCgroup, "v1 or v2", func(s *switches, v string) bool {
+		return oneOf(v, "v2", "v1", &s.cgroupV1)
+	}},
+	{contract.SwitchEnd, "reboot or halt", func(s *switches, v string) bool {
+		return oneOf(v, "reboot", "halt", &s.halt)
+	}},
+	{contract.SwitchGrace, "a time like 10s", func(s *switches, v string) bool {
+		return duration(v, &s.grace)
+	}},
+	{contract.SwitchHeartbeat, "a time like 20s", func(s *switches, v string) bool {
+		return duration(v, &s.heartbeat)
+	}},
+	{contract.SwitchLinger, "a time like 30s", func(s *switches, v string) bool {
+		return duration(v, &s.linger)
+	}},
 }
 
 func oneOf(v, no, yes string, at *bool) bool {
@@ -55,31 +65,29 @@ func duration(v string, at *time.Duration) bool {
 // follows.
 func (s *switches) parse(options []option) error {
 	var first error
+	keep := func(what, expected string) {
+		if first == nil {
+			first = &failure{doing: "kernel command line", what: what, err: errors.New(expected)}
+		}
+	}
 next:
 	for _, o := range options {
 		if !strings.HasPrefix(o.key, contract.SwitchPrefix) {
 			continue
 		}
+		known := ""
 		for _, t := range switchTable {
-			if t.key != o.key {
+			if known += " " + t.key; t.key != o.key {
 				continue
 			}
 			was := *s
 			if !t.set(s, o.value) {
 				*s = was
-				if first == nil {
-					first = &failure{doing: "kernel command line", what: o.key + "=" + o.value, err: errors.New("expected " + t.want)}
-				}
+				keep(o.key+"="+o.value, "expected "+t.want)
 			}
 			continue next
 		}
-		if first == nil {
-			known := ""
-			for _, t := range switchTable {
-				known += " " + t.key
-			}
-			first = &failure{doing: "kernel command line", what: o.key, err: errors.New("unknown switch, expected one of" + known)}
-		}
+		keep(o.key, "unknown switch, expected one of"+known)
 	}
 	return first
 }

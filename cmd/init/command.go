@@ -66,7 +66,9 @@ func (e *enclave) start() (int, error) {
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
 	if e.structured {
-		attr.Sys.Credential = &syscall.Credential{Uid: uint32(e.account.uid), Gid: uint32(e.account.gid), Groups: e.account.groups}
+		attr.Sys.Credential = &syscall.Credential{
+			Uid: uint32(e.account.uid), Gid: uint32(e.account.gid), Groups: e.account.groups,
+		}
 	}
 	all := e.candidates(argv[0])
 	failed := error(unix.ENOENT)
@@ -164,7 +166,8 @@ func diagnose(head []byte, exists func(string) bool) string {
 		interpreter, _, _ := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
 		switch {
 		case strings.HasSuffix(line, "\r"):
-			return "its first line ends in a carriage return, which becomes part of the interpreter's name: save it with Unix line endings"
+			return "its first line ends in a carriage return, which becomes part of the interpreter's name: " +
+				"save it with Unix line endings"
 		case interpreter == "":
 			return "its first line names no interpreter"
 		case !exists(interpreter):

@@ -7,7 +7,8 @@ import "golang.org/x/sys/unix"
 // openConsole mounts /dev and opens the console as descriptors 0 to 2. Without a console, as in production,
 // it opens /dev/null.
 func (e *enclave) openConsole() error {
-	if err := unix.Mount("dev", "/dev", "devtmpfs", devFlags, ""); err != nil && err != unix.EBUSY { // mounted at the entry point
+	// EBUSY: the entry point has mounted it.
+	if err := unix.Mount("dev", "/dev", "devtmpfs", devFlags, ""); err != nil && err != unix.EBUSY {
 		if err == unix.ENOENT {
 			err = mkdir("/dev", 0o755)
 			if err == nil {

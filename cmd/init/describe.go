@@ -34,7 +34,8 @@ func (e *enclave) describe() error {
 	}
 	if err != nil {
 		return fail("check that the ramdisk is complete:", contract.CompletePath, err).because(
-			unpacking("the ramdisk was truncated, or memory or inodes ran out while it was unpacked (its tmpfs is half of memory, with one inode for two pages)"))
+			unpacking("the ramdisk was truncated, or memory or inodes ran out while it was unpacked " +
+				"(its tmpfs is half of memory, with one inode for two pages)"))
 	}
 	return nil
 }
@@ -47,7 +48,8 @@ func (e *enclave) describeNitroCLI() error {
 	}
 	e.about.Cmd = lines(cmd)
 	if len(e.about.Cmd) == 0 {
-		return &failure{doing: "read", what: contract.CmdPath, err: errors.New("the file is empty"), cause: "the image has neither CMD nor ENTRYPOINT"}
+		return fail("read", contract.CmdPath, errors.New("the file is empty")).because(
+			"the image has neither CMD nor ENTRYPOINT")
 	}
 	env, err := readFile(contract.EnvPath, 2*contract.MaxSize)
 	if err != nil && err != unix.ENOENT {

@@ -75,7 +75,11 @@ func (e *enclave) callParent() error {
 
 // again reports whether a connection that failed with err may succeed later.
 func again(err error) bool {
-	return err == unix.ECONNRESET || err == unix.ECONNREFUSED || err == unix.ETIMEDOUT || err == unix.EHOSTUNREACH || err == unix.ENOTCONN || err == unix.EPIPE
+	switch err {
+	case unix.ECONNRESET, unix.ECONNREFUSED, unix.ETIMEDOUT, unix.EHOSTUNREACH, unix.ENOTCONN, unix.EPIPE:
+		return true
+	}
+	return false
 }
 
 // sendHeartbeat waits for the connection, retrying until the deadline, and sends the byte.
@@ -118,14 +122,19 @@ func (e *enclave) heartbeatAnswered() error {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
 			if err := await(e.beat.fd, unix.POLLIN, deadline); err != nil {
-				return fail("heartbeat", "", err).because("the parent accepted the connection to port 9000 and did not answer within " + e.switches.heartbeat.String())
+				return fail("heartbeat", "", err).because("the parent accepted the connection to port 9000 " +
+					"and did not answer within " + e.switches.heartbeat.String())
 			}
 		case err != nil:
-			return fail("heartbeat", "", err).because("the parent reset the connection to port 9000 instead of answering")
+			return fail("heartbeat", "", err).because(
+				"the parent reset the connection to port 9000 instead of answering")
 		case n == 0:
-			return fail("heartbeat", "", errors.New("the parent closed the connection to port 9000 instead of answering"))
+			err = errors.New("the parent closed the connection to port 9000 instead of answering")
+			return fail("heartbeat", "", err)
 		case b[0] != contract.HeartbeatByte:
-			return fail("heartbeat", "", errors.New("the parent answered 0x"+strconv.FormatUint(uint64(b[0]), 16)+" at port 9000, expected 0xb7"))
+			err = errors.New("the parent answered 0x" + strconv.FormatUint(uint64(b[0]), 16) +
+				" at port 9000, expected 0xb7")
+			return fail("heartbeat", "", err)
 		default:
 			unix.Close(e.beat.fd)
 			return nil

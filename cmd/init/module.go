@@ -118,6 +118,7 @@ func misfit(fd int) string {
 		if unix.Uname(&u) != nil || release == unix.ByteSliceToString(u.Release[:]) {
 			return ""
 		}
-		return "it was built for kernel " + release + ", the running kernel is " + unix.ByteSliceToString(u.Release[:])
+		return "it was built for kernel " + release + ", the running kernel is " +
+			unix.ByteSliceToString(u.Release[:])
 	}
 }

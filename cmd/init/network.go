@@ -64,7 +64,8 @@ func writeHosts(name string) error {
 	if err := mkdir("/etc", 0o755); err != nil {
 		return err
 	}
-	return writeFile("/etc/hosts", "127.0.0.1\tlocalhost "+name+"\n::1\tlocalhost ip6-localhost ip6-loopback\n", unix.O_CREAT)
+	text := "127.0.0.1\tlocalhost " + name + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	return writeFile("/etc/hosts", text, unix.O_CREAT)
 }
 
 // makeResolvTarget creates the target of linuxkit's link /etc/resolv.conf, because /run is empty at each

@@ -52,7 +52,8 @@ func untilFilled(getrandom func() (int, error), limit time.Duration) error {
 			return fail("read random numbers", "", err)
 		}
 		if time.Since(began) > limit {
-			return &failure{doing: "wait for random numbers", err: errors.New("the kernel's pool was not filled within " + limit.String())}
+			return fail("wait for random numbers", "",
+				errors.New("the kernel's pool was not filled within "+limit.String()))
 		}
 	}
 }

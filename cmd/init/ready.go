@@ -90,7 +90,9 @@ const dockerPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 // environment adds the variables that Docker adds, unless the image has them.
 func environment(env []string, home, hostname string) []string {
 	all := env
-	for _, v := range []struct{ name, value string }{{"PATH", dockerPath}, {"HOME", home}, {"HOSTNAME", hostname}} {
+	for _, v := range []struct{ name, value string }{
+		{"PATH", dockerPath}, {"HOME", home}, {"HOSTNAME", hostname},
+	} {
 		if _, ok := lookUpEnv(env, v.name); !ok {
 			all = append(all, v.name+"="+v.value)
 		}

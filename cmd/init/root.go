@@ -96,7 +96,8 @@ func mountErofs(parts int) error {
 			return err
 		}
 	}
-	if err := unix.Mount("overlay", contract.RootPath, "overlay", 0, "lowerdir="+lower+",upperdir="+layer+"/upper,workdir="+layer+"/work"); err != nil {
+	options := "lowerdir=" + lower + ",upperdir=" + layer + "/upper,workdir=" + layer + "/work"
+	if err := unix.Mount("overlay", contract.RootPath, "overlay", 0, options); err != nil {
 		return fail("mount", contract.RootPath, err)
 	}
 	return nil
@@ -157,7 +158,8 @@ func appendFile(to int, name string) error {
 			b = b[n:]
 		}
 		if at-freed >= joinStep {
-			if err := unix.Fallocate(from, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, freed, joinStep); err != nil && err != unix.EOPNOTSUPP {
+			err := unix.Fallocate(from, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, freed, joinStep)
+			if err != nil && err != unix.EOPNOTSUPP {
 				return fail("join", name, err)
 			}
 			freed += joinStep

@@ -23,13 +23,16 @@ func handlers() (forward, absorb, fault, back uintptr)
 
 var (
 	forwarded = []unix.Signal{
-		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGWINCH, unix.SIGPWR,
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM,
+		unix.SIGCONT, unix.SIGWINCH, unix.SIGPWR,
 	}
 	absorbed = []unix.Signal{
-		unix.SIGTRAP, unix.SIGABRT, unix.SIGPIPE, unix.SIGSTKFLT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGXCPU, unix.SIGXFSZ,
+		unix.SIGTRAP, unix.SIGABRT, unix.SIGPIPE, unix.SIGSTKFLT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU,
+		unix.SIGXCPU, unix.SIGXFSZ,
 		unix.SIGVTALRM, unix.SIGPROF, unix.SIGIO, unix.SIGSYS,
 	}
-	faults = []unix.Signal{unix.SIGILL, unix.SIGBUS, unix.SIGFPE, unix.SIGSEGV} // what the runtime turns into a panic when it is its own fault
+	// The runtime turns these into a panic if they are its own.
+	faults = []unix.Signal{unix.SIGILL, unix.SIGBUS, unix.SIGFPE, unix.SIGSEGV}
 )
 
 // sigaction is the kernel's struct sigaction (linux/signal_types.h).
@@ -55,7 +58,8 @@ func takeSignals() {
 		for _, s := range t.signals {
 			now := sigaction{handler: t.handler, flags: saFlags, restorer: back, mask: ^uint64(0)}
 			var was sigaction
-			unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&now)), uintptr(unsafe.Pointer(&was)), unsafe.Sizeof(now.mask), 0, 0)
+			unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&now)),
+				uintptr(unsafe.Pointer(&was)), unsafe.Sizeof(now.mask), 0, 0)
 			if t.handler == fault {
 				goHandler = was.handler
 			}

@@ -28,7 +28,7 @@ const (
 	Dir          = "/neb"          // both: a directory, before what it holds
 	ModulesPath  = "/neb/modules"  // first ramdisk: the [Modules], mode 0644; optional
 	ModuleDir    = "/neb/lib"      // first ramdisk: modules that [Modules] names
-	RootPath     = "/rootfs"       // second ramdisk: the application's tree, or an empty directory for an erofs root
+	RootPath     = "/rootfs"       // second ramdisk: the application's tree; empty for an erofs root
 	CmdPath      = "/cmd"          // second ramdisk: nitro-cli's command, one argument a line
 	EnvPath      = "/env"          // second ramdisk: nitro-cli's environment, one K=V a line
 	Path         = "/neb/app"      // second ramdisk: the [Description], mode 0644
@@ -55,7 +55,7 @@ const (
 	SwitchPrefix    = "neb."
 	SwitchCgroup    = "neb.cgroup"    // v1 or v2 (default)
 	SwitchEnd       = "neb.end"       // how the machine ends: reboot (default) or halt
-	SwitchGrace     = "neb.grace"     // from StopSignal to SIGKILL for what outlives the application; default 10s
+	SwitchGrace     = "neb.grace"     // from StopSignal to SIGKILL for what the application leaves; default 10s
 	SwitchHeartbeat = "neb.heartbeat" // limit for the parent's answer; default 20s
 	SwitchLinger    = "neb.linger"    // between the line of a failure and the end of the machine; default 30s
 )
@@ -85,7 +85,7 @@ const MaxRecords = 16 << 10
 
 // Limits of sizes, in bytes.
 const (
-	MaxSize  = 2 << 20     // a whole file; the kernel passes at most 2 MiB of arguments and environment to a program
+	MaxSize  = 2 << 20     // a whole file; the kernel passes at most 2 MiB to a program
 	MaxValue = 128<<10 - 1 // one argument or variable (MAX_ARG_STRLEN of linux/binfmts.h, with its NUL)
 	MaxName  = 64          // a host name (__NEW_UTS_LEN of linux/utsname.h)
 	MaxPath  = 4095        // a path (PATH_MAX of linux/limits.h, with its NUL)
@@ -105,7 +105,7 @@ type Description struct {
 	StopSignal string   // name or number, see [Signal]; "" is SIGTERM
 
 	Hostname     string // "" is "enclave"
-	ErofsParts   uint32 // number of parts of the erofs image that is the root; 0: the root is the tree at RootPath
+	ErofsParts   uint32 // number of parts of the erofs root; 0: the root is the tree at RootPath
 	Complete     bool   // init fails unless CompletePath holds Complete
 	LoopbackDown bool   // init does not bring up lo
 	NSMOwner     string // owner of /dev/nsm, written as User; "" is the application's user and group
@@ -162,7 +162,8 @@ func startable(d *Description) error {
 		return errors.New(Path + ": neither Entrypoint nor Cmd is set: there is nothing to start")
 	}
 	if d.ExitReport == HeartbeatPort {
-		return errors.New(Path + ": ExitReport: port " + strconv.Itoa(HeartbeatPort) + " is reserved for the heartbeat")
+		return errors.New(Path + ": ExitReport: port " + strconv.Itoa(HeartbeatPort) +
+			" is reserved for the heartbeat")
 	}
 	return nil
 }
@@ -198,7 +199,7 @@ func DecodeModules(s string) (Modules, error) {
 // Report is what init sends to the parent at the end, if [Description.ExitReport] is set: one connection, one
 // encoded report, end of stream.
 type Report struct {
-	Phase  string // PhaseExit if the application ran and exited; otherwise the step of init that failed, one word
+	Phase  string // PhaseExit if the application ran; otherwise the step of init that failed
 	Status uint32 // exit status 0 to 255; only with PhaseExit and no Signal
 	Signal string // the signal that killed the application, as [SignalName] spells it
 }

@@ -73,7 +73,8 @@ func (f *field) take(value string) error {
 		}
 		n, err := strconv.ParseUint(value, base, 32)
 		if err != nil || n == 0 || n > uint64(f.limit) || f.write(uint32(n)) != value {
-			return errors.New(strconv.Quote(value) + ", expected a number from " + f.write(1) + " to " + f.write(f.limit))
+			return errors.New(strconv.Quote(value) + ", expected a number from " + f.write(1) + " to " +
+				f.write(f.limit))
 		}
 		*f.number = uint32(n)
 	case f.flag != nil:
@@ -125,16 +126,19 @@ func decode(file string, fields []field, s string) error {
 		}
 		if i == 0 {
 			if key != versionKey {
-				return errors.New(file + ": the first record is " + strconv.Quote(key) + ", expected " + versionKey)
+				return errors.New(file + ": the first record is " + strconv.Quote(key) +
+					", expected " + versionKey)
 			}
 			if value != version {
-				return errors.New(file + ": version " + strconv.Quote(value) + ", expected " + version + ": use the init that came with the packer")
+				return errors.New(file + ": version " + strconv.Quote(value) + ", expected " + version +
+					": use the init that came with the packer")
 			}
 			continue
 		}
 		f := find(fields, key)
 		if f == nil {
-			return errors.New(file + ": unknown field " + strconv.Quote(key) + ": use the init that came with the packer")
+			return errors.New(file + ": unknown field " + strconv.Quote(key) +
+				": use the init that came with the packer")
 		}
 		if err := f.take(value); err != nil {
 			return badRecord(file, key, err)
@@ -174,8 +178,8 @@ func checkValue(s string) error {
 		return errors.New(strconv.Quote(s) + " has a NUL byte, which arguments and variables cannot hold")
 	}
 	if len(s) > MaxValue {
-		return errors.New(strconv.Itoa(len(s)) + " bytes, the kernel's limit for one argument or variable is " +
-			strconv.Itoa(MaxValue))
+		return errors.New(strconv.Itoa(len(s)) +
+			" bytes, the kernel's limit for one argument or variable is " + strconv.Itoa(MaxValue))
 	}
 	return nil
 }
@@ -221,7 +225,8 @@ func ID(s string) (n int, numeric bool, err error) {
 		return 0, false, nil
 	}
 	if err != nil || n64 < 0 || n64 > MaxID {
-		return 0, true, errors.New("invalid number " + strconv.Quote(s) + " of a user or group: expected 0 to " + strconv.Itoa(MaxID))
+		return 0, true, errors.New("invalid number " + strconv.Quote(s) + " of a user or group: expected 0 to " +
+			strconv.Itoa(MaxID))
 	}
 	return int(n64), true, nil
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
 )
 
-// An Endpoint is something on this host that a vsock port is joined with.
+// An Endpoint is an address of this host to which a vsock port is connected.
 type Endpoint struct {
 	network string // "unix", "tcp" or "exec"
 	address string
@@ -47,7 +47,7 @@ func ParseEndpoint(s string) (Endpoint, error) {
 
 func (e Endpoint) String() string { return e.network + ":" + e.address }
 
-// Local says whether the endpoint cannot be reached from, or lead to, another machine.
+// Local reports whether only this machine can reach the endpoint.
 func (e Endpoint) Local() bool {
 	if e.network != "tcp" {
 		return true
@@ -57,18 +57,18 @@ func (e Endpoint) Local() bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// ErrCommand is the error of listening at a command.
+// ErrCommand is the error of listening on a command.
 var ErrCommand = errors.New("only connections of the enclave can start a command")
 
-// Listen waits for connections of the host. There is no listening for exec, see [ErrCommand]. A socket's file
-// that a process left behind which did not live to remove it is replaced.
+// Listen listens for connections of the host. It fails for exec, see [ErrCommand]. It replaces a socket file
+// that an earlier process left behind.
 func (e Endpoint) Listen() (net.Listener, error) {
 	if e.network == "exec" {
 		return nil, fmt.Errorf("%v: %w", e, ErrCommand)
 	}
 	l, err := net.Listen(e.network, e.address)
 	if e.network == "unix" && errors.Is(err, syscall.EADDRINUSE) {
-		// Only a socket that nobody listens at any more refuses; a file of another kind is no socket.
+		// A socket refuses connections when no process listens on it.
 		other, busy := net.Dial("unix", e.address)
 		if busy == nil {
 			other.Close()
@@ -85,8 +85,8 @@ func isSocket(path string) bool {
 	return err == nil && st.Mode().Type() == fs.ModeSocket
 }
 
-// Handler joins each connection of the enclave with one to the endpoint. The enclave's is refused when the
-// endpoint's cannot be had; report, if any, is told why. The errors of commands go to stderr.
+// Handler connects each connection of the enclave to the endpoint. If that fails, it refuses the connection
+// and calls report. stderr receives the standard error of commands.
 func (e Endpoint) Handler(report func(error), stderr io.Writer) vsock.Handler {
 	return func(ctx context.Context, c *vsock.Conn) {
 		host, err := e.open(ctx, c.Context(), stderr)
@@ -101,14 +101,14 @@ func (e Endpoint) Handler(report func(error), stderr io.Writer) vsock.Handler {
 	}
 }
 
-// stream is what both kinds of host connections are.
+// A stream is a connection of the host.
 type stream interface {
 	net.Conn
 	CloseWrite() error
 	SyscallConn() (syscall.RawConn, error)
 }
 
-// open connects, which ends with connecting, or starts a command, which lives no longer than ctx.
+// open connects until connecting ends, or starts a command, which is killed when ctx ends.
 func (e Endpoint) open(ctx, connecting context.Context, stderr io.Writer) (stream, error) {
 	if e.network == "exec" {
 		return e.start(ctx, stderr)
@@ -129,7 +129,7 @@ type process struct {
 	once sync.Once
 }
 
-// start runs a command of the shell in a process group of its own.
+// start runs a shell command in its own process group.
 func (e Endpoint) start(ctx context.Context, stderr io.Writer) (stream, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -147,7 +147,7 @@ func (e Endpoint) start(ctx context.Context, stderr io.Writer) (stream, error) {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	// A background process that inherited standard error must not keep us waiting.
+	// Do not wait for a background process that inherited standard error.
 	cmd.WaitDelay = time.Second
 	if err := cmd.Start(); err != nil {
 		kill()
@@ -157,8 +157,8 @@ func (e Endpoint) start(ctx context.Context, stderr io.Writer) (stream, error) {
 	return &process{UnixConn: conn.(*net.UnixConn), cmd: cmd, kill: kill}, nil
 }
 
-// Close ends the connection and waits for the command, which has to be through with what it read before it is
-// killed. What it started in the background ends with it.
+// Close closes the connection and waits for the command, which may finish what it has read before it is
+// killed. Processes that it left in the background are killed.
 func (p *process) Close() error {
 	err := p.UnixConn.Close()
 	p.once.Do(func() {
@@ -171,13 +171,13 @@ func (p *process) Close() error {
 	return err
 }
 
-// lingering is how long the host may take to read the rest when the enclave is through with a connection, and
-// a command to end.
+// lingering limits how long the host may read the rest after the enclave has closed a connection, and how
+// long a command may run.
 const lingering = 30 * time.Second
 
-// join copies in both directions, until both have ended. The end of one direction is passed on and leaves the
-// other alone; where a stream breaks off, the other side gets a reset, so that it does not take a part for
-// the whole. Only TCP has one on the host's side. The end of ctx breaks off both.
+// join copies in both directions, until both have ended. The end of one direction does not end the other. If
+// a stream breaks, the other side gets a reset, so that it does not take a part for the whole; on the host's
+// side only TCP has one. The end of ctx breaks both.
 func join(ctx context.Context, c *vsock.Conn, host stream) {
 	cut := context.AfterFunc(ctx, func() { breakOff(host) })
 	defer cut()
@@ -194,7 +194,7 @@ func join(ctx context.Context, c *vsock.Conn, host stream) {
 		case err == nil:
 			c.CloseWrite()
 		case errors.Is(err, syscall.EPIPE), c.Context().Err() != nil:
-			// The enclave wants no more; what it has sent is still on its way to the host.
+			// The enclave reads no more; the host may still read what it has sent.
 		default:
 			c.Abort()
 		}
@@ -206,7 +206,7 @@ func join(ctx context.Context, c *vsock.Conn, host stream) {
 		case err == nil:
 			host.CloseWrite()
 		case !tcp && errors.Is(err, syscall.EPIPE) && c.Context().Err() == nil:
-			// The host reads no more; what it has said before is still on its way to the enclave.
+			// The host reads no more; the enclave may still read what it has sent.
 			c.CloseRead()
 		default:
 			// A TCP host has reset, or the enclave has: either way there is nothing left to say in the other
@@ -219,7 +219,7 @@ func join(ctx context.Context, c *vsock.Conn, host stream) {
 	c.Close()
 }
 
-// breakOff closes a connection of the host with a reset, where it can have one.
+// breakOff closes a connection of the host, with a reset if it has one.
 func breakOff(host stream) {
 	if tcp, ok := host.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
@@ -232,15 +232,15 @@ func (m *Machine) Forward(l net.Listener, port uint32, report func(error)) {
 	Forward(m.device, l, port, report)
 }
 
-// Forward joins each connection that l accepts with one to a port of the enclave, until l is closed. It waits
-// for an enclave that is not up yet; report is told about connections that the enclave refused.
+// Forward connects each connection that l accepts to a port of the enclave, until l is closed. It waits for
+// an enclave that is not up yet. report is called for connections that the enclave refused.
 func Forward(d *vsock.Device, l net.Listener, port uint32, report func(error)) {
 	for {
 		host, err := l.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
-		case err != nil: // too many open files, for one: that passes when connections end
+		case err != nil: // such as too many open files, until connections end
 			report(fmt.Errorf("%v: %w", l.Addr(), err))
 			time.Sleep(time.Second)
 			continue

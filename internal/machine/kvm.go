@@ -13,13 +13,12 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 )
 
-// A probe is a machine that runs a few instructions and ends with a status of its own: the only way to know
-// whether KVM works, here and with this QEMU. /dev/kvm is there on many machines where it does not: nested,
-// or in a container.
+// A probe is a machine that runs a few instructions and exits with its own status. /dev/kvm exists on many
+// machines where KVM does not work: nested, or in a container.
 type probe struct {
 	goarch string // the machines whose KVM runs this architecture
-	// flags match /proc/cpuinfo where virtualization is in hardware. There are hosts with a KVM in software (kvm-pvm), which
-	// interprets the kernel until it switches to its own ways: thousands of times slower than QEMU's TCG.
+	// flags match /proc/cpuinfo where virtualization is in hardware. Some hosts have a KVM in software
+	// (kvm-pvm), which interprets the kernel for a long time, thousands of times slower than QEMU's TCG.
 	flags  *regexp.Regexp
 	code   []byte // the file that -bios or -kernel takes
 	args   []string
@@ -37,34 +36,37 @@ var probes = map[string]probe{
 	eif.AArch64: {
 		goarch: "arm64",
 		// mov w0, #0x84000008 (PSCI SYSTEM_OFF); hvc #0; b .
-		code: []byte{0x00, 0x01, 0x80, 0x52, 0x00, 0x80, 0xb0, 0x72, 0x02, 0x00, 0x00, 0xd4, 0x00, 0x00, 0x00, 0x14},
+		code: []byte{
+			0x00, 0x01, 0x80, 0x52, 0x00, 0x80, 0xb0, 0x72, 0x02, 0x00, 0x00, 0xd4, 0x00, 0x00, 0x00, 0x14,
+		},
 		args: []string{"-M", "virt", "-m", "16M", "-kernel"},
 	},
 }
 
-// resetVector is a firmware of 64 KiB that does nothing but code, at most 16 bytes.
+// resetVector returns a firmware of 64 KiB that runs code, at most 16 bytes.
 func resetVector(code []byte) []byte {
 	rom := make([]byte, 64<<10)
 	copy(rom[len(rom)-16:], code)
 	return rom
 }
 
-// run boots the probe with the given accelerator and says whether it did what it should. It writes its file
-// into dir.
+// run boots the probe with the given accelerator and reports whether it did what it should. It writes its
+// file to dir.
 func (p probe) run(ctx context.Context, program, dir, accel string) bool {
 	file := filepath.Join(dir, "probe")
 	if os.WriteFile(file, p.code, 0o600) != nil {
 		return false
 	}
 	defer os.Remove(file)
-	// A vCPU that runs nothing does not end by itself.
+	// A processor that runs nothing does not exit by itself.
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	args := append([]string{"-nodefaults", "-display", "none", "-accel", accel, "-cpu", "max"}, p.args...)
 	cmd := exec.CommandContext(ctx, program, append(args, file)...)
 	err := cmd.Run()
 	var exit *exec.ExitError
-	return (err == nil || errors.As(err, &exit)) && ctx.Err() == nil && cmd.ProcessState.ExitCode() == p.status
+	exited := err == nil || errors.As(err, &exit)
+	return exited && ctx.Err() == nil && cmd.ProcessState.ExitCode() == p.status
 }
 
 // kvmWorks reports whether KVM with this program runs an architecture here, in hardware.

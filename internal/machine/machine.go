@@ -22,10 +22,10 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
 )
 
-// lastWords is how long the host may take, when the enclave has ended, to read what it sent before.
+// lastWords limits how long the host may read what the enclave sent before it ended.
 const lastWords = 5 * time.Second
 
-// Config is the machine that is to be. EIF and Emulator must be given.
+// Config describes a machine. EIF and Emulator are required.
 type Config struct {
 	// Emulator is the directory with bin/qemu-system-*, or one QEMU program.
 	Emulator string
@@ -36,25 +36,26 @@ type Config struct {
 	CPUs   int
 	// Cmdline is appended to the image's kernel command line. Measurements do not change with it.
 	Cmdline string
-	// Accel is "kvm" or "tcg"; anything else is KVM where it works, and emulation (TCG) where not.
+	// Accel is "kvm" or "tcg" (emulation); for any other value it is KVM where that works, and else TCG.
 	Accel string
 	// Console receives what the enclave writes to its serial line, byte for byte. It may be nil.
 	Console io.Writer
-	// Vsock configures the parent. A handler for [contract.HeartbeatPort] is added where there is none.
+	// Vsock configures the parent. A handler for [contract.HeartbeatPort] is added unless it has one.
 	Vsock vsock.Config
-	// Event is told what happens, one event at a time. It may be nil, and must not call the machine.
+	// Event is called for each event, one at a time. It may be nil, and must not call the machine.
 	Event func(Event)
 	// Machine is [NitroEnclave], or "" for a machine with this package's own loader and Nitro Secure Module.
 	Machine string
 	// Root signs attestation documents; nil means one that is made for this machine.
 	Root *devca.Authority
-	// RoleARN and InstanceID are the parent's, for PCR3 and PCR4. "" means none, and an instance that does not exist.
+	// RoleARN and InstanceID are those of the parent, for PCR3 and PCR4. Empty means no role, and an invented
+	// instance.
 	RoleARN, InstanceID string
 	// Debug makes all registers zero, as EC2 does for an enclave whose console can be read.
 	Debug bool
 	// Args are further arguments for QEMU.
 	Args []string
-	// Messages receives what QEMU itself says (standard error). It may be nil.
+	// Messages receives the standard error of QEMU. It may be nil.
 	Messages io.Writer
 }
 
@@ -62,19 +63,19 @@ type Config struct {
 type Event struct {
 	Kind  EventKind
 	Since time.Duration
-	Text  string // for Line: the line, without its end; for Parent: what happened
+	Text  string // for Line: the line, without its end; for Parent: a sentence
 }
 
 // EventKind names events as neb run --json does.
 type EventKind string
 
-// The events of a machine. Lines come as they are written, the others once each at most, but for [Parent].
+// The events of a machine. All but [Line] and [Parent] happen at most once.
 const (
 	PowerOn   EventKind = "power-on"  // QEMU has been started
 	Line      EventKind = "console"   // a line of the console
 	Ready     EventKind = "vsock"     // the enclave's vsock driver is ready
-	Heartbeat EventKind = "heartbeat" // init has said that it is up
-	Parent    EventKind = "parent"    // something about the machine or vsock that a user should know
+	Heartbeat EventKind = "heartbeat" // init reported that it is up
+	Parent    EventKind = "parent"    // a message about the machine or vsock for the user
 	Rebooted  EventKind = "reboot"    // the enclave ended itself
 	Ended     EventKind = "power-off" // QEMU is gone
 )
@@ -87,11 +88,11 @@ type Machine struct {
 	nsm     *nsm.Device
 	cmd     *exec.Cmd
 	monitor *monitor
-	made    time.Time    // before anybody could have an event
+	made    time.Time    // before the first event
 	started atomic.Int64 // power-on, in nanoseconds after made
 
 	console  sync.WaitGroup
-	spoke    atomic.Bool // there was something on the console
+	spoke    atomic.Bool // the console had output
 	stderr   tail
 	events   sync.Mutex
 	once     map[EventKind]bool
@@ -99,7 +100,7 @@ type Machine struct {
 	off      chan struct{} // closed when QEMU is gone
 	done     chan struct{}
 	released sync.Once
-	meant    atomic.Bool // its end is: it rebooted, or was stopped
+	meant    atomic.Bool // the end is no error: the enclave rebooted, or was stopped
 	err      error
 }
 
@@ -121,7 +122,10 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	}
 	// QEMU takes MiB, and the memory that it shares must be as large.
 	cfg.Memory = (cfg.Memory + mib - 1) / mib * mib
-	m := &Machine{cfg: cfg, made: time.Now(), once: map[EventKind]bool{}, beat: make(chan struct{}), off: make(chan struct{}), done: make(chan struct{})}
+	m := &Machine{
+		cfg: cfg, made: time.Now(), once: map[EventKind]bool{},
+		beat: make(chan struct{}), off: make(chan struct{}), done: make(chan struct{}),
+	}
 	if m.dir, err = os.MkdirTemp("", "neb-run-"); err != nil {
 		return nil, err
 	}
@@ -133,7 +137,8 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	// A socket's path has 108 bytes with the zero at its end (unix(7)), and a comma ends a value of QEMU's
 	// options.
 	if longest := m.path("monitor"); len(longest) > 107 || strings.Contains(longest, ",") {
-		return nil, fmt.Errorf("%s: expected a path of at most 107 bytes without a comma, for sockets: choose another TMPDIR", longest)
+		return nil, fmt.Errorf("%s: expected a path of at most 107 bytes without a comma, for sockets: "+
+			"choose another TMPDIR", longest)
 	}
 
 	vc := cfg.Vsock
@@ -166,7 +171,7 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	m.cmd = exec.CommandContext(ctx, program, args...)
 	// QEMU unpacks the image into its temporary directory.
 	m.cmd.Env = append(os.Environ(), "TMPDIR="+m.dir)
-	// Ctrl-C belongs to us, and a QEMU without us to nobody.
+	// QEMU must not receive Ctrl-C, and must die with neb.
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	m.cmd.Stderr = &m.stderr
 	if cfg.Messages != nil {
@@ -189,7 +194,7 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 
 func (m *Machine) path(name string) string { return filepath.Join(m.dir, name) }
 
-// release gives back what does not end with QEMU.
+// release closes and removes what outlives QEMU.
 func (m *Machine) release() {
 	m.released.Do(func() {
 		if m.monitor != nil {
@@ -205,6 +210,7 @@ func (m *Machine) release() {
 	})
 }
 
+// wait reports the end of QEMU.
 func (m *Machine) wait() {
 	m.console.Wait() // the pipe ends with QEMU; Wait would close it before it is read
 	err := m.cmd.Wait()
@@ -224,8 +230,8 @@ func (m *Machine) wait() {
 	close(m.done)
 }
 
-// Wait waits for the end of the enclave, whoever brought it about, and until the host has read what it sent,
-// for at most 5 seconds. It returns an error when QEMU failed.
+// Wait waits until the enclave has ended and the host has read what it sent, for at most 5 seconds. It
+// returns an error if QEMU failed.
 func (m *Machine) Wait() error {
 	<-m.done
 	return m.err
@@ -234,8 +240,7 @@ func (m *Machine) Wait() error {
 // Done is closed at the end of the enclave.
 func (m *Machine) Done() <-chan struct{} { return m.done }
 
-// Off is closed when the enclave has ended, before [Machine.Done]: the host may still have to read what it
-// sent.
+// Off is closed when the enclave has ended, before [Machine.Done]: the host may still read what it sent.
 func (m *Machine) Off() <-chan struct{} { return m.off }
 
 // Beat is closed when the enclave's heartbeat was answered.
@@ -247,14 +252,13 @@ func (m *Machine) Stop() error {
 	return m.Wait()
 }
 
-// kill ends QEMU, and takes no lock: whoever is told of events may take his time.
+// kill ends QEMU. It takes no lock, because a slow Event callback may hold the lock.
 func (m *Machine) kill() {
 	m.meant.Store(true)
 	m.cmd.Process.Kill()
 }
 
-// Abandon ends the enclave as Stop does, and does not wait for whoever takes its console and events: that one
-// may never come back.
+// Abandon ends the enclave as Stop does, without waiting for callbacks and writers, which may never return.
 func (m *Machine) Abandon() {
 	m.kill()
 	m.device.Cut()
@@ -265,20 +269,21 @@ func (m *Machine) Abandon() {
 	}()
 	select {
 	case <-released:
-	case <-time.After(time.Second): // it waits for somebody who has an event to tell
+	case <-time.After(time.Second): // it waits for a callback
 		os.RemoveAll(m.dir)
 	}
 }
 
-// Dial connects to a vsock port of the enclave. It waits for the enclave's driver as long as ctx lets it.
+// Dial connects to a vsock port of the enclave. It waits for the enclave's driver until ctx ends.
 func (m *Machine) Dial(ctx context.Context, port uint32) (*vsock.Conn, error) {
 	return m.device.Dial(ctx, port)
 }
 
-// event passes e on.
+// event reports e, unless it is an event that happens once and was reported.
 func (m *Machine) event(e Event) {
 	if e.Kind != PowerOn {
-		e.Since = time.Since(m.made) - time.Duration(m.started.Load()) // whoever took the last event may take his time
+		// Before the lock: the callback for the last event may be slow.
+		e.Since = time.Since(m.made) - time.Duration(m.started.Load())
 	}
 	m.events.Lock()
 	defer m.events.Unlock()
@@ -293,18 +298,19 @@ func (m *Machine) event(e Event) {
 	}
 }
 
-// answer serves the heartbeat: the byte that came goes back.
+// answer serves the heartbeat: it sends the byte back.
 func (m *Machine) answer(_ context.Context, c *vsock.Conn) {
 	if c.Accept() != nil {
 		return
 	}
-	c.SetDeadline(time.Now().Add(time.Minute)) // init connects first and loads modules then, which a busy host may draw out
+	c.SetDeadline(time.Now().Add(time.Minute)) // init loads modules before it sends, which may take long
 	var b [1]byte
 	if _, err := c.Read(b[:]); err != nil {
 		return
 	}
 	if b[0] != contract.HeartbeatByte {
-		m.event(Event{Kind: Parent, Text: fmt.Sprintf("heartbeat of byte %#02x, expected %#02x: not answered", b[0], contract.HeartbeatByte)})
+		text := fmt.Sprintf("heartbeat of byte %#02x, expected %#02x: not answered", b[0], contract.HeartbeatByte)
+		m.event(Event{Kind: Parent, Text: text})
 		return
 	}
 	if _, err := c.Write(b[:]); err != nil {
@@ -312,7 +318,8 @@ func (m *Machine) answer(_ context.Context, c *vsock.Conn) {
 	}
 	m.event(Event{Kind: Heartbeat})
 	if !m.spoke.Load() {
-		m.event(Event{Kind: Parent, Text: "the console is silent: the enclave's kernel has no driver for this machine's serial line, or was told to be quiet"})
+		m.event(Event{Kind: Parent, Text: "the console is silent: the enclave's kernel has no driver for " +
+			"the serial line of this machine, or its command line names another console"})
 	}
 	m.events.Lock()
 	select {
@@ -321,12 +328,11 @@ func (m *Machine) answer(_ context.Context, c *vsock.Conn) {
 		close(m.beat)
 	}
 	m.events.Unlock()
-	// The enclave closes when it has read; closing first is as good, but its init may look at how the
-	// connection ended.
+	// The enclave closes first, because its init may check how the connection ends.
 	c.Read(b[:])
 }
 
-// report turns what the vsock device reports into events. The device is locked meanwhile.
+// report turns events of the vsock device, which is locked meanwhile, into events of the machine.
 func (m *Machine) report(e vsock.Event) {
 	if f := m.cfg.Vsock.Report; f != nil {
 		f(e)
@@ -339,11 +345,12 @@ func (m *Machine) report(e vsock.Event) {
 	case vsock.Refused:
 		text = fmt.Sprintf("the enclave wants port %d of the parent, where nothing listens: refused", e.Addr.Port)
 	case vsock.WrongCID:
-		text = fmt.Sprintf("the enclave wants port %d of CID %d: refused; on EC2 the parent is CID 3", e.Addr.Port, e.Addr.CID)
+		text = fmt.Sprintf("the enclave wants port %d of CID %d: refused; on EC2 the parent is CID 3",
+			e.Addr.Port, e.Addr.CID)
 	case vsock.Full:
 		text = "the enclave has opened more connections than are served at once: further ones are refused"
 	case vsock.Broken:
-		text = fmt.Sprintf("the enclave's vsock driver breaks the rules, vsock is dead until it is reset: %v", e.Err)
+		text = fmt.Sprintf("the enclave's vsock driver violates the protocol, vsock fails until a reset: %v", e.Err)
 	default:
 		return
 	}
@@ -352,11 +359,11 @@ func (m *Machine) report(e vsock.Event) {
 
 // reboot ends QEMU: an enclave that reboots has ended.
 func (m *Machine) reboot() {
-	m.kill() // first of all: the enclave would start over while somebody is told
+	m.kill() // before the event: the enclave would boot again meanwhile
 	m.event(Event{Kind: Rebooted})
 }
 
-// readConsole copies the serial line and cuts it into lines.
+// readConsole copies the serial line and splits it into lines.
 func (m *Machine) readConsole(r io.Reader) {
 	defer m.console.Done()
 	var line []byte
@@ -387,10 +394,10 @@ func (m *Machine) readConsole(r io.Reader) {
 	}
 }
 
-// maxLine is how much of a console line an event holds, in bytes; what is longer is cut.
+// maxLine is the largest number of bytes of a console line in an event; longer lines are truncated.
 const maxLine = 16 << 10
 
-// tail keeps the end of what is written to it, for errors.
+// A tail keeps the end of what is written to it, for errors.
 type tail struct {
 	mu sync.Mutex
 	b  []byte
@@ -414,7 +421,7 @@ func (t *tail) String() string {
 
 var _ net.Conn = (*vsock.Conn)(nil)
 
-// An image is what has to be known of an EIF to boot it.
+// An image is an open EIF.
 type image struct {
 	path string
 	size int64

@@ -5,9 +5,8 @@ import (
 	"net"
 )
 
-// A monitor is QEMU's machine protocol (QMP): one JSON object a line in both directions. All that is wanted
-// of it is the event that the enclave has reset itself. -no-reboot does not stop this machine, it starts
-// over.
+// A monitor reads QEMU's machine protocol (QMP): one JSON object a line in both directions. It only waits for
+// a reset by the enclave, because this machine starts over despite -no-reboot.
 type monitor struct {
 	ln    net.Listener
 	reset func()
@@ -31,7 +30,7 @@ func (q *monitor) serve() {
 		return
 	}
 	defer c.Close()
-	// QEMU says nothing but its greeting until it is told this.
+	// QEMU sends nothing but its greeting before this.
 	if _, err := c.Write([]byte(`{"execute":"qmp_capabilities"}` + "\n")); err != nil {
 		return
 	}

@@ -12,24 +12,26 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/devca"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/nsm"
 )
 
 const mib = 1 << 20
 
-// MinMemory is the least memory that nitro-cli would start an image of the given size with, in bytes: four times the image.
+// MinMemory returns the least memory with which nitro-cli would start an image of the given size, in bytes:
+// four times the image.
 func MinMemory(size int64) int64 { return (4*size + mib - 1) / mib * mib }
 
-// DefaultMemory is the memory of a machine that nobody chose one for, in bytes: what nitro-cli would insist on, and not less than 512 MiB.
+// DefaultMemory returns the memory of a machine by default, in bytes: MinMemory, but at least 512 MiB.
 func DefaultMemory(size int64) int64 { return max(MinMemory(size), 512*mib) }
 
-// NitroEnclave is the value of [Config].Machine for QEMU's own emulation of a Nitro Enclave (since QEMU 9.2, x86_64, where
-// QEMU was built with libcbor). It has a loader, measurements and a Nitro Secure Module that share no code with this
-// package; its attestation documents are not signed.
+// NitroEnclave is the value of [Config].Machine for QEMU's own emulation of a Nitro Enclave (since QEMU 9.2,
+// x86_64, where QEMU was built with libcbor). It has a loader, measurements and a Nitro Secure Module that
+// share no code with this package; its attestation documents are not signed.
 const NitroEnclave = "nitro-enclave"
 
-// instance and module are the names that an enclave here has, as far as they were not chosen.
+// Default names of the instance and the enclave.
 const (
 	instance = "i-0123456789abcdef0"
 	enclave  = "enc0123456789abcde"
@@ -39,23 +41,28 @@ const (
 type board struct {
 	program string   // in bin of an emulator
 	machine []string // arguments that choose the machine
-	cmdline string   // appended, so that the enclave's kernel finds what this board has
-	tcg     string   // appended where there is no KVM
-	single  string   // -smp of one processor where there is no KVM; "" is 1
+	cmdline string   // appended to the command line, for the devices of this board
+	tcg     string   // appended without KVM
+	single  string   // -smp of one processor without KVM; "" is 1
 }
 
 var boards = map[string]board{
 	arch.X86_64: {
 		program: "qemu-system-x86_64",
-		// As an enclave has it: no PCI and no ACPI, processors in the MP table, virtio devices on the command line.
-		machine: []string{"-M", "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,memory-backend=memory", "-bios", "qboot.rom"},
-		// reboot=k asks a keyboard controller that is not there, ten times, which takes seconds on a busy machine.
+		// Like an enclave: no PCI and no ACPI, processors in the MP table, virtio devices on the command
+		// line.
+		machine: []string{
+			"-M", "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,memory-backend=memory", "-bios", "qboot.rom",
+		},
+		// reboot=k asks a keyboard controller that is not there, ten times, which takes seconds on a busy
+		// machine.
 		cmdline: "reboot=t",
-		// Under load and without KVM the check of the timer interrupt fails now and then, and the kernel panics.
+		// Under load and without KVM the check of the timer interrupt fails now and then, and the kernel
+		// panics.
 		tcg: "no_timer_check",
-		// For a machine that will never have a second processor, TCG translates instructions with a lock prefix, which are
-		// Linux's memory barriers, into plain ones. The devices see the difference: the enclave would sometimes omit a
-		// notification, and its queue would stall.
+		// For a machine that will never have a second processor, TCG translates instructions with a lock
+		// prefix, which are Linux's memory barriers, into plain ones. The devices see the difference: the
+		// enclave would sometimes omit a notification, and its queue would stall.
 		single: "1,maxcpus=2",
 	},
 	arch.AArch64: {
@@ -65,7 +72,7 @@ var boards = map[string]board{
 	},
 }
 
-// smp is the value of -smp for n processors.
+// smp returns the value of -smp for n processors.
 func (b board) smp(accel string, n int) string {
 	if n == 1 && accel == "tcg" && b.single != "" {
 		return b.single
@@ -73,7 +80,7 @@ func (b board) smp(accel string, n int) string {
 	return strconv.Itoa(n)
 }
 
-// arguments is QEMU's command line.
+// arguments returns QEMU's command line.
 func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]string, error) {
 	b := boards[img.arch]
 	words := []string{b.cmdline}
@@ -87,12 +94,12 @@ func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]
 	if accel == "tcg" {
 		words = append(words, b.tcg)
 	}
-	// A panic has nothing to add to what it printed, init need not linger for a reader, and a processor that halts would
-	// leave QEMU running. The last of each of these words counts.
-	words = append(words, "panic=-1 neb.linger=0s neb.end=reboot", m.cfg.Cmdline)
+	// A kernel needs no linger after a panic, nor init after a failure, and QEMU would not exit if the
+	// enclave halted. Of words that repeat, the last counts.
+	words = append(words, "panic=-1", contract.SwitchLinger+"=0s", contract.SwitchEnd+"=reboot", m.cfg.Cmdline)
 	var args []string
 	if m.cfg.Machine == NitroEnclave {
-		// QEMU joins the words to the image's command line, and brings the devices.
+		// QEMU appends the words to the image's command line, and has the devices.
 		args = append(args, "-M", NitroEnclave+",vsock=vsock,id="+m.module(), "-kernel", img.path)
 	} else {
 		own, err := img.file.Cmdline()
@@ -110,7 +117,8 @@ func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]
 			"-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%d,share=on", m.cfg.Memory),
 			"-device", "vhost-user-vsock-device,chardev=vsock",
 			"-chardev", "socket,id=nsm,path="+m.path("nsm"),
-			"-device", fmt.Sprintf("%s,chardev=nsm,virtio-id=%d,num_vqs=1,vq_size=128,config_size=0", nsmFrontEnd, nsm.VirtioID),
+			"-device", fmt.Sprintf("%s,chardev=nsm,virtio-id=%d,num_vqs=1,vq_size=128,config_size=0",
+				nsmFrontEnd, nsm.VirtioID),
 		)
 	}
 	args = append(args,
@@ -124,7 +132,7 @@ func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]
 	return append(args, m.cfg.Args...), nil
 }
 
-// nsmFrontEnd is the device of QEMU, since 10.1, that lets a back end be any virtio device.
+// nsmFrontEnd is the device of QEMU, since 10.1, whose back end can be any virtio device.
 const nsmFrontEnd = "vhost-user-test-device"
 
 // module is the name of the enclave's Nitro Secure Module.
@@ -159,12 +167,13 @@ func (m *Machine) listenNSM(ctx context.Context, img *image) error {
 	cfg.Chain = root.Identity(m.cfg.InstanceID, m.module()).Chain
 	var err error
 	m.nsm, err = nsm.Listen(m.path("nsm"), cfg, func(err error) {
-		go m.event(Event{Kind: Parent, Text: fmt.Sprintf("the enclave's NSM driver breaks the rules, the module is dead until it is reset: %v", err)})
+		text := fmt.Sprintf("the enclave's NSM driver violates the protocol, the NSM fails until a reset: %v", err)
+		go m.event(Event{Kind: Parent, Text: text})
 	})
 	return err
 }
 
-// sections writes the kernel and the joined ramdisks of an image into files.
+// sections writes the kernel and the ramdisks of an image to files.
 func (m *Machine) sections(img *image) (kernel, initrd string, err error) {
 	kernel, initrd = m.path("kernel"), m.path("initrd")
 	k, ok := img.file.Find(eif.Kernel)
@@ -191,7 +200,7 @@ func (m *Machine) sections(img *image) (kernel, initrd string, err error) {
 	return kernel, initrd, nil
 }
 
-// findQEMU is the program for arch of an emulator, which may be a directory or that program itself.
+// findQEMU returns QEMU for an architecture. emulator is a directory with bin/qemu-system-*, or QEMU itself.
 func findQEMU(emulator, architecture string) (string, error) {
 	st, err := os.Stat(emulator)
 	if err != nil {

@@ -24,7 +24,7 @@ func (Addr) Network() string { return "vsock" }
 // String returns CID:PORT.
 func (a Addr) String() string { return fmt.Sprintf("%d:%d", a.CID, a.Port) }
 
-// key tells connections apart. The parent's CID belongs to it, because a device may answer for CID 2 as well.
+// A key identifies a connection. It has the parent's CID, because a device may answer for CID 2 as well.
 type key struct{ cid, port, peer uint32 }
 
 // What a connection has to say to the enclave, besides data.
@@ -40,10 +40,10 @@ type state uint8
 const (
 	waiting state = iota // for the enclave's answer (Dial), or for the handler's Accept
 	open
-	dead // no longer known to the device; what was received can still be read
+	dead // unknown to the device; what was received can still be read
 )
 
-// A Conn is one stream between the parent and the enclave. Its methods may be called from several goroutines.
+// A Conn is one stream between the parent and the enclave. Its methods may be called by several goroutines.
 type Conn struct {
 	d   *Device
 	key key
@@ -69,7 +69,7 @@ type Conn struct {
 	shutByPeer, shutByUs     uint8
 	shutTold                 uint8
 	readDeadline, writeLimit deadline
-	ending                   *time.Timer // resets a connection that we closed and the enclave did not; nil before
+	ending                   *time.Timer // resets a connection that only we have closed
 
 	// From us to the enclave: what a Write waits to get rid of, bytes sent ever, and the enclave's last word
 	// about its buffer.
@@ -78,7 +78,7 @@ type Conn struct {
 	peerBuf, peerDone uint32
 }
 
-// A chunk is a piece of what the enclave sent: bytes from off to len(data) are still to be read.
+// A chunk is a part of what the enclave sent. Bytes from off to len(data) are not read yet.
 type chunk struct {
 	data []byte
 	off  int
@@ -106,7 +106,7 @@ func freeChunk(b []byte) {
 	chunkPools[bits.Len(uint(cap(b)-1))-minChunk].Put(&b)
 }
 
-// A deadline wakes those who wait on a connection when its time comes.
+// A deadline wakes those who wait for a connection when its time comes.
 type deadline struct {
 	at    time.Time
 	timer *time.Timer
@@ -144,12 +144,12 @@ func (c *Conn) LocalAddr() net.Addr { return Addr{c.key.cid, c.key.port} }
 // RemoteAddr returns the enclave's address.
 func (c *Conn) RemoteAddr() net.Addr { return Addr{c.d.cfg.CID, c.key.peer} }
 
-// Context ends when the connection is gone for the enclave: closed by it, reset, or the enclave itself reset.
-// What was received before can still be read.
+// Context ends when the connection has ended for the enclave: closed by it, reset, or the enclave itself
+// reset. What was received before can still be read.
 func (c *Conn) Context() context.Context { return c.ctx }
 
-// Accept tells the enclave that its connection is taken. A [Handler] calls it before it reads or writes; one
-// that returns without it refuses the connection, and the enclave's connect fails with ECONNRESET.
+// Accept accepts the enclave's connection. A [Handler] calls it before it reads or writes; a Handler that
+// returns without it refuses the connection, and the enclave's connect fails with ECONNRESET.
 func (c *Conn) Accept() error {
 	c.d.vhost.Lock()
 	defer c.d.vhost.Unlock()
@@ -163,17 +163,26 @@ func (c *Conn) Accept() error {
 	return nil
 }
 
-// failure is the error of an operation on a connection that is no more.
+// failure returns the error of an operation on a connection that has ended.
 func (c *Conn) failure(op string) error {
 	err := c.err
 	if err == nil || c.closed {
 		err = net.ErrClosed
 	}
+	return c.opError(op, err)
+}
+
+func (c *Conn) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "vsock", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 }
 
-// Read reads what the enclave sent. It returns [io.EOF] when the enclave has shut its side down, and
-// ECONNRESET behind what was received when the connection was reset.
+// cannotSend reports whether either side has shut down the direction to the enclave.
+func (c *Conn) cannotSend() bool {
+	return c.shutByUs&shutdownSend != 0 || c.shutByPeer&shutdownReceive != 0
+}
+
+// Read reads what the enclave sent. It returns [io.EOF] when the enclave has shut down its side, and
+// ECONNRESET after what was received when the connection was reset.
 func (c *Conn) Read(p []byte) (int, error) {
 	c.d.vhost.Lock()
 	defer c.d.vhost.Unlock()
@@ -198,8 +207,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo writes what the enclave sends to w, until the enclave shuts its side down. Nothing is held while it
-// waits.
+// WriteTo writes what the enclave sends to w, until the enclave shuts down its side. It holds no buffer while
+// it waits.
 func (c *Conn) WriteTo(w io.Writer) (total int64, err error) {
 	c.d.vhost.Lock()
 	defer c.d.vhost.Unlock()
@@ -244,7 +253,7 @@ func (c *Conn) waitReadable() error {
 	}
 }
 
-// took accounts for n bytes that the reader has, and tells the enclave where it may be waiting for that.
+// took accounts for n bytes that were read, and sends a credit update if the enclave may be waiting for it.
 func (c *Conn) took(n int) {
 	if len(c.in) == 0 {
 		c.in = nil
@@ -262,8 +271,7 @@ func (c *Conn) took(n int) {
 	}
 }
 
-// Write sends p to the enclave, as fast as the enclave's buffers allow. It keeps p until it returns and
-// copies nothing aside.
+// Write sends p to the enclave, as fast as the enclave's buffers allow, without copying it.
 func (c *Conn) Write(p []byte) (int, error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
@@ -280,8 +288,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 			return len(p), nil
 		case c.closed, c.state == dead:
 			return len(p) - len(c.out), c.failure("write")
-		case c.state == waiting, c.shutByUs&shutdownSend != 0, c.shutByPeer&shutdownReceive != 0:
-			return len(p) - len(c.out), &net.OpError{Op: "write", Net: "vsock", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: syscall.EPIPE}
+		case c.state == waiting, c.cannotSend():
+			return len(p) - len(c.out), c.opError("write", syscall.EPIPE)
 		case c.writeLimit.passed():
 			return len(p) - len(c.out), os.ErrDeadlineExceeded
 		}
@@ -291,8 +299,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 }
 
-// ReadFrom sends what it reads from r until r ends. Where r is a socket or pipe of the host it holds no
-// memory while r is silent.
+// ReadFrom sends what it reads from r until r ends. If r is a socket or pipe of the host it holds no buffer
+// while it waits for r.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	raw, err := rawConn(r)
 	if err != nil {
@@ -355,7 +363,7 @@ func rawConn(r io.Reader) (syscall.RawConn, error) {
 	return nil, errors.ErrUnsupported
 }
 
-// waitCredit waits until the enclave has room for data and returns how much.
+// waitCredit waits until the enclave has room for data and returns its size in bytes.
 func (c *Conn) waitCredit() (int, error) {
 	c.d.vhost.Lock()
 	defer c.d.vhost.Unlock()
@@ -363,8 +371,8 @@ func (c *Conn) waitCredit() (int, error) {
 		switch {
 		case c.closed, c.state == dead:
 			return 0, c.failure("write")
-		case c.shutByUs&shutdownSend != 0, c.shutByPeer&shutdownReceive != 0:
-			return 0, &net.OpError{Op: "write", Net: "vsock", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: syscall.EPIPE}
+		case c.cannotSend():
+			return 0, c.opError("write", syscall.EPIPE)
 		case c.writeLimit.passed():
 			return 0, os.ErrDeadlineExceeded
 		}
@@ -375,13 +383,13 @@ func (c *Conn) waitCredit() (int, error) {
 	}
 }
 
-// credit is how many bytes the enclave has room for. Its numbers are its own affair: nonsense stops its own
-// connection.
+// credit returns the number of bytes for which the enclave has room. If the enclave's numbers make no sense,
+// only this connection stalls.
 func (c *Conn) credit() int {
 	return max(0, int(int64(c.peerBuf)-int64(c.sent-c.peerDone)))
 }
 
-// CloseWrite tells the enclave that nothing more will be sent. Reading goes on.
+// CloseWrite tells the enclave that nothing more will be sent. Reading continues.
 func (c *Conn) CloseWrite() error {
 	c.d.vhost.Lock()
 	defer c.d.vhost.Unlock()
@@ -392,7 +400,7 @@ func (c *Conn) CloseWrite() error {
 	return nil
 }
 
-// CloseRead tells the enclave that nothing more will be read. Writing goes on.
+// CloseRead tells the enclave that nothing more will be read. Writing continues.
 func (c *Conn) CloseRead() error {
 	c.d.vhost.Lock()
 	defer c.d.vhost.Unlock()
@@ -404,7 +412,7 @@ func (c *Conn) CloseRead() error {
 	return nil
 }
 
-// discard throws away what was received.
+// discard drops what was received.
 func (c *Conn) discard() {
 	for _, chunk := range c.in {
 		freeChunk(chunk.data)
@@ -420,16 +428,16 @@ func (c *Conn) shut(how uint8) {
 	}
 }
 
-// closeTimeout is how long the enclave has to confirm a shutdown with a reset, as Linux gives its peers
+// closeTimeout is the time for the enclave to confirm a shutdown with a reset, as in Linux
 // (VSOCK_CLOSE_TIMEOUT).
 const closeTimeout = 8 * time.Second
 
-// Close ends the connection in both directions. What was received and not read is thrown away, what Write has
-// returned for reaches the enclave.
+// Close closes the connection in both directions. It drops what was received and not read; the enclave
+// receives all for which Write has returned.
 func (c *Conn) Close() error { return c.finish(false) }
 
-// Abort ends the connection as Close does, but with a reset, which tells the enclave that what it got, or
-// what it sent, is not whole.
+// Abort closes the connection with a reset, which tells the enclave that the data in either direction is
+// incomplete.
 func (c *Conn) Abort() error { return c.finish(true) }
 
 func (c *Conn) finish(abort bool) error {
@@ -463,17 +471,17 @@ func (c *Conn) finish(abort bool) error {
 	return nil
 }
 
-// reset ends a connection and tells the enclave, unless that has never heard of it.
+// reset ends a connection and tells the enclave, unless the enclave does not know it yet.
 func (c *Conn) reset(err error) {
 	known := c.say&sayRequest == 0
 	c.die(err)
 	if known {
-		c.d.sayReset(header{srcCID: uint64(c.key.cid), dstCID: uint64(c.d.cfg.CID), srcPort: c.key.port, dstPort: c.key.peer, typ: typeStream})
+		c.d.sayReset(c.header())
 	}
 }
 
-// die makes the device forget the connection, and all that it had to say: the enclave could make and end
-// connections without taking anything.
+// die removes the connection and its pending packets from the device, so that an enclave that opens and ends
+// connections without receiving anything costs no memory.
 func (c *Conn) die(err error) {
 	if c.state == dead {
 		return
@@ -498,7 +506,7 @@ func (c *Conn) die(err error) {
 	c.changed.Broadcast()
 }
 
-// release gives the promised receive buffer back.
+// release returns the receive buffer to the budget.
 func (c *Conn) release() {
 	c.d.budget += int(c.granted)
 	c.granted = 0
@@ -527,7 +535,15 @@ func (c *Conn) setDeadline(which *deadline, t time.Time) error {
 	return nil
 }
 
-// tell queues the connection for the enclave, what included, and sends what can be sent.
+// header returns the header of a packet to the enclave, without an operation.
+func (c *Conn) header() header {
+	return header{
+		srcCID: uint64(c.key.cid), dstCID: uint64(c.d.cfg.CID), srcPort: c.key.port, dstPort: c.key.peer,
+		typ: typeStream,
+	}
+}
+
+// tell queues the connection for sending, what included, and sends what can be sent.
 func (c *Conn) tell(what uint8) {
 	c.say |= what
 	if !c.queued {
@@ -537,13 +553,11 @@ func (c *Conn) tell(what uint8) {
 	c.d.pump()
 }
 
-// emit fills h with the next packet for the enclave and returns its payload, at most room bytes; false where
-// there is nothing to say now.
+// emit fills h with the next packet for the enclave and returns its payload of at most room bytes. It returns
+// false if there is nothing to send now.
 func (c *Conn) emit(h *header, room int) (payload []byte, ok bool) {
-	*h = header{
-		srcCID: uint64(c.key.cid), dstCID: uint64(c.d.cfg.CID), srcPort: c.key.port, dstPort: c.key.peer,
-		typ: typeStream, bufAlloc: c.granted, fwdCnt: c.taken,
-	}
+	*h = c.header()
+	h.bufAlloc, h.fwdCnt = c.granted, c.taken
 	said := func(what uint8, op uint16) {
 		c.say &^= what
 		h.op = op
@@ -553,7 +567,7 @@ func (c *Conn) emit(h *header, room int) (payload []byte, ok bool) {
 		said(sayRequest, opRequest)
 	case c.say&sayResponse != 0:
 		said(sayResponse, opResponse)
-	case len(c.out) > 0 && c.state == open && c.credit() > 0 && c.shutByUs&shutdownSend == 0 && c.shutByPeer&shutdownReceive == 0:
+	case len(c.out) > 0 && c.state == open && c.credit() > 0 && !c.cannotSend():
 		n := min(len(c.out), c.credit(), room, maxPayload)
 		payload, c.out = c.out[:n], c.out[n:]
 		c.sent += uint32(n)
@@ -576,13 +590,13 @@ func (c *Conn) emit(h *header, room int) (payload []byte, ok bool) {
 	return payload, true
 }
 
-// hasMore says whether emit would have something to say.
+// hasMore reports whether emit has something to send.
 func (c *Conn) hasMore() bool {
 	return c.say != 0 || len(c.out) > 0 && c.state == open && c.credit() > 0
 }
 
-// receive handles a packet that the enclave sent for this connection; b holds at least h.len bytes if it
-// carries data. It returns false where the packet breaks the rules and the connection has to be reset.
+// receive handles a packet of the enclave for this connection; b holds at least h.len bytes if it carries
+// data. It returns false if the packet violates the protocol and the connection must be reset.
 func (c *Conn) receive(h *header, b *vhost.Buffer) bool {
 	c.peerBuf, c.peerDone = h.bufAlloc, h.fwdCnt
 	switch h.op {
@@ -638,7 +652,7 @@ func (c *Conn) receive(h *header, b *vhost.Buffer) bool {
 	return true
 }
 
-// dialled says whether the connection was opened from our side.
+// dialled reports whether our side opened the connection.
 func (c *Conn) dialled() bool { return c.key.port >= FirstPort }
 
 // fill appends n bytes of b to what was received.

@@ -24,38 +24,37 @@ const (
 // connection is closed when it returns. ctx ends when the device is closed and [Config].Grace is over.
 type Handler func(ctx context.Context, c *Conn)
 
-// Config is what a device is to be. The zero value of each field has a meaning.
+// Config describes a device. The zero value of each field has a meaning.
 type Config struct {
 	// CID is the enclave's own address; 0 means 16, and 1 to 3 are refused.
 	CID uint32
 	// AllowHostCID makes the device answer for CID 2 as it does for CID 3.
 	AllowHostCID bool
-	// Handlers serve the parent's ports. A connection to a port without one is refused.
+	// Handlers serve the parent's ports. Connections to other ports are refused.
 	Handlers map[uint32]Handler
-	// MaxConns is how many connections of the enclave may be there at once, 0 means 2048. Further ones are
-	// refused. A connection counts until its handler has returned and the enclave has confirmed its end.
+	// MaxConns limits the connections of the enclave at a time, 0 means 2048. Further ones are refused. A
+	// connection counts until its handler has returned and the enclave has confirmed its end.
 	MaxConns int
-	// Grace is how long handlers may go on after the device is closed. Their connections are reset then, but
-	// what was received can be read.
+	// Grace is how long handlers may continue after the device is closed. Their connections are reset then,
+	// but what was received can be read.
 	Grace time.Duration
-	// PushBack makes the device stop taking the enclave's packets while its own wait for the enclave to take
-	// them, as the parent's Linux driver does. It serves to provoke the deadlock of two drivers that both do
-	// so.
+	// PushBack makes the device stop receiving while its own packets wait for the enclave to receive them, as
+	// the parent's Linux driver does. Tests use it to provoke the deadlock of two drivers that both do so.
 	PushBack bool
-	// Report is told what happens, from several goroutines, with the device locked: it must return at once
+	// Report is called for each event, by several goroutines, with the device locked: it must return at once
 	// and not call the device. It may be nil.
 	Report func(Event)
 }
 
-// An Event is something that happened to a device. Kinds that the enclave can cause at will are reported once
-// for each address.
+// An Event is something that happened to a device. The kinds that the enclave can cause at will are reported
+// once for each address.
 type Event struct {
 	Kind EventKind
 	Addr Addr  // for Refused and WrongCID: where the enclave wanted to go
 	Err  error // for Broken
 }
 
-// EventKind says what happened.
+// EventKind is the kind of an event.
 type EventKind int
 
 // The kinds of events.
@@ -65,26 +64,25 @@ const (
 	Refused                   // a connection to a port without a handler
 	Full                      // a connection beyond MaxConns
 	WrongCID                  // a connection to an address that is not the parent's
-	Broken                    // the enclave's driver broke the rules of its rings; the device waits for a reset
+	Broken                    // the enclave's driver violated the specification; the device waits for a reset
 )
 
 const (
-	// budget is how much the enclave may have sent that nobody has read yet, over all connections, in bytes,
-	// besides the minimum of each connection.
+	// budget limits what the enclave has sent and nobody has read, over all connections, in bytes, beyond
+	// minWindow for each connection.
 	budget    = 16 << 20
 	minWindow = 4 << 10
 	maxWindow = 256 << 10
-	// maxChunks is how many buffers of ReadFrom may wait for the enclave at once.
+	// maxChunks limits the buffers of ReadFrom that wait for the enclave.
 	maxChunks = 64
-	// maxResets is how many resets may wait for the enclave before the device stops to take its packets.
-	// Those of the connections that there are then may still join them.
+	// maxResets is the number of waiting resets above which the device stops receiving. Those of open
+	// connections can still be added.
 	maxResets = 256
-	// batch is how many packets are taken before others may have the lock.
+	// batch is the number of packets that are received before the lock is released.
 	batch = 32
-	// maxReported bounds the memory of what was reported.
+	// maxReported limits the number of events that are remembered as reported.
 	maxReported = 64
-	// FirstPort is where the ports of our own connections start: none of these is a port of the parent that a
-	// [Handler] serves.
+	// FirstPort is the first port of our own connections. Handlers serve lower ports only.
 	FirstPort = 1 << 31
 )
 
@@ -121,7 +119,7 @@ type Device struct {
 	taken    [queues]vhost.Buffer // each queue has its own, because a packet taken from one may send others
 }
 
-// fifo is the queue of connections that have something to say.
+// A fifo is a queue of connections that have something to send.
 type fifo struct {
 	items []*Conn
 	first int
@@ -142,7 +140,7 @@ func (f *fifo) pop() *Conn {
 	return c
 }
 
-// remove takes out a connection that is in the queue.
+// remove removes a connection from the queue.
 func (f *fifo) remove(c *Conn) {
 	i := f.first + slices.Index(f.items[f.first:], c)
 	f.items = slices.Delete(f.items, i, i+1)
@@ -203,8 +201,8 @@ func (d *Device) Close() error {
 // Cut ends [Config.Grace] at once, before Close or during it.
 func (d *Device) Cut() { d.cut() }
 
-// Go runs f as a handler is run, in a goroutine: Close waits for it, and its ctx ends with theirs. It does
-// nothing and returns false when the device is closed.
+// Go runs f in a goroutine, like a handler: Close waits for it, and its ctx ends like theirs. If the device
+// is closed Go does nothing and returns false.
 func (d *Device) Go(f func(ctx context.Context)) bool {
 	d.vhost.Lock()
 	defer d.vhost.Unlock()
@@ -220,7 +218,7 @@ func (d *Device) Go(f func(ctx context.Context)) bool {
 }
 
 // Dial opens a connection to a port of the enclave. It waits until the enclave's driver is ready and its
-// application answers, and fails with ECONNREFUSED where nobody listens on the port.
+// application answers, and fails with ECONNREFUSED if nobody listens on the port.
 func (d *Device) Dial(ctx context.Context, port uint32) (*Conn, error) {
 	fail := func(err error) (*Conn, error) {
 		return nil, &net.OpError{Op: "dial", Net: "vsock", Addr: Addr{d.cfg.CID, port}, Err: err}
@@ -281,8 +279,8 @@ func (d *Device) Dial(ctx context.Context, port uint32) (*Conn, error) {
 	}
 }
 
-// grant says how much more receive buffer a connection gets that has some, and takes it from the budget. The
-// more connections there are, the less each gets; but never less than minWindow.
+// grant returns by how much a connection's receive buffer grows, and takes that from the budget. The more
+// connections there are, the less each gets, but at least minWindow.
 func (d *Device) grant(has uint32) uint32 {
 	want := min(max(d.budget/64, 0), maxWindow) &^ (minWindow - 1)
 	if has == 0 {
@@ -349,7 +347,7 @@ func (d *Device) pump() {
 	for (len(d.resets) > 0 || d.ready.len() > 0) && q.Take(b) {
 		room := b.Room() - headerSize
 		if b.Len() > 0 || room <= 0 {
-			q.Fail(fmt.Errorf("buffer has %d bytes to write and %d to read, expected more than %d to write only",
+			q.Fail(fmt.Errorf("receive buffer has %d bytes to write and %d to read, expected more than %d and 0",
 				b.Room(), b.Len(), headerSize))
 			break
 		}
@@ -372,7 +370,7 @@ func (d *Device) pump() {
 	}
 }
 
-// nextPacket is what goes to the enclave next, with at most room bytes of payload.
+// nextPacket returns the next packet for the enclave, with at most room bytes of payload.
 func (d *Device) nextPacket(h *header, room int) (payload []byte, ok bool) {
 	if n := len(d.resets); n > 0 {
 		*h = d.resets[0]
@@ -394,7 +392,7 @@ func (d *Device) nextPacket(h *header, room int) (payload []byte, ok bool) {
 	return nil, false
 }
 
-// mustWait says whether the enclave's packets have to wait until ours have gone.
+// mustWait reports whether the device must send before it receives more.
 func (d *Device) mustWait() bool {
 	return len(d.resets) >= maxResets || d.cfg.PushBack && len(d.resets)+d.ready.len() > 0
 }
