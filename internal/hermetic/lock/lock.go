@@ -93,7 +93,7 @@ type Index struct {
 	Suite     string    `json:"suite"`     // "trixie"
 	Component string    `json:"component"` // "main"
 	Date      time.Time `json:"date"`      // of the Release file, in UTC and whole seconds
-	SHA256    string    `json:"sha256"`    // of InRelease, or of Release if the signature is detached
+	SHA256    string    `json:"sha256"`    // of the InRelease file
 }
 
 // Lock is the content of a lock file.

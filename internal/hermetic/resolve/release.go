@@ -74,8 +74,8 @@ const (
 	mostToolchain = 512 << 20 // bytes of a Go toolchain's zip; Go 1.26 has 70 MB
 )
 
-// release downloads and verifies the Release file of a suite: InRelease, or Release with Release.gpg. If
-// the file of a mirror is wrong, expired or older than the lock, the next mirror is asked.
+// release downloads and verifies the InRelease file of a suite. If the file of a mirror is wrong, expired or older than
+// the lock, the next mirror is asked.
 func (r *resolver) release(ctx context.Context, p place) (*release, error) {
 	if known := r.releases[p]; known != nil {
 		return known, nil
@@ -87,44 +87,23 @@ func (r *resolver) release(ctx context.Context, p place) (*release, error) {
 			return nil, err
 		}
 	}
-	at := "dists/" + p.suite + "/"
 	var found *release
-	inline := r.Mirrors.Newest(p.archive, at+"InRelease", r.Now)
-	_, err := r.Client.Get(ctx, inline, mostRelease, func(data []byte) error {
+	urls := r.Mirrors.Newest(p.archive, "dists/"+p.suite+"/InRelease", r.Now)
+	_, err := r.Client.Get(ctx, urls, mostRelease, func(data []byte) error {
 		text, err := openInline(keys, data, r.Now)
 		if err == nil {
 			found, err = r.accept(p, text, data)
 		}
 		return err
 	})
-	if err == nil {
-		r.releases[p] = found
-		return found, nil
-	}
 	if ctx.Err() != nil {
 		return nil, err
 	}
-	// Few mirrors lack InRelease. A mirror whose InRelease was rejected is rejected here for the same reason.
-	detached := r.Mirrors.Newest(p.archive, at+"Release", r.Now)
-	for _, address := range detached {
-		data, err := r.Client.Get(ctx, []string{address}, mostRelease, func([]byte) error { return nil })
-		if err != nil {
-			continue
-		}
-		_, err = r.Client.Get(ctx, []string{address + ".gpg"}, mostRelease, func(signature []byte) error {
-			if err := checkDetached(keys, data, signature, r.Now); err != nil {
-				return err
-			}
-			var err error
-			found, err = r.accept(p, data, data)
-			return err
-		})
-		if err == nil {
-			r.releases[p] = found
-			return found, nil
-		}
+	if err != nil {
+		return nil, fmt.Errorf("no mirror has a valid InRelease file of %s:\n  %w", p, err)
 	}
-	return nil, fmt.Errorf("no mirror has a valid Release file of %s:\n  %w", p, err)
+	r.releases[p] = found
+	return found, nil
 }
 
 // openInline returns the text of a clear-signed message with a signature by one of the keys.
@@ -132,34 +111,17 @@ func openInline(keys openpgp.KeyRing, data []byte, now time.Time) ([]byte, error
 	block, rest := clearsign.Decode(data)
 	if block == nil {
 		return nil, fmt.Errorf("no OpenPGP signature: expected a clear-signed file, found %q",
-			beginning(data))
+			data[:min(len(data), 40)])
 	}
 	if len(bytes.TrimSpace(rest)) > 0 {
 		return nil, fmt.Errorf("%d bytes of trailing data after the signature", len(rest))
 	}
 	_, err := block.VerifySignature(keys, &packet.Config{Time: func() time.Time { return now }})
 	if err != nil {
-		return nil, badSignature(err)
+		return nil, fmt.Errorf("invalid OpenPGP signature: "+
+			"expected one by a key in internal/hermetic/resolve/keys: %w", err)
 	}
 	return block.Plaintext, nil
-}
-
-func checkDetached(keys openpgp.KeyRing, data, signature []byte, now time.Time) error {
-	_, err := openpgp.CheckArmoredDetachedSignature(keys, bytes.NewReader(data), bytes.NewReader(signature),
-		&packet.Config{Time: func() time.Time { return now }})
-	if err != nil {
-		return badSignature(err)
-	}
-	return nil
-}
-
-func badSignature(err error) error {
-	return fmt.Errorf("invalid OpenPGP signature: "+
-		"expected one by a key in internal/hermetic/resolve/keys: %w", err)
-}
-
-func beginning(data []byte) string {
-	return string(data[:min(len(data), 40)])
 }
 
 // accept parses a Release file with a valid signature. It rejects a file of another suite, an expired one,

@@ -119,12 +119,6 @@ func (a *archive) publish(t *testing.T, s suite) {
 		t.Fatal(err)
 	}
 	a.files[dir+"InRelease"] = signed.Bytes()
-	var detached bytes.Buffer
-	if err := openpgp.ArmoredDetachSign(&detached, s.key, bytes.NewReader(release.Bytes()),
-		&packet.Config{Time: func() time.Time { return now.Add(-time.Hour) }}); err != nil {
-		t.Fatal(err)
-	}
-	a.files[dir+"Release"], a.files[dir+"Release.gpg"] = release.Bytes(), detached.Bytes()
 }
 
 // change replaces a file of the server.
@@ -361,18 +355,12 @@ func TestRefused(t *testing.T) {
 				return bytes.Replace(b, []byte("SHA256:\n"),
 					[]byte("SHA256:\n "+strings.Repeat("0", 64)+" 1 main/x\n"), 1)
 			})
-			w.change(strings.Replace(inRelease, "InRelease", "Release", 1),
-				func(b []byte) []byte { return append(b, "X: y\n"...) })
 		}, []string{"invalid OpenPGP signature"}},
 		{"not signed", nil, func(w *world, _ func(string)) {
 			w.change(inRelease, func([]byte) []byte { return []byte("Origin: Debian\nCodename: trixie-security\n") })
-			w.change(strings.Replace(inRelease, "InRelease", "Release.gpg", 1),
-				func([]byte) []byte { return nil })
 		}, []string{"no OpenPGP signature"}},
 		{"more behind the signature", nil, func(w *world, _ func(string)) {
 			w.change(inRelease, func(b []byte) []byte { return append(b, "\nPackage: evil\n"...) })
-			w.change(strings.Replace(inRelease, "InRelease", "Release", 1),
-				func([]byte) []byte { return nil })
 		}, []string{"trailing data after the signature"}},
 		{"another suite under this name",
 			func(_ *testing.T, w *world) { w.suites[securitySuite].codename = "bookworm-security" }, nil,
@@ -380,10 +368,8 @@ func TestRefused(t *testing.T) {
 		{"no date", nil, func(w *world, sign func(string)) { sign("Codename: trixie-security\n") },
 			[]string{"Date"}},
 		{"no such suite", nil, func(w *world, _ func(string)) {
-			for _, name := range []string{"InRelease", "Release", "Release.gpg"} {
-				w.change(strings.Replace(inRelease, "InRelease", name, 1), func([]byte) []byte { return nil })
-			}
-		}, []string{"no mirror has a valid Release file", "trixie-security", "not found"}},
+			w.change(inRelease, func([]byte) []byte { return nil })
+		}, []string{"no mirror has a valid InRelease file", "trixie-security", "not found"}},
 		{"index changed", nil, func(w *world, _ func(string)) {
 			w.change("/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz",
 				func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
@@ -429,8 +415,6 @@ func TestRefused(t *testing.T) {
 					_, _ = io.WriteString(out, text)
 					out.Close()
 					w.change(inRelease, func([]byte) []byte { return signed.Bytes() })
-					w.change(strings.Replace(inRelease, "InRelease", "Release", 1),
-						func([]byte) []byte { return nil })
 				})
 			}
 			_, err := Update(t.Context(), w.before, []string{lock.PartKernel}, w.options)
@@ -456,25 +440,6 @@ func TestMirrorPassedOver(t *testing.T) {
 	l, err := Update(t.Context(), w.before, []string{lock.PartKernel}, w.options)
 	if err != nil || l.Kernel.Version != "6.12.117-1" {
 		t.Errorf("expected the second mirror's kernel, found %q (%v)", l.Kernel.Version, err)
-	}
-}
-
-// TestDetachedSignature is a mirror that has Release and Release.gpg alone.
-func TestDetachedSignature(t *testing.T) {
-	w := newWorld(t)
-	for at, s := range w.suites {
-		w.publish(t, *s)
-		w.change("/"+at.archive+"/dists/"+at.suite+"/InRelease", func([]byte) []byte { return nil })
-	}
-	l, err := Update(t.Context(), w.before, []string{lock.PartKernel}, w.options)
-	if err != nil || l.Kernel.Version != "6.12.117-1" {
-		t.Fatalf("found %q (%v)", l.Kernel.Version, err)
-	}
-	w.change("/debian/dists/trixie/Release.gpg", func(b []byte) []byte {
-		return []byte(strings.Replace(string(b), "BEGIN PGP SIGNATURE", "BEGIN PGP MESSAGE", 1))
-	})
-	if _, err := Update(t.Context(), w.before, []string{lock.PartKernel}, w.options); err == nil {
-		t.Error("a broken detached signature was taken")
 	}
 }
 

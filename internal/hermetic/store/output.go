@@ -145,7 +145,12 @@ func (s *Store) make(ctx context.Context, key string, make func(dir string) erro
 	if err != nil {
 		return false, fmt.Errorf("store: %w", &localError{err})
 	}
-	defer func() { s.discard(ctx, work) }()
+	defer func() {
+		// After an interrupt the next Open does it: a kernel has 90,000 files, and the user waits for this process.
+		if ctx.Err() == nil {
+			_ = remove(work)
+		}
+	}()
 	ready := filepath.Join(work, "ready")
 	dir := filepath.Join(ready, tree)
 	if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -21,7 +21,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -178,40 +177,6 @@ func (s *Store) Work(ctx context.Context) (string, error) {
 	defer s.mu.Unlock()
 	s.works[dir] = h
 	return dir, nil
-}
-
-// discard removes the working directory of an output. After an interrupt it leaves that to another process:
-// a kernel has 90,000 files, and the user waits for this process to exit.
-func (s *Store) discard(ctx context.Context, work string) {
-	if ctx.Err() == nil || s.removeLater(work) != nil {
-		_ = remove(work)
-	}
-}
-
-// removeLater starts a process that removes a directory of tmp. The process inherits a lock on it; if it is
-// killed, the next [Open] cleans up.
-func (s *Store) removeLater(work string) error {
-	rm, err := exec.LookPath("rm")
-	if err != nil {
-		return err
-	}
-	name := "gone-" + rand.Text() // not the output's name: another process may make that output now
-	h, err := s.tryLock(name, unix.LOCK_EX)
-	if err != nil {
-		return err
-	}
-	defer h.release()
-	gone := s.in(tmp, name)
-	if err := os.Rename(work, gone); err != nil {
-		return err
-	}
-	cmd := exec.Command(rm, "-rf", "--", gone, h.f.Name())
-	cmd.ExtraFiles = []*os.File{h.f}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it must not receive Ctrl-C
-	if err := cmd.Start(); err != nil {
-		return errors.Join(err, os.Rename(gone, work), os.Remove(h.f.Name()))
-	}
-	return cmd.Process.Release()
 }
 
 // Log creates or truncates a log file. It is not pruned before it is closed.
