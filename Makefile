@@ -5,15 +5,16 @@ VERSION ?=
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN    := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 20s
-# Packages with goroutines, and others whose quick tests boot nothing. Not ./internal/hermetic/component:
-# unpacking and hashing takes a quarter of an hour under the detector. Its test with several builders runs
-# alone.
-RACE    := ./eif ./image ./initramfs ./nsm ./internal/cli ./internal/contract ./internal/hermetic/lock \
-           ./internal/hermetic/resolve ./internal/hermetic/output ./internal/hermetic/sandbox ./internal/hermetic/store \
-           ./internal/hermetic/fetch ./internal/linuxkit ./internal/machine/... ./internal/pack
-
-# Packages that must work on macOS and Windows too.
-PORTABLE := ./eif ./image ./initramfs ./nsm ./kernel ./internal/cli ./cmd/neb
+# The libraries that others import, and neb for the commands that do not need Linux.
+PORTABLE := ./eif ./image ./initramfs ./kernel ./nsm ./internal/cli ./cmd/neb
+# Packages whose tests boot nothing and compile nothing. Under the race detector, unpacking and hashing the
+# toolchain takes a quarter of an hour: component is not among them.
+UNIT    := $(filter-out %/internal/hermetic/component %/cmd/init %/internal/machine %/kernel, \
+           $(shell $(GO) list ./... | grep -v -e /test/ -e /testing/ -e /bench/))
+# Tests in files with the build tag slow, and those that boot other kernels in a quick run.
+SLOW    := ^($(shell grep -rl '^//go:build slow' --include='*_test.go' . | \
+           xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\).*/\1|/p' | \
+           tr -d '\n')TestAArch64|TestBoot|TestNodes|TestBuiltConfigurations)$$
 
 .DEFAULT_GOAL := help
 
@@ -26,16 +27,33 @@ build: ## the blobs for this machine's architecture, into result/
 	$(GO) run ./cmd/neb build
 
 .PHONY: test
-test: ## all tests but the slow ones; what the machine lacks is skipped by name
+test: ## the quick tests, after make build: at most 8 minutes on two processors
 	$(GO) test ./...
 
 .PHONY: test-all
-test-all: ## the slow tests too: kernels compiled again, Docker, Nix, releases, large images
+test-all: ## all tests: also kernels compiled again, Docker, Nix's sandbox, releases, large images
 	$(GO) test -tags slow -timeout 60m ./...
 
+# What test-all adds to test, in three parts: the last two compile a kernel each, and CI may lack the time.
+.PHONY: test-slow test-docker test-user
+test-slow: ## the slow tests, without the two below
+	$(GO) test -tags slow -timeout 60m ./cmd/init ./image
+	$(GO) test -tags slow -timeout 60m -run '$(SLOW)' -skip '^(TestDocker|TestSetAsUser)$$' \
+	  ./internal/hermetic/... ./internal/machine ./kernel ./test/...
+
+test-docker: ## docker build: the same bytes
+	$(GO) test -tags slow -timeout 60m ./test/docker
+
+test-user: ## a build as another user, with other settings: the same bytes
+	$(GO) test -tags slow -timeout 60m -run '^TestSetAsUser$$' ./internal/hermetic/component
+
+.PHONY: unit
+unit: ## the tests that boot nothing
+	$(GO) test $(UNIT)
+
 .PHONY: race
-race: ## the packages of RACE under the race detector, with coverage
-	$(GO) test -race -short -timeout 30m -coverprofile coverage.out $(RACE)
+race: ## the unit tests under the race detector, with coverage
+	$(GO) test -race -timeout 30m -coverprofile coverage.out $(UNIT)
 	$(GO) test -race -run '^TestTwoAtOnce$$' ./internal/hermetic/component
 	$(GO) tool cover -func coverage.out | tail -n 1
 
@@ -48,22 +66,21 @@ fuzz: ## every fuzz target for FUZZTIME (20s; 10000x counts runs)
 	done
 
 .PHONY: cover
-cover: ## the tests with coverage, the total at the end
-	$(GO) test -coverprofile coverage.out -coverpkg ./... ./...
+cover: ## the quick tests with coverage, the total at the end
+	$(GO) test -timeout 30m -coverprofile coverage.out -coverpkg ./... ./...
 	$(GO) tool cover -func coverage.out | tail -n 1
 
 .PHONY: check
-check: form ## what to run before a push: form, and go test ./...
-	$(GO) test ./...
+check: form unit ## before a push: form, and the unit tests
 
 .PHONY: form
 form: ## formatting, vet for each platform, the Go modules
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
-	GOARCH=arm64 $(GO) vet ./cmd/... ./internal/cli/...
-	GOOS=darwin $(GO) vet $(PORTABLE)
-	GOOS=windows $(GO) vet $(PORTABLE)
 	$(GO) vet -tags slow ./...
+	GOARCH=arm64 $(GO) vet ./...
+	GOOS=darwin GOARCH=arm64 $(GO) vet $(PORTABLE)
+	GOOS=windows $(GO) vet $(PORTABLE)
 	$(GO) mod verify
 	$(GO) mod tidy -diff
 

@@ -65,7 +65,6 @@ func TestKernels(t *testing.T) {
 // has the downloads alone, the set is the same: all of x86_64's, and what is not compiled by the kernel's
 // toolchain of aarch64's.
 func TestSetAsUser(t *testing.T) {
-	require.Time(t)
 	b := realBuilder(t)
 	require.Root(t)
 	source := readable(t, sourceOf(t))

@@ -94,13 +94,3 @@ func Fetch(t testing.TB, err error) {
 		Lacks(t, "the locked packages ("+err.Error()+")")
 	}
 }
-
-// Time skips a test that compiles a kernel when go test runs with -short.
-//
-// Deprecated: such a test belongs into a file with the build tag slow.
-func Time(t testing.TB) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("-short: no kernel is compiled again")
-	}
-}
