@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// An Option is one line of a fragment: what it asks of Kconfig.
+// An Option is one line of a fragment.
 type Option struct {
 	Name  string // with its CONFIG_ prefix
 	Value string // y, m, n, a number, or a string in its quotes
@@ -19,7 +19,7 @@ type Option struct {
 	Line  int    // in that fragment, from 1
 }
 
-// Where returns where the option was asked for, as file:line.
+// Where returns the option's place, as file:line.
 func (o Option) Where() string { return fmt.Sprintf("%s:%d", o.File, o.Line) }
 
 var (
@@ -29,9 +29,9 @@ var (
 	value      = regexp.MustCompile(`^([ymn]|-?[0-9]+|0[xX][0-9a-fA-F]+|"([^"\\]|\\.)*")$`)
 )
 
-// Parse reads a fragment. It is stricter than Kconfig, which passes over what it does not understand: every
-// line is an assignment, "# CONFIG_NAME is not set", another comment, or empty; and no option is named twice.
-// The error joins all that is wrong, a line each, as file:line.
+// Parse reads a fragment. It is stricter than Kconfig, which ignores what it does not understand: every line
+// is an assignment, "# CONFIG_NAME is not set", another comment, or empty; and no option appears twice. The
+// error joins all that is wrong, a line each, as file:line.
 func Parse(f Fragment) ([]Option, error) {
 	var options []Option
 	var wrong []error
@@ -61,7 +61,7 @@ func Parse(f Fragment) ([]Option, error) {
 func parseLine(line string) (Option, error) {
 	switch {
 	case strings.HasSuffix(line, "\r"):
-		return Option{}, errors.New("line ends in CR LF: want LF alone")
+		return Option{}, errors.New("line ends in CR LF: expected LF")
 	case strings.TrimSpace(line) == "":
 		return Option{}, nil
 	}
@@ -69,23 +69,25 @@ func parseLine(line string) (Option, error) {
 		return Option{Name: m[1], Value: "n"}, nil
 	}
 	if almost.MatchString(line) {
-		return Option{}, fmt.Errorf("%q: Kconfig takes this for a plain comment: want exactly \"# CONFIG_NAME is not set\"", line)
+		return Option{}, fmt.Errorf("%q: Kconfig reads this as a comment: expected exactly %q",
+			line, "# CONFIG_NAME is not set")
 	}
 	if strings.HasPrefix(strings.TrimSpace(line), "#") {
 		return Option{}, nil
 	}
 	m := assignment.FindStringSubmatch(line)
 	if m == nil {
-		return Option{}, fmt.Errorf("%q: want CONFIG_NAME=value, \"# CONFIG_NAME is not set\" or a comment", line)
+		return Option{}, fmt.Errorf("%q: expected CONFIG_NAME=value, %q or a comment", line, "# CONFIG_NAME is not set")
 	}
 	if !value.MatchString(m[2]) {
-		return Option{}, fmt.Errorf("%s: value %q: want y, m, n, a number, or a string in double quotes", m[1], m[2])
+		return Option{}, fmt.Errorf("%s: invalid value %q: expected y, m, n, a number or a quoted string",
+			m[1], m[2])
 	}
 	return Option{Name: m[1], Value: m[2]}, nil
 }
 
-// Requested parses fragments and returns what they ask for together: one Option per name, in the order of
-// first mention, each with its last word.
+// Requested parses fragments and returns their options together: one Option per name, in the order of first
+// mention, each with its last value.
 func Requested(fragments []Fragment) ([]Option, error) {
 	var all []Option
 	var wrong []error
@@ -108,9 +110,9 @@ func Requested(fragments []Fragment) ([]Option, error) {
 	return all, nil
 }
 
-// Check compares what fragments ask for with final, the text of the .config that Kconfig made of them. The
-// error joins every option that did not survive, a line each, by the file:line that asked for it; and every
-// syntax error of the fragments, if there are any.
+// Check compares fragments with final, the text of the .config that Kconfig made of them. The error joins
+// every option that Kconfig dropped or changed, a line each, by the file:line that requests it; or every
+// syntax error of the fragments.
 func Check(requested []Fragment, final []byte) error {
 	options, have, err := bothSides(requested, final)
 	if err != nil {
@@ -123,11 +125,13 @@ func Check(requested []Fragment, final []byte) error {
 		case o.Value == got, o.Value == "n" && !known:
 			continue
 		case !known:
-			wrong = append(wrong, fmt.Errorf("%s: %s=%s is not in the final configuration: this kernel has no such option, "+
-				"or something that it depends on is not set", o.Where(), o.Name, o.Value))
+			wrong = append(wrong, fmt.Errorf("%s: %s=%s is not in the final configuration: "+
+				"this kernel has no such option, or an option that it depends on is not set",
+				o.Where(), o.Name, o.Value))
 		default:
 			wrong = append(wrong, fmt.Errorf("%s: %s=%s became %s=%s in the final configuration: Kconfig overrode it "+
-				"(a dependency, another option that selects it, or a value out of range)", o.Where(), o.Name, o.Value, o.Name, got))
+				"(a dependency, another option that selects it, or a value out of range)",
+				o.Where(), o.Name, o.Value, o.Name, got))
 		}
 	}
 	return errors.Join(wrong...)
@@ -135,8 +139,8 @@ func Check(requested []Fragment, final []byte) error {
 
 var symbol = regexp.MustCompile(`(?m)^\s*(?:menu)?config\s+([A-Za-z0-9_]+)`)
 
-// CheckNames returns an error for what fragments turn off and tree, a kernel's source, has no option of:
-// nothing in the final configuration shows that, and whoever misspelt a name would believe that it is off.
+// CheckNames fails for each option that fragments turn off and that tree, a kernel's source, does not define.
+// The final configuration does not show it, and an option with a misspelt name would stay on.
 func CheckNames(requested []Fragment, tree fs.FS, final []byte) error {
 	options, have, err := bothSides(requested, final)
 	if err != nil {
@@ -172,7 +176,7 @@ func CheckNames(requested []Fragment, tree fs.FS, final []byte) error {
 	return errors.Join(wrong...)
 }
 
-// bothSides is what fragments ask for, and what Kconfig made of it.
+// bothSides returns the options of fragments, and those of the final configuration.
 func bothSides(requested []Fragment, final []byte) ([]Option, map[string]string, error) {
 	options, err := Requested(requested)
 	if err != nil {
@@ -200,7 +204,7 @@ func parseFinal(final []byte) (map[string]string, error) {
 		return nil, fmt.Errorf("final configuration: %w", err)
 	}
 	if len(have) == 0 {
-		return nil, errors.New("final configuration: it is empty")
+		return nil, errors.New("final configuration: empty")
 	}
 	return have, nil
 }

@@ -25,7 +25,8 @@ func CheckCmdline(cmdline string) error {
 	case strings.ContainsAny(cmdline, "\n\r\x00"):
 		return fmt.Errorf("the kernel's command line %q contains a line break or a NUL", cmdline)
 	case len(cmdline) > MaxCmdline:
-		return fmt.Errorf("the kernel's command line has %d bytes, the kernel truncates it to %d", len(cmdline), MaxCmdline)
+		return fmt.Errorf("the kernel's command line has %d bytes: the kernel truncates it to %d",
+			len(cmdline), MaxCmdline)
 	}
 	return nil
 }
@@ -35,10 +36,10 @@ func CheckCmdline(cmdline string) error {
 var forms = []struct {
 	arch, name string
 	is         func(io.ReaderAt) bool
-	end        func(r io.ReaderAt, size int64) (int64, error) // the size that the header states at least; 0 if none
+	end        func(r io.ReaderAt, size int64) (int64, error) // the least size by the header, or 0
 }{
 	{"x86_64", "a bzImage", isBzImage, bzImageEnd},
-	{"aarch64", "an uncompressed Image", func(r io.ReaderAt) bool { return has(r, magicAt, imageMagic) }, imageEnd},
+	{"aarch64", "an uncompressed Image", isImage, imageEnd},
 }
 
 // CheckFile rejects a kernel of size bytes that arch cannot start: one in another form, or a truncated one.
@@ -96,6 +97,8 @@ func bzImageEnd(r io.ReaderAt, _ int64) (int64, error) {
 	}
 	return (1+sectors)*512 + 16*int64(binary.LittleEndian.Uint32(b[3:])), nil
 }
+
+func isImage(r io.ReaderAt) bool { return has(r, magicAt, imageMagic) }
 
 // imageEnd is where an Image ends that EFI can start as well: its PE header has a table of what the file
 // holds. The field image_size of the Image's own header does not help: it counts .bss, which the file does

@@ -5,38 +5,38 @@ import (
 	"fmt"
 )
 
-// A Want is what one option of a hardened kernel must be, whatever a fragment says or forgets.
+// A Want is the required value of one option of a hardened kernel.
 type Want struct {
 	Option string // with its CONFIG_ prefix
-	Value  string // n where it must not be set
+	Value  string // n if it must not be set
 	Why    string
 }
 
-// The reasons are shared by the options that serve them.
+// Reasons that several options share.
 const (
 	whyOther   = "root could run another kernel, or other kernel code, under the same PCRs"
 	whyMemory  = "root could read or change the kernel's memory"
-	whyConsole = "whoever writes to the console could command the kernel"
-	whyText    = "code cannot be written, data cannot be run"
-	whyLayout  = "an attacker does not know where things are"
-	whyStale   = "memory given out holds nothing of its last owner"
-	whyStack   = "an overflow on a stack is found before the function returns"
-	whyHeap    = "a corrupted heap is found, and hard to aim at"
+	whyConsole = "anyone who writes to the console could control the kernel"
+	whyText    = "code is not writable, data is not executable"
+	whyLayout  = "an attacker does not know addresses"
+	whyStale   = "allocated memory holds no data of its last owner"
+	whyStack   = "a stack overflow is detected before the function returns"
+	whyHeap    = "heap corruption is detected, and hard to exploit"
 	whyBounds  = "an access out of bounds stops the kernel"
-	whyCPU     = "the processor does not speculate secrets away"
+	whyCPU     = "speculative execution does not leak secrets"
 	whySurface = "code that no enclave needs cannot be attacked"
-	whyProcess = "processes cannot change or watch each other beyond need"
+	whyProcess = "processes cannot modify or trace each other beyond need"
 )
 
-// everywhere is what must hold on every architecture.
+// everywhere applies to every architecture.
 var everywhere = []Want{
 	{"CONFIG_KEXEC", "n", whyOther},
 	{"CONFIG_KEXEC_FILE", "n", whyOther},
 	{"CONFIG_HIBERNATION", "n", whyOther},
 	{"CONFIG_MODULE_FORCE_LOAD", "n", whyOther},
 	{"CONFIG_LIVEPATCH", "n", whyOther},
-	{"CONFIG_STATIC_USERMODEHELPER", "y", "the kernel starts no program for an attacker"},
-	{"CONFIG_STATIC_USERMODEHELPER_PATH", `""`, "the kernel starts no program for an attacker"},
+	{"CONFIG_STATIC_USERMODEHELPER", "y", "an attacker cannot make the kernel start a program"},
+	{"CONFIG_STATIC_USERMODEHELPER_PATH", `""`, "an attacker cannot make the kernel start a program"},
 	{"CONFIG_DEVMEM", "n", whyMemory},
 	{"CONFIG_DEVPORT", "n", whyMemory},
 	{"CONFIG_PROC_KCORE", "n", whyMemory},
@@ -100,7 +100,7 @@ var everywhere = []Want{
 	{"CONFIG_VHOST_VSOCK", "n", "connections to CID 3 go to the parent"},
 }
 
-// only is what must hold on one architecture as well.
+// only applies to one architecture.
 var only = map[string][]Want{
 	"x86_64": {
 		{"CONFIG_RANDOMIZE_MEMORY", "y", whyLayout},
@@ -150,14 +150,14 @@ var only = map[string][]Want{
 	},
 }
 
-// Hardening returns what must hold in every kernel that neb builds for arch from its own fragments alone.
+// Hardening returns the requirements for every kernel that neb builds for arch from its own fragments only.
 func Hardening(arch string) []Want {
 	mustKnow(arch)
 	return append(everywhere[:len(everywhere):len(everywhere)], only[arch]...)
 }
 
 // CheckHardening compares final, the text of a .config that Kconfig made, with [Hardening]. The error joins
-// every option that is not as it must be, a line each, with the reason why it must.
+// every option with another value, a line each, with the reason.
 func CheckHardening(arch string, final []byte) error {
 	have, err := parseFinal(final)
 	if err != nil {
@@ -170,7 +170,7 @@ func CheckHardening(arch string, final []byte) error {
 			got = "n"
 		}
 		if got != want.Value {
-			wrong = append(wrong, fmt.Errorf("%s is %s, want %s: %s", want.Option, got, want.Value, want.Why))
+			wrong = append(wrong, fmt.Errorf("%s is %s, expected %s: %s", want.Option, got, want.Value, want.Why))
 		}
 	}
 	return errors.Join(wrong...)

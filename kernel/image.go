@@ -25,10 +25,11 @@ func SetTextOffset(image interface {
 }) error {
 	var header [imageHeader]byte
 	if _, err := image.ReadAt(header[:], 0); err != nil {
-		return fmt.Errorf("aarch64 Image: its header of %d bytes: %w", imageHeader, err)
+		return fmt.Errorf("aarch64 Image: read the header of %d bytes: %w", imageHeader, err)
 	}
 	if got := string(header[magicAt : magicAt+len(imageMagic)]); got != imageMagic {
-		return fmt.Errorf("aarch64 Image: magic at byte %d is %q, want %q: not an uncompressed arm64 kernel", magicAt, got, imageMagic)
+		return fmt.Errorf("aarch64 Image: magic at byte %d is %q, expected %q: not an uncompressed arm64 kernel",
+			magicAt, got, imageMagic)
 	}
 	var field [8]byte
 	binary.LittleEndian.PutUint64(field[:], TextOffset)
@@ -39,7 +40,7 @@ func SetTextOffset(image interface {
 		return fmt.Errorf("aarch64 Image: read text_offset back: %w", err)
 	}
 	if got := binary.LittleEndian.Uint64(header[textOffsetAt:]); got != TextOffset {
-		return fmt.Errorf("aarch64 Image: text_offset is %#x after writing, want %#x", got, TextOffset)
+		return fmt.Errorf("aarch64 Image: text_offset is %#x after writing, expected %#x", got, TextOffset)
 	}
 	return nil
 }

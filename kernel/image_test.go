@@ -60,7 +60,7 @@ func TestSetTextOffsetRefuses(t *testing.T) {
 	}{
 		{"a short file", header()[:40], "header of 64 bytes"},
 		{"another image", compressed, "not an uncompressed arm64 kernel"},
-		{"a write that does not stay", header(), "text_offset is 0x0 after writing, want 0x200000"},
+		{"a write that does not stay", header(), "text_offset is 0x0 after writing, expected 0x200000"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			err := SetTextOffset(deaf{bytes.NewReader(test.image)})

@@ -5,10 +5,11 @@
 //
 //	make KCONFIG_ALLCONFIG=all.config allnoconfig
 //
-// where all.config is the fragments one after the other, users' own last: the last word on an option counts.
-// Kconfig drops without a word what it does not know or what lacks a dependency; [Check] finds that.
+// where all.config is the fragments one after the other, users' own last: the last value of an option counts.
+// Kconfig silently drops options that it does not know or whose dependencies are not set; [Check] finds them.
 //
-// The package does not build anything: internal/hermetic/component does.
+// The package does not build anything: internal/hermetic/component does. It also checks kernel files and
+// command lines ([CheckFile], [CheckCmdline]).
 package kernel
 
 import (
@@ -28,7 +29,7 @@ var patches embed.FS
 //go:embed cmdline/*
 var cmdlines embed.FS
 
-// Archs are the architectures there is a kernel for.
+// Archs lists the architectures of the kernels.
 var Archs = []string{"x86_64", "aarch64"}
 
 // order is the order in which fragments are joined. A name with %s stands for one fragment per architecture.

@@ -8,7 +8,6 @@ import (
 	"crypto/x509/pkix"
 	_ "embed"
 	"encoding/asn1"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -77,12 +76,13 @@ var decoder = func() cbor.DecMode {
 // form. It does not check the signature.
 func Parse(document []byte) (*Document, error) {
 	if len(document) > maxDocument {
-		return nil, fmt.Errorf("the attestation document has %d bytes: at most %d are read", len(document), maxDocument)
+		return nil, fmt.Errorf("the attestation document has %d bytes: expected at most %d",
+			len(document), maxDocument)
 	}
 	d := &Document{}
 	const tag18 = 0xd2
 	if err := d.message.UnmarshalCBOR(bytes.TrimPrefix(document, []byte{tag18})); err != nil {
-		return nil, fmt.Errorf("the attestation document is no COSE_Sign1 object: %w", err)
+		return nil, fmt.Errorf("the attestation document is not a COSE_Sign1 object: %w", err)
 	}
 	headers := d.message.Headers
 	alg, err := headers.Protected.Algorithm()
@@ -90,17 +90,17 @@ func Parse(document []byte) (*Document, error) {
 		return nil, fmt.Errorf("the attestation document's protected header: %w", err)
 	}
 	if n := len(headers.Protected) + len(headers.Unprotected); n != 1 {
-		return nil, fmt.Errorf("the attestation document has %d header fields, not the algorithm alone", n)
+		return nil, fmt.Errorf("the attestation document has %d header fields: expected only the algorithm", n)
 	}
 	switch {
 	case alg == cose.AlgorithmES384:
 	case alg == emulatedAlg && len(d.message.Signature) == emulatedSignature && allZero(d.message.Signature):
 		d.Emulated = true
 	default:
-		return nil, fmt.Errorf("the attestation document's algorithm is %v, and it must be ES384", alg)
+		return nil, fmt.Errorf("the attestation document's algorithm is %v: expected ES384", alg)
 	}
 	if n := len(d.message.Payload); n == 0 || n > maxPayload {
-		return nil, fmt.Errorf("the attestation document's payload has %d bytes, and it must have 1 to %d", n, maxPayload)
+		return nil, fmt.Errorf("the attestation document's payload has %d bytes: expected 1 to %d", n, maxPayload)
 	}
 
 	var p struct {
@@ -121,7 +121,7 @@ func Parse(document []byte) (*Document, error) {
 	d.ModuleID = check.text("module_id", p.ModuleID)
 	d.Time = check.milliseconds("timestamp", p.Timestamp)
 	if digest := check.text("digest", p.Digest); check.err == nil && digest != "SHA384" {
-		check.wrong("digest", "is %q, and it must be SHA384", digest)
+		check.wrong("digest", "is %q: expected SHA384", digest)
 	}
 	d.PCRs = check.registers("pcrs", p.PCRs)
 	d.Certificate = check.octets("certificate", p.Certificate, 1, maxCertificate)
@@ -135,7 +135,7 @@ func Parse(document []byte) (*Document, error) {
 	return d, nil
 }
 
-// fields checks the fields of a payload one after the other and keeps the first error.
+// fields checks the fields of a payload, and keeps the first error.
 type fields struct{ err error }
 
 func (f *fields) wrong(name, format string, args ...any) {
@@ -147,7 +147,7 @@ func (f *fields) wrong(name, format string, args ...any) {
 func (f *fields) text(name string, value any) string {
 	s, ok := value.(string)
 	if !ok || s == "" {
-		f.wrong(name, "is %s, and it must be a text that is not empty", describe(value))
+		f.wrong(name, "is %s: expected a text that is not empty", describe(value))
 	}
 	return s
 }
@@ -155,7 +155,7 @@ func (f *fields) text(name string, value any) string {
 func (f *fields) milliseconds(name string, value any) time.Time {
 	n, ok := value.(uint64)
 	if !ok || n == 0 || n > math.MaxInt64/1_000_000 {
-		f.wrong(name, "is %s, and it must be a positive number of milliseconds since 1970", describe(value))
+		f.wrong(name, "is %s: expected a positive number of milliseconds since 1970", describe(value))
 		return time.Time{}
 	}
 	return time.UnixMilli(int64(n)).UTC()
@@ -164,7 +164,7 @@ func (f *fields) milliseconds(name string, value any) time.Time {
 func (f *fields) octets(name string, value any, least, most int) []byte {
 	b, ok := value.([]byte)
 	if !ok || len(b) < least || len(b) > most {
-		f.wrong(name, "is %s, and it must be a byte string of %d to %d bytes", describe(value), least, most)
+		f.wrong(name, "is %s: expected a byte string of %d to %d bytes", describe(value), least, most)
 	}
 	return b
 }
@@ -179,7 +179,7 @@ func (f *fields) optional(name string, value any, least, most int) []byte {
 func (f *fields) bundle(name string, value any) [][]byte {
 	list, ok := value.([]any)
 	if !ok || len(list) == 0 || len(list) > maxBundle {
-		f.wrong(name, "is %s, and it must be a list of 1 to %d certificates", describe(value), maxBundle)
+		f.wrong(name, "is %s: expected a list of 1 to %d certificates", describe(value), maxBundle)
 		return nil
 	}
 	var bundle [][]byte
@@ -192,14 +192,14 @@ func (f *fields) bundle(name string, value any) [][]byte {
 func (f *fields) registers(name string, value any) map[int][]byte {
 	all, ok := value.(map[any]any)
 	if !ok || len(all) == 0 || len(all) > maxPCRs {
-		f.wrong(name, "is %s, and it must be a map of 1 to %d registers", describe(value), maxPCRs)
+		f.wrong(name, "is %s: expected a map of 1 to %d registers", describe(value), maxPCRs)
 		return nil
 	}
 	pcrs := map[int][]byte{}
 	for key, value := range all {
 		index, ok := key.(uint64)
 		if !ok || index >= maxPCRs {
-			f.wrong(name, "has the key %v, and a register's index is a number from 0 to %d", key, maxPCRs-1)
+			f.wrong(name, "has the key %v: expected a register's index from 0 to %d", key, maxPCRs-1)
 			return nil
 		}
 		pcrs[int(index)] = f.octets(fmt.Sprintf("%s[%d]", name, index), value, pcrSize, pcrSize)
@@ -207,7 +207,7 @@ func (f *fields) registers(name string, value any) map[int][]byte {
 	return pcrs
 }
 
-// describe says what a field holds instead of what it should, in a few words.
+// describe describes the value of a field in a few words.
 func describe(value any) string {
 	switch v := value.(type) {
 	case nil:
@@ -244,7 +244,7 @@ func AWSRoot() *x509.Certificate {
 }
 
 // ErrEmulated is the error of [Document.Verify] for a document without a signature.
-var ErrEmulated = errors.New("the attestation document is not signed: it comes from an emulated enclave, or from anyone at all")
+var ErrEmulated = errors.New("the attestation document is not signed: an emulated enclave made it, or anyone")
 
 // Verify checks that the document was signed by a key that root vouches for, at the given time: the chain
 // starts with root itself, byte for byte, every certificate is valid and allowed to do what it does, and the
@@ -255,7 +255,8 @@ func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
 		return ErrEmulated
 	}
 	if !bytes.Equal(d.CABundle[0], root.Raw) {
-		return fmt.Errorf("the attestation document's chain starts with another certificate than the root that is trusted (subject %q)", root.Subject)
+		return fmt.Errorf("the attestation document's chain does not start with the trusted root (subject %q)",
+			root.Subject)
 	}
 	chain := make([]*x509.Certificate, 0, len(d.CABundle)+1)
 	for i, der := range append(slices.Clone(d.CABundle), d.Certificate) {
@@ -271,8 +272,9 @@ func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
 			return fmt.Errorf("the attestation document's %s (subject %q): %w", name, certificate.Subject, err)
 		}
 		if at.Before(certificate.NotBefore) || at.After(certificate.NotAfter) {
-			return fmt.Errorf("the attestation document's %s (subject %q) is valid from %s to %s, and the time is %s", name, certificate.Subject,
-				certificate.NotBefore.Format(time.RFC3339), certificate.NotAfter.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+			return fmt.Errorf("the attestation document's %s (subject %q) is valid from %s to %s: the time is %s",
+				name, certificate.Subject, certificate.NotBefore.Format(time.RFC3339),
+				certificate.NotAfter.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 		}
 		chain = append(chain, certificate)
 	}
@@ -299,14 +301,14 @@ func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
 	if !slices.ContainsFunc(found, func(c []*x509.Certificate) bool {
 		return slices.EqualFunc(c, ordered, (*x509.Certificate).Equal)
 	}) {
-		return errors.New("the attestation document's certificates do not chain in the order in which they stand")
+		return errors.New("the attestation document's certificates are not in the order of their chain")
 	}
 
-	// The module signs with a certificate that is valid then. A time that is not from a clock (in seconds, or years ahead)
-	// would make an old document look fresh.
+	// The module signs with a certificate that is valid then. A time that is not from a clock (in seconds, or
+	// years ahead) would make an old document look fresh.
 	switch {
 	case d.Time.Before(target.NotBefore) || d.Time.After(target.NotAfter):
-		return fmt.Errorf("the attestation document is of %s, and its certificate is valid from %s to %s",
+		return fmt.Errorf("the attestation document is of %s: its certificate is valid from %s to %s",
 			d.Time.Format(time.RFC3339), target.NotBefore.Format(time.RFC3339), target.NotAfter.Format(time.RFC3339))
 	case d.Time.After(at.Add(maxSkew)):
 		return fmt.Errorf("the attestation document is of %s, in the future: the time is %s",
@@ -327,35 +329,35 @@ func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
 // maxSkew is how far the module's clock may be ahead of the verifier's.
 const maxSkew = 5 * time.Minute
 
-// constraints checks what a certificate says it may be used for: to sign certificates, or to sign documents.
+// constraints checks what a certificate may be used for: to sign certificates or, for the target, documents.
 func constraints(c *x509.Certificate, target bool) error {
 	key, ok := c.PublicKey.(*ecdsa.PublicKey)
 	switch {
 	case !ok || key.Curve != elliptic.P384():
-		return fmt.Errorf("its key is of the type %v, expected ECDSA on P-384", c.PublicKeyAlgorithm)
+		return fmt.Errorf("found an %v key, expected ECDSA on P-384", c.PublicKeyAlgorithm)
 	case target && !c.BasicConstraintsValid:
-		return errors.New("it lacks basic constraints, which say that it is not that of an authority")
+		return errors.New("no basic constraints, which exclude an authority")
 	case target && slices.ContainsFunc(c.Extensions, criticalKeyUsage):
-		return errors.New("it has a critical extended key usage, which excludes signing documents")
+		return errors.New("a critical extended key usage excludes signing documents")
 	case target && c.KeyUsage&x509.KeyUsageDigitalSignature == 0:
-		return errors.New("its key usage does not allow signatures")
+		return errors.New("the key usage does not allow signatures")
 	case target && c.IsCA:
-		return errors.New("it is that of an authority, and must be that of a module")
+		return errors.New("found a certificate of an authority, expected that of a module")
 	case !target && (!c.BasicConstraintsValid || !c.IsCA):
-		return errors.New("it is not that of an authority")
+		return errors.New("not a certificate of an authority")
 	case !target && c.KeyUsage&x509.KeyUsageCertSign == 0:
-		return errors.New("its key usage does not allow signing certificates")
+		return errors.New("the key usage does not allow signing certificates")
 	}
 	return nil
 }
 
-// criticalKeyUsage reports whether an extension is a critical extended key usage (RFC 5280, 4.2.1.12). The RFC has no
-// usage for attestation documents, and AWS's certificates have none.
+// criticalKeyUsage reports whether an extension is a critical extended key usage (RFC 5280, 4.2.1.12). The
+// RFC has no usage for attestation documents, and AWS's certificates have none.
 func criticalKeyUsage(e pkix.Extension) bool {
 	return e.Critical && e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 37})
 }
 
-// Expectation is what a document should say. A nil field is not compared.
+// Expectation has the expected values of a document. A nil field is not compared.
 type Expectation struct {
 	PCRs      map[int][]byte
 	Nonce     []byte
@@ -363,44 +365,39 @@ type Expectation struct {
 	PublicKey []byte
 }
 
-// Compare lists how the document differs from what is expected, registers first and by index.
+// Compare lists how the document differs from what is expected: registers by index, then the other fields.
 func (d *Document) Compare(want Expectation) []error {
 	var differences []error
+	differ := func(format string, args ...any) { differences = append(differences, fmt.Errorf(format, args...)) }
 	for _, index := range slices.Sorted(maps.Keys(want.PCRs)) {
+		expected := want.PCRs[index]
 		if got, ok := d.PCRs[index]; !ok {
-			differences = append(differences, fmt.Errorf("PCR%d is expected to be %x, and the document does not have it", index, want.PCRs[index]))
-		} else if !bytes.Equal(got, want.PCRs[index]) {
-			differences = append(differences, fmt.Errorf("PCR%d is expected to be %x, and the document says %x", index, want.PCRs[index], got))
+			differ("PCR%d: expected %x, the document does not have it", index, expected)
+		} else if !bytes.Equal(got, expected) {
+			differ("PCR%d: expected %x, found %x", index, expected, got)
 		}
 	}
 	for _, field := range []struct {
 		name      string
 		got, want []byte
 	}{
-		{"the nonce", d.Nonce, want.Nonce},
-		{"the user data", d.UserData, want.UserData},
-		{"the public key", d.PublicKey, want.PublicKey},
+		{"nonce", d.Nonce, want.Nonce},
+		{"user data", d.UserData, want.UserData},
+		{"public key", d.PublicKey, want.PublicKey},
 	} {
 		switch {
-		case field.want == nil || (field.got != nil && bytes.Equal(field.got, field.want)):
+		case field.want == nil:
 		case field.got == nil:
-			differences = append(differences, fmt.Errorf("%s is expected to be %s, and the document has none", field.name, hex.EncodeToString(field.want)))
-		default:
-			differences = append(differences, fmt.Errorf("%s is expected to be %x, and the document says %x", field.name, field.want, field.got))
+			differ("%s: expected %x, found none", field.name, field.want)
+		case !bytes.Equal(field.got, field.want):
+			differ("%s: expected %x, found %x", field.name, field.want, field.got)
 		}
 	}
 	return differences
 }
 
-// Debug says that PCR0 is all zero or missing: the enclave runs in debug mode, where its console can be read
-// and its registers say nothing about it.
+// Debug reports whether PCR0 is all zero or missing: the enclave runs in debug mode, where the parent can
+// read its console, and its registers do not identify it.
 func (d *Document) Debug() bool { return allZero(d.PCRs[0]) }
 
-func allZero(b []byte) bool {
-	for _, v := range b {
-		if v != 0 {
-			return false
-		}
-	}
-	return true
-}
+func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }

@@ -209,10 +209,10 @@ func TestCompare(t *testing.T) {
 		{"all of it", nsm.Expectation{PCRs: map[int][]byte{0: pcr0, 8: pcr8}, Nonce: []byte{1, 2, 3}, UserData: []byte("hello")}, nil},
 		{"other registers", nsm.Expectation{PCRs: map[int][]byte{0: pcr8, 8: pcr0}}, []string{"PCR0", "PCR8"}},
 		{"a register that is not there", nsm.Expectation{PCRs: map[int][]byte{3: pcr0}}, []string{"does not have it"}},
-		{"another nonce", nsm.Expectation{Nonce: []byte{1, 2}}, []string{"the nonce"}},
-		{"an empty nonce", nsm.Expectation{Nonce: []byte{}}, []string{"the nonce"}},
-		{"a key that is not there", nsm.Expectation{PublicKey: []byte{1}}, []string{"has none"}},
-		{"an empty key that is not there", nsm.Expectation{PublicKey: []byte{}}, []string{"has none"}},
+		{"another nonce", nsm.Expectation{Nonce: []byte{1, 2}}, []string{"nonce: expected"}},
+		{"an empty nonce", nsm.Expectation{Nonce: []byte{}}, []string{"nonce: expected"}},
+		{"a key that is not there", nsm.Expectation{PublicKey: []byte{1}}, []string{"found none"}},
+		{"an empty key that is not there", nsm.Expectation{PublicKey: []byte{}}, []string{"found none"}},
 	} {
 		findings := d.Compare(test.want)
 		if len(findings) != len(test.find) {
@@ -247,16 +247,16 @@ func TestVerifyRefuses(t *testing.T) {
 		{"a target of the future", nil, func(c *x509.Certificate) { c.NotBefore = now.Add(time.Minute) }, "is valid from"},
 		{"an expired root", at(0, expired), nil, "cabundle[0]"},
 		{"an expired authority", at(2, expired), nil, "cabundle[2]"},
-		{"an authority that is none", at(3, func(c *x509.Certificate) { c.IsCA = false }), nil, "cabundle[3] (subject \"CN=instance\"): it is not that of an authority"},
+		{"an authority that is none", at(3, func(c *x509.Certificate) { c.IsCA = false }), nil, "cabundle[3] (subject \"CN=instance\"): not a certificate of an authority"},
 		{"an authority that may not sign", at(1, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }), nil, "cabundle[1]"},
 		{"an authority without a key usage", at(1, func(c *x509.Certificate) { c.KeyUsage = 0 }), nil, "cabundle[1]"},
 		{"a chain longer than allowed", at(1, func(c *x509.Certificate) { c.MaxPathLen = 1 }), nil, "chain of certificates"},
-		{"a target that is an authority", nil, func(c *x509.Certificate) { c.IsCA = true }, "it is that of an authority"},
+		{"a target that is an authority", nil, func(c *x509.Certificate) { c.IsCA = true }, "found a certificate of an authority"},
 		{"a target that may not sign", nil, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign }, "does not allow signatures"},
 		{"an unknown critical extension", nil, func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 		}, "critical extension"},
-		{"a target without basic constraints", nil, func(c *x509.Certificate) { c.BasicConstraintsValid = false }, "lacks basic constraints"},
+		{"a target without basic constraints", nil, func(c *x509.Certificate) { c.BasicConstraintsValid = false }, "no basic constraints"},
 		{"a target with a critical usage of its own", nil, func(c *x509.Certificate) {
 			serverAuth := []byte{0x30, 0x0a, 0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01}
 			c.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 37}, Critical: true, Value: serverAuth}}
@@ -303,13 +303,13 @@ func TestVerifyRefusesOthers(t *testing.T) {
 		document []byte
 		want     string
 	}{
-		{"another root", sign(t, otherKey, es384, payload(b.fields(otherTarget))), "another certificate than the root"},
+		{"another root", sign(t, otherKey, es384, payload(b.fields(otherTarget))), "does not start with the trusted root"},
 		{"re-signed with another key", sign(t, otherKey, es384, good), "not by the key"},
 		{"another chain's target", sign(t, otherKey, es384, payload(a.fields(otherTarget))), "chain of certificates"},
 		{"a chain out of order", sign(t, key, es384, payload(swapped.fields(target))), "order"},
 		{"a chain with a hole", sign(t, key, es384, payload((&authority{chain: []*x509.Certificate{a.chain[0], a.chain[3]}}).fields(target))), "chain of certificates"},
 		{"a target on P-256", sign(t, key, es384, payload(a.fields(small))), "P-384"},
-		{"an authority on P-256", sign(t, weakKey, es384, payload(weak.fields(weakTarget))), "cabundle[2] (subject \"CN=zone\"): its key"},
+		{"an authority on P-256", sign(t, weakKey, es384, payload(weak.fields(weakTarget))), "cabundle[2] (subject \"CN=zone\"): found an ECDSA key"},
 		{"a time before the certificate", of(from.Add(-time.Second)), "its certificate is valid from"},
 		{"a time after the certificate", of(to.Add(time.Second)), "its certificate is valid from"},
 		{"a time of 10 years ahead", of(now.AddDate(10, 0, 0)), "its certificate is valid from"},
@@ -468,7 +468,7 @@ func TestEmulatedSignature(t *testing.T) {
 	target, _ := a.issue(t, targetTemplate(), elliptic.P384())
 	for _, signature := range [][]byte{nil, {0}, make([]byte, 63), make([]byte, 96), bytes.Repeat([]byte{1}, 64)} {
 		document := join(head(4, 4), octets([]byte{0xa1, 0x01, 0x20}), head(5, 0), octets(payload(a.fields(target))), octets(signature))
-		if _, err := nsm.Parse(document); err == nil || !strings.Contains(err.Error(), "must be ES384") && len(signature) > 0 {
+		if _, err := nsm.Parse(document); err == nil || !strings.Contains(err.Error(), "expected ES384") && len(signature) > 0 {
 			t.Errorf("a signature of %d bytes: %v", len(signature), err)
 		}
 	}

@@ -22,7 +22,7 @@ type Module struct {
 // Register is a platform configuration register as the module describes it.
 type Register struct {
 	Value  []byte // 48 bytes
-	Locked bool   // it cannot be extended any more, and stands in attestation documents
+	Locked bool   // it can no longer be extended, and is in attestation documents
 }
 
 // DescribePCR reads a register.
@@ -35,7 +35,7 @@ func (m *Module) DescribePCR(index int) (Register, error) {
 	return Register{answer.Data, answer.Lock}, err
 }
 
-// ExtendPCR adds data to a register that is not locked and returns its new value.
+// ExtendPCR extends a register that is not locked with data, and returns its new value.
 func (m *Module) ExtendPCR(index int, data []byte) ([]byte, error) {
 	var answer struct {
 		Data []byte `cbor:"data"`
@@ -58,7 +58,7 @@ func (m *Module) Random() ([]byte, error) {
 	return answer.Random, err
 }
 
-// Attest has the module sign an attestation document. A field that is nil is left out of it.
+// Attest returns an attestation document that the module signs. It omits fields that are nil.
 func (m *Module) Attest(userData, nonce, publicKey []byte) ([]byte, error) {
 	var answer struct {
 		Document []byte `cbor:"document"`
@@ -80,7 +80,7 @@ func (m *Module) call(name string, arguments map[string]any, answer any) error {
 		return err
 	}
 	if len(request) > MaxRequest {
-		return fmt.Errorf("NSM %s: the request has %d bytes, and the module takes %d", name, len(request), MaxRequest)
+		return fmt.Errorf("NSM %s: the request has %d bytes: expected at most %d", name, len(request), MaxRequest)
 	}
 	response, err := m.Exchange(request)
 	if err != nil {
@@ -96,24 +96,24 @@ func parseResponse(response []byte, name string, answer any) error {
 	var text string
 	if cbor.Unmarshal(response, &text) == nil {
 		if text != name || answer != nil {
-			return fmt.Errorf("the module answered %q", text)
+			return fmt.Errorf("unexpected answer %q", text)
 		}
 		return nil
 	}
 	var message map[string]cbor.RawMessage
 	if err := cbor.Unmarshal(response, &message); err != nil {
-		return fmt.Errorf("the module's answer: %w", err)
+		return fmt.Errorf("invalid answer: %w", err)
 	}
 	if raw, refused := message["Error"]; refused {
 		var code string
 		if err := cbor.Unmarshal(raw, &code); err != nil {
-			return fmt.Errorf("the module refused: %x", []byte(raw))
+			return fmt.Errorf("error %x", []byte(raw))
 		}
-		return fmt.Errorf("the module refused: %s", code)
+		return fmt.Errorf("error %s", code)
 	}
 	raw, ok := message[name]
 	if !ok || len(message) != 1 {
-		return errors.New("the module answered another question")
+		return errors.New("the answer is to another request")
 	}
 	if answer == nil {
 		return nil

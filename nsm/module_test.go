@@ -54,16 +54,16 @@ func TestModule(t *testing.T) {
 	}
 
 	for name, response := range map[string][]byte{
-		"ReadOnlyIndex":    one("Error", text("ReadOnlyIndex")),
-		"another question": one("DescribeNSM", head(5, 0)),
-		"the module's":     {0xff},
-		"answered":         text("ExtendPCR"),
+		"ReadOnlyIndex":     one("Error", text("ReadOnlyIndex")),
+		"another request":   one("DescribeNSM", head(5, 0)),
+		"invalid answer":    {0xff},
+		"unexpected answer": text("ExtendPCR"),
 	} {
 		if _, err := answer(response).ExtendPCR(0, []byte("x")); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%x: error %v, want one with %q", response, err, name)
 		}
 	}
-	if _, err := answer().ExtendPCR(16, make([]byte, nsm.MaxRequest)); err == nil || !strings.Contains(err.Error(), "the module takes") {
+	if _, err := answer().ExtendPCR(16, make([]byte, nsm.MaxRequest)); err == nil || !strings.Contains(err.Error(), "expected at most 4096") {
 		t.Errorf("a large request: %v", err)
 	}
 	broken := &nsm.Module{Exchange: func([]byte) ([]byte, error) { return nil, errors.New("no device") }}
