@@ -64,14 +64,10 @@ func (t *Tree) CopyBody(w io.Writer, e *Entry) (int64, error) {
 	return int64(n), err
 }
 
-func copyAll(w io.Writer, f *os.File, size int64) (n int64, err error) {
-	r := &io.LimitedReader{R: f, N: size}
-	if to, ok := w.(io.ReaderFrom); ok {
-		n, err = to.ReadFrom(r)
-	} else {
-		n, err = io.Copy(w, r)
-	}
-	if err == nil && n != size {
+// copyAll copies size bytes. io.CopyN lets the kernel do it if it can.
+func copyAll(w io.Writer, f *os.File, size int64) (int64, error) {
+	n, err := io.CopyN(w, f, size)
+	if err == io.EOF {
 		err = fmt.Errorf("%d bytes of %d: %w", n, size, io.ErrUnexpectedEOF)
 	}
 	return n, err

@@ -37,11 +37,11 @@ type Header struct {
 	Name string
 	// Mode holds the file type, the permissions and the setuid, setgid and sticky bits as stat(2) has them.
 	Mode uint32
-	// UID and GID own the file. The kernel takes 0xffffffff as "leave it alone", so that value is refused.
+	// UID and GID own the file. The kernel takes 0xffffffff for "no owner", so that is an error.
 	UID, GID uint32
-	// ModTime is in seconds since 1970; the archive holds none before that and none after 2106.
+	// ModTime is in seconds since 1970. An archive cannot hold a time before 1970 or after 2106.
 	ModTime uint32
-	// Size is the number of bytes that follow. Only a file and a symbolic link (what it points to) have any.
+	// Size is the number of bytes of the body. Only a file and a symbolic link (its target) have one.
 	Size int64
 	// Major and Minor are the numbers of a device node.
 	Major, Minor uint32

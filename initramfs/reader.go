@@ -8,7 +8,7 @@ import (
 	"io"
 )
 
-// Reader reads an archive, or several that follow each other as the kernel takes them.
+// Reader reads an archive, or several that follow each other, as the kernel does.
 type Reader struct {
 	r    *bufio.Reader
 	seek io.Seeker // what r reads from, when it can seek
@@ -18,8 +18,8 @@ type Reader struct {
 	nth  int       // of the archive, from 0
 }
 
-// NewReader makes a Reader of an uncompressed archive. It reads ahead of what it returns. When r is an
-// io.Seeker, bodies that nobody reads are not read.
+// NewReader returns a Reader of an uncompressed archive. It reads ahead. If r is an io.Seeker, it skips
+// bodies that the caller does not read.
 func NewReader(r io.Reader) *Reader {
 	seek, _ := r.(io.Seeker)
 	return &Reader{r: bufio.NewReaderSize(r, 64<<10), seek: seek}
@@ -65,10 +65,10 @@ func (r *Reader) Next() (*Header, error) {
 	}
 }
 
-// Archive says which of several archives the current entry is in, from 0.
+// Archive returns the number of the archive that the current entry is in, from 0.
 func (r *Reader) Archive() int { return r.nth }
 
-// Offset is where in the stream the current body continues: before the first Read, where it starts.
+// Offset returns the position in the stream of the next byte of the current body.
 func (r *Reader) Offset() int64 { return r.pos }
 
 // Read reads from the body of the current entry, and returns io.EOF at its end.
@@ -118,8 +118,8 @@ func (r *Reader) header() (*Header, error) {
 	if name[nameSize-1] != 0 {
 		return nil, fmt.Errorf("name %q does not end in a NUL", name)
 	}
-	// gen_init_cpio aligns what follows with more NULs. The kernel reads a name up to the first, so anything
-	// after that would show a name that is not the one it unpacks.
+	// gen_init_cpio adds more NULs to align the body. For the kernel a name ends at the first, so with
+	// anything after it, this name would differ from the one that the kernel unpacks.
 	text := bytes.TrimRight(name, "\x00")
 	if bytes.IndexByte(text, 0) >= 0 {
 		return nil, fmt.Errorf("name %q contains a NUL, where it ends for the kernel", text)
@@ -136,7 +136,7 @@ func (r *Reader) header() (*Header, error) {
 	}, nil
 }
 
-// digit is the value of a hexadecimal digit; the kernel takes both cases.
+// digit returns the value of a hexadecimal digit. The kernel accepts both cases.
 func digit(c byte) (uint32, bool) {
 	switch {
 	case c >= '0' && c <= '9':

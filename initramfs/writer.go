@@ -12,7 +12,7 @@ import (
 // bufferSize holds headers and small bodies together, so that 200,000 small files are not 400,000 writes.
 const bufferSize = 256 << 10
 
-// Writer writes an archive. Entries are written in the order given; nothing is sorted or left out.
+// Writer writes an archive. It keeps the order of the entries.
 type Writer struct {
 	w       *bufio.Writer
 	under   io.Writer
@@ -25,17 +25,16 @@ type Writer struct {
 	closed  bool
 }
 
-// NewWriter makes a Writer. Close ends the archive, it does not close w.
+// NewWriter returns a Writer. Close ends the archive; it does not close w.
 //
-// When w is an *os.File and a body comes from another one (see [Writer.ReadFrom]), the kernel copies the
-// bytes.
+// If w is an *os.File and a body comes from another one (see [Writer.ReadFrom]), the kernel copies the bytes.
 func NewWriter(w io.Writer) *Writer {
 	return &Writer{w: bufio.NewWriterSize(w, bufferSize), under: w, dirs: newDirs()}
 }
 
-// WriteHeader ends the current entry and begins the next. The entry's directory must have been written
-// before, the same name may come once, except that a directory may stand again: the kernel creates no
-// parents, and takes the last of two.
+// WriteHeader ends the current entry and begins the next. The kernel creates no parents, so an entry must
+// come after its directory. A name may be written once, that of a directory several times: the last one
+// counts.
 func (w *Writer) WriteHeader(h *Header) error {
 	if err := w.finish(); err != nil {
 		return err
@@ -59,10 +58,10 @@ func (w *Writer) WriteHeader(h *Header) error {
 	return w.header(h, inode, links, h.Name)
 }
 
-// NextInode is the number that the next entry gets when it brings none of its own.
+// NextInode returns the number that the next entry gets if its Inode is 0.
 func (w *Writer) NextInode() uint32 { return w.inode + 1 }
 
-// Len is the number of bytes of the archive so far, what is still buffered included.
+// Len returns the size of the archive so far in bytes, including what is still buffered.
 func (w *Writer) Len() int64 { return w.written }
 
 const hexDigits = "0123456789ABCDEF"
@@ -90,7 +89,7 @@ func (w *Writer) header(h *Header, inode, links uint32, name string) error {
 	return w.err
 }
 
-// Write writes to the body of the current entry. More than its Size is an error.
+// Write writes to the body of the current entry. It is an error to write more than Size bytes.
 func (w *Writer) Write(p []byte) (int, error) {
 	if w.err != nil {
 		return 0, w.err
@@ -103,8 +102,8 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return len(p), w.err
 }
 
-// ReadFrom fills the body of the current entry from r: exactly the bytes it still needs, what r has beyond
-// them is left unread. Where both sides are files, the kernel copies.
+// ReadFrom fills the rest of the body of the current entry from r, and reads no further. If both sides are
+// files, the kernel copies.
 func (w *Writer) ReadFrom(r io.Reader) (int64, error) {
 	if w.err != nil {
 		return 0, w.err
@@ -138,8 +137,7 @@ func (w *Writer) ReadFrom(r io.Reader) (int64, error) {
 	return n, nil
 }
 
-// Close ends the archive: trailer, and zeros up to a multiple of four bytes, so that another may follow at
-// once.
+// Close writes the trailer, and zeros up to a multiple of four bytes, so that another archive may follow.
 func (w *Writer) Close() error {
 	if w.closed {
 		return w.err
@@ -158,7 +156,7 @@ func (w *Writer) Close() error {
 	return nil
 }
 
-// finish ends the current entry: all of its bytes are there, and the next starts at a multiple of four.
+// finish ends the current entry: its body must be complete, and the next entry starts at a multiple of four.
 func (w *Writer) finish() error {
 	if w.err == nil && w.left != 0 {
 		w.fail(fmt.Errorf("%s: body is %d bytes shorter than its header says", w.name, w.left))
@@ -191,7 +189,7 @@ func (w *Writer) putString(s string) {
 	}
 }
 
-// fail keeps the first error: an archive that broke once stays broken.
+// fail keeps the first error.
 func (w *Writer) fail(err error) error {
 	if w.err == nil {
 		w.err = err
@@ -199,9 +197,9 @@ func (w *Writer) fail(err error) error {
 	return w.err
 }
 
-// dirs knows which directories an archive holds, by a hash of their names so that a million of them fit in
-// memory, and the last entry's name. A file's name that comes twice is caught when the two follow each other,
-// as they do in any order that sorts.
+// dirs knows the directories of an archive, by a hash of their names so that a million of them fit in memory,
+// and the name of the last entry. It finds duplicate files only if they follow each other, as in every sorted
+// order.
 type dirs struct {
 	seed  maphash.Seed
 	known map[uint64]struct{}
