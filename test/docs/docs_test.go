@@ -1,5 +1,6 @@
-// Package docs tests the documentation: every command in README.md and docs is run, or says why it is not; every link leads
-// somewhere; what is said of workflows and pins is so. The convention is in CONTRIBUTING.md, "Commands in the docs".
+// Package docs tests the documentation: every command in README.md and docs runs, or has a reason why it
+// does not; every link has a target; tables agree with the source. The convention is in CONTRIBUTING.md,
+// "Commands in the docs".
 package docs
 
 import (
@@ -26,7 +27,7 @@ type block struct {
 	line     int    // of its fence
 	language string
 	text     string
-	reason   string // why it is not run; "" where it is
+	reason   string // why it is not run, or ""
 }
 
 var (
@@ -35,7 +36,7 @@ var (
 	reason  = regexp.MustCompile(`^ *<!-- not run: *(.*?) *-->$`)
 )
 
-// blocks finds the fenced blocks of a page, and what is wrong with how they are marked.
+// blocks returns the fenced blocks of a page. The error joins all mistakes in how they are marked.
 func blocks(page, text string) ([]block, error) {
 	var (
 		found  []block
@@ -51,16 +52,19 @@ func blocks(page, text string) ([]block, error) {
 			indent = m[1]
 			open = &block{page: page, line: i + 1, language: strings.TrimSpace(m[2]), reason: mark}
 			if open.language == "" {
-				wrong = append(wrong, fmt.Errorf("%s:%d: a block without a language: sh if it is to be run, else text, yaml, …", page, i+1))
+				wrong = append(wrong, fmt.Errorf("%s:%d: a block without a language: "+
+					"expected sh for commands, else text, yaml, …", page, i+1))
 			}
 			if mark != "" && open.language != "sh" {
-				wrong = append(wrong, fmt.Errorf("%s:%d: a block of %s is never run: take the comment away", page, i+1, open.language))
+				wrong = append(wrong, fmt.Errorf("%s:%d: a block of %s is never run: remove the comment",
+					page, i+1, open.language))
 			}
 		case open != nil && m != nil && m[2] == "":
 			found = append(found, *open)
 			open = nil
 		case open == nil && command.MatchString(line):
-			wrong = append(wrong, fmt.Errorf("%s:%d: a command outside of a fenced block: %s", page, i+1, strings.TrimSpace(line)))
+			wrong = append(wrong, fmt.Errorf("%s:%d: a command outside of a fenced block: %s",
+				page, i+1, strings.TrimSpace(line)))
 		case open != nil:
 			open.text += strings.TrimPrefix(line, indent) + "\n"
 		}
@@ -115,7 +119,8 @@ func read(t *testing.T, page string) string {
 }
 
 func TestBlocks(t *testing.T) {
-	const page = "before\n\n```sh\necho 1\n```\n\n<!-- not run: reasons -->\n```sh\nfalse\n```\n1. item:\n\n   ```sh\n   echo 2\n   ```\n\n```text\nout\n```\n"
+	const page = "before\n\n```sh\necho 1\n```\n\n<!-- not run: reasons -->\n```sh\nfalse\n```\n" +
+		"1. item:\n\n   ```sh\n   echo 2\n   ```\n\n```text\nout\n```\n"
 	found, err := blocks("p.md", page)
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +150,7 @@ func TestBlocks(t *testing.T) {
 	}
 }
 
-// Every page is marked right, and every block of sh is a shell's.
+// TestMarks checks that each page is marked correctly, and that a shell can parse each block of sh.
 func TestMarks(t *testing.T) {
 	for _, page := range pages(t) {
 		found, err := blocks(page, read(t, page))
@@ -165,7 +170,7 @@ func TestMarks(t *testing.T) {
 	}
 }
 
-// Every command in the docs runs: in a copy of the source, with neb in PATH, from the cache, one shell a page.
+// TestCommands runs the commands of each page in a copy of the source, with neb in PATH, in one shell a page.
 func TestCommands(t *testing.T) {
 	require.Sandbox(t)
 	bin := t.TempDir()
@@ -183,7 +188,7 @@ func TestCommands(t *testing.T) {
 	for _, page := range pages(t) {
 		found, err := blocks(page, read(t, page))
 		if err != nil {
-			continue // TestMarks says so
+			continue // TestMarks reports it
 		}
 		found = slices.DeleteFunc(found, func(b block) bool { return b.language != "sh" || b.reason != "" })
 		if len(found) == 0 {
@@ -195,7 +200,8 @@ func TestCommands(t *testing.T) {
 				copyFile(t, filepath.Join(root, name), filepath.Join(dir, name))
 			}
 			var script strings.Builder
-			before, err := os.ReadFile(filepath.Join("testdata", "before", strings.TrimSuffix(filepath.Base(page), ".md")+".sh"))
+			name := strings.TrimSuffix(filepath.Base(page), ".md") + ".sh"
+			before, err := os.ReadFile(filepath.Join("testdata", "before", name))
 			if err != nil && !errors.Is(err, os.ErrNotExist) {
 				t.Fatal(err)
 			}
@@ -216,7 +222,7 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// copyFile copies a file of the work tree; one that is gone from it and not yet from the index is passed over.
+// copyFile copies a file of the work tree. It ignores one that is in git's index only.
 func copyFile(t *testing.T, from, to string) {
 	t.Helper()
 	info, err := os.Stat(from)
@@ -243,21 +249,22 @@ var (
 	heading = regexp.MustCompile(`(?m)^#+ +(.*)$`)
 )
 
-// anchor is the name that a heading has in links.
+// anchor returns the name of a heading in links.
 func anchor(heading string) string {
 	var b strings.Builder
 	for _, r := range strings.ToLower(strings.TrimSpace(heading)) {
 		switch {
 		case r == ' ':
 			b.WriteByte('-')
-		case r == '-' || r == '_' || r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r > 0x7f && r != '…' && r != '’' && r != '“' && r != '”':
+		case r == '-' || r == '_' || r >= 'a' && r <= 'z' || r >= '0' && r <= '9',
+			r > 0x7f && !strings.ContainsRune("…’“”", r):
 			b.WriteRune(r)
 		}
 	}
 	return b.String()
 }
 
-// Every link within the repository leads to a file that is there, and to a heading that is in it.
+// TestLinks checks that each link within the repository has a target: a file, and a heading in it.
 func TestLinks(t *testing.T) {
 	for _, page := range pages(t) {
 		for _, m := range link.FindAllStringSubmatch(read(t, page), -1) {
@@ -270,7 +277,7 @@ func TestLinks(t *testing.T) {
 				at = filepath.Join(filepath.Dir(page), target)
 			}
 			if _, err := os.Stat(filepath.Join(root, at)); err != nil {
-				t.Errorf("%s: link to %s, which is not there", page, m[1])
+				t.Errorf("%s: link to %s, which does not exist", page, m[1])
 				continue
 			}
 			if fragment == "" || !strings.HasSuffix(at, ".md") {
@@ -281,7 +288,7 @@ func TestLinks(t *testing.T) {
 				anchors = append(anchors, anchor(h[1]))
 			}
 			if !slices.Contains(anchors, fragment) {
-				t.Errorf("%s: link to %s, a heading that is not in %s", page, m[1], at)
+				t.Errorf("%s: link to %s, a heading that %s does not have", page, m[1], at)
 			}
 		}
 	}
@@ -292,7 +299,8 @@ var (
 	exact = regexp.MustCompile(`^[\w./-]+@[0-9a-f]{40}$`)
 )
 
-// Actions in the workflows are pinned to commits, with the tag beside, and no job has more than it says.
+// TestWorkflows checks that actions are pinned to commits, with the tag in a comment, and that permissions
+// are named.
 func TestWorkflows(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(root, ".github", "workflows", "*.yml"))
 	if err != nil || len(files) == 0 {
@@ -305,7 +313,7 @@ func TestWorkflows(t *testing.T) {
 		}
 		for _, m := range uses.FindAllStringSubmatch(string(text), -1) {
 			if !exact.MatchString(m[1]) || !strings.Contains(m[2], "# v") {
-				t.Errorf("%s: %s: expected a commit, and its tag in a comment", f, m[1])
+				t.Errorf("%s: %s: expected a commit, with its tag in a comment", f, m[1])
 			}
 		}
 		if !regexp.MustCompile(`(?m)^permissions:`).Match(text) {
@@ -317,7 +325,7 @@ func TestWorkflows(t *testing.T) {
 	}
 }
 
-// The licences and notices are those of what is linked.
+// TestNotices checks that the licences and notices are those of the linked modules.
 func TestNotices(t *testing.T) {
 	cmd := exec.Command("go", "run", "./internal/tools/notices", "-check")
 	cmd.Dir = root

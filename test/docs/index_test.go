@@ -16,13 +16,15 @@ import (
 	"testing"
 )
 
-// TestIndex checks that docs/README.md links to every page in docs, and docs/decisions/README.md to every decision.
+// TestIndex checks that docs/README.md links to each page in docs, and docs/decisions/README.md to each
+// decision.
 func TestIndex(t *testing.T) {
 	for _, dir := range []string{"docs", "docs/decisions"} {
 		index := filepath.Join(dir, "README.md")
 		text := read(t, index)
 		for _, page := range pages(t) {
-			if filepath.Dir(page) == dir && page != index && !strings.Contains(text, "]("+filepath.Base(page)+")") {
+			name := filepath.Base(page)
+			if filepath.Dir(page) == dir && page != index && !strings.Contains(text, "]("+name+")") {
 				t.Errorf("%s: no link to %s", index, page)
 			}
 		}
@@ -62,8 +64,8 @@ var (
 	notVariables = []string{"PATH"} // of the machine: where programs are found
 )
 
-// TestEnvironment checks docs/environment.md in both directions: each variable that the source reads is there, and
-// each of neb's own variables that is there is read somewhere.
+// TestEnvironment checks docs/environment.md in both directions: each variable that the source reads is
+// there, and each of neb's own variables that is there is read somewhere.
 func TestEnvironment(t *testing.T) {
 	const page = "docs/environment.md"
 	var documented []string
@@ -79,7 +81,8 @@ func TestEnvironment(t *testing.T) {
 		ast.Inspect(parsed, func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.BasicLit: // NEB_… and LINUXKIT_…, wherever they are read
-				if s, err := strconv.Unquote(n.Value); err == nil && n.Kind == token.STRING && ownVariable.MatchString(s) {
+				s, err := strconv.Unquote(n.Value)
+				if err == nil && n.Kind == token.STRING && ownVariable.MatchString(s) {
 					readBySource[s] = name
 				}
 			case *ast.CallExpr:
@@ -134,8 +137,8 @@ var (
 	continued = regexp.MustCompile(`"\s*\+\n\s*"`) // where a string literal goes on in the next line
 )
 
-// TestMessages checks that the messages in the first columns of docs/troubleshooting.md are in the source. "…" stands
-// for what a message fills in.
+// TestMessages checks that the messages in the first columns of docs/troubleshooting.md are in the source.
+// "…" stands for what a message fills in.
 func TestMessages(t *testing.T) {
 	const page = "docs/troubleshooting.md"
 	var all bytes.Buffer
@@ -171,8 +174,8 @@ func TestMessages(t *testing.T) {
 
 var row = regexp.MustCompile("(?m)^\\| ([^|]*) \\| (`[^|]*) \\|")
 
-// TestArchitecture checks the table of docs/architecture.md: every package has a floor, imports go down or stay on
-// the floor, and the rows of floor 3 do not import each other.
+// TestArchitecture checks the table of docs/architecture.md: every package has a floor, imports go down or
+// stay on the floor, and the rows of floor 3 do not import each other.
 func TestArchitecture(t *testing.T) {
 	const page = "docs/architecture.md"
 	type place struct{ floor, row int }
@@ -195,8 +198,8 @@ func TestArchitecture(t *testing.T) {
 		return place{}, false
 	}
 	const module = "github.com/nitro-enclaves-bootstrap/neb/"
-	list := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./cmd/...", "./eif/...", "./image/...",
-		"./initramfs/...", "./internal/...", "./kernel/...", "./nsm/...")
+	list := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./cmd/...", "./eif/...",
+		"./image/...", "./initramfs/...", "./internal/...", "./kernel/...", "./nsm/...")
 	list.Dir = root
 	out, err := list.Output()
 	if err != nil {
@@ -235,8 +238,9 @@ func TestLineLength(t *testing.T) {
 			if fence.MatchString(line) {
 				fenced = !fenced
 			}
-			if !fenced && len([]rune(line)) > 110 && !strings.HasPrefix(line, "|") && !strings.Contains(line, "](") &&
-				!strings.HasPrefix(line, "<!--") {
+			exempt := fenced || strings.HasPrefix(line, "|") || strings.HasPrefix(line, "<!--") ||
+				strings.Contains(line, "](")
+			if !exempt && len([]rune(line)) > 110 {
 				t.Errorf("%s:%d: %d columns, expected at most 110", page, i+1, len([]rune(line)))
 			}
 		}
