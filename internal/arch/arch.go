@@ -1,5 +1,6 @@
-// Package arch is the one table of the architectures that enclaves have, and of the names that other programs use for
-// them. It holds names only: what a build or a machine needs to know about an architecture stands where it is used.
+// Package arch is the one table of the architectures that enclaves have, and of the names that other
+// programs use for them. It holds names only: what a build or a machine needs to know about an architecture
+// stands where it is used.
 package arch
 
 import (
@@ -7,7 +8,8 @@ import (
 	"runtime"
 )
 
-// Names of the architectures as EIF tools, the kernel (uname -m) and QEMU write them. They are the values of --arch.
+// Names of the architectures as EIF tools, the kernel (uname -m) and QEMU write them. They are the values
+// of --arch.
 const (
 	X86_64  = "x86_64"
 	AArch64 = "aarch64"
@@ -28,8 +30,8 @@ var All = []Arch{
 	{Name: AArch64, Go: "arm64", Debian: "arm64", Image: "Image", ELF: elf.EM_AARCH64},
 }
 
-// Lookup returns the architecture called name, "x86_64" or "aarch64". For another name it returns false and names that
-// are all empty.
+// Lookup returns the architecture called name, "x86_64" or "aarch64". For another name it returns false and
+// names that are all empty.
 func Lookup(name string) (Arch, bool) {
 	for _, a := range All {
 		if a.Name == name {

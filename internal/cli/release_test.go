@@ -42,7 +42,7 @@ func TestReleaseMistakes(t *testing.T) {
 		{"verify with a key and no release", []string{"verify", "--release-key", "k.pub", "result"}, 2, "--release-key needs --release", nil},
 		{"verify a release with a patch", []string{"verify", "--release", "x.tar.xz", "--patch", "p"}, 2, "--patch cannot be combined with --release", nil},
 		{"verify two things", []string{"verify", "result", "--release", "x.tar.xz"}, 2, "--release cannot be combined with the argument result", nil},
-		{"verify a file of another name", []string{"verify", "--release", "blobs.tgz"}, 1, "expected a release's archive", nil},
+		{"verify a file of another name", []string{"verify", "--release", "blobs.tgz"}, 1, "expected the archive of a release", nil},
 		{"verify nothing", []string{"verify", "--release", "enclaves-blobs-1.0.0.tar.xz"}, 1, "missing", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -1,19 +1,21 @@
-// Package progress carries what a build is doing from the places that do it to whoever shows it.
+// Package progress carries the progress of a build from the packages that work to the one that displays it.
+// It does not format or print.
 package progress
 
-// Event is the state of one stage of a build at one moment. A stage sends many; the last has Done == Total.
+// Event is the state of one stage of a build. A stage sends many events; the last has Done == Total.
 type Event struct {
-	Stage string // what is being done, as a user reads it: "fetch", "unpack", "compile kernel x86_64"
-	Done  int64  // how much of it is done, in Unit
-	Total int64  // how much there is, in Unit; an estimate where it cannot be known; 0 where there is none
+	Stage string // name for users: "fetch", "unpack", "compile kernel x86_64"
+	Done  int64  // in Unit
+	Total int64  // in Unit; may be an estimate; 0 if there is no amount
 	Unit  string // "bytes", "packages", "objects"
-	Note  string // one line about a passing thing a user should read (a mirror that failed); usually empty
+	Note  string // one line for users about a single event, such as a mirror that failed; usually empty
 }
 
-// Func receives events. It may be called from several goroutines at once. A nil Func is not called: use [Func.Send].
+// Func receives events. It may be called from several goroutines at once. It may be nil: call it with
+// [Func.Send].
 type Func func(Event)
 
-// Send gives e to f, if there is an f.
+// Send calls f with e, unless f is nil.
 func (f Func) Send(e Event) {
 	if f != nil {
 		f(e)

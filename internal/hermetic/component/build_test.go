@@ -24,8 +24,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
-// The tests in this file use the toolchain of neb.lock. They take it from the store of whoever runs them,
-// which fetches what it does not have.
+// The tests in this file use the toolchain of neb.lock. They take it from the store of the user who runs
+// them, which fetches what it does not have.
 
 // task is what a child process of a test is to build.
 type task struct {
@@ -252,7 +252,7 @@ func readable(t testing.TB, from string) string {
 
 const ordinary = 54321
 
-// sharedBuilder is a builder on the store of whoever runs the tests, with the tiny kernel.
+// sharedBuilder is a builder on the user's own store, with the tiny kernel.
 func sharedBuilder(t testing.TB) *Builder {
 	t.Helper()
 	return fetched(t, task{Source: sourceOf(t), KernelSource: tinyKernel(t)})

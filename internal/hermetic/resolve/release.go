@@ -74,8 +74,8 @@ const (
 	mostToolchain = 512 << 20 // bytes of a Go toolchain's zip; Go 1.26 has 70 MB
 )
 
-// release downloads and verifies the InRelease file of a suite. If the file of a mirror is wrong, expired or older than
-// the lock, the next mirror is asked.
+// release downloads and verifies the InRelease file of a suite. If the file of a mirror is wrong, expired
+// or older than the lock, the next mirror is asked.
 func (r *resolver) release(ctx context.Context, p place) (*release, error) {
 	if known := r.releases[p]; known != nil {
 		return known, nil

@@ -121,7 +121,7 @@ func testRoot(t *testing.T, dir string) (root, tree string) {
 	return root, tree
 }
 
-// ordinary is a user that is nobody on the machine.
+// ordinary is the ID of a user that does not exist.
 const ordinary = 54321
 
 // as are the situations that neb finds itself in: who it is, and what the machine allows.

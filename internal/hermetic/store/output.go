@@ -146,7 +146,8 @@ func (s *Store) make(ctx context.Context, key string, make func(dir string) erro
 		return false, fmt.Errorf("store: %w", &localError{err})
 	}
 	defer func() {
-		// After an interrupt the next Open does it: a kernel has 90,000 files, and the user waits for this process.
+		// After an interrupt the next Open does it: a kernel has 90,000 files, and the user waits for this
+		// process.
 		if ctx.Err() == nil {
 			_ = remove(work)
 		}

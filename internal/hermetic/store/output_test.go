@@ -329,7 +329,8 @@ func TestListAndPrune(t *testing.T) {
 	}
 }
 
-// An interrupted build does not delay its process: the next Open removes its directory, and the key is free at once.
+// An interrupted build does not delay its process: the next Open removes its directory, and the key is free
+// at once.
 func TestInterruptedOutput(t *testing.T) {
 	s := open(t)
 	ctx, interrupt := context.WithCancel(t.Context())

@@ -186,7 +186,7 @@ func (s *Store) prune(i Item) (bool, error) {
 	if i.Kind != Output {
 		return true, remove(i.path)
 	}
-	// An output is removed in one step, so that nobody hashes half of one.
+	// An output is removed in one step, so that no process hashes half of one.
 	trash := s.in(tmp, i.lock+tmpMark+"pruned")
 	if err := remove(trash); err != nil {
 		return false, err
