@@ -69,7 +69,7 @@ func TestAttestVerify(t *testing.T) {
 		{"bin --nonce 0102" + allow, 1, "no expected value identifies the enclave", ""},
 		{"bin --pcr1 " + pcrs["PCR1"] + " --nonce 0102" + allow, 1, "no expected value identifies the enclave", ""},
 		{"bin --any-pcr --any-nonce" + allow, 0, ": unsigned", ""},
-		{"bin --any-pcr --any-nonce --user-data 00" + allow, 1, "has none", ""},
+		{"bin --any-pcr --any-nonce --user-data 00" + allow, 1, "found none", ""},
 		{"bin --any-pcr --any-nonce --json" + allow, 0, `"Result": "unsigned"`, ""},
 		{"bin --any-nonce --json" + allow, 1, `"Code": "unidentified"`, ""},
 		{"bin --eif " + image + " --nonce 0102" + allow, 1, "PCR1: expected", ""}, // the test's document has PCR0 alone
