@@ -146,7 +146,11 @@ func TestProbe(t *testing.T) {
 	emulator := vm.Emulator(t)
 	for _, arch := range machine.ProbeArchs() {
 		for _, idle := range []bool{false, true} {
-			ok, err := machine.RunProbe(t.Context(), emulator, arch, t.TempDir(), idle)
+			limit := vm.Patience
+			if idle {
+				limit = 2 * time.Second
+			}
+			ok, err := machine.RunProbe(t.Context(), emulator, arch, t.TempDir(), idle, limit)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,6 +1,9 @@
 package machine
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // ProbeArchs are the architectures that there is a probe for KVM for.
 func ProbeArchs() []string {
@@ -12,7 +15,7 @@ func ProbeArchs() []string {
 }
 
 // RunProbe runs a probe under emulation; with idle, one whose code does nothing.
-func RunProbe(ctx context.Context, emulator, arch, dir string, idle bool) (bool, error) {
+func RunProbe(ctx context.Context, emulator, arch, dir string, idle bool, limit time.Duration) (bool, error) {
 	program, err := findQEMU(emulator, arch)
 	if err != nil {
 		return false, err
@@ -21,7 +24,7 @@ func RunProbe(ctx context.Context, emulator, arch, dir string, idle bool) (bool,
 	if idle {
 		p.code = make([]byte, 64<<10)
 	}
-	return p.run(ctx, program, dir, "tcg"), nil
+	return p.run(ctx, program, dir, "tcg", limit), nil
 }
 
 // Firmware is a ROM of 64 KiB that runs code, at most 240 bytes, in real mode.

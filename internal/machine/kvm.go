@@ -52,14 +52,14 @@ func resetVector(code []byte) []byte {
 
 // run boots the probe with the given accelerator and reports whether it did what it should. It writes its
 // file to dir.
-func (p probe) run(ctx context.Context, program, dir, accel string) bool {
+func (p probe) run(ctx context.Context, program, dir, accel string, limit time.Duration) bool {
 	file := filepath.Join(dir, "probe")
 	if os.WriteFile(file, p.code, 0o600) != nil {
 		return false
 	}
 	defer os.Remove(file)
 	// A processor that runs nothing does not exit by itself.
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	args := append([]string{"-nodefaults", "-display", "none", "-accel", accel, "-cpu", "max"}, p.args...)
 	cmd := exec.CommandContext(ctx, program, append(args, file)...)
@@ -84,5 +84,5 @@ func kvmWorks(ctx context.Context, program, dir, arch string) bool {
 	if err == nil && p.flags != nil && !p.flags.Match(cpuinfo) {
 		return false
 	}
-	return p.run(ctx, program, dir, "kvm")
+	return p.run(ctx, program, dir, "kvm", 3*time.Second)
 }

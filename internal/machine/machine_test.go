@@ -59,7 +59,7 @@ func TestListenAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = asking.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = asking.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := asking.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("who only asked keeps the connection: %v", err)
 	}
@@ -114,7 +114,7 @@ func TestExecEnds(t *testing.T) {
 	time.AfterFunc(100*time.Millisecond, cancel)
 	began := time.Now()
 	s.Close()
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("a command of a machine that is no more was waited for: %v", took)
 	}
 }
@@ -130,7 +130,7 @@ func TestExecBackground(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
-	for end := time.Now().Add(10 * time.Second); syscall.Kill(pid, 0) == nil; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); syscall.Kill(pid, 0) == nil; time.Sleep(10 * time.Millisecond) {
 		if state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); strings.Contains(string(state), ") Z ") {
 			break // whoever adopted it has not looked yet
 		}

@@ -19,6 +19,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm/peer"
 )
 
@@ -227,7 +228,7 @@ func TestVsock(t *testing.T) {
 	r := startVsock(t)
 	const (
 		conns = 1000
-		share = 128 << 20 // bytes each way, of which each direction of connecting does one half
+		share = 32 << 20 // bytes each way, for each direction of connecting
 	)
 
 	t.Run("host connects", func(t *testing.T) {
@@ -290,7 +291,7 @@ func TestVsock(t *testing.T) {
 			t.Errorf("read %d bytes from a port where nobody listens, %v", n, err)
 		}
 		for _, want := range []string{"port 77 of the parent", "on EC2 the parent is CID 3", fmt.Sprintf("port %d of the parent", parentNobody), "connection refused"} {
-			for end := time.Now().Add(5 * time.Second); !strings.Contains(r.stderr.String(), want) && time.Now().Before(end); {
+			for end := time.Now().Add(vm.Patience); !strings.Contains(r.stderr.String(), want) && time.Now().Before(end); {
 				time.Sleep(10 * time.Millisecond) // neb says it when the connection is gone already
 			}
 			if !strings.Contains(r.stderr.String(), want) {
@@ -363,7 +364,7 @@ func TestLastWords(t *testing.T) {
 			if d != want+" <nil>" {
 				t.Errorf("a socket got %s, want %s", d, want)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(vm.Patience):
 			t.Fatal("a socket has no end")
 		}
 	}
@@ -380,7 +381,7 @@ func TestLastWords(t *testing.T) {
 // TestRebootEnds: an enclave that reboots has ended.
 func TestRebootEnds(t *testing.T) {
 	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "reboot"}})))
-	if r := boot(t, eif); r.code != 126 || !strings.Contains(r.stderr, "without a status") {
+	if r := boot(t, eif); r.code != 126 || !strings.Contains(r.stderr, "without reporting the status") {
 		t.Fatalf("exit status %d, want 126\nstdout:\n%s\nstderr:\n%s", r.code, r.stdout, r.stderr)
 	}
 }

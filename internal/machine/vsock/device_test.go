@@ -403,17 +403,23 @@ func TestFloodOfConnections(t *testing.T) {
 	}
 }
 
-// A connection that we closed keeps its place until the enclave confirms that, but not for ever.
+// A connection that we closed counts until the enclave confirms that, but not for longer than closeTimeout.
 func TestCloseTimeout(t *testing.T) {
 	cfg := serve(func(_ context.Context, c *Conn) { c.Accept() })
 	cfg.MaxConns = 4
 	g := newDriver(t, cfg, 64)
-	closing := func(after time.Duration) {
+	g.d.vhost.Lock()
+	g.d.closing = time.Hour
+	g.d.vhost.Unlock()
+	expire := func(port uint32) { // as if the time had passed
 		g.d.vhost.Lock()
 		defer g.d.vhost.Unlock()
-		g.d.closing = after
+		for k, c := range g.d.conns {
+			if k.peer == port {
+				c.ending.Reset(0)
+			}
+		}
 	}
-	closing(time.Hour)
 	g.fillRX()
 	open := func(port uint32) {
 		t.Helper()
@@ -423,15 +429,14 @@ func TestCloseTimeout(t *testing.T) {
 			t.Fatalf("shutdown %+v", h)
 		}
 	}
-	for port := range uint32(3) {
+	for port := range uint32(4) {
 		open(port)
 	}
-	closing(500 * time.Millisecond)
-	open(3)
 	g.send(from(4, 7, opRequest), nil)
 	if h, _ := g.expect(opReset); h.dstPort != 4 {
 		t.Fatalf("%+v, want a reset of the fifth connection", h)
 	}
+	expire(3)
 	if h, _ := g.expect(opReset); h.dstPort != 3 {
 		t.Fatalf("%+v, want a reset of the fourth connection after its time", h)
 	}
@@ -439,7 +444,8 @@ func TestCloseTimeout(t *testing.T) {
 	for port := range uint32(2) {
 		open(5 + port)
 	}
-	for range 2 {
+	for port := range uint32(2) {
+		expire(5 + port)
 		g.expect(opReset)
 	}
 	waitFor(t, "the places of all but two connections", func() bool {
