@@ -27,7 +27,7 @@ build: ## the blobs for this machine's architecture, into result/
 	$(GO) run ./cmd/neb build
 
 .PHONY: test
-test: ## the quick tests, after make build: at most 8 minutes on two processors
+test: ## the quick tests, after make build
 	$(GO) test ./...
 
 .PHONY: test-all
