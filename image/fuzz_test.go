@@ -9,7 +9,7 @@ import (
 	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 )
 
-// FuzzLayer gives any bytes as a layer. It is refused, or becomes a ramdisk that the independent reader
+// FuzzLayer reads any bytes as a layer. The result is an error, or a ramdisk that the independent reader
 // takes.
 func FuzzLayer(f *testing.F) {
 	for _, p := range Puzzles {

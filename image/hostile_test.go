@@ -15,7 +15,7 @@ import (
 	. "github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 )
 
-// TestHostileLayers gives layers that must be refused by name, and watches that nothing is written anywhere.
+// TestHostileLayers reads layers that must cause an error with their name, and leave no files.
 func TestHostileLayers(t *testing.T) {
 	plain := func(entries ...Entry) []byte { return Layer(t, entries...) }
 	deep := strings.Repeat("d/", 2500)
@@ -67,13 +67,13 @@ func TestHostileLayers(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			l := NewLayout(t)
 			l.Name(l.Image("amd64", c.layers, Plain, Gzip), "")
-			refused(t, "oci:"+l.Dir(), c.limits, c.want...)
+			rejected(t, "oci:"+l.Dir(), c.limits, c.want...)
 		})
 	}
 }
 
-// refused builds an image and wants an error that says all of want, and a directory that is empty afterwards.
-func refused(t *testing.T, ref string, limits image.Limits, want ...string) {
+// rejected merges an image, and expects an error that contains all of want, and an empty directory afterwards.
+func rejected(t *testing.T, ref string, limits image.Limits, want ...string) {
 	t.Helper()
 	work := t.TempDir()
 	img, err := image.Open(t.Context(), ref, image.Options{Arch: "x86_64"})
@@ -116,14 +116,14 @@ func TestDamagedLayers(t *testing.T) {
 				d := l.Image("amd64", [][]byte{layer}, way)
 				l.Pieces["blobs/sha256/"+Digest(packed)[len("sha256:"):]] = blob
 				l.Name(d, "")
-				refused(t, "oci:"+l.Dir(), image.Limits{}, "layer 1 of 1 ("+Digest(packed))
+				rejected(t, "oci:"+l.Dir(), image.Limits{}, "layer 1 of 1 ("+Digest(packed))
 			})
 		}
 	}
 	// The blob is as its digest says, but not what the configuration has.
 	l := NewLayout(t)
 	l.Name(l.Manifest(l.JSON("c", Config("amd64", [][]byte{layer})), []Descriptor{l.Blob(string(Gzip), Gzip.Pack(t, Layer(t, File("evil", "1"))))}), "")
-	refused(t, "oci:"+l.Dir(), image.Limits{}, "diff ID is sha256:", ", expected "+Digest(layer))
+	rejected(t, "oci:"+l.Dir(), image.Limits{}, "diff ID is sha256:", ", expected "+Digest(layer))
 }
 
 // TestBomb inflates a few kilobytes to more than the limit, and must stop there.
@@ -138,13 +138,13 @@ func TestBomb(t *testing.T) {
 		bomb := way.Pack(t, append(head, make([]byte, 64<<20)...))
 		l := NewLayout(t)
 		l.Name(l.Manifest(l.JSON("c", Config("amd64", [][]byte{nil})), []Descriptor{l.Blob(string(way), bomb)}), "")
-		refused(t, "oci:"+l.Dir(), image.Limits{Bytes: 8 << 20}, "more than 8388608 bytes, decompressed")
+		rejected(t, "oci:"+l.Dir(), image.Limits{Bytes: 8 << 20}, "more than 8388608 bytes, decompressed")
 	}
 	// A sparse file of a terabyte is a few hundred bytes of tar.
 	sparse := Layer(t, Sparse("sparse", "data", 1<<40))
 	l := NewLayout(t)
 	l.Name(l.Image("amd64", [][]byte{sparse}, Plain), "")
-	refused(t, "oci:"+l.Dir(), image.Limits{}, "more than 68719476736 bytes")
+	rejected(t, "oci:"+l.Dir(), image.Limits{}, "more than 68719476736 bytes")
 }
 
 func TestSparse(t *testing.T) {

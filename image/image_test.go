@@ -104,7 +104,7 @@ func TestPut(t *testing.T) {
 		{Path: "../x", Mode: 0o100644}, {Path: "x", Mode: 0o644}, {Path: "x\x00", Mode: 0o100644}, {Path: "", Mode: 0o100644}, {Path: "x", Mode: 0o120777},
 	} {
 		if err := tree.Put(&e, nil); err == nil {
-			t.Errorf("%q, mode %o, was taken", e.Path, e.Mode)
+			t.Errorf("%q, mode %o: no error", e.Path, e.Mode)
 		}
 	}
 }

@@ -160,7 +160,7 @@ func TestLongLinks(t *testing.T) {
 				t.Errorf("%d entries, %v, want that they lead through too long links", entries, err)
 			}
 			if entries < most/2 {
-				t.Errorf("refused after %d entries, of which %d follow as many bytes as may be", entries, most)
+				t.Errorf("error after %d entries, expected it after %d, which follow as many bytes as the limit", entries, most)
 			}
 		})
 	}

@@ -265,7 +265,7 @@ func TestRegistryWithWrongBytes(t *testing.T) {
 	}
 }
 
-// TestCredentials pulls from a registry that lets in who a credential helper knows, and nobody else.
+// TestCredentials opens an image of a registry that accepts only the user of a credential helper.
 func TestCredentials(t *testing.T) {
 	content := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

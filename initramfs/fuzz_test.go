@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// FuzzWriter gives the writer entries made of the fuzzer's bytes. It refuses them, or what it writes reads
+// FuzzWriter gives the writer entries made of the fuzzer's bytes. It rejects them, or what it writes reads
 // back the same, each directory before what it holds.
 func FuzzWriter(f *testing.F) {
 	record := func(name string, mode uint16, links byte, body string) []byte {

@@ -207,7 +207,7 @@ func TestReadFromShort(t *testing.T) {
 	}
 }
 
-func TestRefused(t *testing.T) {
+func TestErrors(t *testing.T) {
 	long := strings.Repeat("a/", 2047)
 	for _, c := range []struct {
 		name string
@@ -252,7 +252,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestRefusedInOrder(t *testing.T) {
+func TestOrderErrors(t *testing.T) {
 	dir := func(name string) Header { return Header{Name: name, Mode: TypeDir | 0o755} }
 	file := func(name string, size int64) Header { return Header{Name: name, Mode: TypeFile, Size: size} }
 	for _, c := range []struct {
@@ -295,7 +295,7 @@ func TestReaderRefuses(t *testing.T) {
 	whole := b.String()
 	for i := range whole {
 		if _, err := read(strings.NewReader(whole[:i])); err == nil {
-			t.Fatalf("an archive cut at byte %d of %d was taken", i, len(whole))
+			t.Fatalf("an archive truncated at byte %d of %d: no error", i, len(whole))
 		}
 	}
 	edit := func(at int, with string) string { return whole[:at] + with + whole[at+len(with):] }

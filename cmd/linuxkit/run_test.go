@@ -156,7 +156,7 @@ files:
 			if want := "[40755 dev 100755 init INIT 100755 nsm.ko NSM]"; fmt.Sprint(got) != want {
 				t.Errorf("%s, want %s", got, want)
 			}
-			// An image that names its transport is taken from there, --docker or not.
+			// A name with a transport is looked up there, even with --docker.
 			done(t, append(at("customer-initrd.img", "-docker"), c.cust)...)
 			got = entries(t, open(t, filepath.Join(dir, c.name+"customer-initrd.img-initrd.img")))
 			text := strings.Join(got, "\n")
@@ -297,7 +297,7 @@ func TestErrors(t *testing.T) {
 	if err != nil || err2 != nil || len(left)+len(hidden) > 0 {
 		t.Errorf("left behind: %s %s", left, hidden)
 	}
-	// Without --strict the loss is said and the output is there.
+	// Without --strict there is a warning, and the output exists.
 	status, _, said := call(t, "build", "--name", name, "--arch", "amd64", lost)
 	if status != 0 || !strings.Contains(said, "ping: extended attribute security.capability is lost") {
 		t.Errorf("status %d, %s", status, said)

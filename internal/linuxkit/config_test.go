@@ -116,7 +116,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What is taken can be built, if it needs nothing from outside, unless a path leads nowhere; and then
+		// A valid file can be built, if it needs nothing from outside, unless a path leads nowhere; and then
 		// written.
 		if len(c.Init) > 0 || slices.ContainsFunc(c.Files, func(f linuxkit.File) bool { return f.Source != "" }) {
 			return

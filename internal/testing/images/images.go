@@ -103,7 +103,7 @@ func Layers(t testing.TB, layers ...[]Entry) (all [][]byte) {
 	return all
 }
 
-// writeSparse writes a file in GNU's sparse form 1.0, whose map of what is data stands before the data.
+// writeSparse writes a file in GNU's sparse form 1.0, whose map of the data comes before the data.
 // archive/tar reads such files and writes none, so the blocks are put together here.
 func writeSparse(b *bytes.Buffer, e Entry) {
 	record := func(k, v string) string {
