@@ -18,7 +18,8 @@ import (
 )
 
 func newAttestCommand(s streams) *cobra.Command {
-	return newGroup("attest", "Verify attestation documents of enclaves", newAttestVerifyCommand(s), newAttestCACommand(s))
+	return newGroup("attest", "Verify attestation documents of enclaves", newAttestVerifyCommand(s),
+		newAttestCACommand(s))
 }
 
 // attestVerify are the flags of neb attest verify.
@@ -174,7 +175,8 @@ func (o *attestVerify) print(
 		for _, f := range findings {
 			fmt.Fprintf(s.out, "%s: %s\n", path, f.Text)
 		}
-		_, err := fmt.Fprintf(s.out, "%s: %s; %s, %s\n", path, result, d.ModuleID, d.Time.Format(time.RFC3339))
+		_, err := fmt.Fprintf(s.out, "%s: %s; %s, %s\n", path, result, d.ModuleID,
+			d.Time.Format(time.RFC3339))
 		return err
 	}
 	r := attestReport{

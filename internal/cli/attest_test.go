@@ -21,8 +21,9 @@ func emulated(t *testing.T, pcr0 eif.PCR, nonce []byte) []byte {
 	t.Helper()
 	zero := make([]byte, 64)
 	payload, err := cbor.Marshal(map[string]any{
-		"module_id": "i-1234567890abcdef0-enc9876543210abcde", "digest": "SHA384", "timestamp": uint64(1_790_000_000_000),
-		"pcrs": map[int][]byte{0: pcr0[:]}, "certificate": zero, "cabundle": [][]byte{zero},
+		"module_id": "i-1234567890abcdef0-enc9876543210abcde", "digest": "SHA384",
+		"timestamp": uint64(1_790_000_000_000),
+		"pcrs":      map[int][]byte{0: pcr0[:]}, "certificate": zero, "cabundle": [][]byte{zero},
 		"public_key": nil, "user_data": nil, "nonce": nonce,
 	})
 	if err != nil {
@@ -44,7 +45,8 @@ func TestAttestVerify(t *testing.T) {
 	}
 	document := emulated(t, pcr0, []byte{1, 2})
 	for name, content := range map[string][]byte{
-		"bin": document, "hex": []byte(hex.EncodeToString(document) + "\n"), "b64": []byte(base64.StdEncoding.EncodeToString(document)),
+		"bin": document, "hex": []byte(hex.EncodeToString(document) + "\n"),
+		"b64":   []byte(base64.StdEncoding.EncodeToString(document)),
 		"debug": emulated(t, eif.PCR{}, nil), "rubbish": []byte("hello"), "huge": make([]byte, 300<<10),
 	} {
 		if err := os.WriteFile(f.path(name), content, 0o644); err != nil {
@@ -67,12 +69,13 @@ func TestAttestVerify(t *testing.T) {
 		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 03" + allow, 1, "nonce: expected", ""},
 		{"bin --pcr0 " + pcrs["PCR0"] + allow, 1, "no expected nonce", ""},
 		{"bin --nonce 0102" + allow, 1, "no expected value identifies the enclave", ""},
-		{"bin --pcr1 " + pcrs["PCR1"] + " --nonce 0102" + allow, 1, "no expected value identifies the enclave", ""},
+		{"bin --pcr1 " + pcrs["PCR1"] + " --nonce 0102" + allow, 1,
+			"no expected value identifies the enclave", ""},
 		{"bin --any-pcr --any-nonce" + allow, 0, ": unsigned", ""},
 		{"bin --any-pcr --any-nonce --user-data 00" + allow, 1, "found none", ""},
 		{"bin --any-pcr --any-nonce --json" + allow, 0, `"Result": "unsigned"`, ""},
 		{"bin --any-nonce --json" + allow, 1, `"Code": "unidentified"`, ""},
-		{"bin --eif " + image + " --nonce 0102" + allow, 1, "PCR1: expected", ""}, // the test's document has PCR0 alone
+		{"bin --eif " + image + " --nonce 0102" + allow, 1, "PCR1: expected", ""}, // it has PCR0 alone
 		{"bin --eif " + image + " --pcr0 " + other, 2, "", "--pcr0 contradicts --eif"},
 		{"debug --any-pcr --any-nonce" + allow, 1, "debug mode", ""},
 		{"debug --any-pcr --any-nonce --allow-debug" + allow, 0, ": unsigned", ""},
@@ -80,7 +83,8 @@ func TestAttestVerify(t *testing.T) {
 		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce" + allow, 1, "the expected PCR0 is zero", ""},
 		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce --allow-debug" + allow, 0, ": unsigned", ""},
 		{"bin --pcr0 " + zeros + " --any-nonce --allow-debug" + allow, 1, "PCR0: expected 000000", ""},
-		{"bin --pcr0 " + pcrs["PCR0"] + " --pcr3 " + zeros + " --any-nonce" + allow, 1, "the expected PCR3 is zero", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + " --pcr3 " + zeros + " --any-nonce" + allow, 1,
+			"the expected PCR3 is zero", ""},
 		{"rubbish --any-pcr --any-nonce", 1, "", "COSE_Sign1"},
 		{"huge", 1, "", "larger than 262144 bytes"},
 		{"nothing", 1, "", "no such file"},
@@ -91,7 +95,8 @@ func TestAttestVerify(t *testing.T) {
 		args[2] = f.path(args[2])
 		status, out, errs := command(args...)
 		if status != test.status || !strings.Contains(out, test.out) || !strings.Contains(errs, test.err) {
-			t.Errorf("neb attest verify %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s\nwant %q", test.args, status, test.status, out, test.out, errs, test.err)
+			t.Errorf("neb attest verify %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s\nwant %q",
+				test.args, status, test.status, out, test.out, errs, test.err)
 		}
 	}
 }
@@ -125,7 +130,8 @@ func TestAttestVerifySigned(t *testing.T) {
 		status int
 		out    string
 	}{
-		{"signed --pcr0 " + hex.EncodeToString(d.PCRs[0]) + " --nonce " + hex.EncodeToString(d.Nonce) + at, 0, ": verified"},
+		{"signed --pcr0 " + hex.EncodeToString(d.PCRs[0]) + " --nonce " + hex.EncodeToString(d.Nonce) + at, 0,
+			": verified"},
 		{"signed" + waived + at + " --root " + f.path("root.pem"), 0, ": verified"},
 		{"signed" + waived + at + " --root " + f.path("cert.pem"), 1, "does not start with the trusted root"},
 		{"signed" + waived, 1, "is valid from"},
@@ -139,7 +145,8 @@ func TestAttestVerifySigned(t *testing.T) {
 		args[2] = f.path(args[2])
 		status, out, errs := command(args...)
 		if status != test.status || !strings.Contains(out, test.out) {
-			t.Errorf("neb attest verify %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s", test.args, status, test.status, out, test.out, errs)
+			t.Errorf("neb attest verify %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s", test.args,
+				status, test.status, out, test.out, errs)
 		}
 	}
 }

@@ -25,7 +25,8 @@ func TestBuildAndVerify(t *testing.T) {
 	}
 	code, stdout, stderr := neb("build", "init", "--arch", "x86_64", "--source", "../..", "-o", dir, "--json")
 	var report buildReport
-	if code != 0 || json.Unmarshal([]byte(stdout), &report) != nil || report.Output != dir || len(report.Files) != 1 || report.Files[0].Path != "x86_64/init" {
+	if code != 0 || json.Unmarshal([]byte(stdout), &report) != nil || report.Output != dir ||
+		len(report.Files) != 1 || report.Files[0].Path != "x86_64/init" {
 		t.Fatalf("exit status %d, %q, %q", code, stdout, stderr)
 	}
 	verify := func(expectedCode int, expected ...string) {
@@ -42,7 +43,9 @@ func TestBuildAndVerify(t *testing.T) {
 	}
 	verify(0, "same        x86_64/init\n", "same        SHA256SUMS\n")
 	// Built again, beside what the store has.
-	if code, stdout, stderr := neb("verify", dir, "--source", "../.."); code != 0 || !strings.Contains(stdout, "same        x86_64/init\n") || !strings.Contains(stderr, "building init x86_64") {
+	if code, stdout, stderr := neb("verify", dir, "--source", "../.."); code != 0 ||
+		!strings.Contains(stdout, "same        x86_64/init\n") ||
+		!strings.Contains(stderr, "building init x86_64") {
 		t.Errorf("neb verify: exit status %d, %q, %q", code, stdout, stderr)
 	}
 
@@ -52,8 +55,10 @@ func TestBuildAndVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	content[len(content)/2] ^= 1
-	if err := errors.Join(os.WriteFile(path, content, 0o755), os.WriteFile(filepath.Join(dir, "x86_64", "extra"), nil, 0o644)); err != nil {
+	if err := errors.Join(os.WriteFile(path, content, 0o755),
+		os.WriteFile(filepath.Join(dir, "x86_64", "extra"), nil, 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	verify(1, "different   x86_64/init  (expected SHA-256 "+report.Files[0].SHA256, "unexpected  x86_64/extra\n")
+	verify(1, "different   x86_64/init  (expected SHA-256 "+report.Files[0].SHA256,
+		"unexpected  x86_64/extra\n")
 }

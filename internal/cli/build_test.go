@@ -45,21 +45,34 @@ func TestBuildRefuses(t *testing.T) {
 		code     int
 		expected []string
 	}{
-		{"unknown target", []string{"build", "initrd"}, 2, []string{`unknown target "initrd"`, "all, init, linuxkit, kernel, emulator"}},
-		{"unknown architecture", []string{"build", "--arch", "riscv64"}, 2, []string{`invalid --arch "riscv64"`, "x86_64 or aarch64"}},
+		{"unknown target", []string{"build", "initrd"}, 2,
+			[]string{`unknown target "initrd"`, "all, init, linuxkit, kernel, emulator"}},
+		{"unknown architecture", []string{"build", "--arch", "riscv64"}, 2,
+			[]string{`invalid --arch "riscv64"`, "x86_64 or aarch64"}},
 		{"unknown flag", []string{"build", "--fast"}, 2, []string{"--fast"}},
-		{"jobs", []string{"build", "-j", "-1", "-o", result}, 2, []string{"invalid --jobs -1: expected a positive number"}},
+		{"jobs", []string{"build", "-j", "-1", "-o", result}, 2,
+			[]string{"invalid --jobs -1: expected a positive number"}},
 		{"output is a file", []string{"build", "-o", file}, 1, []string{file, "found a file"}},
-		{"output holds something else", []string{"build", "--arch", "x86_64", "-o", filepath.Join(dir, "foreign")}, 1, []string{"foreign/x86_64/notes was not written by neb"}},
-		{"no such fragment", []string{"build", "-o", result, "--config-fragment", "/nowhere"}, 1, []string{"--config-fragment", "/nowhere"}},
-		{"no such patch", []string{"build", "-o", result, "--patch", "/nowhere"}, 1, []string{"--patch", "/nowhere"}},
-		{"no such kernel", []string{"build", "kernel", "-o", result, "--kernel-source", "/nowhere"}, 1, []string{"kernel source", "/nowhere"}},
-		{"no such source", []string{"build", "init", "-o", result, "--source", "/nowhere"}, 1, []string{"--source", "/nowhere"}},
-		{"refused option", []string{"build", "kernel", "-o", result, "--config-fragment", vhost}, 1, []string{vhost + ":2", "CONFIG_VHOST_VSOCK"}},
-		{"fragment in wrong syntax", []string{"build", "kernel", "-o", result, "--config-fragment", syntax}, 1, []string{syntax + ":1"}},
-		{"offline", []string{"build", "kernel", "-o", result}, 1, []string{"--offline", "linux-source-6.12", "gcc-14"}},
-		{"offline, all at once", []string{"build", "--arch", "x86_64,aarch64", "-o", result}, 1, []string{"golang.org/toolchain", "linux-source-6.12", "gcc-14-aarch64-linux-gnu"}},
-		{"verify nothing", []string{"verify", filepath.Join(dir, "nowhere")}, 1, []string{"nowhere", "no such file"}},
+		{"output holds something else", []string{"build", "--arch", "x86_64", "-o",
+			filepath.Join(dir, "foreign")}, 1, []string{"foreign/x86_64/notes was not written by neb"}},
+		{"no such fragment", []string{"build", "-o", result, "--config-fragment", "/nowhere"}, 1,
+			[]string{"--config-fragment", "/nowhere"}},
+		{"no such patch", []string{"build", "-o", result, "--patch", "/nowhere"}, 1,
+			[]string{"--patch", "/nowhere"}},
+		{"no such kernel", []string{"build", "kernel", "-o", result, "--kernel-source", "/nowhere"}, 1,
+			[]string{"kernel source", "/nowhere"}},
+		{"no such source", []string{"build", "init", "-o", result, "--source", "/nowhere"}, 1,
+			[]string{"--source", "/nowhere"}},
+		{"refused option", []string{"build", "kernel", "-o", result, "--config-fragment", vhost}, 1,
+			[]string{vhost + ":2", "CONFIG_VHOST_VSOCK"}},
+		{"fragment in wrong syntax", []string{"build", "kernel", "-o", result, "--config-fragment", syntax},
+			1, []string{syntax + ":1"}},
+		{"offline", []string{"build", "kernel", "-o", result}, 1,
+			[]string{"--offline", "linux-source-6.12", "gcc-14"}},
+		{"offline, all at once", []string{"build", "--arch", "x86_64,aarch64", "-o", result}, 1,
+			[]string{"golang.org/toolchain", "linux-source-6.12", "gcc-14-aarch64-linux-gnu"}},
+		{"verify nothing", []string{"verify", filepath.Join(dir, "nowhere")}, 1,
+			[]string{"nowhere", "no such file"}},
 		{"verify a file", []string{"verify", file}, 1, []string{file, "found a file"}},
 		{"verify something else", []string{"verify", dir}, 1, []string{dir, "no blobs found"}},
 		{"verify two", []string{"verify", "a", "b"}, 2, []string{"at most 1"}},
@@ -86,8 +99,10 @@ func TestWarnsAboutKexec(t *testing.T) {
 	if err := os.WriteFile(path, []byte("CONFIG_KEXEC=y\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, stderr := tryBuild(t, "build", "kernel", "-o", filepath.Join(t.TempDir(), "result"), "--config-fragment", path)
-	if !strings.Contains(stderr, "warning: "+path+":1: CONFIG_KEXEC=y: root in the enclave could start another kernel") {
+	_, stderr := tryBuild(t, "build", "kernel", "-o", filepath.Join(t.TempDir(), "result"),
+		"--config-fragment", path)
+	if !strings.Contains(stderr,
+		"warning: "+path+":1: CONFIG_KEXEC=y: root in the enclave could start another kernel") {
 		t.Errorf("found %q", stderr)
 	}
 }

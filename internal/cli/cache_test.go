@@ -55,7 +55,8 @@ func cached(t *testing.T) (dir string, f lock.File) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "tmp", "kernel-x86_64-0123.made-1", "ready", "tree", "linux"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "tmp", "kernel-x86_64-0123.made-1", "ready", "tree", "linux"),
+		0o755); err != nil {
 		t.Fatal(err)
 	}
 	return dir, f
@@ -80,13 +81,16 @@ func TestCacheLs(t *testing.T) {
 	}
 	named := false
 	for _, i := range got.Items {
-		named = named || i.Kind == "download" && i.Name == f.SHA256 && i.File == f.Name+" "+f.Version+" "+f.Arch
+		named = named || i.Kind == "download" && i.Name == f.SHA256 &&
+			i.File == f.Name+" "+f.Version+" "+f.Arch
 	}
 	if !named {
 		t.Errorf("expected the locked download by its name, found %+v", got.Items)
 	}
 	out.Reset()
-	if code := Main([]string{"cache", "ls"}, &out, &errs); code != 0 || !strings.Contains(out.String(), f.Name+" "+f.Version) || !strings.Contains(out.String(), "5 in "+dir) {
+	if code := Main([]string{"cache", "ls"}, &out, &errs); code != 0 ||
+		!strings.Contains(out.String(), f.Name+" "+f.Version) ||
+		!strings.Contains(out.String(), "5 in "+dir) {
 		t.Errorf("exit status %d: %s", code, &out)
 	}
 }
@@ -106,7 +110,8 @@ func TestCachePrune(t *testing.T) {
 		t.Run(tt.args, func(t *testing.T) {
 			dir, _ := cached(t)
 			var out, errs bytes.Buffer
-			if code := Main(append([]string{"cache", "prune", "--json"}, strings.Fields(tt.args)...), &out, &errs); code != 0 {
+			if code := Main(append([]string{"cache", "prune", "--json"}, strings.Fields(tt.args)...), &out,
+				&errs); code != 0 {
 				t.Fatalf("exit status %d: %s", code, &errs)
 			}
 			if left, _ := os.ReadDir(filepath.Join(dir, "tmp")); len(left) > 0 {
@@ -158,14 +163,16 @@ func TestCacheMisused(t *testing.T) {
 			t.Setenv("NEB_CACHE", filepath.Join(t.TempDir(), "store"))
 		}
 		var out, errs bytes.Buffer
-		if code := Main(strings.Fields(tt.args), &out, &errs); code != tt.code || !strings.Contains(errs.String(), tt.words) {
+		if code := Main(strings.Fields(tt.args), &out, &errs); code != tt.code ||
+			!strings.Contains(errs.String(), tt.words) {
 			t.Errorf("%s: expected status %d and %q, found %d: %s", tt.args, tt.code, tt.words, code, &errs)
 		}
 	}
 }
 
 func TestParseAge(t *testing.T) {
-	for s, want := range map[string]time.Duration{"0d": 0, "30d": 720 * time.Hour, "12h": 12 * time.Hour, "1h30m": 90 * time.Minute} {
+	for s, want := range map[string]time.Duration{"0d": 0, "30d": 720 * time.Hour, "12h": 12 * time.Hour,
+		"1h30m": 90 * time.Minute} {
 		if got, err := parseAge(s); err != nil || got != want {
 			t.Errorf("%s: expected %v, found %v (%v)", s, want, got, err)
 		}

@@ -60,7 +60,8 @@ func addPCRFlags(cmd *cobra.Command, numbers ...int) pcrFlags {
 	flags := pcrFlags{}
 	for _, n := range numbers {
 		name := fmt.Sprintf("pcr%d", n)
-		flags[n] = cmd.Flags().String(name, "", fmt.Sprintf("expect this value of PCR%d, in `hex`adecimal", n))
+		flags[n] = cmd.Flags().String(name, "", fmt.Sprintf("expect this value of PCR%d, in `hex`adecimal",
+			n))
 	}
 	return flags
 }

@@ -31,14 +31,16 @@ func TestRunMistakes(t *testing.T) {
 		want   string
 	}{
 		{"run @/a.eif --plot @/a.eif", 2, "would replace the input @/a.eif"},
-		{"run @/a.eif --plot @/none/x.svg --offline", 125, "--plot: @/none/x.svg: there is no directory @/none"},
+		{"run @/a.eif --plot @/none/x.svg --offline", 125,
+			"--plot: @/none/x.svg: there is no directory @/none"},
 		{"run @/cert.pem --offline", 125, "@/cert.pem: "},
 		{"run @/tree --offline", 125, "@/tree is not a regular file"},
 	} {
 		args := strings.Fields(strings.ReplaceAll(test.args, "@/", f.dir+"/"))
 		want := strings.ReplaceAll(test.want, "@/", f.dir+"/")
 		if status, out, errs := command(args...); status != test.status || !strings.Contains(errs, want) {
-			t.Errorf("neb %s: status %d, expected %d and %q; printed %s%s", test.args, status, test.status, want, out, errs)
+			t.Errorf("neb %s: status %d, expected %d and %q; printed %s%s", test.args, status, test.status,
+				want, out, errs)
 		}
 	}
 	if !bytes.Equal(before, readFile(t, a)) {
@@ -54,18 +56,22 @@ func TestRootFromPipe(t *testing.T) {
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if status, _, errs := command("eif", "describe", fifo); status != 1 || !strings.Contains(errs, "is not a regular file") {
+	if status, _, errs := command("eif", "describe", fifo); status != 1 ||
+		!strings.Contains(errs, "is not a regular file") {
 		t.Errorf("neb eif describe: status %d: %s", status, errs)
 	}
 	for _, content := range [][]byte{readFile(t, f.path("tree.tar")), nil} {
 		go os.WriteFile(fifo, content, 0)
 		if len(content) > 0 {
-			if _, found := f.build(t, "pipe.eif", "--cmd", "/hello", "--rootfs", fifo); !maps.Equal(found, want) {
+			if _, found := f.build(t, "pipe.eif", "--cmd", "/hello", "--rootfs", fifo); !maps.Equal(found,
+				want) {
 				t.Errorf("through a pipe: %v, expected %v", found, want)
 			}
 			continue
 		}
-		if status, _, errs := command("eif", "build", "--rootfs", fifo, "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "x", "-o", f.path("x.eif")); status != 1 || !strings.Contains(errs, "found an empty file") {
+		if status, _, errs := command("eif", "build", "--rootfs", fifo, "--arch", "x86_64", "--blobs",
+			f.path("blobs"), "--nsm=", "--cmd", "x", "-o", f.path("x.eif")); status != 1 ||
+			!strings.Contains(errs, "found an empty file") {
 			t.Errorf("an empty pipe: status %d: %s", status, errs)
 		}
 	}
@@ -81,7 +87,8 @@ func TestCheckImage(t *testing.T) {
 	if err := os.WriteFile(cut, content, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	expired, _ := f.build(t, "expired.eif", "--cmd", "/hello", "--exit-report", "9001", "--signing-certificate", f.path("expired.pem"), "--private-key", f.path("key.pem"), "--allow-expired")
+	expired, _ := f.build(t, "expired.eif", "--cmd", "/hello", "--exit-report", "9001",
+		"--signing-certificate", f.path("expired.pem"), "--private-key", f.path("key.pem"), "--allow-expired")
 	for path, want := range map[string]string{good: "", cut: "checksum mismatch", expired: "valid from"} {
 		var said bytes.Buffer
 		if port, err := checkImage(t.Context(), streams{err: &said}, path); err != nil || port != 9001 {
@@ -102,17 +109,20 @@ func TestEIFErofs(t *testing.T) {
 		if err := os.MkdirAll(f.path(tree.name+"/srv"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		for name, text := range map[string]string{"hello": tree.hello, "srv/data": strings.Repeat("data ", 50000)} {
+		for name, text := range map[string]string{"hello": tree.hello,
+			"srv/data": strings.Repeat("data ", 50000)} {
 			if err := os.WriteFile(f.path(tree.name+"/"+name), []byte(text), 0o755); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	var built [][]byte
-	for _, build := range []struct{ tree, zone string }{{"one", "UTC"}, {"one", "Asia/Tokyo"}, {"two", "UTC"}} {
+	for _, build := range []struct{ tree, zone string }{{"one", "UTC"}, {"one", "Asia/Tokyo"},
+		{"two", "UTC"}} {
 		t.Setenv("TZ", build.zone)
 		output := f.path(fmt.Sprintf("%d.eif", len(built)))
-		status, _, errs := command("eif", "build", "--rootfs", f.path(build.tree), "--rootfs-format", "erofs", "--arch", "x86_64",
+		status, _, errs := command("eif", "build", "--rootfs", f.path(build.tree), "--rootfs-format", "erofs",
+			"--arch", "x86_64",
 			"--blobs", f.path("blobs"), "--nsm=", "--cmd", "/hello", "--output", output)
 		if status != 0 {
 			t.Fatalf("status %d: %s", status, errs)
@@ -122,13 +132,15 @@ func TestEIFErofs(t *testing.T) {
 	if !bytes.Equal(built[0], built[1]) {
 		t.Error("the same tree was packed to other bytes the second time")
 	}
-	if status, out, errs := command("eif", "extract", f.path("0.eif"), "--list"); status != 0 || !strings.Contains(out, "srv/data") || !strings.Contains(out, "hello") {
+	if status, out, errs := command("eif", "extract", f.path("0.eif"), "--list"); status != 0 ||
+		!strings.Contains(out, "srv/data") || !strings.Contains(out, "hello") {
 		t.Errorf("extract --list: status %d: %s%s", status, out, errs)
 	}
 	if status, out, errs := command("eif", "diff", f.path("0.eif"), f.path("1.eif")); status != 0 {
 		t.Errorf("diff of equal files: status %d: %s%s", status, out, errs)
 	}
-	if status, out, errs := command("eif", "diff", f.path("0.eif"), f.path("2.eif")); status != 1 || !strings.Contains(out, "hello") || strings.Contains(out, "srv/data") {
+	if status, out, errs := command("eif", "diff", f.path("0.eif"), f.path("2.eif")); status != 1 ||
+		!strings.Contains(out, "hello") || strings.Contains(out, "srv/data") {
 		t.Errorf("diff of two trees: status %d: %s%s", status, out, errs)
 	}
 }
@@ -160,7 +172,8 @@ func TestEIFErofsTimes(t *testing.T) {
 		t.Setenv("SOURCE_DATE_EPOCH", epoch)
 		name, parts := f.path("t"+epoch+".eif"), f.path("parts"+epoch)
 		for _, args := range [][]string{
-			{"eif", "build", "--rootfs", f.path("times.tar"), "--rootfs-format", "erofs", "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "/x", "--output", name},
+			{"eif", "build", "--rootfs", f.path("times.tar"), "--rootfs-format", "erofs", "--arch", "x86_64",
+				"--blobs", f.path("blobs"), "--nsm=", "--cmd", "/x", "--output", name},
 			{"eif", "extract", name, "--output", parts, "--unpack"},
 		} {
 			if status, _, errs := command(args...); status != 0 {
@@ -179,10 +192,12 @@ func TestEIFErofsTimes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := os.WriteFile(filepath.Join(work, "src/image"), readFile(t, filepath.Join(parts, "1/neb/root.0")), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(work, "src/image"),
+			readFile(t, filepath.Join(parts, "1/neb/root.0")), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := tools.Run(t.Context(), work, "/usr/bin/fsck.erofs", "--extract=/out/root", "/src/image"); err != nil {
+		if err := tools.Run(t.Context(), work, "/usr/bin/fsck.erofs", "--extract=/out/root",
+			"/src/image"); err != nil {
 			t.Fatal(err)
 		}
 		for name, seconds := range want {
@@ -196,10 +211,12 @@ func TestEIFErofsTimes(t *testing.T) {
 		}
 	}
 	status, out, errs := command("eif", "diff", f.path("t.eif"), f.path("t1600000000.eif"))
-	if want := "erofs root: srv/new: time 1700000000 and 1600000000"; status != 1 || !strings.Contains(out, want) || strings.Contains(out, "srv/old") {
+	if want := "erofs root: srv/new: time 1700000000 and 1600000000"; status != 1 ||
+		!strings.Contains(out, want) || strings.Contains(out, "srv/old") {
 		t.Errorf("diff: status %d: %s%s\nwant %s alone", status, out, errs, want)
 	}
-	if status, out, errs := command("eif", "extract", f.path("t.eif"), "--list"); status != 0 || !strings.Contains(out, "1 -rw-r--r-- 0:0 0 rootfs/srv/new\n") {
+	if status, out, errs := command("eif", "extract", f.path("t.eif"), "--list"); status != 0 ||
+		!strings.Contains(out, "1 -rw-r--r-- 0:0 0 rootfs/srv/new\n") {
 		t.Errorf("extract --list: status %d: %s%s", status, out, errs)
 	}
 }

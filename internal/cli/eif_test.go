@@ -87,7 +87,8 @@ func newEIFFiles(t *testing.T) eifFiles {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "tester"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "tester"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +104,8 @@ func newEIFFiles(t *testing.T) eifFiles {
 	}
 	var tree bytes.Buffer
 	w := tar.NewWriter(&tree)
-	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "hello", Mode: 0o755, Size: 5}); err != nil {
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "hello", Mode: 0o755,
+		Size: 5}); err != nil {
 		t.Fatal(err)
 	}
 	w.Write([]byte("hello"))
@@ -134,13 +136,15 @@ func newEIFFiles(t *testing.T) eifFiles {
 // build makes an EIF and returns its name and its registers.
 func (f eifFiles) build(t *testing.T, name string, more ...string) (string, map[string]string) {
 	t.Helper()
-	args := append([]string{"eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm", "", "--output", f.path(name)}, more...)
+	args := append([]string{"eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs",
+		f.path("blobs"), "--nsm", "", "--output", f.path(name)}, more...)
 	status, out, errs := command(args...)
 	if status != 0 {
 		t.Fatalf("%v: status %d: %s", args, status, errs)
 	}
 	var info struct{ Measurements map[string]string }
-	if err := json.Unmarshal([]byte(out), &info); err != nil || info.Measurements["HashAlgorithm"] != "Sha384 { ... }" {
+	if err := json.Unmarshal([]byte(out), &info); err != nil ||
+		info.Measurements["HashAlgorithm"] != "Sha384 { ... }" {
 		t.Fatalf("it prints %s (%v)", out, err)
 	}
 	return f.path(name), info.Measurements
@@ -149,18 +153,23 @@ func (f eifFiles) build(t *testing.T, name string, more ...string) (string, map[
 func TestEIFCommands(t *testing.T) {
 	f := newEIFFiles(t)
 	t.Setenv("SOURCE_DATE_EPOCH", "")
-	a, pcrs := f.build(t, "a.eif", "--cmd", "/hello", "--name", "n", "--version", "v", "--metadata", f.path("custom.json"))
+	a, pcrs := f.build(t, "a.eif", "--cmd", "/hello", "--name", "n", "--version", "v", "--metadata",
+		f.path("custom.json"))
 	// nitro-cli's names for the same; --json changes nothing.
 	b := f.path("b.eif")
-	if status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--output-file", b,
-		"--image_name", "n", "--image_version", "v", "--metadata", f.path("custom.json"), "--cmd", "/hello", "--json"); status != 0 {
+	if status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64",
+		"--blobs", f.path("blobs"), "--nsm=", "--output-file", b,
+		"--image_name", "n", "--image_version", "v", "--metadata", f.path("custom.json"), "--cmd", "/hello",
+		"--json"); status != 0 {
 		t.Fatalf("status %d: %s", status, errs)
 	}
 	if x, y := readFile(t, a), readFile(t, b); !bytes.Equal(x, y) {
 		t.Error("nitro-cli's names make another file")
 	}
-	signed, signedPCRs := f.build(t, "s.eif", "--cmd", "/hello", "--signing-certificate", f.path("cert.pem"), "--private-key", f.path("key.pem"))
-	other, _ := f.build(t, "o.eif", "--entrypoint", "/hello", "--cmd", "-v", "--env", "A=b", "--workdir", "/srv", "--user", "7", "--cmdline", "quiet")
+	signed, signedPCRs := f.build(t, "s.eif", "--cmd", "/hello", "--signing-certificate", f.path("cert.pem"),
+		"--private-key", f.path("key.pem"))
+	other, _ := f.build(t, "o.eif", "--entrypoint", "/hello", "--cmd", "-v", "--env", "A=b", "--workdir",
+		"/srv", "--user", "7", "--cmdline", "quiet")
 	if signedPCRs["PCR8"] == "" || pcrs["PCR8"] != "" {
 		t.Errorf("PCR8 %q and %q", signedPCRs["PCR8"], pcrs["PCR8"])
 	}
@@ -179,6 +188,9 @@ func TestEIFCommands(t *testing.T) {
 	emptyPCR := hex.EncodeToString(outer[:])
 
 	const role = "arn:aws:iam::123456789012:role/Webserver"
+	key := " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem")
+	expired := " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("expired.pem")
+	build := "eif build --rootfs " + f.path("tree.tar") + " --arch x86_64 --blobs " + f.path("blobs") + " --nsm="
 	for _, test := range []struct {
 		args   string
 		status int
@@ -216,44 +228,54 @@ func TestEIFCommands(t *testing.T) {
 		{"eif extract " + a + " --output " + f.path("parts") + " --unpack", 0, "parts/ramdisk-1", ""},
 		{"eif extract " + a, 2, "", "--output or --list is required"},
 
-		{"eif pcr --role-arn " + role, 0, `"PCR3": "78fce75db17cd4e0a3fb8dad3ad128ca5e77edbb2b2c7f75329dccd99aa5f6ef4fc1f1a452e315b9e98f9e312e6921e6"`, ""},
+		{"eif pcr --role-arn " + role, 0,
+			`"PCR3": "78fce75db17cd4e0a3fb8dad3ad128ca5e77edbb2b2c7f75329dccd99aa5f6ef4fc1f1a452e315b9e98f9e312e6921e6"`, ""},
 		{"eif pcr --signing-certificate " + f.path("cert.pem"), 0, signedPCRs["PCR8"], ""},
-		{"eif pcr --instance-id i-0123456789abcdef0", 0, `"PCR4": "d6432900ac1c343cb40286898792c55e962aef0cc35c4910c0c286145b51af19e782cb21cc31a042671d7dfbd398251c"`, ""},
+		{"eif pcr --instance-id i-0123456789abcdef0", 0,
+			`"PCR4": "d6432900ac1c343cb40286898792c55e962aef0cc35c4910c0c286145b51af19e782cb21cc31a042671d7dfbd398251c"`, ""},
 		{"eif pcr --input " + f.path("empty"), 0, `"PCR": "` + emptyPCR + `"`, ""},
 		{"eif pcr --role-arn x", 2, "", "ARN"},
 		{"eif pcr", 2, "", "is required"},
 
 		{"eif policy " + a, 0, `"kms:RecipientAttestation:PCR0": "` + pcrs["PCR0"] + `"`, ""},
-		{"eif policy " + a + " --pcr 0 --role-arn " + role, 0, `"kms:RecipientAttestation:PCR3": "78fce75d`, ""},
+		{"eif policy " + a + " --pcr 0 --role-arn " + role, 0, `"kms:RecipientAttestation:PCR3": "78fce75d`,
+			""},
 		{"eif policy " + a + " --pcr 1 --pcr 2", 1, "", "neither PCR0 nor PCR8"},
 		{"eif policy " + a + " --pcr 8", 1, "", "no signature"},
 		{"eif policy " + broken, 1, "", "checksum"},
 
 		{"eif sign " + a, 2, "", "--signing-certificate and --private-key are required"},
-		{"eif sign " + a + " --private-key " + f.path("key.pem"), 2, "", "--private-key needs --signing-certificate"},
+		{"eif sign " + a + " --private-key " + f.path("key.pem"), 2, "",
+			"--private-key needs --signing-certificate"},
 		{"eif sign " + a + " --private-key " + f.path("cert.pem") + " --signing-certificate " + f.path("cert.pem"), 1, "", "expected a key in PEM"},
-		{"eif sign " + broken + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem"), 1, "", "checksum"},
-		{"eif sign " + b + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem"), 0, signedPCRs["PCR8"], ""},
+		{"eif sign " + broken + key, 1, "", "checksum"},
+		{"eif sign " + b + key, 0, signedPCRs["PCR8"], ""},
 		{"eif verify " + b + " --pcr8 " + signedPCRs["PCR8"], 0, ": verified", ""},
-		{"eif sign " + b + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("expired.pem"), 1, "", "is valid from"},
+		{"eif sign " + b + expired, 1, "", "is valid from"},
 		{"eif policy " + b + " --pcr 8", 0, signedPCRs["PCR8"], ""},
-		{"eif sign " + b + " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("expired.pem") + " --allow-expired", 0, "PCR8", ""},
-		{"eif policy " + b + " --pcr 8", 0, "PCR8", "warning: " + b + ": the signing certificate is valid from"},
-		{"eif pcr --signing-certificate " + f.path("expired.pem"), 0, "PCR8", "expired.pem: the signing certificate is valid from"},
+		{"eif sign " + b + expired + " --allow-expired", 0, "PCR8", ""},
+		{"eif policy " + b + " --pcr 8", 0, "PCR8",
+			"warning: " + b + ": the signing certificate is valid from"},
+		{"eif pcr --signing-certificate " + f.path("expired.pem"), 0, "PCR8",
+			"expired.pem: the signing certificate is valid from"},
 
 		{"eif build --output x", 2, "", "exactly one of --image, --docker-uri, --rootfs is required"},
-		{"eif build --rootfs x --image y --output x", 2, "", "exactly one of --image, --docker-uri, --rootfs is required"},
+		{"eif build --rootfs x --image y --output x", 2, "",
+			"exactly one of --image, --docker-uri, --rootfs is required"},
 		{"eif build --rootfs x", 2, "", "--output is required"},
-		{"eif build --rootfs x --output y --arch mips", 2, "", `invalid --arch "mips": expected x86_64 or aarch64`},
-		{"eif build --rootfs x --output y --compat linuxkit", 2, "", `invalid --compat "linuxkit": expected nitro-cli`},
+		{"eif build --rootfs x --output y --arch mips", 2, "",
+			`invalid --arch "mips": expected x86_64 or aarch64`},
+		{"eif build --rootfs x --output y --compat linuxkit", 2, "",
+			`invalid --compat "linuxkit": expected nitro-cli`},
 		{"eif build --rootfs x --output y --metadata " + f.path("large.json"), 1, "", "4096 bytes"},
 		{"eif build --rootfs x --output y --metadata " + f.path("list.json"), 1, "", "JSON object"},
-		{"eif build --rootfs " + f.path("tree.tar") + " --arch x86_64 --blobs " + f.path("blobs") + " --nsm= --output " + f.path("none.eif"), 1, "", "neither an ENTRYPOINT nor a CMD"},
-		{"eif build --rootfs " + f.path("tree.tar") + " --arch x86_64 --blobs " + f.path("blobs") + " --nsm= --cmd x --output " + f.path("no/such/directory"), 1, "", "there is no directory"},
+		{build + " --output " + f.path("none.eif"), 1, "", "neither an ENTRYPOINT nor a CMD"},
+		{build + " --cmd x --output " + f.path("no/such/directory"), 1, "", "there is no directory"},
 	} {
 		status, out, errs := command(strings.Fields(test.args)...)
 		if status != test.status || !strings.Contains(out, test.out) || !strings.Contains(errs, test.err) {
-			t.Errorf("neb %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s\nwant %q", test.args, status, test.status, out, test.out, errs, test.err)
+			t.Errorf("neb %s: status %d, want %d;\nprinted %s\nwant %q;\nsaid %s\nwant %q", test.args, status,
+				test.status, out, test.out, errs, test.err)
 		}
 	}
 	if _, err := os.Stat(f.path("none.eif")); err == nil {
@@ -275,7 +297,8 @@ func TestEmptyFlags(t *testing.T) {
 		cmd  *cobra.Command
 		args []string
 	}{
-		{newEIFBuildCommand(streams{}), []string{"eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "/hello", "--output", f.path("e.eif")}},
+		{newEIFBuildCommand(streams{}), []string{"eif", "build", "--rootfs", f.path("tree.tar"), "--arch",
+			"x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "/hello", "--output", f.path("e.eif")}},
 		{newEIFVerifyCommand(streams{}), []string{"eif", "verify", a}},
 		{newEIFExtractCommand(streams{}), []string{"eif", "extract", a}},
 		{newEIFSignCommand(streams{}), []string{"eif", "sign", a}},
@@ -290,7 +313,8 @@ func TestEmptyFlags(t *testing.T) {
 			tried++
 			args := append(slices.Clone(c.args), "--"+flag.Name, "")
 			status, _, errs := command(args...)
-			if want := "--" + flag.Name + " is empty"; !says[flag.Name] && (status != 2 || !strings.Contains(errs, want)) || says[flag.Name] && status != 0 {
+			if want := "--" + flag.Name + " is empty"; !says[flag.Name] &&
+				(status != 2 || !strings.Contains(errs, want)) || says[flag.Name] && status != 0 {
 				t.Errorf("neb %q: status %d; said %s", args, status, errs)
 			}
 		})
@@ -305,7 +329,9 @@ func TestEmptyFlags(t *testing.T) {
 func TestEIFMistakes(t *testing.T) {
 	f := newEIFFiles(t)
 	t.Setenv("NEB_CACHE", filepath.Join(t.TempDir(), "cache"))
-	if err := errors.Join(os.Mkdir(f.path("tree"), 0o755), os.Symlink("tree", f.path("link")), os.Symlink("tree/app.eif", f.path("into")), os.WriteFile(f.path("empty.tar"), nil, 0o644), os.WriteFile(f.path("huge"), nil, 0o644),
+	if err := errors.Join(os.Mkdir(f.path("tree"), 0o755), os.Symlink("tree", f.path("link")),
+		os.Symlink("tree/app.eif", f.path("into")), os.WriteFile(f.path("empty.tar"), nil, 0o644),
+		os.WriteFile(f.path("huge"), nil, 0o644),
 		os.Truncate(f.path("huge"), 2<<20)); err != nil {
 		t.Fatal(err)
 	}
@@ -318,25 +344,39 @@ func TestEIFMistakes(t *testing.T) {
 	}{
 		{"eif build --rootfs @/tree --offline --cmd x -o @/tree/app.eif", 2, "is inside --rootfs @/tree", ""},
 		{"eif build --rootfs @/tree --offline --cmd x -o @/link/app.eif", 2, "is inside --rootfs @/tree", ""},
-		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/tree.tar", 2, "would replace the input @/tree.tar", "tree.tar"},
+		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/tree.tar", 2,
+			"would replace the input @/tree.tar", "tree.tar"},
 		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/cert.pem --private-key @/key.pem -o @/key.pem", 2, "would replace the input @/key.pem", "key.pem"},
-		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/blobs/bzImage", 2, "would replace the input @/blobs/bzImage", "blobs/bzImage"},
+		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/blobs/bzImage", 2,
+			"would replace the input @/blobs/bzImage", "blobs/bzImage"},
 		{"eif build --rootfs @/tree --offline --cmd x -o @/into", 2, "is inside --rootfs @/tree", ""},
-		{"eif build --image docker-archive:@/tree.tar:name --offline -o @/tree.tar", 2, "would replace the input @/tree.tar", "tree.tar"},
-		{"eif build --rootfs @/tree.tar --offline --cmd x --kernel @/blobs/bzImage -o @/blobs/bzImage.config", 2, "would replace the input @/blobs/bzImage.config", "blobs/bzImage.config"},
-		{"eif build --rootfs @/none --offline --cmd x -o @/x.eif", 1, "--rootfs: stat @/none: no such file", ""},
-		{"eif build --rootfs @/tree.tar --offline --init @/none --cmd x -o @/x.eif", 1, "--init: stat @/none", ""},
-		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/none/x.eif", 1, "there is no directory @/none", ""},
-		{"eif build --rootfs @/tree.tar --offline --cmd x --rootfs-format zip -o @/x.eif", 1, `root format "zip": expected cpio or erofs`, ""},
+		{"eif build --image docker-archive:@/tree.tar:name --offline -o @/tree.tar", 2,
+			"would replace the input @/tree.tar", "tree.tar"},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --kernel @/blobs/bzImage -o @/blobs/bzImage.config",
+			2, "would replace the input @/blobs/bzImage.config", "blobs/bzImage.config"},
+		{"eif build --rootfs @/none --offline --cmd x -o @/x.eif", 1, "--rootfs: stat @/none: no such file",
+			""},
+		{"eif build --rootfs @/tree.tar --offline --init @/none --cmd x -o @/x.eif", 1, "--init: stat @/none",
+			""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/none/x.eif", 1, "there is no directory @/none",
+			""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --rootfs-format zip -o @/x.eif", 1,
+			`root format "zip": expected cpio or erofs`, ""},
 		{"eif build --rootfs @/tree.tar --offline --cmd x --stop-signal FOO -o @/x.eif", 1, "StopSignal", ""},
-		{"eif build --rootfs @/tree.tar --offline --cmd x --exit-report 9000 -o @/x.eif", 1, "ExitReport: port 9000 is reserved for the heartbeat", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --exit-report 9000 -o @/x.eif", 1,
+			"ExitReport: port 9000 is reserved for the heartbeat", ""},
 		{"eif build --image docker-archive:@/none --offline -o @/x.eif", 1, "@/none: no such file", ""},
-		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/x.eif", 1, "are missing, and --offline forbids downloads", ""}, // all else being right
-		{"eif build --rootfs @/empty.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/x.eif", 1, "@/empty.tar: found an empty file, expected a tar archive", ""},
-		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o /dev/stdout", 1, "/dev/stdout is an open file", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/x.eif", 1,
+			"are missing, and --offline forbids downloads", ""}, // all else being right
+		{"eif build --rootfs @/empty.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/x.eif", 1,
+			"@/empty.tar: found an empty file, expected a tar archive", ""},
+		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o /dev/stdout", 1,
+			"/dev/stdout is an open file", ""},
 		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/huge --private-key @/key.pem -o @/x.eif", 1, "@/huge: file is larger than 1048576 bytes", ""},
-		{"attest verify " + document + " --public-key @@/key.pem", 1, "--public-key: @/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
-		{"attest verify " + document + " --root @/key.pem", 1, "@/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
+		{"attest verify " + document + " --public-key @@/key.pem", 1,
+			"--public-key: @/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
+		{"attest verify " + document + " --root @/key.pem", 1,
+			"@/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
 	} {
 		args := strings.Fields(strings.ReplaceAll(test.args, "@/", f.dir+"/"))
 		var before []byte
@@ -344,8 +384,10 @@ func TestEIFMistakes(t *testing.T) {
 			before = readFile(t, f.path(test.kept))
 		}
 		status, out, errs := command(args...)
-		if want := strings.ReplaceAll(test.want, "@/", f.dir+"/"); status != test.status || !strings.Contains(errs, want) {
-			t.Errorf("neb %s: status %d, expected %d and %q; said %s%s", test.args, status, test.status, want, out, errs)
+		if want := strings.ReplaceAll(test.want, "@/", f.dir+"/"); status != test.status ||
+			!strings.Contains(errs, want) {
+			t.Errorf("neb %s: status %d, expected %d and %q; said %s%s", test.args, status, test.status, want,
+				out, errs)
 		}
 		if test.kept != "" && !bytes.Equal(before, readFile(t, f.path(test.kept))) {
 			t.Errorf("neb %s: %s is another file now", test.args, test.kept)
@@ -369,7 +411,8 @@ func TestMissingBlobs(t *testing.T) {
 		}
 	}
 	f := newEIFFiles(t)
-	status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--kernel", f.path("blobs/bzImage"), "--init", f.path("blobs/init"),
+	status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--kernel",
+		f.path("blobs/bzImage"), "--init", f.path("blobs/init"),
 		"--cmd", "/hello", "--output", f.path("own.eif"))
 	if status != 0 || !bytes.Contains(readFile(t, f.path("own.eif")), []byte(kernel.Cmdline("x86_64"))) {
 		t.Errorf("with a kernel and an init of its own: status %d: %s", status, errs)
@@ -380,10 +423,12 @@ func TestMissingBlobs(t *testing.T) {
 func TestNoEntrypoint(t *testing.T) {
 	f := newEIFFiles(t)
 	path, _ := f.build(t, "cmd.eif", "--entrypoint", "", "--cmd", "/hello", "--cmd", "")
-	if status, _, errs := command("eif", "extract", path, "--output", f.path("parts"), "--unpack"); status != 0 {
+	if status, _, errs := command("eif", "extract", path, "--output", f.path("parts"),
+		"--unpack"); status != 0 {
 		t.Fatal(errs)
 	}
-	if d, err := contract.Decode(string(readFile(t, f.path("parts/1/neb/app")))); err != nil || !slices.Equal(d.Command(), []string{"/hello", ""}) {
+	if d, err := contract.Decode(string(readFile(t, f.path("parts/1/neb/app")))); err != nil ||
+		!slices.Equal(d.Command(), []string{"/hello", ""}) {
 		t.Errorf("it starts %q (%v)", d.Command(), err)
 	}
 }
@@ -395,7 +440,9 @@ func TestDockerURI(t *testing.T) {
 	defer server.Close()
 	uri := strings.TrimPrefix(server.URL, "http://") + "/app:1"
 	newImage := func(command string) v1.Image {
-		img, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{Architecture: "amd64", OS: "linux", Config: v1.Config{Cmd: []string{command}}, RootFS: v1.RootFS{Type: "layers"}})
+		img, err := mutate.ConfigFile(empty.Image,
+			&v1.ConfigFile{Architecture: "amd64", OS: "linux", Config: v1.Config{Cmd: []string{command}},
+				RootFS: v1.RootFS{Type: "layers"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -430,7 +477,8 @@ func TestDockerURI(t *testing.T) {
 	t.Setenv("DOCKER_HOST", strings.Replace(engine.URL, "http", "tcp", 1))
 	try := func(from, said, start string, flags ...string) {
 		t.Helper()
-		args := append([]string{"eif", "build", "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--output", f.path("d.eif")}, flags...)
+		args := append([]string{"eif", "build", "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=",
+			"--output", f.path("d.eif")}, flags...)
 		status, _, errs := command(args...)
 		if status != 0 || !strings.Contains(errs, said) {
 			t.Errorf("%s: status %d: %s", from, status, errs)
@@ -451,9 +499,12 @@ func TestDockerURI(t *testing.T) {
 // TestEIFDescription sets every field of the description by its flag, and reads what was written.
 func TestEIFDescription(t *testing.T) {
 	f := newEIFFiles(t)
-	path, _ := f.build(t, "all.eif", "--entrypoint", "/hello", "--cmd", "two\nlines", "--env", "A=b", "--workdir", "/srv", "--user", "7:8", "--stop-signal", "SIGINT",
-		"--hostname", "vault", "--loopback=false", "--nsm-owner", "9", "--nsm-mode", "0660", "--exit-report", "9001", "--modules-open")
-	if status, _, errs := command("eif", "extract", path, "--output", f.path("parts"), "--unpack"); status != 0 {
+	path, _ := f.build(t, "all.eif", "--entrypoint", "/hello", "--cmd", "two\nlines", "--env", "A=b",
+		"--workdir", "/srv", "--user", "7:8", "--stop-signal", "SIGINT",
+		"--hostname", "vault", "--loopback=false", "--nsm-owner", "9", "--nsm-mode", "0660", "--exit-report",
+		"9001", "--modules-open")
+	if status, _, errs := command("eif", "extract", path, "--output", f.path("parts"),
+		"--unpack"); status != 0 {
 		t.Fatal(errs)
 	}
 	got, err := contract.Decode(string(readFile(t, f.path("parts/1/neb/app"))))
@@ -461,8 +512,10 @@ func TestEIFDescription(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := contract.Description{
-		Entrypoint: []string{"/hello"}, Cmd: []string{"two\nlines"}, Env: []string{"A=b"}, WorkingDir: "/srv", User: "7:8", StopSignal: "SIGINT",
-		Hostname: "vault", LoopbackDown: true, NSMOwner: "9", NSMMode: 0o660, ExitReport: 9001, Complete: true,
+		Entrypoint: []string{"/hello"}, Cmd: []string{"two\nlines"}, Env: []string{"A=b"}, WorkingDir: "/srv",
+		User: "7:8", StopSignal: "SIGINT",
+		Hostname: "vault", LoopbackDown: true, NSMOwner: "9", NSMMode: 0o660, ExitReport: 9001,
+		Complete: true,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the description is %+v, want %+v", got, want)
@@ -493,9 +546,11 @@ func TestEIFDescription(t *testing.T) {
 		{"--hostname=a_b", 1, "Hostname"},
 		{"--module=" + f.path("key.pem"), 1, "not a kernel module"},
 	} {
-		status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=", "--cmd", "x", "--output", f.path("no.eif"), test.flag)
+		status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64",
+			"--blobs", f.path("blobs"), "--nsm=", "--cmd", "x", "--output", f.path("no.eif"), test.flag)
 		if status != test.status || !strings.Contains(errs, test.err) {
-			t.Errorf("%s: status %d, want %d; said %s, want %q", test.flag, status, test.status, errs, test.err)
+			t.Errorf("%s: status %d, want %d; said %s, want %q", test.flag, status, test.status, errs,
+				test.err)
 		}
 	}
 }

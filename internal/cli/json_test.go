@@ -79,7 +79,8 @@ func TestJSONFieldsAreDocumented(t *testing.T) {
 		{"neb run", timeline.Event{}},
 	} {
 		fields(reflect.TypeOf(c.printed), func(name string) {
-			if name == "Text" && c.section == "neb eif describe" || name == "Code" && c.section == "neb eif describe" {
+			if name == "Text" && c.section == "neb eif describe" || name == "Code" &&
+				c.section == "neb eif describe" {
 				return // of findings, which neb eif verify describes
 			}
 			found := regexp.MustCompile("`([^`]*[.\\]])?" + regexp.QuoteMeta(name) + "`").MatchString(pages[c.section])

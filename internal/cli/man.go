@@ -13,9 +13,10 @@ import (
 // newManCommand makes 'neb man', which packagers call; it is not in the help.
 func newManCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    "man DIR",
-		Short:  "Write the man pages of all commands to a directory",
-		Long:   `Write the man pages of all commands to a directory. Their date is SOURCE_DATE_EPOCH, or 1970-01-01 without it.`,
+		Use:   "man DIR",
+		Short: "Write the man pages of all commands to a directory",
+		Long: `Write the man pages of all commands to a directory. Their date is SOURCE_DATE_EPOCH, or 1970-01-01
+without it.`,
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -51,7 +51,8 @@ func TestManPages(t *testing.T) {
 func TestCompletions(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		var stdout, stderr bytes.Buffer
-		if code := Main([]string{"completion", shell}, &stdout, &stderr); code != 0 || !strings.Contains(stdout.String(), "neb") {
+		if code := Main([]string{"completion", shell}, &stdout, &stderr); code != 0 ||
+			!strings.Contains(stdout.String(), "neb") {
 			t.Errorf("neb completion %s: status %d, %d bytes: %s", shell, code, stdout.Len(), stderr.String())
 		}
 	}
@@ -69,7 +70,8 @@ func TestChoices(t *testing.T) {
 		{"completion ", "bash fish powershell zsh"},
 	} {
 		var stdout, stderr bytes.Buffer
-		if code := Main(append([]string{"__complete"}, strings.Split(test.line, " ")...), &stdout, &stderr); code != 0 {
+		if code := Main(append([]string{"__complete"}, strings.Split(test.line, " ")...), &stdout,
+			&stderr); code != 0 {
 			t.Fatalf("neb %s: status %d: %s", test.line, code, stderr.String())
 		}
 		var found []string
@@ -99,13 +101,15 @@ func TestCalledWrongly(t *testing.T) {
 		{"run x --plot=", "--plot is empty"},
 	} {
 		var out, errs bytes.Buffer
-		if code := Main(strings.Fields(test.line), &out, &errs); code != 2 || !strings.Contains(errs.String(), test.want) {
+		if code := Main(strings.Fields(test.line), &out, &errs); code != 2 ||
+			!strings.Contains(errs.String(), test.want) {
 			t.Errorf("neb %s: status %d, %s%s; expected 2 and %q", test.line, code, &out, &errs, test.want)
 		}
 	}
 	for _, line := range []string{"help", "help eif", "help eif build", "eif --help", "completion"} {
 		var out, errs bytes.Buffer
-		if code := Main(strings.Fields(line), &out, &errs); code != 0 || !strings.Contains(out.String(), "Usage:") {
+		if code := Main(strings.Fields(line), &out, &errs); code != 0 ||
+			!strings.Contains(out.String(), "Usage:") {
 			t.Errorf("neb %s: status %d, %s%s", line, code, &out, &errs)
 		}
 	}

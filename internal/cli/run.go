@@ -165,7 +165,8 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		return failed(err)
 	}
 	if least := machine.MinMemory(st.Size()); o.memory > 0 && o.memory<<20 < least {
-		complain(s, "warning: %d MiB of memory is less than four times the EIF (%d MiB): nitro-cli would reject it",
+		complain(s,
+			"warning: %d MiB of memory is less than four times the EIF (%d MiB): nitro-cli would reject it",
 			o.memory, least>>20)
 	}
 	root, err := devca.Choose(o.authority)
@@ -289,7 +290,8 @@ const patience = 6 * time.Second
 
 // finish waits until the machine has ended, and returns the error of neb run; forced is the exit status if
 // neb stopped the enclave, and 0 if the enclave ended by itself.
-func finish(m *machine.Machine, tl *timeline.Timeline, forced int, plot *atomicfile.File, title string) error {
+func finish(m *machine.Machine, tl *timeline.Timeline, forced int, plot *atomicfile.File,
+	title string) error {
 	if err := m.Wait(); err != nil {
 		return &ExitError{Code: exitMachine, Err: err}
 	}
@@ -406,7 +408,8 @@ func (o *runOptions) handlers(s streams) (map[uint32]vsock.Handler, error) {
 	return handlers, nil
 }
 
-// listeners opens the host's side of each --connect. The caller closes those that it returns with an error, too.
+// listeners opens the host's side of each --connect. The caller closes those that it returns with an error,
+// too.
 func (o *runOptions) listeners() ([]listener, error) {
 	var all []listener
 	for _, text := range o.connect {
@@ -429,8 +432,8 @@ func (o *runOptions) listeners() ([]listener, error) {
 	return all, nil
 }
 
-// checkImage prints what is wrong with an EIF that may start here and not on EC2, and fails for other files. It returns
-// the vsock port to which the image's init reports how its application ended, 0 if it does not.
+// checkImage prints what is wrong with an EIF that may start here and not on EC2, and fails for other files.
+// It returns the vsock port to which the image's init reports how its application ended, 0 if it does not.
 func checkImage(ctx context.Context, s streams, path string) (reportPort uint32, err error) {
 	report, in, err := inspect.ReadFile(ctx, path, time.Now())
 	if err != nil {

@@ -23,20 +23,24 @@ func TestExitStatus(t *testing.T) {
 		{timeline.Ending{Result: timeline.Exited, Status: 7}, 0, 7, ""},
 		{timeline.Ending{Result: timeline.Killed, Signal: "SIGKILL"}, 0, 137, ""},
 		{timeline.Ending{Result: timeline.Killed, Signal: "SIGNEW"}, 0, 128, ""},
-		{timeline.Ending{Result: timeline.NoStatus}, 0, 126, "without reporting the status of its application"},
-		{timeline.Ending{Result: timeline.NoStatus, Reason: "exec /x: no such file"}, 0, 126, ": exec /x: no such file"},
+		{timeline.Ending{Result: timeline.NoStatus}, 0, 126,
+			"without reporting the status of its application"},
+		{timeline.Ending{Result: timeline.NoStatus, Reason: "exec /x: no such file"}, 0, 126,
+			": exec /x: no such file"},
 		{timeline.Ending{Result: timeline.Timeout}, exitTimeout, 124, ""},
 		{timeline.Ending{Result: timeline.Stopped}, 130, 130, ""},
 	} {
 		status, err := exitStatus(c.ending, c.forced)
-		if status != c.status || (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+		if status != c.status || (err == nil) != (c.want == "") || err != nil &&
+			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: status %d (%v), expected %d and %q", c.ending, status, err, c.status, c.want)
 		}
 	}
 }
 
 func TestInterrupted(t *testing.T) {
-	for s, want := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143, syscall.SIGHUP: 129} {
+	for s, want := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143,
+		syscall.SIGHUP: 129} {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(signalError{s})
 		if got := interrupted(ctx); got != want {
@@ -50,12 +54,13 @@ func TestRunUsage(t *testing.T) {
 		args []string
 		says string
 	}{
-		"no EIF":           {nil, "an EIF is required"},
-		"two EIFs":         {[]string{"a", "--eif-path", "b"}, "--eif-path cannot be combined with"},
-		"no port":          {[]string{"a", "--listen", "unix:/x"}, "PORT=ENDPOINT"},
-		"bad port":         {[]string{"a", "--listen", "x=unix:/x"}, "expected a number"},
-		"high port":        {[]string{"a", "--listen", "2147483648=exec:cat"}, "at most 2147483647"},
-		"port twice":       {[]string{"a", "--listen", "5=exec:cat", "--listen", "5=exec:cat"}, "given twice"},
+		"no EIF":    {nil, "an EIF is required"},
+		"two EIFs":  {[]string{"a", "--eif-path", "b"}, "--eif-path cannot be combined with"},
+		"no port":   {[]string{"a", "--listen", "unix:/x"}, "PORT=ENDPOINT"},
+		"bad port":  {[]string{"a", "--listen", "x=unix:/x"}, "expected a number"},
+		"high port": {[]string{"a", "--listen", "2147483648=exec:cat"}, "at most 2147483647"},
+		"port twice": {[]string{"a", "--listen", "5=exec:cat", "--listen", "5=exec:cat"},
+			"given twice"},
 		"unknown endpoint": {[]string{"a", "--listen", "5=udp:x"}, "unix:PATH"},
 		"remote":           {[]string{"a", "--listen", "5=tcp:192.0.2.1:80"}, "--remote"},
 		"connect a name":   {[]string{"a", "--connect", "tcp:example.com:80=5"}, "--remote"},

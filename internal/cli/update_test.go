@@ -49,11 +49,13 @@ func TestUpdateMisused(t *testing.T) {
 // TestUpdateRefused has a mirror whose index is signed by nobody: the lock stays as it is.
 func TestUpdateRefused(t *testing.T) {
 	dir := t.TempDir()
-	for _, suite := range []string{"debian/dists/trixie", "debian/dists/trixie-updates", "debian-security/dists/trixie-security"} {
+	for _, suite := range []string{"debian/dists/trixie", "debian/dists/trixie-updates",
+		"debian-security/dists/trixie-security"} {
 		if err := os.MkdirAll(filepath.Join(dir, suite), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, suite, "InRelease"), []byte("Origin: Debian\n"), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, suite, "InRelease"), []byte("Origin: Debian\n"),
+			0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -67,7 +69,8 @@ func TestUpdateRefused(t *testing.T) {
 	}}
 	var out, errs bytes.Buffer
 	err := update(t.Context(), streams{&out, &errs}, mirrors, name, []string{lock.PartKernel}, "")
-	if err == nil || !strings.Contains(err.Error(), "no OpenPGP signature") || !strings.Contains(err.Error(), dir) {
+	if err == nil || !strings.Contains(err.Error(), "no OpenPGP signature") ||
+		!strings.Contains(err.Error(), dir) {
 		t.Errorf("expected a refusal that names the mirror, found %v", err)
 	}
 	if after, err := os.ReadFile(name); err != nil || !bytes.Equal(after, neb.LockFile) {

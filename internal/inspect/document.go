@@ -17,11 +17,12 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/nsm"
 )
 
-// maxDocument is the largest attestation document in any of its encodings, in bytes. Real ones are much smaller.
+// maxDocument is the largest attestation document in any of its encodings, in bytes. Real ones are much
+// smaller.
 const maxDocument = 256 << 10
 
-// ReadDocument reads an attestation document from a file, or from standard input if path is "-". It may be in binary,
-// hexadecimal or base64.
+// ReadDocument reads an attestation document from a file, or from standard input if path is "-". It may be in
+// binary, hexadecimal or base64.
 func ReadDocument(path string) (*nsm.Document, error) {
 	in := os.Stdin
 	if path != "-" {
@@ -37,7 +38,8 @@ func ReadDocument(path string) (*nsm.Document, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if len(raw) > maxDocument {
-		return nil, fmt.Errorf("%s is larger than %d bytes: expected an attestation document", path, maxDocument)
+		return nil, fmt.Errorf("%s is larger than %d bytes: expected an attestation document", path,
+			maxDocument)
 	}
 	d, err := nsm.Parse(decodeText(raw))
 	if err != nil {
@@ -81,7 +83,7 @@ const (
 	DocUnsigned     Code = "unsigned"     // an emulated enclave made the document, or anyone
 	DocDebug        Code = "debug-mode"   // the enclave is in debug mode
 	DocMismatch     Code = "mismatch"     // a field differs from what was expected
-	DocZeroPCR      Code = "zero-pcr"     // a register was expected to be zero, as in every enclave in debug mode
+	DocZeroPCR      Code = "zero-pcr"     // a register was expected to be zero, as in debug mode
 	DocUnidentified Code = "unidentified" // no expectation identifies the enclave
 	DocNotFresh     Code = "not-fresh"    // no expectation shows that the document is fresh
 )
@@ -100,7 +102,10 @@ const (
 // CheckDocument lists everything about a document that does not satisfy the requirements.
 func CheckDocument(d *nsm.Document, want Requirements) (DocResult, []Finding) {
 	var findings []Finding
-	add := func(code Code, format string, args ...any) { findings = append(findings, find(code, format, args...)) }
+	add := func(code Code, format string, args ...any) {
+		findings = append(findings,
+			find(code, format, args...))
+	}
 	switch err := d.Verify(want.Root, want.At); {
 	case errors.Is(err, nsm.ErrEmulated) && !want.AllowEmulated:
 		add(DocUnsigned, "%v; --allow-emulated accepts it", err)
@@ -123,7 +128,8 @@ func CheckDocument(d *nsm.Document, want Requirements) (DocResult, []Finding) {
 		identified = identified || (!zero || want.AllowDebug) && (n == 0 || n == 8)
 	}
 	if !identified && !want.AnyPCR {
-		add(DocUnidentified, "no expected value identifies the enclave: give --eif, --pcr0 or --pcr8, or --any-pcr")
+		add(DocUnidentified,
+			"no expected value identifies the enclave: give --eif, --pcr0 or --pcr8, or --any-pcr")
 	}
 	if want.Nonce == nil && !want.AnyNonce {
 		add(DocNotFresh, "no expected nonce shows that the document is fresh: give --nonce, or --any-nonce")

@@ -20,7 +20,8 @@ func ReadPrivateKey(path string) (crypto.Signer, error) {
 		return nil, err
 	}
 	if block.Headers["DEK-Info"] != "" || block.Type == "ENCRYPTED PRIVATE KEY" {
-		return nil, fmt.Errorf("%s: an encrypted private key: decrypt it (openssl pkey -in FILE -out PLAIN)", path)
+		return nil, fmt.Errorf("%s: an encrypted private key: decrypt it (openssl pkey -in FILE -out PLAIN)",
+			path)
 	}
 	var key any
 	switch block.Type {

@@ -37,7 +37,8 @@ func TestReadKeys(t *testing.T) {
 	if der, err := sign.ReadDER(path); err != nil || !bytes.Equal(der, pkix) {
 		t.Errorf("DER of a public key: %x (%v)", der, err)
 	}
-	if _, err := sign.ReadPrivateKey(path); err == nil || !strings.Contains(err.Error(), "expected a private key") {
+	if _, err := sign.ReadPrivateKey(path); err == nil ||
+		!strings.Contains(err.Error(), "expected a private key") {
 		t.Errorf("a public key to sign with: %v", err)
 	}
 	if _, err := sign.ReadCertificate(path); err == nil || !strings.Contains(err.Error(), path) {
@@ -56,7 +57,8 @@ func TestReadKeys(t *testing.T) {
 	if _, err := sign.ReadPrivateKey(path); err != nil {
 		t.Errorf("PKCS #8: %v", err)
 	}
-	if _, err := sign.ReadPublicKey(path); err == nil || !strings.Contains(err.Error(), "expected a public key") {
+	if _, err := sign.ReadPublicKey(path); err == nil ||
+		!strings.Contains(err.Error(), "expected a public key") {
 		t.Errorf("a private key to verify with: %v", err)
 	}
 	if _, err := sign.ReadDER(path); err == nil || !strings.Contains(err.Error(), "found a PRIVATE KEY") {

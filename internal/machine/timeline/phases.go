@@ -60,7 +60,8 @@ func (t *Timeline) spans() []span {
 
 	add := func(ok bool, name, label string, from, to time.Duration, parts ...landmark) {
 		if ok && to >= from {
-			all = append(append(all, span{name: name, label: label, from: from, to: to}), t.parts(from, to, parts)...)
+			all = append(append(all, span{name: name, label: label, from: from, to: to}),
+				t.parts(from, to, parts)...)
 		}
 	}
 	add(hasKernel, "firmware", "QEMU, firmware, kernel before its console", 0, kernel)

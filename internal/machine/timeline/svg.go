@@ -57,12 +57,14 @@ func (t *Timeline) SVG(title string) []byte {
 `, html.EscapeString(title))
 	step := plotStep(end)
 	for t := time.Duration(0); t <= end; t += step {
-		fmt.Fprintf(&b, `<line class="line" x1="%.1f" x2="%.1f" y1="%d" y2="%d"/>`, x(t), x(t), plotTop-4, bottom+4)
+		fmt.Fprintf(&b, `<line class="line" x1="%.1f" x2="%.1f" y1="%d" y2="%d"/>`, x(t), x(t), plotTop-4,
+			bottom+4)
 		fmt.Fprintf(&b, `<text class="faint" x="%.1f" y="%d" text-anchor="middle">%g</text>`+"\n",
 			x(t), bottom+22, t.Seconds())
 	}
 	if len(spans) == 0 {
-		fmt.Fprintf(&b, `<text x="16" y="%d">the console showed no phase of the start</text>`+"\n", plotTop+12)
+		fmt.Fprintf(&b, `<text x="16" y="%d">the console showed no phase of the start</text>`+"\n",
+			plotTop+12)
 	}
 	for i, s := range spans {
 		y := plotTop + plotRow*i

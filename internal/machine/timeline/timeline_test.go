@@ -32,23 +32,31 @@ func play(t *Timeline, lines ...string) {
 func ignore(Event) {}
 
 func TestEnding(t *testing.T) {
-	start := []string{"[    0.000000] Linux version 6.12", "[    0.100000] Run /init as init process", "<heartbeat>"}
+	start := []string{"[    0.000000] Linux version 6.12", "[    0.100000] Run /init as init process",
+		"<heartbeat>"}
 	for name, c := range map[string]struct {
 		lines []string
 		vsock *Ending
 		want  Ending
 	}{
-		"success":       {[]string{"hello", "neb: exit status=0"}, nil, Ending{Result: Exited}},
-		"status":        {[]string{"neb: exit status=7"}, nil, Ending{Result: Exited, Status: 7}},
-		"signal":        {[]string{"neb: exit signal=SIGKILL"}, nil, Ending{Result: Killed, Signal: "SIGKILL"}},
-		"vsock first":   {[]string{"neb: exit status=7"}, &Ending{Result: Exited, Status: 3}, Ending{Result: Exited, Status: 3}},
-		"last line":     {[]string{"neb: exit status=1", "neb: exit status=2"}, nil, Ending{Result: Exited, Status: 2}},
-		"no newline":    {[]string{"100 %neb: exit status=7"}, nil, Ending{Result: Exited, Status: 7}},
-		"no newline 2":  {[]string{"neb: xneb: exit signal=SIGTERM"}, nil, Ending{Result: NoStatus, Reason: "xneb: exit signal=SIGTERM"}},
-		"other words":   {[]string{"neb: exit status=0 is what I want"}, nil, Ending{Result: NoStatus, Reason: "exit status=0 is what I want"}},
+		"success": {[]string{"hello", "neb: exit status=0"}, nil, Ending{Result: Exited}},
+		"status":  {[]string{"neb: exit status=7"}, nil, Ending{Result: Exited, Status: 7}},
+		"signal": {[]string{"neb: exit signal=SIGKILL"}, nil,
+			Ending{Result: Killed, Signal: "SIGKILL"}},
+		"vsock first": {[]string{"neb: exit status=7"}, &Ending{Result: Exited, Status: 3},
+			Ending{Result: Exited, Status: 3}},
+		"last line": {[]string{"neb: exit status=1", "neb: exit status=2"}, nil,
+			Ending{Result: Exited, Status: 2}},
+		"no newline": {[]string{"100 %neb: exit status=7"}, nil, Ending{Result: Exited, Status: 7}},
+		"no newline 2": {[]string{"neb: xneb: exit signal=SIGTERM"}, nil,
+			Ending{Result: NoStatus, Reason: "xneb: exit signal=SIGTERM"}},
+		"other words": {[]string{"neb: exit status=0 is what I want"}, nil,
+			Ending{Result: NoStatus, Reason: "exit status=0 is what I want"}},
 		"kernel's line": {[]string{"[    0.200000] neb: exit status=0"}, nil, Ending{Result: NoStatus}},
-		"impossible":    {[]string{"neb: exit status=256"}, nil, Ending{Result: NoStatus, Reason: "exit status=256"}},
-		"init failed":   {[]string{"neb: exec /x: no such file"}, nil, Ending{Result: NoStatus, Reason: "exec /x: no such file"}},
+		"impossible": {[]string{"neb: exit status=256"}, nil,
+			Ending{Result: NoStatus, Reason: "exit status=256"}},
+		"init failed": {[]string{"neb: exec /x: no such file"}, nil,
+			Ending{Result: NoStatus, Reason: "exec /x: no such file"}},
 		"panic": {[]string{"[    0.200000] Kernel panic - not syncing: VFS"}, nil,
 			Ending{Result: NoStatus, Reason: "[    0.200000] Kernel panic - not syncing: VFS"}},
 	} {
@@ -174,7 +182,8 @@ func TestPhaseNamesAreDocumented(t *testing.T) {
 		lines = append(lines, fmt.Sprintf("[    0.%06d] %s", i, l.text))
 	}
 	names := map[string]bool{}
-	for _, lines := range [][]string{append(lines[:len(lines)-2:len(lines)-2], "hello"), {"<heartbeat>"}, lines} {
+	for _, lines := range [][]string{append(lines[:len(lines)-2:len(lines)-2], "hello"), {"<heartbeat>"},
+		lines} {
 		tl := New(ignore)
 		play(tl, lines...)
 		for _, s := range tl.spans() {
