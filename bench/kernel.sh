@@ -9,8 +9,8 @@
 # CHECKER    kernel-hardening-checker, the program
 #
 # It prints, as it goes: options, image size, instructions from reset to PID 1, seconds of compiling (wall and
-# processor) and failed checks of each configuration; what each compression costs; and what some work costs with options
-# that can be turned on at start. JOBS is how many compilers run (2), QEMU which emulator (the one in PATH).
+# processor) and failed checks of each configuration; the cost of each compression; and the cost of some work
+# with options that can be turned on at start. JOBS is how many compilers run (2), QEMU which emulator (the one in PATH).
 set -eu
 root=$1 source=$2 reference=${3:-} checker=${4:-}
 repository=$(cd "$(dirname "$0")/.." && pwd)
@@ -22,8 +22,9 @@ bench() { (cd "$repository" && go run ./bench/kernel "$@"); }
 in_root() {
 	tree=$1
 	shift
-	env -i PATH=/usr/bin:/usr/sbin LC_ALL=C KBUILD_BUILD_TIMESTAMP=@0 KBUILD_BUILD_USER=neb KBUILD_BUILD_HOST=neb \
-		KBUILD_BUILD_VERSION=1 chroot "$root" make -s -C "/bench/$tree" ARCH=x86_64 CROSS_COMPILE=x86_64-linux-gnu- "$@"
+	env -i PATH=/usr/bin:/usr/sbin LC_ALL=C KBUILD_BUILD_TIMESTAMP=@0 KBUILD_BUILD_USER=neb \
+		KBUILD_BUILD_HOST=neb KBUILD_BUILD_VERSION=1 \
+		chroot "$root" make -s -C "/bench/$tree" ARCH=x86_64 CROSS_COMPILE=x86_64-linux-gnu- "$@"
 }
 
 # compile builds a configured tree from nothing and says what came out.

@@ -1,5 +1,6 @@
-// Command build measures neb build: what it fetches, how long it takes the second time, and how long a kernel takes from
-// nothing, as a share of what another configuration takes on the same source, in the same sandbox, in the same run.
+// Command build measures neb build: what it fetches, how long it takes the second time, and how long a kernel
+// takes from nothing, as a share of what another configuration takes on the same source, in the same sandbox,
+// in the same run.
 //
 //	go run ./bench/build                               bytes to fetch, and the second build
 //	go run ./bench/build -cold                         and the kernel from nothing, in a store of its own
@@ -141,7 +142,8 @@ func kernels(ctx context.Context, l *lock.Lock, reference string) error {
 		return nil
 	}
 
-	// As ours: the source is taken out of its package, the toolchain hashed, the tree unpacked, compiled and removed.
+	// As ours: the source is taken out of its package, the toolchain hashed, the tree unpacked, compiled and
+	// removed.
 	theirs, err := clock(func() error {
 		work := filepath.Join(s.Dir(), "reference")
 		if err := errors.Join(placeSource(s.Path(l.Kernel), filepath.Join(work, "src")), copyFile(reference, filepath.Join(work, "src", "config")),
@@ -161,8 +163,8 @@ func kernels(ctx context.Context, l *lock.Lock, reference string) error {
 	return nil
 }
 
-// A reading is how long something took, and the processor time that it and its children had. The second hardly depends on what else the
-// machine does.
+// A reading is how long something took, and the processor time that it and its children had. The second
+// hardly depends on what else the machine does.
 type reading struct{ wall, cpu time.Duration }
 
 func (r reading) String() string {

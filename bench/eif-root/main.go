@@ -1,11 +1,12 @@
-// Command eif-root (in bench) compares the forms of an application's root: `--rootfs-format cpio` and `erofs`, and compressions of the latter.
+// Command eif-root (in bench) compares the forms of an application's root: `--rootfs-format cpio` and
+// `erofs`, and compressions of the latter.
 //
 //	go run ./bench/eif-root -blobs result/x86_64 -memory 4096 -runs 3 -forms cpio,erofs,erofs:lz4 /path/to/tree...
 //
-// For each tree (a directory or tar archive with /bin/true in it) and each form it prints the size of the EIF, how long
-// packing took, how long the start took until /bin/true had ended (median, with -memory MiB), and the smallest memory, in steps
-// of 32 MiB, with which it starts at all. The emulator is neb's. A form erofs:X has X for mkfs.erofs's -z instead of what neb chose,
-// with + for each comma: erofs:lz4hc+12.
+// For each tree (a directory or tar archive with /bin/true in it) and each form it prints the size of the
+// EIF, how long packing took, how long the start took until /bin/true had ended (median, with -memory MiB),
+// and the smallest memory, in steps of 32 MiB, with which it starts at all. The emulator is neb's. A form
+// erofs:X has X for mkfs.erofs's -z instead of what neb chose, with + for each comma: erofs:lz4hc+12.
 package main
 
 import (

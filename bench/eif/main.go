@@ -1,13 +1,14 @@
-// Command eif (in bench) measures `neb eif build` and `neb eif describe` on large images, beside sha384sum and gzip over the same
-// bytes in the same run:
+// Command eif (in bench) measures `neb eif build` and `neb eif describe` on large images, beside sha384sum
+// and gzip over the same bytes in the same run:
 //
 //	go run ./bench/eif -dir /var/tmp/bench -blobs result/x86_64 [-runs 3] [-sizes 1,8]
 //
-// It builds neb as releases do, makes an OCI archive with one gzip layer of each size (in GiB; the same bytes each time,
-// kept in -dir for the next run), and prints medians as a Markdown table with the machine and its load.
+// It builds neb as releases do, makes an OCI archive with one gzip layer of each size (in GiB; the same bytes
+// each time, kept in -dir for the next run), and prints medians as a Markdown table with the machine and its
+// load.
 //
-// The first column is what cannot be avoided: SHA-384 over the layer's bytes, and inflating the layer. Building may
-// take 1.5 times as long, describing 1.2 times as long as sha384sum of the file.
+// The first column is what cannot be avoided: SHA-384 over the layer's bytes, and inflating the layer.
+// Building may take 1.5 times as long, describing 1.2 times as long as sha384sum of the file.
 package main
 
 import (
@@ -127,8 +128,8 @@ func median(all []result, of func(result) float64) float64 {
 	return values[len(values)/2]
 }
 
-// makeImage makes base.layer, base.layer.gz and base.oci.tar, unless they are there: 100 files, half of whose bytes can be
-// compressed away.
+// makeImage makes base.layer, base.layer.gz and base.oci.tar, unless they are there: 100 files, half of whose
+// bytes can be compressed away.
 func makeImage(base string, size int64) (err error) {
 	if _, err := os.Stat(base + ".oci.tar"); err == nil {
 		return nil

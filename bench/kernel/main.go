@@ -1,5 +1,5 @@
-// Command kernel is the part of bench/kernel.sh that shell would do badly: it joins fragments and counts guest
-// instructions.
+// Command kernel is the part of bench/kernel.sh that shell would do badly: it joins fragments and counts
+// guest instructions.
 //
 //	go run ./bench/kernel config ARCH            the fragments, joined, as KCONFIG_ALLCONFIG takes them
 //	go run ./bench/kernel start BZIMAGE [WORD]   instructions from reset to the first act of PID 1, with WORDs added

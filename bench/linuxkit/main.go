@@ -1,10 +1,11 @@
-// Command linuxkit (in bench) measures cmd/linuxkit with large images, and LinuxKit's own program beside it if it is given:
+// Command linuxkit (in bench) measures cmd/linuxkit with large images, and LinuxKit's own program beside it
+// if it is given:
 //
 //	go run ./bench/linuxkit -dir /var/tmp/bench [-upstream /path/to/linuxkit] [-runs 3] [-images one,small,huge]
 //
-// It builds cmd/linuxkit as releases do, creates the images (OCI layouts, the same bytes each time; they stay in -dir for
-// the next run), runs both programs in turn, and prints medians as a Markdown table with the machine and its load. upstream
-// must have the patches that nitro-cli needs (prefix, kernel+initrd-nogz).
+// It builds cmd/linuxkit as releases do, creates the images (OCI layouts, the same bytes each time; they stay
+// in -dir for the next run), runs both programs in turn, and prints medians as a Markdown table with the
+// machine and its load. upstream must have the patches that nitro-cli needs (prefix, kernel+initrd-nogz).
 package main
 
 import (
@@ -183,8 +184,8 @@ type descriptor struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// files makes an image of some layers with so many files and bytes in each: a third of the bytes is random, the rest is
-// words, so that gzip about halves it.
+// files makes an image of some layers with so many files and bytes in each: a third of the bytes is random,
+// the rest is words, so that gzip about halves it.
 func (l *layout) files(layers, files int, bytes int64, level int) error {
 	if err := os.MkdirAll(filepath.Join(l.dir, "blobs", "sha256"), 0o755); err != nil {
 		return err

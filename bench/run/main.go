@@ -1,14 +1,16 @@
-// Command run (in bench) measures neb run: how long a hello takes, how fast vsock is in both directions, and what neb holds with
-// 1,000 connections open. Beside it, when it is given one, the vhost-device-vsock of rust-vmm, under the same QEMU with the same kernel and the same
-// program in the enclave, in turn:
+// Command run (in bench) measures neb run: how long a hello takes, how fast vsock is in both directions, and
+// what neb holds with 1,000 connections open. Beside it, when it is given one, the vhost-device-vsock of
+// rust-vmm, under the same QEMU with the same kernel and the same program in the enclave, in turn:
 //
 //	go run ./bench/run -blobs result/x86_64 [-qemu DIR] [-vhost-device-vsock PATH] [-runs 5] [-mib 256] [-write 262144] [-cpus 1] [-accel tcg]
 //
-// -qemu is a directory with bin/qemu-system-x86_64, as neb run takes it, and must be given for the comparison; without it neb run uses its own. It builds neb
-// as releases do, and prints medians as Markdown tables with the machine and its load.
+// -qemu is a directory with bin/qemu-system-x86_64, as neb run takes it, and must be given for the
+// comparison; without it neb run uses its own. It builds neb as releases do, and prints medians as Markdown
+// tables with the machine and its load.
 //
-// Both devices hand the enclave's connections to Unix sockets of the host. A device's processor time is that of its process, without
-// QEMU's; its memory is what is resident, without the enclave's memory, which it shares with QEMU.
+// Both devices hand the enclave's connections to Unix sockets of the host. A device's processor time is that
+// of its process, without QEMU's; its memory is what is resident, without the enclave's memory, which it
+// shares with QEMU.
 package main
 
 import (
@@ -385,8 +387,8 @@ func (e *enclave) transfer(n int64, from, to *[]float64, cpu *[2][]float64) erro
 	return nil
 }
 
-// memory is what the device holds, in MB: at the start, with connections open through which some bytes went, and
-// with connections that the enclave sends much through and nobody reads.
+// memory is what the device holds, in MB: at the start, with connections open through which some bytes went,
+// and with connections that the enclave sends much through and nobody reads.
 func (e *enclave) memory() (held [3]float64, err error) {
 	held[0] = e.resident()
 	var open []net.Conn
@@ -460,7 +462,8 @@ func median(all []float64) float64 {
 	return sorted[len(sorted)/2]
 }
 
-// writeLayout writes an OCI layout of an image with one file, /hello, and returns the reference that neb takes for it.
+// writeLayout writes an OCI layout of an image with one file, /hello, and returns the reference that neb
+// takes for it.
 func writeLayout(dir string, program []byte) (string, error) {
 	var plain bytes.Buffer
 	w := tar.NewWriter(&plain)

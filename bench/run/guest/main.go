@@ -1,5 +1,5 @@
-// Command guest is what bench/run boots. As PID 1 it sends and takes bytes through vsock as fast as it can; as an
-// application under neb's init it says hello.
+// Command guest is what bench/run boots. As PID 1 it sends and takes bytes through vsock as fast as it can;
+// as an application under neb's init it says hello.
 package main
 
 import (

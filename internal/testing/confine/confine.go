@@ -1,5 +1,5 @@
-// Package confine lets tests be where builds have to work: in a container whose system call filter allows neither
-// mounts nor namespaces.
+// Package confine puts tests into the conditions of an unprivileged container, where builds have to work: its
+// system call filter allows neither mounts nor namespaces.
 package confine
 
 import (
@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NoNamespaces denies to the calling thread, and to what it executes from now on, what Docker's default filter
-// denies to an unprivileged container: mount, unshare, and clone with any namespace flag. It locks the calling
-// goroutine to its thread.
+// NoNamespaces denies to the calling thread, and to what it executes from now on, what Docker's default
+// filter denies to an unprivileged container: mount, unshare, and clone with any namespace flag. It locks the
+// calling goroutine to its thread.
 func NoNamespaces() error {
 	const (
 		load   = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
@@ -39,7 +39,8 @@ func NoNamespaces() error {
 		return fmt.Errorf("no_new_privs: %w", err)
 	}
 	f := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&f)), 0, 0); err != nil {
+	err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&f)), 0, 0)
+	if err != nil {
 		return fmt.Errorf("seccomp: %w", err)
 	}
 	return nil

@@ -1,5 +1,5 @@
-// Package kernelprobe starts a kernel under QEMU with the probe as its PID 1, for the tests and the benchmark of package
-// kernel. It is no way to run enclaves: package machine is.
+// Package kernelprobe starts a kernel under QEMU with the probe as its PID 1, for the tests and the benchmark
+// of package kernel. It is no way to run enclaves: package machine is.
 package kernelprobe
 
 import (
@@ -28,8 +28,8 @@ type Machine struct {
 	Args []string // more of QEMU's, which win over the others
 }
 
-// machines is the command line of QEMU (an enclave has no ACPI, so x86-64 is started without), for each architecture, but for what
-// Machine names.
+// machines is the command line of QEMU (an enclave has no ACPI, so x86-64 is started without), for each
+// architecture, but for what Machine names.
 var machines = map[string]struct {
 	qemu, goarch, console string
 	args                  []string
@@ -50,8 +50,8 @@ func Build(ctx context.Context, arch, dir string) (string, error) {
 	return path, nil
 }
 
-// Run starts m with the probe at path as its PID 1 and returns what the probe said, without "probe: " before it, and
-// all that was on the console.
+// Run starts m with the probe at path as its PID 1 and returns what the probe said, without "probe: " before
+// it, and all that was on the console.
 func Run(ctx context.Context, m Machine, probe string) (said []string, console string, err error) {
 	dir, err := os.MkdirTemp("", "neb-probe-")
 	if err != nil {
@@ -75,8 +75,8 @@ func Run(ctx context.Context, m Machine, probe string) (said []string, console s
 	if m.Arch == "aarch64" {
 		line += " console=" + kind.console
 	}
-	args := append(append(kind.args, accel...), "-cpu", "max", "-m", "512M", "-smp", "1", "-nodefaults", "-display", "none",
-		"-serial", "stdio", "-no-reboot", "-kernel", m.Kernel, "-initrd", ramdisk, "-append", line)
+	args := append(append(kind.args, accel...), "-cpu", "max", "-m", "512M", "-smp", "1", "-nodefaults",
+		"-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", m.Kernel, "-initrd", ramdisk, "-append", line)
 	command := exec.CommandContext(ctx, qemu, append(args, m.Args...)...)
 	command.WaitDelay = 5 * time.Second
 	var out, wrong bytes.Buffer
@@ -122,7 +122,8 @@ func pack(ramdisk, probe, module string) error {
 		if err != nil {
 			return err
 		}
-		if err := w.WriteHeader(&initramfs.Header{Name: file.name, Mode: initramfs.TypeFile | 0o755, Size: int64(len(body))}); err != nil {
+		h := &initramfs.Header{Name: file.name, Mode: initramfs.TypeFile | 0o755, Size: int64(len(body))}
+		if err := w.WriteHeader(h); err != nil {
 			return err
 		}
 		if _, err := w.ReadFrom(bytes.NewReader(body)); err != nil && err != io.EOF {

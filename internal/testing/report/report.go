@@ -1,5 +1,5 @@
-// Package report records what tests have shown. go test does not print the log of a test that passes; with NEB_SHOW set
-// to a file name, the lines are also appended to that file, which .ci/run prints at its end.
+// Package report records what tests have shown. go test does not print the log of a test that passes; with
+// NEB_SHOW set to a file name, the lines are also appended to that file, which .ci/run prints at its end.
 package report
 
 import (

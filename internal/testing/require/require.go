@@ -1,5 +1,5 @@
-// Package require states what a test needs from the machine. Where something is missing, it skips the test and names
-// what is missing; with NEB_REQUIRE set, as in .ci/run, it fails the test instead.
+// Package require states what a test needs from the machine. Where something is missing, it skips the test
+// and names what is missing; with NEB_REQUIRE set, as in .ci/run, it fails the test instead.
 package require
 
 import (
@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// Lacks ends a test that found a missing requirement itself: it skips the test, or fails it if NEB_REQUIRE is not empty.
+// Lacks ends a test that found a missing requirement itself: it skips the test, or fails it if NEB_REQUIRE is
+// not empty.
 func Lacks(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("NEB_REQUIRE") != "" {
@@ -59,13 +60,14 @@ func StaticCommand(t testing.TB, name string) string {
 func Docker(t testing.TB) {
 	t.Helper()
 	Command(t, "docker")
-	if out, err := exec.Command("docker", "info", "--format", "{{.ServerVersion}}").CombinedOutput(); err != nil {
+	out, err := exec.Command("docker", "info", "--format", "{{.ServerVersion}}").CombinedOutput()
+	if err != nil {
 		Lacks(t, "a running Docker engine ("+string(out)+")")
 	}
 }
 
-// BuildKit requires a Docker client that can build with BuildKit and returns its path: a client with the buildx plugin,
-// or a release before 23, which has BuildKit built in. It tries every docker in PATH.
+// BuildKit requires a Docker client that can build with BuildKit and returns its path: a client with the
+// buildx plugin, or a release before 23, which has BuildKit built in. It tries every docker in PATH.
 func BuildKit(t testing.TB) string {
 	t.Helper()
 	Docker(t)
@@ -87,7 +89,8 @@ func BuildKit(t testing.TB) string {
 	return ""
 }
 
-// Fetch requires that a download succeeded: err is its error. It needs the network, or a store that has the files.
+// Fetch requires that a download succeeded: err is its error. It needs the network, or a store that has the
+// files.
 func Fetch(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

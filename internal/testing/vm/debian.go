@@ -23,8 +23,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
-// debianKernel is a kernel for aarch64 that is downloaded (28 MB) instead of compiled. To use another one, take the fields from
-// the index of packages, and a time at which snapshot.debian.org had it.
+// debianKernel is a kernel for aarch64 that is downloaded (28 MB) instead of compiled. To use another one,
+// take the fields from the index of packages, and a time at which snapshot.debian.org had it.
 var debianKernel = lock.File{
 	Name:     "linux-image-6.12.117+deb13-cloud-arm64",
 	Version:  "6.12.117-1",
@@ -36,10 +36,14 @@ var debianKernel = lock.File{
 	SHA256:   "cc33e288505c3271539beab498aeb4f25e27b8f7c0c49ddb6c506b6d3c50c22f",
 }
 
-// debianModules are the modules that an enclave needs with this kernel, in the order in which they are loaded.
-var debianModules = []string{"vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "virtio_mmio"}
+// debianModules are the modules that an enclave needs with this kernel, in the order in which they are
+// loaded.
+var debianModules = []string{
+	"vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "virtio_mmio",
+}
 
-// moduleDir is the directory of further modules among the blobs. The names in it sort in the order of loading.
+// moduleDir is the directory of further modules among the blobs. The names in it sort in the order of
+// loading.
 const moduleDir = "modules"
 
 // Modules returns the kernel modules in a directory of [Blobs] that init has to load after nsm.ko, in order.

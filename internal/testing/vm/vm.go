@@ -1,4 +1,5 @@
-// Package vm gives tests what they need to boot enclaves: blobs, an emulator, and a machine whose console they can read.
+// Package vm gives tests what they need to boot enclaves: blobs, an emulator, and a machine whose console
+// they can read.
 //
 // NEB_BLOBS and NEB_QEMU name blobs and an emulator to use. Without them both come from the store.
 package vm
@@ -27,8 +28,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
 )
 
-// Patience is how long a test waits for a machine that should have answered: much more than it takes on two busy processors
-// without KVM.
+// Patience is how long a test waits for a machine that should have answered: much more than it takes on two
+// busy processors without KVM.
 const Patience = 2 * time.Minute
 
 // built is a thing that is built once in a test binary.
@@ -79,9 +80,9 @@ func Emulator(t testing.TB) string {
 
 // Blobs returns a directory with the files that enclaves for arch boot with, named as neb build names them.
 //
-// They are what neb build makes where the store has its kernel. In a quick run, without the build tag slow, no kernel is
-// compiled: enclaves for aarch64 then boot Debian's kernel, and the directory also holds the modules that it needs (see
-// [Modules]); the kernel of the machine's own architecture must be in the store.
+// They are what neb build makes where the store has its kernel. In a quick run, without the build tag slow,
+// no kernel is compiled: enclaves for aarch64 then boot Debian's kernel, and the directory also holds the
+// modules that it needs (see [Modules]); the kernel of the machine's own architecture must be in the store.
 func Blobs(t testing.TB, arch string) string {
 	t.Helper()
 	if dir := os.Getenv("NEB_BLOBS"); dir != "" {
@@ -101,12 +102,12 @@ func Blobs(t testing.TB, arch string) string {
 		case arch == eif.AArch64 && component.Host() != eif.AArch64:
 			return debianBlobs(b)
 		}
-		return "", fmt.Errorf("the kernel for %s is not in the store: run 'go run ./cmd/neb build --arch %s' first", arch, arch)
+		return "", fmt.Errorf("the kernel for %s is not in the store: run '%s' first", arch, command(arch))
 	})
 }
 
-// Built returns [Blobs] with neb's own kernel, for tests of that kernel. In a quick run it skips the test where the store has no
-// kernel for arch.
+// Built returns [Blobs] with neb's own kernel, for tests of that kernel. In a quick run it skips the test
+// where the store has no kernel for arch.
 func Built(t testing.TB, arch string) string {
 	t.Helper()
 	if os.Getenv("NEB_BLOBS") == "" {
@@ -117,12 +118,14 @@ func Built(t testing.TB, arch string) string {
 		if built, err := stored(b, arch); err != nil {
 			t.Fatal(err)
 		} else if !built && arch != component.Host() {
-			t.Skipf("the kernel for %s is not in the store: run 'go run ./cmd/neb build --arch %s', or go test with -tags slow",
-				arch, arch)
+			t.Skipf("the kernel for %s is not in the store: run '%s', or go test with -tags slow", arch, command(arch))
 		}
 	}
 	return Blobs(t, arch)
 }
+
+// command is how to build the kernel for arch.
+func command(arch string) string { return "go run ./cmd/neb build --arch " + arch }
 
 // stored reports whether neb's own kernel for arch is to be used: it is in the store, or may be compiled.
 func stored(b *component.Builder, arch string) (bool, error) {
@@ -171,8 +174,9 @@ func Image(t testing.TB, arch string, files map[string][]byte) string {
 	return path
 }
 
-// WriteImage writes an EIF with the kernel and command line in the directory blobs, and one ramdisk: an empty /dev, the given files by
-// their names without a leading slash, all executable, and the [Modules] of the kernel as /1-NAME.ko and so on.
+// WriteImage writes an EIF with the kernel and command line in the directory blobs, and one ramdisk: an empty
+// /dev, the given files by their names without a leading slash, all executable, and the [Modules] of the
+// kernel as /1-NAME.ko and so on.
 func WriteImage(path, blobs, arch string, files map[string][]byte) error {
 	modules, err := Modules(blobs)
 	if err != nil {
@@ -186,7 +190,8 @@ func WriteImage(path, blobs, arch string, files map[string][]byte) error {
 			return err
 		}
 	}
-	kernel, err := os.ReadFile(filepath.Join(blobs, map[string]string{eif.X86_64: "bzImage", eif.AArch64: "Image"}[arch]))
+	image := map[string]string{eif.X86_64: "bzImage", eif.AArch64: "Image"}[arch]
+	kernel, err := os.ReadFile(filepath.Join(blobs, image))
 	if err != nil {
 		return err
 	}
@@ -198,7 +203,8 @@ func WriteImage(path, blobs, arch string, files map[string][]byte) error {
 	c := initramfs.NewWriter(&ramdisk)
 	err = c.WriteHeader(&initramfs.Header{Name: "dev", Mode: initramfs.TypeDir | 0o755})
 	for name, b := range files {
-		err = errors.Join(err, c.WriteHeader(&initramfs.Header{Name: name, Mode: initramfs.TypeFile | 0o755, Size: int64(len(b))}))
+		h := &initramfs.Header{Name: name, Mode: initramfs.TypeFile | 0o755, Size: int64(len(b))}
+		err = errors.Join(err, c.WriteHeader(h))
 		_, e := c.Write(b)
 		err = errors.Join(err, e)
 	}
@@ -255,7 +261,8 @@ func (v *VM) Console() string {
 	return v.console.String()
 }
 
-// Start boots cfg with [Emulator]. The machine is stopped at the end of the test, and its console shown if the test failed.
+// Start boots cfg with [Emulator]. The machine is stopped at the end of the test, and its console shown if
+// the test failed.
 func Start(t testing.TB, cfg machine.Config) *VM {
 	t.Helper()
 	v := &VM{t: t}

@@ -96,7 +96,8 @@ func checks() []check {
 	add := func(name string, try func() error) { all = append(all, check{name, try}) }
 	all = append(all, []check{
 		{"io_uring", ioUring}, {"bpf", bpf}, {"memfd", memfd}, {"keyctl", keyctl}, {"no kexec", noKexec},
-		{"landlock", landlock}, {"yama", yama}, {"loopback", loopback}, {"nftables", nftables}, {"links", links}, {"loop", loop}, {"dm targets", targets},
+		{"landlock", landlock}, {"yama", yama}, {"loopback", loopback}, {"nftables", nftables},
+		{"links", links}, {"loop", loop}, {"dm targets", targets},
 	}...)
 	known, _ := os.ReadFile("/proc/filesystems")
 	for _, name := range fileSystems {
@@ -151,7 +152,8 @@ func loadNSM() error {
 	return unix.FinitModule(int(module.Fd()), "", 0)
 }
 
-// cgroups mounts every controller of /proc/cgroups as cgroup v1, as the reference's init does, one directory each.
+// cgroups mounts every controller of /proc/cgroups as cgroup v1, as the reference's init does, one directory
+// each.
 func cgroups() []check {
 	table, err := os.ReadFile("/proc/cgroups")
 	if err != nil {
@@ -212,7 +214,8 @@ func bpf() error {
 		binary.Write(&attr, binary.NativeEndian, uint64(uintptr(unsafe.Pointer(&code[0]))))
 		binary.Write(&attr, binary.NativeEndian, uint64(uintptr(unsafe.Pointer(&license[0]))))
 		attr.Write(make([]byte, 48))
-		// The verifier gives up with EAGAIN when a signal is pending, and Go's scheduler sends them (bpf_check, kernel/bpf/verifier.c).
+		// The verifier gives up with EAGAIN when a signal is pending, and Go's scheduler sends them (bpf_check,
+		// kernel/bpf/verifier.c).
 		fd, _, errno := uintptr(0), uintptr(0), unix.EAGAIN
 		for try := 0; try < 100 && errno == unix.EAGAIN; try++ {
 			fd, _, errno = unix.Syscall(unix.SYS_BPF, load, uintptr(unsafe.Pointer(&attr.Bytes()[0])), uintptr(attr.Len()))
@@ -287,7 +290,8 @@ func loopback() error {
 // loop asks for a loop device, which is made then, and reads a file through it.
 func loop() error {
 	const want = "a block of a file"
-	if err := os.WriteFile("/loop.file", []byte(want+strings.Repeat("\x00", 4096-len(want))), 0o600); err != nil {
+	block := []byte(want + strings.Repeat("\x00", 4096-len(want)))
+	if err := os.WriteFile("/loop.file", block, 0o600); err != nil {
 		return err
 	}
 	file, err := os.Open("/loop.file")

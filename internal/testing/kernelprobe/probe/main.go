@@ -1,5 +1,6 @@
-// Command probe is a PID 1 that tries what an application may ask of the kernel, says on the console how each went,
-// and reboots. The tests and the benchmark of package kernel boot it; nothing that neb builds contains it.
+// Command probe is a PID 1 that tries what an application may ask of the kernel, says on the console how each
+// went, and reboots. The tests and the benchmark of package kernel boot it; nothing that neb builds contains
+// it.
 //
 // It prints one line each, and nothing else:
 //
@@ -11,8 +12,8 @@
 //
 //	probe: cost WORK: N       time stamp counter from the beginning to the end of some work
 //
-// With the word "probe.tsc" on the kernel command line it stops after the first, with "probe.work" it does and tells
-// the work instead of the checks.
+// With the word "probe.tsc" on the kernel command line it stops after the first, with "probe.work" it does
+// and tells the work instead of the checks.
 package main
 
 import (

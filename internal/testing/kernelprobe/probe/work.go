@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// works are what kernels are compared by: with a clock that counts instructions, each costs the same at every run.
+// works are what kernels are compared by: with a clock that counts instructions, each costs the same at every
+// run.
 var works = []struct {
 	name string
 	do   func() error
