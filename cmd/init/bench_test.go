@@ -39,14 +39,17 @@ func BenchmarkStart(b *testing.B) {
 	candidates := []candidate{
 		{"nitro-cli", ours, nitroCLI, ""},
 		{"nitro-cli,cgroup-v1", ours, nitroCLI, "neb.cgroup=v1"},
-		{"structured", ours, described(b, contract.Description{Cmd: []string{"/meter"}, User: "1000", Complete: true}, application), ""},
+		{"structured", ours, described(b,
+			contract.Description{Cmd: []string{"/meter"}, User: "1000", Complete: true}, application), ""},
 	}
-	for _, path := range strings.FieldsFunc(os.Getenv("NEB_REFERENCE_INIT"), func(r rune) bool { return r == ':' }) {
+	for _, path := range strings.FieldsFunc(os.Getenv("NEB_REFERENCE_INIT"),
+		func(r rune) bool { return r == ':' }) {
 		content, err := os.ReadFile(path)
 		if err != nil {
 			b.Fatal(err)
 		}
-		candidates = append(candidates, candidate{path[strings.LastIndexByte(path, '/')+1:], content, nitroCLI, ""})
+		candidates = append(candidates,
+			candidate{path[strings.LastIndexByte(path, '/')+1:], content, nitroCLI, ""})
 	}
 	for _, c := range candidates {
 		b.Run(c.name, func(b *testing.B) {

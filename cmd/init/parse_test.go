@@ -19,17 +19,18 @@ import (
 
 func TestOptions(t *testing.T) {
 	for line, want := range map[string][]option{
-		"":                             nil,
-		"  \n":                         nil,
-		"quiet":                        {{key: "quiet", bare: true}},
-		"a=b  c\td=\n":                 {{key: "a", value: "b"}, {key: "c", bare: true}, {key: "d"}},
-		`m.p="x y" n`:                  {{key: "m.p", value: "x y"}, {key: "n", bare: true}},
-		`"m.p=x y" n`:                  {{key: "m.p", value: "x y"}, {key: "n", bare: true}},
-		`m.p="x y`:                     {{key: "m.p", value: "x y"}},
-		"a=b=c":                        {{key: "a", value: "b=c"}},
-		"a -- neb.end=halt":            {{key: "a", bare: true}},
-		`a=b"c d"e`:                    {{key: "a", value: `b"c d"e`}},
-		"reboot=k panic=30 nomodules ": {{key: "reboot", value: "k"}, {key: "panic", value: "30"}, {key: "nomodules", bare: true}},
+		"":                  nil,
+		"  \n":              nil,
+		"quiet":             {{key: "quiet", bare: true}},
+		"a=b  c\td=\n":      {{key: "a", value: "b"}, {key: "c", bare: true}, {key: "d"}},
+		`m.p="x y" n`:       {{key: "m.p", value: "x y"}, {key: "n", bare: true}},
+		`"m.p=x y" n`:       {{key: "m.p", value: "x y"}, {key: "n", bare: true}},
+		`m.p="x y`:          {{key: "m.p", value: "x y"}},
+		"a=b=c":             {{key: "a", value: "b=c"}},
+		"a -- neb.end=halt": {{key: "a", bare: true}},
+		`a=b"c d"e`:         {{key: "a", value: `b"c d"e`}},
+		"reboot=k panic=30 nomodules ": {{key: "reboot", value: "k"}, {key: "panic", value: "30"},
+			{key: "nomodules", bare: true}},
 	} {
 		if got := options(line); !reflect.DeepEqual(got, want) {
 			t.Errorf("options(%q) = %+v, want %+v", line, got, want)
@@ -43,18 +44,25 @@ func TestSwitches(t *testing.T) {
 		want switches
 		err  string
 	}{
-		"":                        {want: switches{grace: 10 * time.Second, heartbeat: 20 * time.Second, linger: 30 * time.Second}},
+		"": {want: switches{grace: 10 * time.Second, heartbeat: 20 * time.Second,
+			linger: 30 * time.Second}},
 		"console=ttyS0 foo.bar=1": {want: defaults},
 		"neb.cgroup=v1":           {want: with(func(s *switches) { s.cgroupV1 = true })},
 		"neb.cgroup=v2":           {want: defaults},
-		"neb.cgroup=v3":           {want: defaults, err: "kernel command line neb.cgroup=v3: expected v1 or v2"},
-		"neb.end=halt neb.linger=0s neb.grace=1m neb.heartbeat=250ms": {want: switches{halt: true, grace: time.Minute, heartbeat: 250 * time.Millisecond}},
-		"neb.end=reboot neb.end=halt":                                 {want: with(func(s *switches) { s.halt = true })},
-		"neb.grace=10":                                                {want: defaults, err: "a time like 10s"},
-		"neb.grace=-1s":                                               {want: defaults, err: "a time like 10s"},
-		"neb.linger=2h":                                               {want: defaults, err: "neb.linger=2h"},
-		"neb.end":                                                     {want: defaults, err: "reboot or halt"},
-		"neb.cgorup=v1 neb.linger=1s":                                 {want: with(func(s *switches) { s.linger = time.Second }), err: "unknown switch, expected one of neb.cgroup"},
+		"neb.cgroup=v3": {want: defaults,
+			err: "kernel command line neb.cgroup=v3: expected v1 or v2"},
+		"neb.end=halt neb.linger=0s neb.grace=1m neb.heartbeat=250ms": {want: switches{halt: true,
+			grace: time.Minute, heartbeat: 250 * time.Millisecond}},
+		"neb.end=reboot neb.end=halt": {want: with(func(s *switches) { s.halt = true })},
+		"neb.grace=10": {want: defaults,
+			err: "a time like 10s"},
+		"neb.grace=-1s": {want: defaults,
+			err: "a time like 10s"},
+		"neb.linger=2h": {want: defaults, err: "neb.linger=2h"},
+		"neb.end": {want: defaults,
+			err: "reboot or halt"},
+		"neb.cgorup=v1 neb.linger=1s": {want: with(func(s *switches) { s.linger = time.Second }),
+			err: "unknown switch, expected one of neb.cgroup"},
 	} {
 		s := defaults
 		err := s.parse(options(line))
@@ -171,7 +179,8 @@ func TestResolveUser(t *testing.T) {
 
 func TestEnvironment(t *testing.T) {
 	got := environment([]string{"A=b"}, "/home/app", "enclave")
-	if want := []string{"A=b", "PATH=" + dockerPath, "HOME=/home/app", "HOSTNAME=enclave"}; !slices.Equal(got, want) {
+	if want := []string{"A=b", "PATH=" + dockerPath, "HOME=/home/app",
+		"HOSTNAME=enclave"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	own := []string{"PATH=", "HOME=/h", "HOSTNAME=h"}
@@ -187,7 +196,8 @@ func TestCandidates(t *testing.T) {
 		command    string
 		want       string
 	}{
-		{false, []string{"PATH=/opt/bin:/bin"}, "app", "/sbin/app /usr/sbin/app /bin/app /usr/bin/app /opt/bin/app /bin/app"},
+		{false, []string{"PATH=/opt/bin:/bin"}, "app",
+			"/sbin/app /usr/sbin/app /bin/app /usr/bin/app /opt/bin/app /bin/app"},
 		{false, []string{"A=b"}, "app", "/sbin/app /usr/sbin/app /bin/app /usr/bin/app"},
 		{false, nil, "./app", "./app"},
 		{true, []string{"PATH=/opt/bin/:/bin"}, "app", "/opt/bin/app /bin/app"},
@@ -237,13 +247,14 @@ func TestDiagnose(t *testing.T) {
 		"script, no shell": {[]byte("#! /bin/bash -e\n"), "its interpreter /bin/bash is not in the image"},
 		"script, DOS":      {[]byte("#!/bin/sh\r\necho\r\n"), "carriage return"},
 		"script, nothing":  {[]byte("#!\n"), "names no interpreter"},
-		"no loader":        {elfFile(elfMachine, "/lib64/ld-linux-x86-64.so.2"), "it is linked dynamically, and its loader /lib64/ld-linux-x86-64.so.2 is not in the image"},
-		"with loader":      {elfFile(elfMachine, "/lib/ld.so"), "it may be truncated"},
-		"static":           {elfFile(elfMachine, ""), "it may be truncated"},
-		"other machine":    {elfFile(8, ""), "it was built for another machine"},
-		"32 bits":          {elfFile(3, ""), "it was built for 32-bit x86"},
-		"cut":              {[]byte("\x7fELF\x02"), "was cut"},
-		"cut later":        {elfFile(elfMachine, "")[:40], "was cut"},
+		"no loader": {elfFile(elfMachine, "/lib64/ld-linux-x86-64.so.2"),
+			"it is linked dynamically, and its loader /lib64/ld-linux-x86-64.so.2 is not in the image"},
+		"with loader":   {elfFile(elfMachine, "/lib/ld.so"), "it may be truncated"},
+		"static":        {elfFile(elfMachine, ""), "it may be truncated"},
+		"other machine": {elfFile(8, ""), "it was built for another machine"},
+		"32 bits":       {elfFile(3, ""), "it was built for 32-bit x86"},
+		"cut":           {[]byte("\x7fELF\x02"), "was cut"},
+		"cut later":     {elfFile(elfMachine, "")[:40], "was cut"},
 	} {
 		if got := diagnose(c.head, have); !strings.Contains(got, c.want) {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
@@ -273,7 +284,8 @@ func TestStart(t *testing.T) {
 	if err := errors.Join(os.Mkdir("bin", 0o755), os.Symlink("nowhere", "link")); err != nil {
 		t.Fatal(err)
 	}
-	const denied, format, missing = "permission denied: ", "exec format error: ", "no such file or directory: "
+	const denied, format, missing = "permission denied: ", "exec format error: ",
+		"no such file or directory: "
 	for command, want := range map[string]string{
 		dir + "/none":   missing + "the image has no such file",
 		"/tmp/none/any": missing + "the file system that is mounted at /tmp/ hides it",
@@ -285,11 +297,13 @@ func TestStart(t *testing.T) {
 		"./interpreter": missing + "it is a script, and its interpreter /nowhere/sh is not in the image",
 		"./dos":         missing + "its first line ends in a carriage return",
 		"./machine":     format + "it was built for another machine, and this enclave is ",
-		"./loader":      missing + "it is linked dynamically, and its loader /nowhere/ld.so is not in the image",
-		"./empty":       format + "it is empty",
-		"./text":        format + "it is neither an ELF file nor a script with #! in its first line",
+		"./loader": missing +
+			"it is linked dynamically, and its loader /nowhere/ld.so is not in the image",
+		"./empty": format + "it is empty",
+		"./text":  format + "it is neither an ELF file nor a script with #! in its first line",
 	} {
-		e := &enclave{about: contract.Description{Cmd: []string{command}}, env: []string{"PATH=/nowhere:" + dir}}
+		e := &enclave{about: contract.Description{Cmd: []string{command}},
+			env: []string{"PATH=/nowhere:" + dir}}
 		if command == "./text" || command == "./empty" || command == "none" || command == "plain" {
 			if os.Getuid() != 0 {
 				continue // structured mode sets the groups of the application
@@ -321,7 +335,8 @@ func TestUntilFilled(t *testing.T) {
 	}{
 		{"filled", []error{nil}, 0, ""},
 		{"filled soon", []error{unix.EAGAIN, unix.EINTR, unix.EAGAIN, nil}, time.Minute, ""},
-		{"never filled", []error{unix.EAGAIN}, 20 * time.Millisecond, "wait for random numbers: the kernel's pool was not filled within 20ms"},
+		{"never filled", []error{unix.EAGAIN}, 20 * time.Millisecond,
+			"wait for random numbers: the kernel's pool was not filled within 20ms"},
 		{"no such call", []error{unix.ENOSYS}, time.Minute, "read random numbers: function not implemented"},
 	} {
 		calls := 0
@@ -354,7 +369,8 @@ func TestFailure(t *testing.T) {
 		{fail("mount", "/dev", unix.ENODEV), "mount /dev: no such device: the kernel lacks CONFIG_DEVTMPFS"},
 		{fail("mount", "/tmp", unix.ENODEV), "mount /tmp: no such device: the kernel lacks this file system"},
 		{fail("mount", "/tmp", unix.EIO), "mount /tmp: input/output error"},
-		{fail("heartbeat", "", unix.ECONNRESET), "heartbeat: connection reset by peer: nobody listens on port 9000 of the parent (CID 3)"},
+		{fail("heartbeat", "", unix.ECONNRESET),
+			"heartbeat: connection reset by peer: nobody listens on port 9000 of the parent (CID 3)"},
 		{fail("exec", "/app", unix.ENOENT).because("x"), "exec /app: no such file or directory: x"},
 	} {
 		if got := c.err.Error(); got != c.want {
@@ -366,13 +382,15 @@ func TestFailure(t *testing.T) {
 // TestImports holds what keeps init small: of other modules golang.org/x/sys alone, and of the standard
 // library neither of the packages that would put it over its size.
 func TestImports(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", "-f", "{{.ImportPath}} {{with .Module}}{{.Path}}{{end}}", ".").Output()
+	out, err := exec.Command("go", "list", "-deps", "-f",
+		"{{.ImportPath}} {{with .Module}}{{.Path}}{{end}}", ".").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(out)) {
 		path, module, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if path == "fmt" || path == "encoding/json" || module != "" && module != "golang.org/x/sys" && module != "github.com/nitro-enclaves-bootstrap/neb" {
+		if path == "fmt" || path == "encoding/json" || module != "" && module != "golang.org/x/sys" &&
+			module != "github.com/nitro-enclaves-bootstrap/neb" {
 			t.Errorf("init imports %s", line)
 		}
 	}
@@ -384,7 +402,8 @@ func FuzzOptions(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line string) {
 		all := options(line)
 		s := defaults
-		if err := s.parse(all); err == nil && (s.grace < 0 || s.grace > time.Hour || s.linger < 0 || s.linger > time.Hour) {
+		if err := s.parse(all); err == nil &&
+			(s.grace < 0 || s.grace > time.Hour || s.linger < 0 || s.linger > time.Hour) {
 			t.Errorf("%+v", s)
 		}
 		for _, o := range all {

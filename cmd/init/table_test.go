@@ -36,7 +36,8 @@ import (
 
 // said matches what the probe says of one of its words.
 func said(word, answer string) string {
-	return "^probe: " + regexp.QuoteMeta(strings.Trim(strconv.Quote(word), `"`)) + ": " + regexp.QuoteMeta(answer) + "$"
+	return "^probe: " + regexp.QuoteMeta(strings.Trim(strconv.Quote(word),
+		`"`)) + ": " + regexp.QuoteMeta(answer) + "$"
 }
 
 // script is words for the probe, and what it must answer to each, in turn: "" stands for any answer.
@@ -208,8 +209,9 @@ func TestShapes(t *testing.T) {
 	}
 	table := map[string]scene{
 		"nitro-cli": {
-			second: plain(strings.Join(append([]string{"/probe"}, nitroCLI.words()...), "\n")+"\n", "A=b\nPATH=/opt", probe),
-			want:   nitroCLI.want(`^neb: exit status=0$`),
+			second: plain(strings.Join(append([]string{"/probe"}, nitroCLI.words()...), "\n")+"\n",
+				"A=b\nPATH=/opt", probe),
+			want: nitroCLI.want(`^neb: exit status=0$`),
 		},
 		"nitro-cli, command in its own PATH, v1 cgroups": {
 			second:  plain("probe\nmount=/sys/fs/cgroup\nmount=/sys/fs/cgroup/pids\nmount=/sys/fs/cgroup/cpuset\nmount=/sys/fs/cgroup/memory\nexit=7", "PATH=/opt/bin\n", program("opt/bin/probe", probe.body)),
@@ -225,10 +227,12 @@ func TestShapes(t *testing.T) {
 		},
 		"structured, with a list of modules": with(run(contract.Description{
 			Env: []string{"A=b", "WORDS=two\nlines"}, User: "app", WorkingDir: "/srv/a/b", Hostname: "vault",
-		}, structured, append(users, link("etc/resolv.conf", "/run/resolvconf/resolv.conf"))...), func(s *scene) {
-			s.first, s.cmdline = []entry{modules(t, contract.Modules{Paths: []string{"/nsm.ko"}})}, `nsm.neb_test="a b"`
-			s.want = append([]string{`nsm: unknown parameter 'neb_test' ignored`}, s.want...)
-		}),
+		}, structured, append(users, link("etc/resolv.conf", "/run/resolvconf/resolv.conf"))...),
+			func(s *scene) {
+				s.first, s.cmdline = []entry{modules(t, contract.Modules{Paths: []string{"/nsm.ko"}})},
+					`nsm.neb_test="a b"`
+				s.want = append([]string{`nsm: unknown parameter 'neb_test' ignored`}, s.want...)
+			}),
 		"no /etc, user and group by number, loopback down, as root within": run(contract.Description{
 			User: "0:7", LoopbackDown: true, NSMOwner: "77:78", NSMMode: 0o640, Env: []string{"HOME=/h"},
 		}, script{
@@ -246,77 +250,105 @@ func TestShapes(t *testing.T) {
 		}),
 		// Set-UID root, so that it can become others: PID 1 starts it as app.
 		"a second user cannot attest": {
-			second: described(t, contract.Description{Entrypoint: []string{"/su"}, Cmd: second.words(), User: "app", Complete: true}, append(users, entry{name: "su", mode: 0o4755, body: probe.body})...),
-			want:   second.want(`^neb: exit status=0$`),
+			second: described(t, contract.Description{Entrypoint: []string{"/su"}, Cmd: second.words(),
+				User: "app", Complete: true},
+				append(users, entry{name: "su", mode: 0o4755, body: probe.body})...),
+			want: second.want(`^neb: exit status=0$`),
 		},
 		"read-only directories": run(contract.Description{User: "1000", WorkingDir: "/ro/sub"}, script{
 			"cwd", "/ro/sub",
 			"write=/ro/new", "EACCES",
 			"read=/ro/file", `"content"`,
 			"as=1000,id", "EPERM",
-		}, entry{name: "ro", mode: initramfs.TypeDir | 0o555}, entry{name: "ro/sub", mode: initramfs.TypeDir | 0o555}, text("ro/file", "content")),
+		}, entry{name: "ro", mode: initramfs.TypeDir | 0o555},
+			entry{name: "ro/sub", mode: initramfs.TypeDir | 0o555}, text("ro/file", "content")),
 		"relative to WORKDIR, without nsm.ko": {
 			without: []string{"nsm.ko"},
-			second:  described(t, contract.Description{Entrypoint: []string{"./probe"}, Cmd: []string{"name", "stat=/dev/nsm", "exit=255"}, WorkingDir: "/opt"}, program("opt/probe", probe.body)),
-			want:    []string{said("name", `"./probe"`), said("stat=/dev/nsm", "ENOENT"), `^neb: exit status=255$`},
+			second: described(t, contract.Description{Entrypoint: []string{"./probe"},
+				Cmd: []string{"name", "stat=/dev/nsm", "exit=255"}, WorkingDir: "/opt"},
+				program("opt/probe", probe.body)),
+			want: []string{said("name", `"./probe"`), said("stat=/dev/nsm", "ENOENT"),
+				`^neb: exit status=255$`},
 		},
 		"killed": {
-			second: described(t, contract.Description{Cmd: []string{"probe", "die=SIGKILL"}, Env: []string{"PATH=/nowhere:/"}, Complete: true}, probe),
-			raw:    compressions["gzip"],
-			want:   []string{`^neb: exit signal=SIGKILL$`},
+			second: described(t, contract.Description{Cmd: []string{"probe", "die=SIGKILL"},
+				Env: []string{"PATH=/nowhere:/"}, Complete: true}, probe),
+			raw:  compressions["gzip"],
+			want: []string{`^neb: exit signal=SIGKILL$`},
 		},
 		"forks and exits, what is left is told": {
-			second: described(t, contract.Description{Cmd: []string{"/probe", "leave=tame", "exit=0"}, StopSignal: "SIGINT"}, probe),
-			want:   []string{`^probe: left behind, tame`, `^probe: tame process got SIGINT$`, `^neb: exit status=0$`},
+			second: described(t, contract.Description{Cmd: []string{"/probe", "leave=tame", "exit=0"},
+				StopSignal: "SIGINT"}, probe),
+			want: []string{`^probe: left behind, tame`, `^probe: tame process got SIGINT$`,
+				`^neb: exit status=0$`},
 		},
 		"ignores SIGTERM, is killed; the machine halts": {
-			late:    "neb.end=halt", // not measured: the machine appends that an enclave ends by a reboot
-			runs:    true,
-			second:  described(t, contract.Description{Cmd: []string{"/probe", "leave=stubborn", "exit=4"}}, probe),
+			late: "neb.end=halt", // not measured: the machine appends that an enclave ends by a reboot
+			runs: true,
+			second: described(t, contract.Description{Cmd: []string{"/probe", "leave=stubborn", "exit=4"}},
+				probe),
 			cmdline: "neb.grace=400ms",
-			want:    []string{`^probe: left behind, stubborn`, `^probe: stubborn process got SIGTERM$`, `^neb: exit status=4$`, `reboot: System halted`},
+			want: []string{`^probe: left behind, stubborn`, `^probe: stubborn process got SIGTERM$`,
+				`^neb: exit status=4$`, `reboot: System halted`},
 		},
 		"signals to PID 1 reach the application": run(contract.Description{}, script{
-			"kill1=SIGTERM", "SIGTERM", "kill1=SIGINT", "SIGINT", "kill1=SIGHUP", "SIGHUP", "kill1=SIGUSR1", "SIGUSR1",
+			"kill1=SIGTERM", "SIGTERM", "kill1=SIGINT", "SIGINT", "kill1=SIGHUP", "SIGHUP", "kill1=SIGUSR1",
+			"SIGUSR1",
 			"kill1=SIGKILL", "none", "kill1=SIGSEGV", "none", "kill1=SIGABRT", "none",
 		}),
 		"ignores SIGTERM itself, and goes on; its child gets it": {
-			second: described(t, contract.Description{Cmd: []string{"/probe", "leave=tame", "outlive=SIGTERM", "exit=5"}}, probe),
-			want:   []string{`^probe: left behind, tame`, `^probe: tame process got SIGTERM$`, said("outlive=SIGTERM", "a child"), `^neb: exit status=5$`},
+			second: described(t, contract.Description{Cmd: []string{"/probe", "leave=tame",
+				"outlive=SIGTERM", "exit=5"}}, probe),
+			want: []string{`^probe: left behind, tame`, `^probe: tame process got SIGTERM$`,
+				said("outlive=SIGTERM", "a child"), `^neb: exit status=5$`},
 		},
 		"10,000 orphans": {
-			second: described(t, contract.Description{Cmd: []string{"/orphans", "10000", "/probe", "zombies", "rss"}}, probe, program("orphans", compile(t, "orphans", "-static"))),
-			want:   []string{`^orphans: 10000$`, said("zombies", "0"), peak, `^neb: exit status=0$`},
+			second: described(t, contract.Description{Cmd: []string{"/orphans", "10000", "/probe",
+				"zombies", "rss"}}, probe, program("orphans", compile(t, "orphans", "-static"))),
+			want: []string{`^orphans: 10000$`, said("zombies", "0"), peak, `^neb: exit status=0$`},
 		},
 		"busybox": {
-			second: described(t, contract.Description{Entrypoint: []string{"sh", "-c"}, Cmd: []string{`echo "I am $(id -u) in $PWD with $(ulimit -n) of $(ulimit -Hn)"; exit 12`}, WorkingDir: "/root"}, file(t, "bin/sh", require.Command(t, "busybox"))),
-			raw:    compressions["lz4"],
-			want:   []string{`^I am 0 in /root with 1048576 of 1048576$`, `^neb: exit status=12$`},
+			second: described(t, contract.Description{Entrypoint: []string{"sh", "-c"},
+				Cmd:        []string{`echo "I am $(id -u) in $PWD with $(ulimit -n) of $(ulimit -Hn)"; exit 12`},
+				WorkingDir: "/root"}, file(t, "bin/sh", require.Command(t, "busybox"))),
+			raw:  compressions["lz4"],
+			want: []string{`^I am 0 in /root with 1048576 of 1048576$`, `^neb: exit status=12$`},
 		},
 		"dynamic, glibc": {
-			second: described(t, contract.Description{Cmd: []string{"env"}, Env: []string{"A=glibc"}}, withLibraries(t, "/usr/bin/env")...),
-			raw:    compressions["zstd"],
-			want:   []string{`^A=glibc$`, `^neb: exit status=0$`},
+			second: described(t, contract.Description{Cmd: []string{"env"}, Env: []string{"A=glibc"}},
+				withLibraries(t, "/usr/bin/env")...),
+			raw:  compressions["zstd"],
+			want: []string{`^A=glibc$`, `^neb: exit status=0$`},
 		},
 		"dynamic, musl": {
-			second: described(t, contract.Description{Cmd: []string{"/hello"}}, program("hello", compile(t, "hello")), file(t, "lib/ld-musl-x86_64.so.1", "/lib/ld-musl-x86_64.so.1")),
-			want:   []string{`^hello from a dynamic program$`, `^neb: exit status=0$`},
+			second: described(t, contract.Description{Cmd: []string{"/hello"}},
+				program("hello", compile(t, "hello")),
+				file(t, "lib/ld-musl-x86_64.so.1", "/lib/ld-musl-x86_64.so.1")),
+			want: []string{`^hello from a dynamic program$`, `^neb: exit status=0$`},
 		},
 		"a script without #!, as glibc's execvpe runs it": {
 			second: plain("start\none\n", "", file(t, "bin/sh", require.Command(t, "busybox")),
 				program("bin/start", []byte("echo $0 $1, PATH is $PATH, $(ulimit -n) of $(ulimit -Hn); exit 6\n"))),
-			want: []string{`^/bin/start one, PATH is /sbin:/usr/sbin:/bin:/usr/bin, 1024 of 4096$`, `^neb: exit status=6$`},
+			want: []string{`^/bin/start one, PATH is /sbin:/usr/sbin:/bin:/usr/bin, 1024 of 4096$`,
+				`^neb: exit status=6$`},
 		},
 		"a compressed module, loading left open": {
-			raw:     compressions["xz"],
-			first:   []entry{modules(t, contract.Modules{Paths: []string{"/neb/lib/nsm.ko.zst"}, Open: true}), program("neb/lib/nsm.ko.zst", images.Zstd.Pack(t, file(t, "", filepath.Join(vm.Blobs(t, eif.X86_64), "nsm.ko")).body))},
+			raw: compressions["xz"],
+			first: []entry{modules(t,
+				contract.Modules{Paths: []string{"/neb/lib/nsm.ko.zst"}, Open: true}),
+				program("neb/lib/nsm.ko.zst",
+					images.Zstd.Pack(t, file(t, "", filepath.Join(vm.Blobs(t, eif.X86_64), "nsm.ko")).body))},
 			without: []string{"nsm.ko"},
-			second:  described(t, contract.Description{Cmd: []string{"/probe", "stat=/dev/nsm", "read=/proc/sys/kernel/modules_disabled"}}, probe),
-			want:    []string{said("stat=/dev/nsm", "020600 0:0 0"), said("read=/proc/sys/kernel/modules_disabled", `"0"`), `^neb: exit status=0$`},
+			second: described(t, contract.Description{Cmd: []string{"/probe", "stat=/dev/nsm",
+				"read=/proc/sys/kernel/modules_disabled"}}, probe),
+			want: []string{said("stat=/dev/nsm", "020600 0:0 0"),
+				said("read=/proc/sys/kernel/modules_disabled", `"0"`), `^neb: exit status=0$`},
 		},
 		"a large environment": {
-			second: plain("/probe\nbytes=/proc/self/environ\nrss", strings.Repeat("V="+strings.Repeat("x", 1000)+"\n", 1400), probe),
-			want:   []string{said("bytes=/proc/self/environ", strconv.Itoa(1400*1003)), peak, `^neb: exit status=0$`},
+			second: plain("/probe\nbytes=/proc/self/environ\nrss",
+				strings.Repeat("V="+strings.Repeat("x", 1000)+"\n", 1400), probe),
+			want: []string{said("bytes=/proc/self/environ", strconv.Itoa(1400*1003)), peak,
+				`^neb: exit status=0$`},
 		},
 	}
 	// The most that a description may hold, in as many records as it may have, which is what takes the most
@@ -331,8 +363,9 @@ func TestShapes(t *testing.T) {
 		variables[i] = "V" + strconv.Itoa(i) + "=" + strings.Repeat("z", 90)
 	}
 	table["a large description"] = scene{
-		second: described(t, contract.Description{Entrypoint: most[:1], Cmd: most[1:], Env: variables, Complete: true}, probe),
-		want:   []string{peak, `^neb: exit status=0$`},
+		second: described(t, contract.Description{Entrypoint: most[:1], Cmd: most[1:], Env: variables,
+			Complete: true}, probe),
+		want: []string{peak, `^neb: exit status=0$`},
 	}
 	slowly(t, table, "10,000 orphans", "a large environment", "dynamic, musl",
 		"ignores SIGTERM itself, and goes on; its child gets it")
@@ -406,25 +439,35 @@ func TestFaults(t *testing.T) {
 			d.Cmd = []string{"/probe", "say=started"}
 		}
 		d.Complete = true
-		return scene{second: described(t, d, append(tree, probe)...), want: []string{want}, never: []string{"^probe"}}
+		return scene{second: described(t, d, append(tree, probe)...), want: []string{want},
+			never: []string{"^probe"}}
 	}
 	good := run(contract.Description{}, "")
 	table := map[string]scene{
-		"no /cmd":             {beats: true, second: plain("", "")[:7], want: []string{`^neb: read /cmd: no such file or directory: the application's ramdisk does not have it, or was not unpacked$`}},
-		"empty /cmd":          {beats: true, second: plain("", "A=b\n"), want: []string{`^neb: read /cmd: the file is empty: the image has neither CMD nor ENTRYPOINT$`}},
-		"no /rootfs":          {beats: true, second: []entry{text("cmd", "/probe\n"), text("env", "")}, want: []string{`^neb: mount /rootfs: no such file or directory: the application's ramdisk does not have it, or was not unpacked$`}},
-		"2 MB of environment": {second: plain("/probe\n", strings.Repeat("V="+strings.Repeat("x", 1000)+"\n", 2100), probe), want: []string{`^neb: exec /probe: argument list too long: the limit is 2 MiB for arguments and environment, and 128 KiB for each$`}},
+		"no /cmd": {beats: true, second: plain("", "")[:7],
+			want: []string{`^neb: read /cmd: no such file or directory: the application's ramdisk does not have it, or was not unpacked$`}},
+		"empty /cmd": {beats: true, second: plain("", "A=b\n"),
+			want: []string{`^neb: read /cmd: the file is empty: the image has neither CMD nor ENTRYPOINT$`}},
+		"no /rootfs": {beats: true, second: []entry{text("cmd", "/probe\n"), text("env", "")},
+			want: []string{`^neb: mount /rootfs: no such file or directory: the application's ramdisk does not have it, or was not unpacked$`}},
+		"2 MB of environment": {second: plain("/probe\n",
+			strings.Repeat("V="+strings.Repeat("x", 1000)+"\n", 2100), probe),
+			want: []string{`^neb: exec /probe: argument list too long: the limit is 2 MiB for arguments and environment, and 128 KiB for each$`}},
 		"corrupt nsm.ko": with(good, func(s *scene) {
-			s.first = []entry{program("nsm.ko", append([]byte("\x7fELF"), bytes.Repeat([]byte("?"), 5000)...))}
+			s.first = []entry{program("nsm.ko",
+				append([]byte("\x7fELF"), bytes.Repeat([]byte("?"), 5000)...))}
 			s.want = []string{`^neb: load module /nsm.ko: exec format error: the file is damaged`}
 		}),
 		"nsm.ko of another kernel": with(good, func(s *scene) {
-			s.first = []entry{program("nsm.ko", bytes.Replace(nsm, []byte("vermagic=6.12"), []byte("vermagic=6.11"), 1))}
+			s.first = []entry{program("nsm.ko",
+				bytes.Replace(nsm, []byte("vermagic=6.12"), []byte("vermagic=6.11"), 1))}
 			s.want = []string{`^neb: load module /nsm.ko: exec format error: it was built for kernel 6\.11\.\d+.*, the running kernel is 6\.12\.`}
 		}),
 		"a module that is missing": with(good, func(s *scene) {
-			s.first, s.cmdline = []entry{modules(t, contract.Modules{Paths: []string{"/nsm.ko", "/neb/lib/tun.ko"}})}, "nsm.neb_test=1"
-			s.want = []string{`nsm: unknown parameter 'neb_test' ignored`, `^neb: open module /neb/lib/tun.ko: no such file or directory`}
+			s.first, s.cmdline = []entry{modules(t,
+				contract.Modules{Paths: []string{"/nsm.ko", "/neb/lib/tun.ko"}})}, "nsm.neb_test=1"
+			s.want = []string{`nsm: unknown parameter 'neb_test' ignored`,
+				`^neb: open module /neb/lib/tun.ko: no such file or directory`}
 		}),
 		"/neb/modules is unknown": with(good, func(s *scene) {
 			s.first = []entry{text("neb/modules", "/nsm.ko\n")}
@@ -432,42 +475,68 @@ func TestFaults(t *testing.T) {
 		}),
 		"no vsock device is final after the modules": with(good, func(s *scene) {
 			s.qemu, s.cmdline = []string{"-machine", "auto-kernel-cmdline=off"}, "nsm.neb_test=1"
-			s.want = []string{`nsm: unknown parameter 'neb_test' ignored`, `^neb: heartbeat: no such device: there is no vsock device`}
+			s.want = []string{`nsm: unknown parameter 'neb_test' ignored`,
+				`^neb: heartbeat: no such device: there is no vsock device`}
 		}),
 		"bad switch": with(good, func(s *scene) {
 			s.cmdline = "neb.grace=ten"
 			s.want = []string{`^neb: kernel command line neb.grace=ten: expected a time like 10s`}
 		}),
-		"no such command":         run(contract.Description{Cmd: []string{"/bin/server"}}, `^neb: exec /bin/server: no such file or directory: the image has no such file$`),
-		"no script, and no shell": {second: plain("/start\n", "", program("start", []byte("echo hello\n"))), want: []string{`^neb: exec /start: exec format error: it is neither an ELF file nor a script with #! in its first line, and /bin/sh, which would run it, is not in the image$`}},
-		"unknown user":            run(contract.Description{User: "app"}, `^neb: find User "app": no such user in the image's /etc/passwd; a number needs no entry$`),
-		"WORKDIR is a file":       run(contract.Description{WorkingDir: "/probe/x"}, `^neb: create /probe/x: not a directory$`),
-		"/tmp is a file":          run(contract.Description{}, `^neb: mount /tmp: not a directory: the image has a file in place of this directory$`, text("tmp", "")),
-		"/dev leads out":          run(contract.Description{}, `^neb: mount /dev: not a directory: the image has a file in place of this directory$`, link("dev", "/neb")),
-		"unknown field":           {second: []entry{text("neb/app", "Version=1\x00Cmd=/probe\x00Seccomp=on\x00"), dir("rootfs")}, want: []string{`^neb: read /neb/app: unknown field "Seccomp": use the init that came with the packer$`}},
-		"not whole":               {second: good.second[:len(good.second)-1], want: []string{`^neb: check that the ramdisk is complete: /neb/complete: no such file or directory: the ramdisk was truncated`}},
+		"no such command": run(contract.Description{Cmd: []string{"/bin/server"}},
+			`^neb: exec /bin/server: no such file or directory: the image has no such file$`),
+		"no script, and no shell": {second: plain("/start\n", "", program("start", []byte("echo hello\n"))),
+			want: []string{`^neb: exec /start: exec format error: it is neither an ELF file nor a script with #! in its first line, and /bin/sh, which would run it, is not in the image$`}},
+		"unknown user": run(contract.Description{User: "app"},
+			`^neb: find User "app": no such user in the image's /etc/passwd; a number needs no entry$`),
+		"WORKDIR is a file": run(contract.Description{WorkingDir: "/probe/x"},
+			`^neb: create /probe/x: not a directory$`),
+		"/tmp is a file": run(contract.Description{},
+			`^neb: mount /tmp: not a directory: the image has a file in place of this directory$`,
+			text("tmp", "")),
+		"/dev leads out": run(contract.Description{},
+			`^neb: mount /dev: not a directory: the image has a file in place of this directory$`,
+			link("dev", "/neb")),
+		"unknown field": {second: []entry{text("neb/app",
+			"Version=1\x00Cmd=/probe\x00Seccomp=on\x00"), dir("rootfs")},
+			want: []string{`^neb: read /neb/app: unknown field "Seccomp": use the init that came with the packer$`}},
+		"not whole": {second: good.second[:len(good.second)-1],
+			want: []string{`^neb: check that the ramdisk is complete: /neb/complete: no such file or directory: the ramdisk was truncated`}},
 		"cut": with(good, func(s *scene) {
 			s.raw = func(_ testing.TB, b []byte) []byte { return b[:len(b)*2/3&^3] }
 			s.want = []string{`/neb/complete: no such file or directory: the ramdisk was truncated`}
 		}),
 		"cut in the last entry": with(good, func(s *scene) {
-			s.raw = func(_ testing.TB, b []byte) []byte { return b[:bytes.Index(b, []byte(contract.Complete))&^3] }
+			s.raw = func(_ testing.TB,
+				b []byte) []byte {
+				return b[:bytes.Index(b, []byte(contract.Complete))&^3]
+			}
 			s.want = []string{`/neb/complete: unexpected content`}
 		}),
 		"damaged": with(good, func(s *scene) {
-			s.raw = func(_ testing.TB, b []byte) []byte { b[bytes.Index(b, []byte("rootfs/probe"))-110] = '?'; return b }
+			s.raw = func(_ testing.TB,
+				b []byte) []byte {
+				b[bytes.Index(b, []byte("rootfs/probe"))-110] = '?'
+				return b
+			}
 			s.want = []string{`/neb/complete: no such file or directory: the kernel reported: Initramfs unpacking failed: `}
 		}),
-		"too little memory":   with(run(contract.Description{}, `/neb/complete: no such file or directory: the kernel reported: Initramfs unpacking failed: write error$`, text("large", string(make([]byte, 70<<20)))), func(s *scene) { s.memory = 128 << 20 }),
-		"too few inodes":      with(run(contract.Description{}, `/neb/complete: no such file or directory: the ramdisk was truncated, or memory or inodes ran out`, many(20000)...), func(s *scene) { s.memory, s.first = 100<<20, []entry{dir("proc")} }),
-		"unknown compression": {second: good.second, raw: func(testing.TB, []byte) []byte { return []byte("BZh91AY&SY0000000000") }, want: []string{`^neb: read /cmd: no such file or directory: the kernel reported: Initramfs unpacking failed: compression method bzip2 not configured$`}},
-		"the program is not erofs": with(run(contract.Description{ErofsParts: 1}, `^neb: mount /neb/lower: invalid argument: the file is not an erofs image`), func(s *scene) {
+		"too little memory": with(run(contract.Description{},
+			`/neb/complete: no such file or directory: the kernel reported: Initramfs unpacking failed: write error$`, text("large", string(make([]byte, 70<<20)))), func(s *scene) { s.memory = 128 << 20 }),
+		"too few inodes": with(run(contract.Description{},
+			`/neb/complete: no such file or directory: the ramdisk was truncated, or memory or inodes ran out`, many(20000)...), func(s *scene) { s.memory, s.first = 100<<20, []entry{dir("proc")} }),
+		"unknown compression": {second: good.second,
+			raw:  func(testing.TB, []byte) []byte { return []byte("BZh91AY&SY0000000000") },
+			want: []string{`^neb: read /cmd: no such file or directory: the kernel reported: Initramfs unpacking failed: compression method bzip2 not configured$`}},
+		"the program is not erofs": with(run(contract.Description{ErofsParts: 1},
+			`^neb: mount /neb/lower: invalid argument: the file is not an erofs image`), func(s *scene) {
 			s.second = append(s.second, text("neb/root.0", strings.Repeat("x", 8192)))
 			last(s.second)
 		}),
-		"a part of erofs is absent": run(contract.Description{ErofsParts: 1}, `^neb: open /neb/root.0: no such file or directory`),
+		"a part of erofs is absent": run(contract.Description{ErofsParts: 1},
+			`^neb: open /neb/root.0: no such file or directory`),
 	}
-	slowly(t, table, "/neb/modules is unknown", "2 MB of environment", "empty /cmd", "unknown user", "/tmp is a file",
+	slowly(t, table, "/neb/modules is unknown", "2 MB of environment", "empty /cmd", "unknown user",
+		"/tmp is a file",
 		"unknown field", "not whole", "too few inodes", "unknown compression", "a part of erofs is absent")
 	all(t, table)
 }
@@ -489,7 +558,8 @@ func many(n int) []entry {
 // TestParents boots beside parents that answer the heartbeat in ways of their own.
 func TestParents(t *testing.T) {
 	const short = "neb.heartbeat=1500ms"
-	application := described(t, contract.Description{Cmd: []string{"/probe", "say=started"}}, program("probe", probeProgram(t, eif.X86_64)))
+	application := described(t, contract.Description{Cmd: []string{"/probe", "say=started"}},
+		program("probe", probeProgram(t, eif.X86_64)))
 	started := []string{said("say=started", `"started"`), `^neb: exit status=0$`}
 	answer := func(b byte) vsock.Handler {
 		return func(_ context.Context, c *vsock.Conn) {
@@ -505,10 +575,14 @@ func TestParents(t *testing.T) {
 		parent vsock.Handler
 		scene
 	}{
-		"wrong byte":    {answer(0xb8), scene{want: []string{`^neb: heartbeat: the parent answered 0xb8 at port 9000, expected 0xb7$`}}},
-		"never answers": {func(ctx context.Context, c *vsock.Conn) { c.Accept(); <-ctx.Done() }, scene{cmdline: short, want: []string{`^neb: heartbeat: connection timed out: the parent accepted the connection to port 9000 and did not answer within 1.5s$`}}},
-		"closes":        {func(_ context.Context, c *vsock.Conn) { c.Accept(); c.Read(make([]byte, 1)) }, scene{cmdline: short, want: []string{`^neb: heartbeat: .*instead of answering$`}, slow: true}},
-		"nobody":        {func(context.Context, *vsock.Conn) {}, scene{cmdline: short, want: []string{`^neb: heartbeat: connection (reset by peer|timed out): (nobody listens on port 9000 of the parent|the parent \(CID 3, port 9000\) does not answer).*; tried for 1.5s$`}}},
+		"wrong byte": {answer(0xb8),
+			scene{want: []string{`^neb: heartbeat: the parent answered 0xb8 at port 9000, expected 0xb7$`}}},
+		"never answers": {func(ctx context.Context, c *vsock.Conn) { c.Accept(); <-ctx.Done() },
+			scene{cmdline: short, want: []string{`^neb: heartbeat: connection timed out: the parent accepted the connection to port 9000 and did not answer within 1.5s$`}}},
+		"closes": {func(_ context.Context, c *vsock.Conn) { c.Accept(); c.Read(make([]byte, 1)) },
+			scene{cmdline: short, want: []string{`^neb: heartbeat: .*instead of answering$`}, slow: true}},
+		"nobody": {func(context.Context, *vsock.Conn) {},
+			scene{cmdline: short, want: []string{`^neb: heartbeat: connection (reset by peer|timed out): (nobody listens on port 9000 of the parent|the parent \(CID 3, port 9000\) does not answer).*; tried for 1.5s$`}}},
 		"late": {func(ctx context.Context, c *vsock.Conn) {
 			if refusals++; refusals > 3 {
 				answer(contract.HeartbeatByte)(ctx, c)
@@ -544,14 +618,17 @@ func TestReports(t *testing.T) {
 		qemu    []string
 		want    contract.Report
 	}{
-		"no command":                           {[]string{"/none"}, "", nil, contract.Report{Phase: "exec"}},
-		"another console than the machine has": {[]string{"/probe", "write=/dev/stdout", "die=SIGKILL"}, "ttyS7", nil, contract.Report{Phase: "exit", Signal: "SIGKILL"}},
-		"no serial port at all":                {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "", []string{"-machine", "isa-serial=off"}, contract.Report{Phase: "exit", Status: 9}},
+		"no command": {[]string{"/none"}, "", nil, contract.Report{Phase: "exec"}},
+		"another console than the machine has": {[]string{"/probe", "write=/dev/stdout", "die=SIGKILL"},
+			"ttyS7", nil, contract.Report{Phase: "exit", Signal: "SIGKILL"}},
+		"no serial port at all": {[]string{"/probe", "write=/dev/stdout", "exit=9"}, "",
+			[]string{"-machine", "isa-serial=off"}, contract.Report{Phase: "exit", Status: 9}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reports := make(chan []byte, 4)
 			s := scene{
-				second: described(t, contract.Description{Cmd: c.cmd, ExitReport: 9001, Complete: true}, program("probe", probeProgram(t, eif.X86_64))),
+				second: described(t, contract.Description{Cmd: c.cmd, ExitReport: 9001, Complete: true},
+					program("probe", probeProgram(t, eif.X86_64))),
 				parent: map[uint32]vsock.Handler{9001: func(_ context.Context, conn *vsock.Conn) {
 					conn.Accept()
 					b, _ := io.ReadAll(conn)
@@ -584,13 +661,15 @@ func TestErofs(t *testing.T) {
 	}
 	// cap_net_admin, effective and permitted (struct vfs_cap_data, version 2).
 	capability := "\x01\x00\x00\x02\x00\x10\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
-	if err := unix.Setxattr(filepath.Join(tree, "probe"), "security.capability", []byte(capability), 0); err != nil {
+	if err := unix.Setxattr(filepath.Join(tree, "probe"), "security.capability", []byte(capability),
+		0); err != nil {
 		require.Lacks(t, "a temporary directory with file capabilities ("+err.Error()+")")
 	}
 	if err := os.Mkdir(filepath.Join(tree, "ro"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(tree, "ro", "file"), bytes.Repeat([]byte("content\n"), 1<<16), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(tree, "ro", "file"), bytes.Repeat([]byte("content\n"), 1<<16),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	noise := make([]byte, 20<<20) // what does not shrink
@@ -621,7 +700,8 @@ func TestErofs(t *testing.T) {
 			continue
 		}
 		t.Run(strconv.Itoa(parts), func(t *testing.T) {
-			d := contract.Description{Cmd: append([]string{"/probe"}, words.words()...), ErofsParts: uint32(parts), Complete: true}
+			d := contract.Description{Cmd: append([]string{"/probe"}, words.words()...),
+				ErofsParts: uint32(parts), Complete: true}
 			second := described(t, d)
 			// One of three is longer than what join copies before it gives memory back.
 			cuts := []int{0, len(content)}
@@ -629,7 +709,8 @@ func TestErofs(t *testing.T) {
 				cuts = []int{0, 1 << 20, 1<<20 + joinStep + 1<<20, len(content)}
 			}
 			for i := range parts {
-				second = append(second, text(strings.TrimPrefix(contract.RootPart(i), "/"), string(content[cuts[i]:cuts[i+1]])))
+				second = append(second, text(strings.TrimPrefix(contract.RootPart(i), "/"),
+					string(content[cuts[i]:cuts[i+1]])))
 				last(second)
 			}
 			s := scene{second: second, want: words.want(`^neb: exit status=0$`)}
@@ -644,13 +725,14 @@ func TestLinger(t *testing.T) {
 		t.Skip("needs -tags slow")
 	}
 	var began time.Time
-	s := scene{second: plain("/none\n", ""), want: []string{`^neb: exec /none: `}, linger: true, during: func(_ testing.TB, m *machine.Machine) {
-		select {
-		case <-m.Beat():
-		case <-m.Done(): // it died before: run says how
-		}
-		began = time.Now()
-	}}
+	s := scene{second: plain("/none\n", ""), want: []string{`^neb: exec /none: `}, linger: true,
+		during: func(_ testing.TB, m *machine.Machine) {
+			select {
+			case <-m.Beat():
+			case <-m.Done(): // it died before: run says how
+			}
+			began = time.Now()
+		}}
 	s.run(t)
 	if d := time.Since(began); d < 2*time.Second {
 		t.Errorf("the machine ended %v after the heartbeat, want at least 2s", d)
@@ -668,13 +750,21 @@ func TestAarch64(t *testing.T) {
 		"stat=/dev/nsm", "020600 1000:0 0",
 	}
 	table := map[string]scene{
-		"nitro-cli":  {arch: eif.AArch64, second: plain("/probe\nenv\nkill1=SIGTERM\nkill1=SIGSEGV\nexit=3\n", "A=b\n", probe), want: []string{said("env", `["A=b"]`), said("kill1=SIGTERM", "SIGTERM"), said("kill1=SIGSEGV", "none"), `^neb: exit status=3$`}},
-		"structured": {arch: eif.AArch64, second: described(t, contract.Description{Entrypoint: []string{"/probe"}, Cmd: words.words(), User: "1000", Complete: true}, probe), want: words.want(`^neb: exit status=0$`)},
+		"nitro-cli": {arch: eif.AArch64,
+			second: plain("/probe\nenv\nkill1=SIGTERM\nkill1=SIGSEGV\nexit=3\n", "A=b\n", probe),
+			want: []string{said("env", `["A=b"]`), said("kill1=SIGTERM", "SIGTERM"),
+				said("kill1=SIGSEGV", "none"), `^neb: exit status=3$`}},
+		"structured": {arch: eif.AArch64,
+			second: described(t, contract.Description{Entrypoint: []string{"/probe"}, Cmd: words.words(),
+				User: "1000", Complete: true}, probe), want: words.want(`^neb: exit status=0$`)},
 		"for another machine": {
-			arch: eif.AArch64, second: described(t, contract.Description{Cmd: []string{"/start"}, Complete: true}, program("start", elfFile(62, ""))),
+			arch: eif.AArch64, second: described(t,
+				contract.Description{Cmd: []string{"/start"}, Complete: true},
+				program("start", elfFile(62, ""))),
 			want: []string{`^neb: exec /start: exec format error: it was built for x86_64, and this enclave is aarch64$`}, beats: true,
 		},
-		"no /cmd": {arch: eif.AArch64, second: plain("", "")[:7], want: []string{`^neb: read /cmd: no such file or directory: `}, beats: true},
+		"no /cmd": {arch: eif.AArch64, second: plain("", "")[:7],
+			want: []string{`^neb: read /cmd: no such file or directory: `}, beats: true},
 	}
 	slowly(t, table, "for another machine", "no /cmd")
 	all(t, table)

@@ -102,7 +102,8 @@ func (o *once) build(t testing.TB, arch string, args ...string) []byte {
 		}
 		defer os.RemoveAll(dir)
 		out := filepath.Join(dir, "out")
-		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-o", out}, args...)...)
+		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-o", out},
+			args...)...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS=linux", "GOARCH="+goArch[arch])
 		var words []byte
 		if words, o.err = cmd.CombinedOutput(); o.err != nil {
@@ -119,7 +120,8 @@ func (o *once) build(t testing.TB, arch string, args ...string) []byte {
 
 // initProgram is init, linked as it is shipped.
 func initProgram(t testing.TB, arch string) []byte {
-	return built.init[arch].build(t, arch, "-ldflags=-s -w -buildid="+contract.Note+" -B none -E nebstart", ".")
+	return built.init[arch].build(t, arch, "-ldflags=-s -w -buildid="+contract.Note+" -B none -E nebstart",
+		".")
 }
 
 // probeProgram is testdata/probe.
@@ -251,7 +253,8 @@ func (s *scene) write(t testing.TB, blobs string) string {
 	}
 	first := []entry{dir("dev"), program("init", initProgram(t, s.arch)), program("nsm.ko", blob("nsm.ko"))}
 	first = append(first, furtherModules(t, blobs)...)
-	first = slices.DeleteFunc(append(slices.Clone(s.first), first...), func(e entry) bool { return slices.Contains(s.without, e.name) })
+	first = slices.DeleteFunc(append(slices.Clone(s.first), first...),
+		func(e entry) bool { return slices.Contains(s.without, e.name) })
 	second := ramdisk(t, s.second)
 	if s.raw != nil {
 		second = s.raw(t, second)
@@ -273,14 +276,16 @@ func (s *scene) write(t testing.TB, blobs string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	metadata, err := eif.Metadata{ImageName: "test", ImageVersion: "1", DockerInfo: []byte("null"), CustomMetadata: []byte("null")}.Encode()
+	metadata, err := eif.Metadata{ImageName: "test", ImageVersion: "1", DockerInfo: []byte("null"),
+		CustomMetadata: []byte("null")}.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, section := range []struct {
 		kind    eif.SectionType
 		content []byte
-	}{{eif.Kernel, blob(kernelName[s.arch])}, {eif.Cmdline, []byte(cmdline)}, {eif.Meta, metadata}, {eif.Ramdisk, ramdisk(t, first)}, {eif.Ramdisk, second}} {
+	}{{eif.Kernel, blob(kernelName[s.arch])}, {eif.Cmdline, []byte(cmdline)}, {eif.Meta, metadata},
+		{eif.Ramdisk, ramdisk(t, first)}, {eif.Ramdisk, second}} {
 		if err := w.Next(section.kind); err != nil {
 			t.Fatal(err)
 		}
@@ -337,7 +342,8 @@ func described(t testing.TB, d contract.Description, tree ...entry) []entry {
 // plain is the second ramdisk of nitro-cli.
 func plain(cmd, env string, tree ...entry) []entry {
 	var all []entry
-	for _, name := range []string{"rootfs", "rootfs/dev", "rootfs/run", "rootfs/sys", "rootfs/var", "rootfs/proc", "rootfs/tmp"} {
+	for _, name := range []string{"rootfs", "rootfs/dev", "rootfs/run", "rootfs/sys", "rootfs/var",
+		"rootfs/proc", "rootfs/tmp"} {
 		all = append(all, dir(name))
 	}
 	for _, e := range tree {

@@ -55,7 +55,9 @@ func TestGolden(t *testing.T) {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, want := range []Description{full, {Cmd: []string{"x"}}, {Entrypoint: []string{"x"}, NSMMode: 0o7}, {Cmd: []string{"x"}, User: "app:", NSMOwner: ":1000"}, {Cmd: []string{"x"}, User: ":"}} {
+	for _, want := range []Description{full, {Cmd: []string{"x"}},
+		{Entrypoint: []string{"x"}, NSMMode: 0o7}, {Cmd: []string{"x"}, User: "app:", NSMOwner: ":1000"},
+		{Cmd: []string{"x"}, User: ":"}} {
 		b, err := Encode(want)
 		if err != nil {
 			t.Fatal(err)
@@ -76,16 +78,19 @@ func TestEncodeRefuses(t *testing.T) {
 		d    Description
 		want string
 	}{
-		"no command":      {Description{}, "nothing to start"},
-		"NUL":             {Description{Cmd: []string{"a\x00b"}}, "NUL"},
-		"huge argument":   {Description{Cmd: []string{strings.Repeat("a", MaxValue+1)}}, "131071"},
-		"too much":        {Description{Cmd: cmd, Env: repeat("A="+strings.Repeat("a", 1000), 2100)}, "limit is 2097152"},
-		"too many":        {Description{Cmd: repeat("a", MaxRecords)}, "/neb/app: 16385 records (each argument and variable is one), the limit is 16384"},
-		"no =":            {Description{Cmd: cmd, Env: []string{"A"}}, "NAME=value"},
-		"no name":         {Description{Cmd: cmd, Env: []string{"=A"}}, "NAME=value"},
-		"relative":        {Description{Cmd: cmd, WorkingDir: "srv"}, "absolute"},
-		"user":            {Description{Cmd: cmd, User: "a:b:c"}, "USER:GROUP"},
-		"large user":      {Description{Cmd: cmd, User: "2147483648"}, `User: invalid number "2147483648" of a user or group: expected 0 to 2147483647`},
+		"no command":    {Description{}, "nothing to start"},
+		"NUL":           {Description{Cmd: []string{"a\x00b"}}, "NUL"},
+		"huge argument": {Description{Cmd: []string{strings.Repeat("a", MaxValue+1)}}, "131071"},
+		"too much": {Description{Cmd: cmd, Env: repeat("A="+strings.Repeat("a", 1000), 2100)},
+			"limit is 2097152"},
+		"too many": {Description{Cmd: repeat("a", MaxRecords)},
+			"/neb/app: 16385 records (each argument and variable is one), the limit is 16384"},
+		"no =":     {Description{Cmd: cmd, Env: []string{"A"}}, "NAME=value"},
+		"no name":  {Description{Cmd: cmd, Env: []string{"=A"}}, "NAME=value"},
+		"relative": {Description{Cmd: cmd, WorkingDir: "srv"}, "absolute"},
+		"user":     {Description{Cmd: cmd, User: "a:b:c"}, "USER:GROUP"},
+		"large user": {Description{Cmd: cmd, User: "2147483648"},
+			`User: invalid number "2147483648" of a user or group: expected 0 to 2147483647`},
 		"negative group":  {Description{Cmd: cmd, User: "app:-1"}, `User: invalid number "-1"`},
 		"nsm owner":       {Description{Cmd: cmd, NSMOwner: "a/b"}, "NSMOwner"},
 		"signal":          {Description{Cmd: cmd, StopSignal: "SIGNOT"}, "not a signal"},
@@ -112,26 +117,27 @@ func repeat(s string, n int) []string {
 func TestDecodeRefuses(t *testing.T) {
 	const head = "Version=1\x00Cmd=x\x00"
 	for name, c := range map[string]struct{ file, want string }{
-		"empty":            {"", "NUL"},
-		"cut":              {"Version=1\x00Cmd=/hel", "NUL"},
-		"JSON":             {`{"Version":1}` + "\x00", "'='"},
-		"no version":       {"Cmd=x\x00", "first record"},
-		"later version":    {"Version=2\x00Cmd=x\x00", "version"},
-		"version twice":    {head + "Version=1\x00", "unknown field"},
-		"unknown field":    {head + "Seccomp=on\x00", `"Seccomp"`},
-		"case":             {head + "cmd=x\x00", "unknown field"},
-		"no =":             {head + "User\x00", "record 3"},
-		"empty record":     {head + "\x00", "record 3"},
-		"twice":            {head + "User=a\x00User=b\x00", "twice"},
-		"empty value":      {head + "User=\x00", "empty"},
-		"other word":       {head + "Complete=yes\x00", "required"},
-		"number":           {head + "ExitReport=90x\x00", "number"},
-		"leading zero":     {head + "ExitReport=0900\x00", "number"},
-		"zero":             {head + "ExitReport=0\x00", "number"},
-		"mode in decimal":  {head + "NSMMode=384\x00", "number"},
-		"no command":       {"Version=1\x00User=a\x00", "nothing to start"},
-		"larger than read": {head + strings.Repeat("Cmd=x\x00", MaxSize/6), "2097166 bytes, the limit is 2097152"},
-		"too many":         {head + strings.Repeat("Cmd=\x00", MaxRecords-1), "16385 records"},
+		"empty":           {"", "NUL"},
+		"cut":             {"Version=1\x00Cmd=/hel", "NUL"},
+		"JSON":            {`{"Version":1}` + "\x00", "'='"},
+		"no version":      {"Cmd=x\x00", "first record"},
+		"later version":   {"Version=2\x00Cmd=x\x00", "version"},
+		"version twice":   {head + "Version=1\x00", "unknown field"},
+		"unknown field":   {head + "Seccomp=on\x00", `"Seccomp"`},
+		"case":            {head + "cmd=x\x00", "unknown field"},
+		"no =":            {head + "User\x00", "record 3"},
+		"empty record":    {head + "\x00", "record 3"},
+		"twice":           {head + "User=a\x00User=b\x00", "twice"},
+		"empty value":     {head + "User=\x00", "empty"},
+		"other word":      {head + "Complete=yes\x00", "required"},
+		"number":          {head + "ExitReport=90x\x00", "number"},
+		"leading zero":    {head + "ExitReport=0900\x00", "number"},
+		"zero":            {head + "ExitReport=0\x00", "number"},
+		"mode in decimal": {head + "NSMMode=384\x00", "number"},
+		"no command":      {"Version=1\x00User=a\x00", "nothing to start"},
+		"larger than read": {head + strings.Repeat("Cmd=x\x00", MaxSize/6),
+			"2097166 bytes, the limit is 2097152"},
+		"too many": {head + strings.Repeat("Cmd=\x00", MaxRecords-1), "16385 records"},
 	} {
 		if _, err := Decode(c.file); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want an error with %q", name, err, c.want)
@@ -146,7 +152,8 @@ func TestModulesAndReportRefuse(t *testing.T) {
 	if _, err := DecodeModules("Version=1\x00Loading=closed\x00"); err == nil {
 		t.Error("an unknown word was taken")
 	}
-	for _, s := range []string{"Version=1\x00", "Version=1\x00Phase=a b\x00", "Version=1\x00Phase=exit\x00Status=256\x00", "Version=1\x00Phase=exit\x00Signal=\x1b[2J\x00"} {
+	for _, s := range []string{"Version=1\x00", "Version=1\x00Phase=a b\x00",
+		"Version=1\x00Phase=exit\x00Status=256\x00", "Version=1\x00Phase=exit\x00Signal=\x1b[2J\x00"} {
 		if r, err := DecodeReport(s); err == nil {
 			t.Errorf("%q was taken as %+v", s, r)
 		}
@@ -157,7 +164,8 @@ func TestSignal(t *testing.T) {
 	for name, want := range map[string]int{
 		"SIGTERM": 15, "TERM": 15, "sigterm": 15, "15": 15, "SIGHUP": 1, "SIGSYS": 31,
 		"SIGRTMIN": 34, "SIGRTMIN+3": 37, "RTMAX": 64, "SIGRTMAX-1": 63, "64": 64,
-		"": 0, "SIG": 0, "0": 0, "65": 0, "SIGRTMIN-1": 0, "SIGRTMAX+1": 0, "SIGRTMIN3": 0, "SIGRTMIN++3": 0, "-1": 0,
+		"": 0, "SIG": 0, "0": 0, "65": 0, "SIGRTMIN-1": 0, "SIGRTMAX+1": 0, "SIGRTMIN3": 0,
+		"SIGRTMIN++3": 0, "-1": 0,
 	} {
 		got, err := Signal(name)
 		if got != want || (err == nil) != (want != 0) {
@@ -176,11 +184,14 @@ func TestBelongs(t *testing.T) {
 		name          string
 		first, second bool
 	}{
-		{"/init", true, false}, {"/nsm.ko", true, false}, {"/dev", true, false}, {"/neb/modules", true, false},
+		{"/init", true, false}, {"/nsm.ko", true, false}, {"/dev", true, false},
+		{"/neb/modules", true, false},
 		{"/neb/lib", true, false}, {"/neb/lib/a.ko", true, false}, {"/neb", true, true},
 		{"/cmd", false, true}, {"/env", false, true}, {"/rootfs", false, true}, {"/rootfs/init", false, true},
-		{"/neb/app", false, true}, {"/neb/complete", false, true}, {"/neb/root.0", false, true}, {"/neb/root.12", false, true},
-		{"/neb/root.01", false, false}, {"/neb/root.-1", false, false}, {"/neb/root.", false, false}, {"/etc", false, false}, {"/rootfs2", false, false},
+		{"/neb/app", false, true}, {"/neb/complete", false, true}, {"/neb/root.0", false, true},
+		{"/neb/root.12", false, true},
+		{"/neb/root.01", false, false}, {"/neb/root.-1", false, false}, {"/neb/root.", false, false},
+		{"/etc", false, false}, {"/rootfs2", false, false},
 	} {
 		if got := Belongs(c.name, true); got != c.first {
 			t.Errorf("Belongs(%q, first) = %v", c.name, got)

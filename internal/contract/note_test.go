@@ -45,16 +45,17 @@ func TestReadCapabilities(t *testing.T) {
 		file []byte
 		want Capabilities
 	}{
-		"ours":                {program(ours), all},
-		"behind another":      {program(append(note("GNU\x00", 3, "12345"), ours...)), all},
-		"words of the future": {program(note("Go\x00\x00", 4, "neb-init:app2:erofs")), Capabilities{"app2", "erofs"}},
-		"Go's own build ID":   {program(note("Go\x00\x00", 4, "abc/def/ghi")), nil},
-		"another owner":       {program(note("GNU\x00", 4, Note)), nil},
-		"another type":        {program(note("Go\x00\x00", 3, Note)), nil},
-		"no program headers":  {program(ours)[:elfHeaderSize], nil},
-		"cut":                 {program(ours)[:elfHeaderSize+programSize+30], nil},
-		"not ELF":             {[]byte("#!/bin/sh\n# " + Note), nil},
-		"empty":               {nil, nil},
+		"ours":           {program(ours), all},
+		"behind another": {program(append(note("GNU\x00", 3, "12345"), ours...)), all},
+		"words of the future": {program(note("Go\x00\x00", 4, "neb-init:app2:erofs")),
+			Capabilities{"app2", "erofs"}},
+		"Go's own build ID":  {program(note("Go\x00\x00", 4, "abc/def/ghi")), nil},
+		"another owner":      {program(note("GNU\x00", 4, Note)), nil},
+		"another type":       {program(note("Go\x00\x00", 3, Note)), nil},
+		"no program headers": {program(ours)[:elfHeaderSize], nil},
+		"cut":                {program(ours)[:elfHeaderSize+programSize+30], nil},
+		"not ELF":            {[]byte("#!/bin/sh\n# " + Note), nil},
+		"empty":              {nil, nil},
 	} {
 		got, err := ReadCapabilities(bytes.NewReader(c.file))
 		if err != nil || !slices.Equal(got, c.want) {

@@ -70,7 +70,8 @@ func TestBarrier(t *testing.T) {
 	word := func(at int) *uint32 { return (*uint32)(unsafe.Pointer(&shared[at])) }
 
 	qemu := exec.Command(filepath.Join(vm.Emulator(t), "bin", "qemu-system-x86_64"),
-		"-nodefaults", "-display", "none", "-accel", "tcg", "-M", "microvm,acpi=off,memory-backend=memory", "-m", "16M", "-smp", machine.SMP(eif.X86_64, "tcg"),
+		"-nodefaults", "-display", "none", "-accel", "tcg", "-M", "microvm,acpi=off,memory-backend=memory",
+		"-m", "16M", "-smp", machine.SMP(eif.X86_64, "tcg"),
 		"-object", "memory-backend-file,id=memory,size=16M,share=on,mem-path="+memory, "-bios", rom)
 	qemu.Stderr = os.Stderr
 	if err := qemu.Start(); err != nil {
@@ -105,6 +106,7 @@ func TestBarrier(t *testing.T) {
 	}
 	t.Logf("%d rounds", rounds)
 	if missed > 0 {
-		t.Errorf("in %d of %d rounds neither side saw what the other had written before its barrier", missed, rounds)
+		t.Errorf("in %d of %d rounds neither side saw what the other had written before its barrier",
+			missed, rounds)
 	}
 }

@@ -175,7 +175,8 @@ func TestStartRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Setenv("TMPDIR", tmp)
-			if _, err := machine.Start(context.Background(), machine.Config{EIF: good}); err == nil || !strings.Contains(err.Error(), "choose another TMPDIR") {
+			if _, err := machine.Start(context.Background(), machine.Config{EIF: good}); err == nil ||
+				!strings.Contains(err.Error(), "choose another TMPDIR") {
 				t.Errorf("TMPDIR %s: %v", tmp, err)
 			}
 		}
@@ -188,7 +189,8 @@ func TestStartRefuses(t *testing.T) {
 		"no EIF":       {machine.Config{EIF: bad}, "bad.eif"},
 		"missing QEMU": {machine.Config{EIF: good, Emulator: filepath.Join(dir, "qemu")}, "QEMU"},
 	} {
-		if m, err := machine.Start(context.Background(), c.cfg); err == nil || !strings.Contains(err.Error(), c.says) {
+		if m, err := machine.Start(context.Background(), c.cfg); err == nil ||
+			!strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", name, err)
 			if m != nil {
 				m.Stop()

@@ -309,7 +309,8 @@ func (m *Machine) answer(_ context.Context, c *vsock.Conn) {
 		return
 	}
 	if b[0] != contract.HeartbeatByte {
-		text := fmt.Sprintf("heartbeat of byte %#02x, expected %#02x: not answered", b[0], contract.HeartbeatByte)
+		text := fmt.Sprintf("heartbeat of byte %#02x, expected %#02x: not answered", b[0],
+			contract.HeartbeatByte)
 		m.event(Event{Kind: Parent, Text: text})
 		return
 	}
@@ -343,7 +344,8 @@ func (m *Machine) report(e vsock.Event) {
 		go m.event(Event{Kind: Ready})
 		return
 	case vsock.Refused:
-		text = fmt.Sprintf("the enclave wants port %d of the parent, where nothing listens: refused", e.Addr.Port)
+		text = fmt.Sprintf("the enclave wants port %d of the parent, where nothing listens: refused",
+			e.Addr.Port)
 	case vsock.WrongCID:
 		text = fmt.Sprintf("the enclave wants port %d of CID %d: refused; on EC2 the parent is CID 3",
 			e.Addr.Port, e.Addr.CID)

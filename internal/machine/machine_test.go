@@ -99,7 +99,8 @@ func TestExec(t *testing.T) {
 // A command that is at work when the enclave is through ends by itself, and with the machine at once.
 func TestExecEnds(t *testing.T) {
 	done := filepath.Join(t.TempDir(), "done")
-	s, err := Endpoint{"exec", "cat > /dev/null; sleep 1.5; echo > " + done}.open(t.Context(), t.Context(), io.Discard)
+	s, err := Endpoint{"exec", "cat > /dev/null; sleep 1.5; echo > " + done}.open(t.Context(), t.Context(),
+		io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +132,8 @@ func TestExecBackground(t *testing.T) {
 	}
 	s.Close()
 	for end := time.Now().Add(time.Minute); syscall.Kill(pid, 0) == nil; time.Sleep(10 * time.Millisecond) {
-		if state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); strings.Contains(string(state), ") Z ") {
+		if state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); strings.Contains(string(state),
+			") Z ") {
 			break // whoever adopted it has not looked yet
 		}
 		if time.Now().After(end) {

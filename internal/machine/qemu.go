@@ -52,7 +52,8 @@ var boards = map[string]board{
 		// Like an enclave: no PCI and no ACPI, processors in the MP table, virtio devices on the command
 		// line.
 		machine: []string{
-			"-M", "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,memory-backend=memory", "-bios", "qboot.rom",
+			"-M", "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,memory-backend=memory", "-bios",
+			"qboot.rom",
 		},
 		// reboot=k asks a keyboard controller that is not there, ten times, which takes seconds on a busy
 		// machine.
@@ -96,7 +97,8 @@ func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]
 	}
 	// A kernel needs no linger after a panic, nor init after a failure, and QEMU would not exit if the
 	// enclave halted. Of words that repeat, the last counts.
-	words = append(words, "panic=-1", contract.SwitchLinger+"=0s", contract.SwitchEnd+"=reboot", m.cfg.Cmdline)
+	words = append(words, "panic=-1", contract.SwitchLinger+"=0s", contract.SwitchEnd+"=reboot",
+		m.cfg.Cmdline)
 	var args []string
 	if m.cfg.Machine == NitroEnclave {
 		// QEMU appends the words to the image's command line, and has the devices.
@@ -122,7 +124,8 @@ func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]
 		)
 	}
 	args = append(args,
-		"-append", strings.Join(strings.Fields(strings.Join(words, " ")), " "), "-accel", accel, "-cpu", "max",
+		"-append", strings.Join(strings.Fields(strings.Join(words, " ")), " "), "-accel", accel, "-cpu",
+		"max",
 		"-m", strconv.FormatInt(m.cfg.Memory/mib, 10)+"M", "-smp", b.smp(accel, m.cfg.CPUs),
 		"-nodefaults", "-display", "none",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",

@@ -20,7 +20,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm"
 )
 
-// nebPath is the program under test, guestPath the one in x86_64 enclaves, armPath the same for aarch64, compiled once for all tests.
+// nebPath is the program under test, guestPath the one in x86_64 enclaves, armPath the same for aarch64,
+// compiled once for all tests.
 var nebPath, guestPath, armPath string
 
 // jailed makes the test binary execute a command where neither mounts nor namespaces are allowed.
@@ -42,7 +43,8 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		nebPath, guestPath, armPath = filepath.Join(dir, "neb"), filepath.Join(dir, "guest"), filepath.Join(dir, "guest-aarch64")
+		nebPath, guestPath, armPath = filepath.Join(dir, "neb"), filepath.Join(dir, "guest"),
+			filepath.Join(dir, "guest-aarch64")
 		for _, c := range []struct{ path, pkg, goarch string }{
 			{nebPath, "../../cmd/neb", runtime.GOARCH},
 			{guestPath, "./guest", "amd64"},
@@ -106,7 +108,8 @@ func neb(t testing.TB, args ...string) string {
 	return r.stdout
 }
 
-// blobs returns a directory with blobs: for x86_64 what neb build writes, for aarch64 those of [vm.Blobs]. NEB_BLOBS names others.
+// blobs returns a directory with blobs: for x86_64 what neb build writes, for aarch64 those of [vm.Blobs].
+// NEB_BLOBS names others.
 func blobs(t testing.TB, arch string) string {
 	t.Helper()
 	if os.Getenv("NEB_BLOBS") != "" || arch != "x86_64" {

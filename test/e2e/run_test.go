@@ -54,7 +54,8 @@ func packFor(t testing.TB, arch, image string, args ...string) (string, measured
 		args = append(args, "--module", m)
 	}
 	path := filepath.Join(t.TempDir(), "app.eif")
-	out := neb(t, append([]string{"eif", "build", "--image", image, "--arch", arch, "--blobs", dir, "--output", path}, args...)...)
+	out := neb(t, append([]string{"eif", "build", "--image", image, "--arch", arch, "--blobs", dir,
+		"--output", path}, args...)...)
 	var m measured
 	if err := json.Unmarshal([]byte(out), &m); err != nil {
 		t.Fatalf("neb eif build printed %q: %v", out, err)
@@ -86,7 +87,8 @@ func (r result) says(t testing.TB, want string) {
 			return
 		}
 	}
-	t.Fatalf("no line %q on the console; exit status %d\nstdout:\n%s\nstderr:\n%s", want, r.code, r.stdout, r.stderr)
+	t.Fatalf("no line %q on the console; exit status %d\nstdout:\n%s\nstderr:\n%s", want, r.code, r.stdout,
+		r.stderr)
 }
 
 // find returns the first group of pattern on the console.
@@ -94,7 +96,8 @@ func (r result) find(t testing.TB, pattern string) string {
 	t.Helper()
 	m := regexp.MustCompile("(?m)" + pattern).FindStringSubmatch(r.stdout)
 	if m == nil {
-		t.Fatalf("nothing like %q on the console; exit status %d\nstdout:\n%s\nstderr:\n%s", pattern, r.code, r.stdout, r.stderr)
+		t.Fatalf("nothing like %q on the console; exit status %d\nstdout:\n%s\nstderr:\n%s", pattern,
+			r.code, r.stdout, r.stderr)
 	}
 	return m[1]
 }
@@ -122,7 +125,8 @@ func TestExitStatus(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: c.cmd})))
 			if r := boot(t, eif); r.code != c.want {
-				t.Fatalf("exit status %d, want %d\nstdout:\n%s\nstderr:\n%s", r.code, c.want, r.stdout, r.stderr)
+				t.Fatalf("exit status %d, want %d\nstdout:\n%s\nstderr:\n%s", r.code, c.want, r.stdout,
+					r.stderr)
 			}
 		})
 	}
@@ -179,7 +183,8 @@ func TestTwoInterrupts(t *testing.T) {
 	pid := filepath.Join(dir, "pid")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, nebPath, append(runArgs("--listen", "5000=exec:sleep 1000 & echo $! > "+pid+"; echo hi; wait"), eif)...)
+	cmd := exec.CommandContext(ctx, nebPath,
+		append(runArgs("--listen", "5000=exec:sleep 1000 & echo $! > "+pid+"; echo hi; wait"), eif)...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -197,7 +202,8 @@ func TestTwoInterrupts(t *testing.T) {
 		t.Errorf("exit status %d, want 130", code)
 	}
 	if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err != nil || syscall.Kill(n, 0) == nil {
-		if state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n)); !strings.Contains(string(state), ") Z ") {
+		if state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n)); !strings.Contains(string(state),
+			") Z ") {
 			t.Errorf("process %q is left, %v", text, err)
 		}
 	}
@@ -253,7 +259,8 @@ func TestAArch64(t *testing.T) {
 
 // TestWarnings boots in less memory than nitro-cli would ask for: neb warns, and continues.
 func TestWarnings(t *testing.T) {
-	image := ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}}, entry{"noise", 0o644, noise(64 << 20)}))
+	image := ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}},
+		entry{"noise", 0o644, noise(64 << 20)}))
 	eif, _ := pack(t, image)
 	for _, c := range []struct {
 		args []string
@@ -325,7 +332,8 @@ func TestMachineFails(t *testing.T) {
 	} {
 		r := tryNeb(t, time.Minute, "run", c.eif, "--qemu", c.qemu)
 		if r.code != 125 || r.stdout != "" || !strings.Contains(r.stderr, c.says) {
-			t.Errorf("neb run %s --qemu %s: exit status %d, printed %q, said %s", c.eif, c.qemu, r.code, r.stdout, r.stderr)
+			t.Errorf("neb run %s --qemu %s: exit status %d, printed %q, said %s", c.eif, c.qemu, r.code,
+				r.stdout, r.stderr)
 		}
 	}
 }
@@ -373,7 +381,8 @@ func TestEvents(t *testing.T) {
 	}
 	// The driver of vsock comes up beside the kernel's lines: where it stands among them is not fixed.
 	order = slices.DeleteFunc(order, func(e string) bool { return e == "vsock" })
-	if got, want := strings.Join(order, " "), "power-on kernel init heartbeat reboot power-off end"; got != want {
+	if got, want := strings.Join(order, " "),
+		"power-on kernel init heartbeat reboot power-off end"; got != want {
 		t.Errorf("events %s, want %s", got, want)
 	}
 	svg, err := os.ReadFile(plot)
@@ -447,7 +456,8 @@ func TestSources(t *testing.T) {
 		t.Fatalf("docker save: %v\n%s", err, out)
 	}
 	converted := filepath.Join(t.TempDir(), "layout")
-	copied := exec.Command(require.Command(t, "skopeo"), "--insecure-policy", "copy", "-q", "docker-archive:"+saved, "oci:"+converted)
+	copied := exec.Command(require.Command(t, "skopeo"), "--insecure-policy", "copy", "-q",
+		"docker-archive:"+saved, "oci:"+converted)
 	if out, err := copied.CombinedOutput(); err != nil {
 		t.Fatalf("skopeo copy: %v\n%s", err, out)
 	}
@@ -457,7 +467,8 @@ func TestSources(t *testing.T) {
 	if a, b := fileSum(t, first), fileSum(t, archive); a != b {
 		t.Errorf("from the engine %x, from its archive %x", a, b)
 	}
-	if _, got := pack(t, "oci:"+converted, "--name", "same"); !maps.Equal(got.Measurements, want.Measurements) {
+	if _, got := pack(t, "oci:"+converted, "--name", "same"); !maps.Equal(got.Measurements,
+		want.Measurements) {
 		t.Errorf("from the layout %v, from the engine %v", got.Measurements, want.Measurements)
 	}
 	r := boot(t, first)
@@ -473,8 +484,10 @@ func TestMeasurements(t *testing.T) {
 	certificate, key := signer(t)
 	for _, format := range []string{"cpio", "erofs"} {
 		t.Run(format, func(t *testing.T) {
-			image := ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "pcrs", "0", "1", "2", "8"}}))
-			eif, m := pack(t, image, "--rootfs-format", format, "--signing-certificate", certificate, "--private-key", key)
+			image := ociLayout(t, guestImage(t,
+				v1.Config{Cmd: []string{"/guest", "pcrs", "0", "1", "2", "8"}}))
+			eif, m := pack(t, image, "--rootfs-format", format, "--signing-certificate", certificate,
+				"--private-key", key)
 			r := boot(t, eif)
 			r.registers(t, m, "PCR0", "PCR1", "PCR2", "PCR8")
 		})
@@ -485,16 +498,20 @@ func TestMeasurements(t *testing.T) {
 // alone, root, and the registers that the secure module reports. TestNitroCLI of package pack compares them
 // with nitro-cli's formula.
 func TestCompat(t *testing.T) {
-	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/none"}, Cmd: []string{"/guest", "pcrs", "0", "1", "2"}, User: "1000", Env: []string{"A=b"}}))
+	image := ociLayout(t, guestImage(t,
+		v1.Config{Entrypoint: []string{"/none"}, Cmd: []string{"/guest", "pcrs", "0", "1", "2"},
+			User: "1000", Env: []string{"A=b"}}))
 	dir := blobs(t, "x86_64")
 	path := filepath.Join(t.TempDir(), "theirs.eif")
-	out := neb(t, "eif", "build", "--docker-uri", image, "--output-file", path, "--blobs", dir, "--arch", "x86_64", "--compat", "nitro-cli")
+	out := neb(t, "eif", "build", "--docker-uri", image, "--output-file", path, "--blobs", dir, "--arch",
+		"x86_64", "--compat", "nitro-cli")
 	var m measured
 	if err := json.Unmarshal([]byte(out), &m); err != nil {
 		t.Fatalf("%q: %v", out, err)
 	}
 	listed := neb(t, "eif", "extract", path, "--list")
-	for name, want := range map[string]bool{"cmd": true, "env": true, "rootfs/guest": true, "neb/complete": true, "neb/app": false} {
+	for name, want := range map[string]bool{"cmd": true, "env": true, "rootfs/guest": true,
+		"neb/complete": true, "neb/app": false} {
 		if found := regexp.MustCompile(`(?m)(^|\s)/?` + name + `(\s|$)`).MatchString(listed); found != want {
 			t.Errorf("%s is in the list: %v, want %v\n%s", name, found, want, listed)
 		}
@@ -515,12 +532,14 @@ func TestErofsNeedsSandbox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	as := ordinaryUser(t, map[string]string{"neb": nebPath, "test": self, "blobs": from, "tree/guest": guestPath})
+	as := ordinaryUser(t, map[string]string{"neb": nebPath, "test": self, "blobs": from,
+		"tree/guest": guestPath})
 	for _, c := range []struct {
 		format string
 		works  bool
 	}{{"cpio", true}, {"erofs", false}} {
-		out, err := as("test", jailed, "./neb", "eif", "build", "--rootfs", "tree", "--cmd", "/guest", "--arch", "x86_64", "--blobs", "blobs",
+		out, err := as("test", jailed, "./neb", "eif", "build", "--rootfs", "tree", "--cmd", "/guest",
+			"--arch", "x86_64", "--blobs", "blobs",
 			"--rootfs-format", c.format, "--output", c.format+".eif")
 		if (err == nil) != c.works || !c.works && !strings.Contains(out, "no way to isolate") {
 			t.Errorf("%s: %v\n%s", c.format, err, out)
@@ -533,7 +552,8 @@ func TestErofsNeedsSandbox(t *testing.T) {
 
 // TestAttestation lets an application that is not root attest, and verifies the document against the file.
 func TestAttestation(t *testing.T) {
-	image := ociLayout(t, guestImage(t, v1.Config{User: "1000", Cmd: []string{"/guest", "attest", "nonce-1"}}))
+	image := ociLayout(t, guestImage(t,
+		v1.Config{User: "1000", Cmd: []string{"/guest", "attest", "nonce-1"}}))
 	eif, _ := pack(t, image)
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	neb(t, "attest", "ca", "init")
@@ -556,7 +576,8 @@ func TestAttestation(t *testing.T) {
 		t.Errorf("under the root of AWS: exit status %d, want 1", r.code)
 	}
 	other, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}})))
-	if r := tryNeb(t, time.Minute, "attest", "verify", path, "--eif", other, "--nonce", nonce, "--root", root); r.code != 1 {
+	if r := tryNeb(t, time.Minute, "attest", "verify", path, "--eif", other, "--nonce", nonce, "--root",
+		root); r.code != 1 {
 		t.Errorf("a document of another image: exit status %d, want 1", r.code)
 	}
 }
@@ -564,12 +585,14 @@ func TestAttestation(t *testing.T) {
 // TestErofs boots an application from a compressed root: files are whole, and can be changed.
 func TestErofs(t *testing.T) {
 	body := noise(3<<20 + 17)
-	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, Cmd: []string{"sum", "/data/noise", "/guest"}},
+	image := ociLayout(t, guestImage(t,
+		v1.Config{Entrypoint: []string{"/guest"}, Cmd: []string{"sum", "/data/noise", "/guest"}},
 		entry{"data", 0o755, nil}, entry{"data/noise", 0o644, body}))
 	eif, _ := pack(t, image, "--rootfs-format", "erofs")
 	boot(t, eif).says(t, sumLine("/data/noise", body))
 
-	eif, _ = pack(t, image, "--rootfs-format", "erofs", "--cmd", "write", "--cmd", "/data/noise", "--cmd", "/data/new")
+	eif, _ = pack(t, image, "--rootfs-format", "erofs", "--cmd", "write", "--cmd", "/data/noise", "--cmd",
+		"/data/new")
 	r := boot(t, eif)
 	r.says(t, "/data/noise: changed")
 	r.says(t, "/data/new: changed")

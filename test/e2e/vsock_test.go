@@ -103,7 +103,8 @@ func startVsock(t *testing.T) *running {
 
 	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "vsock"}})))
 	args := runArgs("--timeout", "20m", "--memory", "1024")
-	for name, port := range map[string]int{"echo": peer.Echo, "sink": peer.Sink, "source": peer.Source, "deaf": peer.Deaf, "commands": peer.Commands, "nobody": 4711} {
+	for name, port := range map[string]int{"echo": peer.Echo, "sink": peer.Sink, "source": peer.Source,
+		"deaf": peer.Deaf, "commands": peer.Commands, "nobody": 4711} {
 		args = append(args, "--connect", fmt.Sprintf("unix:%s=%d", filepath.Join(dir, name), port))
 	}
 	// A port that was free a moment ago.
@@ -152,7 +153,8 @@ func startVsock(t *testing.T) *running {
 			t.Logf("stdout:\n%s\nstderr:\n%s", r.stdout.String(), r.stderr.String())
 		}
 	})
-	for end := time.Now().Add(15 * time.Minute); !strings.Contains(r.stdout.String(), "vsock: serving"); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(15 * time.Minute); !strings.Contains(r.stdout.String(),
+		"vsock: serving"); time.Sleep(20 * time.Millisecond) {
 		select {
 		case <-ended:
 			t.Fatal("neb ended")
@@ -243,7 +245,8 @@ func TestVsock(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		t.Logf("%d connections, %d bytes each way: %v", conns, share, time.Since(start).Round(time.Millisecond))
+		t.Logf("%d connections, %d bytes each way: %v", conns, share,
+			time.Since(start).Round(time.Millisecond))
 	})
 	t.Run("enclave connects", func(t *testing.T) {
 		r.do(t, "echo %d %d %d", parentEcho, conns, share/conns)
@@ -290,8 +293,10 @@ func TestVsock(t *testing.T) {
 		if n, err := r.dial("nobody").Read(make([]byte, 1)); n != 0 || err == nil {
 			t.Errorf("read %d bytes from a port where nobody listens, %v", n, err)
 		}
-		for _, want := range []string{"port 77 of the parent", "on EC2 the parent is CID 3", fmt.Sprintf("port %d of the parent", parentNobody), "connection refused"} {
-			for end := time.Now().Add(vm.Patience); !strings.Contains(r.stderr.String(), want) && time.Now().Before(end); {
+		for _, want := range []string{"port 77 of the parent", "on EC2 the parent is CID 3",
+			fmt.Sprintf("port %d of the parent", parentNobody), "connection refused"} {
+			for end := time.Now().Add(vm.Patience); !strings.Contains(r.stderr.String(), want) &&
+				time.Now().Before(end); {
 				time.Sleep(10 * time.Millisecond) // neb says it when the connection is gone already
 			}
 			if !strings.Contains(r.stderr.String(), want) {
@@ -352,8 +357,10 @@ func TestLastWords(t *testing.T) {
 		got <- fmt.Sprint(d, " ", err)
 	}
 	file := filepath.Join(dir, "file")
-	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "leave", fmt.Sprint(n), "7000", "7001", "7002"}})))
-	result := boot(t, eif, "--listen", "7000="+r.serve("unix", "parent", slowly), "--listen", "7001="+r.serve("tcp", "127.0.0.1:0", slowly),
+	eif, _ := pack(t, ociLayout(t,
+		guestImage(t, v1.Config{Cmd: []string{"/guest", "leave", fmt.Sprint(n), "7000", "7001", "7002"}})))
+	result := boot(t, eif, "--listen", "7000="+r.serve("unix", "parent", slowly), "--listen",
+		"7001="+r.serve("tcp", "127.0.0.1:0", slowly),
 		"--listen", "7002=exec:sleep 1; cat > "+file)
 	if result.code != 0 {
 		t.Fatalf("exit status %d\nstdout:\n%s\nstderr:\n%s", result.code, result.stdout, result.stderr)

@@ -30,7 +30,8 @@ func TestEcho(t *testing.T) {
 	g.fillRX()
 	g.send(from(1000, 7, opRequest), nil)
 	h, _ := g.expect(opResponse)
-	if h.srcCID != ParentCID || h.dstCID != testCID || h.srcPort != 7 || h.dstPort != 1000 || h.typ != typeStream || h.bufAlloc == 0 {
+	if h.srcCID != ParentCID || h.dstCID != testCID || h.srcPort != 7 || h.dstPort != 1000 ||
+		h.typ != typeStream || h.bufAlloc == 0 {
 		t.Fatalf("response %+v", h)
 	}
 	g.send(from(1000, 7, opData), []byte("hello"))
@@ -179,11 +180,13 @@ func TestRefused(t *testing.T) {
 			h := from(1000, 7, opRequest)
 			c.change(&h)
 			g.send(h, nil)
-			got, _, ok := g.tryRecv(map[bool]time.Duration{true: patience, false: 20 * time.Millisecond}[c.answer])
+			got, _, ok := g.tryRecv(map[bool]time.Duration{true: patience,
+				false: 20 * time.Millisecond}[c.answer])
 			if ok != c.answer {
 				t.Fatalf("answered %v: %+v", ok, got)
 			}
-			if ok && (got.op != opReset || got.srcCID != h.dstCID || got.srcPort != h.dstPort || got.typ != h.typ || got.dstPort != 1000) {
+			if ok && (got.op != opReset || got.srcCID != h.dstCID || got.srcPort != h.dstPort ||
+				got.typ != h.typ || got.dstPort != 1000) {
 				t.Errorf("answer %+v", got)
 			}
 		})

@@ -118,5 +118,6 @@ func (g *driver) trySend(h header, payload []byte, wait time.Duration) bool {
 
 // from is a header of a packet of the enclave.
 func from(port, to uint32, op uint16) header {
-	return header{srcCID: testCID, dstCID: ParentCID, srcPort: port, dstPort: to, typ: typeStream, op: op, bufAlloc: 256 << 10}
+	return header{srcCID: testCID, dstCID: ParentCID, srcPort: port, dstPort: to, typ: typeStream, op: op,
+		bufAlloc: 256 << 10}
 }

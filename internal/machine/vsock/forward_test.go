@@ -91,7 +91,8 @@ func connected(t *testing.T, network string, cfg vsock.Config) (*vsock.Guest, *s
 }
 
 // called is an enclave that a socket of the host leads to, port 80 of it. port is the parent's.
-func called(t *testing.T, network string, cfg vsock.Config) (g *vsock.Guest, s *said, host net.Conn, port uint32) {
+func called(t *testing.T, network string, cfg vsock.Config) (g *vsock.Guest, s *said, host net.Conn,
+	port uint32) {
 	t.Helper()
 	l, endpoint := listen(t, network)
 	g, s = guest(t, endpoint, cfg)
@@ -231,7 +232,8 @@ func TestForwardHostDone(t *testing.T) {
 	})
 	t.Run("exec", func(t *testing.T) {
 		done := filepath.Join(t.TempDir(), "done")
-		g, _ := guest(t, fmt.Sprintf("exec:head -c %d /dev/zero; exec <&- >&-; echo > %s; sleep 1", size, done), vsock.Config{})
+		g, _ := guest(t, fmt.Sprintf("exec:head -c %d /dev/zero; exec <&- >&-; echo > %s; sleep 1", size,
+			done), vsock.Config{})
 		g.Say(1000, 7, vsock.OpRequest, 0, nil)
 		g.Hear(vsock.OpResponse)
 		for {

@@ -15,7 +15,8 @@ import (
 
 func init() {
 	acts["babble"], acts["mutter"] = babble, mutter
-	acts["vsock"], acts["reboot"], acts["machine"], acts["call"], acts["leave"] = serve, reboot, machine, call, leave
+	acts["vsock"], acts["reboot"], acts["machine"], acts["call"], acts["leave"] = serve, reboot, machine,
+		call, leave
 }
 
 // babble never stops.

@@ -45,7 +45,8 @@ func main() {
 	console, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
 	check(err)
 	passed := now.clock - began.clock
-	console.WriteString("meter: clock=" + number(passed) + " executed=" + number(passed-(now.idle-began.idle)) + " used=" + number(now.used-began.used) +
+	console.WriteString("meter: clock=" + number(passed) + " executed=" +
+		number(passed-(now.idle-began.idle)) + " used=" + number(now.used-began.used) +
 		" kilobytes=" + strings.Fields(string(peak))[0] + "\n")
 }
 

@@ -38,7 +38,11 @@ var acts = map[string]func(arg string) string{
 		b, err := os.ReadFile(name)
 		return text(fmt.Sprintf("%x", sha256.Sum256(b)), err)
 	},
-	"bytes":    func(name string) string { b, err := os.ReadFile(name); return text(strconv.Itoa(len(b)), err) },
+	"bytes": func(name string) string {
+		b,
+			err := os.ReadFile(name)
+		return text(strconv.Itoa(len(b)), err)
+	},
 	"link":     func(name string) string { s, err := os.Readlink(name); return text(s, err) },
 	"write":    write,
 	"mount":    mounted,
@@ -46,19 +50,27 @@ var acts = map[string]func(arg string) string{
 	"addlo":    func(string) string { return text("added", addLoopback()) },
 	"hostname": func(string) string { s, err := os.Hostname(); return text(s, err) },
 	"nsm":      func(string) string { return nsm("\x6bDescribeNSM", "module_id") },
-	"extend":   func(string) string { return nsm("\xa1\x69ExtendPCR\xa2\x65index\x10\x64data\x44test", "ExtendPCR") },
-	"year":     func(string) string { return strconv.Itoa(time.Now().Year()) },
-	"rss":      func(string) string { return field("/proc/1/status", "VmHWM:") },
-	"zombies":  zombies,
-	"pty":      pty,
-	"attr":     attr,
-	"as":       as,
-	"leave":    leave,
-	"outlive":  outlive,
-	"kill1":    kill1,
-	"sleep":    func(arg string) string { d, err := time.ParseDuration(arg); time.Sleep(d); return text(arg, err) },
-	"exit":     func(arg string) string { n, _ := strconv.Atoi(arg); os.Exit(n); return "" },
-	"die":      die,
+	"extend": func(string) string {
+		return nsm("\xa1\x69ExtendPCR\xa2\x65index\x10\x64data\x44test",
+			"ExtendPCR")
+	},
+	"year":    func(string) string { return strconv.Itoa(time.Now().Year()) },
+	"rss":     func(string) string { return field("/proc/1/status", "VmHWM:") },
+	"zombies": zombies,
+	"pty":     pty,
+	"attr":    attr,
+	"as":      as,
+	"leave":   leave,
+	"outlive": outlive,
+	"kill1":   kill1,
+	"sleep": func(arg string) string {
+		d,
+			err := time.ParseDuration(arg)
+		time.Sleep(d)
+		return text(arg, err)
+	},
+	"exit": func(arg string) string { n, _ := strconv.Atoi(arg); os.Exit(n); return "" },
+	"die":  die,
 }
 
 func main() {
@@ -148,10 +160,12 @@ func addLoopback() error {
 		addr [4]byte
 	}
 	r := request{addr: [4]byte{127, 0, 0, 1}}
-	r.NlMsghdr = unix.NlMsghdr{Len: uint32(unsafe.Sizeof(r)), Type: unix.RTM_NEWADDR, Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK | unix.NLM_F_CREATE | unix.NLM_F_EXCL}
+	r.NlMsghdr = unix.NlMsghdr{Len: uint32(unsafe.Sizeof(r)), Type: unix.RTM_NEWADDR,
+		Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK | unix.NLM_F_CREATE | unix.NLM_F_EXCL}
 	r.IfAddrmsg = unix.IfAddrmsg{Family: unix.AF_INET, Prefixlen: 8, Index: 1}
 	r.attr = unix.RtAttr{Len: 8, Type: unix.IFA_LOCAL}
-	if err := unix.Sendto(fd, unsafe.Slice((*byte)(unsafe.Pointer(&r)), unsafe.Sizeof(r)), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := unix.Sendto(fd, unsafe.Slice((*byte)(unsafe.Pointer(&r)), unsafe.Sizeof(r)), 0,
+		&unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
 	b := make([]byte, 4096)
@@ -175,7 +189,8 @@ func nsm(question, key string) string {
 	message[0].SetLen(len(request))
 	message[1].SetLen(len(answer))
 	const rawRequest = 0xc0200a00 // _IOWR(0x0A, 0x0, struct nsm_raw)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), rawRequest, uintptr(unsafe.Pointer(&message))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), rawRequest,
+		uintptr(unsafe.Pointer(&message))); errno != 0 {
 		return unix.ErrnoName(errno)
 	}
 	return strconv.FormatBool(bytes.Contains(answer, []byte(key)))
@@ -198,7 +213,8 @@ func zombies(string) string {
 		count = 0
 		all, _ := os.ReadDir("/proc")
 		for _, p := range all {
-			if _, err := strconv.Atoi(p.Name()); err == nil && strings.HasPrefix(field("/proc/"+p.Name()+"/status", "State:"), "Z") {
+			if _, err := strconv.Atoi(p.Name()); err == nil &&
+				strings.HasPrefix(field("/proc/"+p.Name()+"/status", "State:"), "Z") {
 				count++
 			}
 		}
@@ -235,7 +251,8 @@ func as(arg string) string {
 		return err.Error()
 	}
 	cmd := exec.Command("/proc/self/exe", rest)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid),
+		Gid: uint32(uid)}}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return text(string(out), err)
@@ -254,7 +271,9 @@ func within(arg string) string {
 	said := make(chan string)
 	go func() {
 		runtime.LockOSThread() // for ever: the thread ends with this function
-		for _, call := range [][4]uintptr{{unix.SYS_SETGROUPS}, {unix.SYS_SETRESGID, uintptr(uid), uintptr(uid), uintptr(uid)}, {unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)}} {
+		for _, call := range [][4]uintptr{{unix.SYS_SETGROUPS},
+			{unix.SYS_SETRESGID, uintptr(uid), uintptr(uid), uintptr(uid)},
+			{unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)}} {
 			if _, _, errno := unix.RawSyscall(call[0], call[1], call[2], call[3]); errno != 0 {
 				said <- unix.ErrnoName(errno)
 				return

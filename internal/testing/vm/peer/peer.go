@@ -129,7 +129,8 @@ func Serve() error {
 		Source: func(c *Conn) {
 			var n [8]byte
 			if _, err := io.ReadFull(c, n[:]); err == nil {
-				io.CopyBuffer(struct{ io.Writer }{c}, Noise(int64(binary.LittleEndian.Uint64(n[:]))), make([]byte, 256<<10))
+				io.CopyBuffer(struct{ io.Writer }{c}, Noise(int64(binary.LittleEndian.Uint64(n[:]))),
+					make([]byte, 256<<10))
 			}
 		},
 		Deaf: func(*Conn) { time.Sleep(time.Hour) },
@@ -278,7 +279,8 @@ func send(port uint32, n int64) error {
 	}
 	defer c.Close()
 	h := sha256.New()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(c, h)}, Noise(n), make([]byte, 256<<10)); err != nil {
+	if _, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(c, h)}, Noise(n),
+		make([]byte, 256<<10)); err != nil {
 		return err
 	}
 	if err := c.CloseWrite(); err != nil {
