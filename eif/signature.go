@@ -27,7 +27,7 @@ type Signed struct {
 
 // signed and register are the CBOR maps of the format. What they hold are arrays of integers, one for each
 // byte, and not byte strings: the reference's and QEMU's readers know nothing else. uint16 is what makes the
-// CBOR package write them so, in the shortest form, and refuse byte strings when it reads.
+// CBOR package write them so, in the shortest form, and reject byte strings when it reads.
 type (
 	signed struct {
 		Certificate []uint16 `cbor:"signing_certificate"`

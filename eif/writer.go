@@ -108,8 +108,8 @@ func (w *Writer) Size() int64 {
 	return HeaderSize
 }
 
-// Close ends the last section and writes the header, the sizes of the sections and the checksum. It refuses
-// to make a file that [Open] would refuse. It does not close the file beneath.
+// Close ends the last section and writes the header, the sizes of the sections and the checksum. It fails if
+// [Open] would reject the file. It does not close the file beneath.
 func (w *Writer) Close() error {
 	if err := w.endSection(); err != nil {
 		return err

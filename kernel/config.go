@@ -77,7 +77,8 @@ func parseLine(line string) (Option, error) {
 	}
 	m := assignment.FindStringSubmatch(line)
 	if m == nil {
-		return Option{}, fmt.Errorf("%q: expected CONFIG_NAME=value, %q or a comment", line, "# CONFIG_NAME is not set")
+		return Option{}, fmt.Errorf("%q: expected CONFIG_NAME=value, %q or a comment",
+			line, "# CONFIG_NAME is not set")
 	}
 	if !value.MatchString(m[2]) {
 		return Option{}, fmt.Errorf("%s: invalid value %q: expected y, m, n, a number or a quoted string",

@@ -48,7 +48,7 @@ type Document struct {
 	Nonce       []byte
 
 	// Emulated is set for a document that nobody signed: QEMU makes such ones, and so can anyone. Verify
-	// refuses them.
+	// rejects them.
 	Emulated bool
 
 	message cose.UntaggedSign1Message
@@ -72,8 +72,8 @@ var decoder = func() cbor.DecMode {
 	return mode
 }()
 
-// Parse reads an attestation document, with or without the COSE tag, and refuses one that breaks a rule of
-// form. It does not check the signature.
+// Parse reads an attestation document, with or without the COSE tag, and rejects an invalid form. It does not check
+// the signature.
 func Parse(document []byte) (*Document, error) {
 	if len(document) > maxDocument {
 		return nil, fmt.Errorf("the attestation document has %d bytes: expected at most %d",

@@ -12,8 +12,8 @@ import (
 // application's tree.
 const maxSearched = 1 << 20
 
-// Application returns the description of the application that neb packed into a file. It returns false for a file of
-// another origin, and for one that only other inits can start.
+// Application returns the description of the application that neb packed into a file. It returns false for a
+// file of another origin, and for one that only other inits can start.
 func Application(f *eif.File) (contract.Description, bool) {
 	for _, s := range f.All(eif.Ramdisk) {
 		// A compressed ramdisk is not neb's.

@@ -10,8 +10,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 )
 
-// Open opens an EIF and reads its structure. It rejects an invalid structure, and files that are not regular: a pipe
-// would make it wait for a writer. The caller closes the second result.
+// Open opens an EIF and reads its structure. It rejects an invalid structure, and files that are not regular:
+// a pipe would make it wait for a writer. The caller closes the second result.
 func Open(path string) (*eif.File, io.Closer, error) {
 	f, size, err := openRegular(path)
 	if err != nil {
@@ -25,7 +25,8 @@ func Open(path string) (*eif.File, io.Closer, error) {
 	return file, f, nil
 }
 
-// ReadFile is [Inspect] for a file. The caller closes the second result, after its last use of the report's File.
+// ReadFile is [Inspect] for a file. The caller closes the second result, after its last use of the report's
+// File.
 func ReadFile(ctx context.Context, path string, at time.Time) (*Report, io.Closer, error) {
 	f, size, err := openRegular(path)
 	if err != nil {

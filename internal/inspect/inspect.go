@@ -36,7 +36,7 @@ type Report struct {
 const (
 	Structure   Code = "structure"    // header or sections break a rule of the format
 	Checksum    Code = "checksum"     // the file is truncated or changed
-	Kernel      Code = "kernel"       // it is no bootable image for the architecture
+	Kernel      Code = "kernel"       // not a bootable image for the architecture
 	Cmdline     Code = "cmdline"      // it cannot be read, or is invalid
 	Ramdisk     Code = "ramdisk"      // the kernel cannot unpack it
 	Metadata    Code = "metadata"     // it cannot be read
@@ -115,7 +115,8 @@ func (r *Report) contents() {
 			r.problem(Cmdline, "%v", err)
 		}
 	}
-	// The kernel gets the ramdisks joined, and looks for a plain archive at a multiple of 4 only (unpack_to_rootfs).
+	// The kernel gets the ramdisks joined, and looks for a plain archive at a multiple of 4 only
+	// (unpack_to_rootfs).
 	var at int64
 	for i, s := range f.All(eif.Ramdisk) {
 		if at%4 != 0 && isPlain(f, s) {

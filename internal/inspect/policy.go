@@ -60,7 +60,8 @@ var (
 // typo.
 func CheckRoleARN(arn string) error {
 	if !roleARN.MatchString(arn) {
-		return fmt.Errorf("invalid ARN of a role %q: expected one like arn:aws:iam::123456789012:role/Webserver", arn)
+		return fmt.Errorf("invalid ARN of a role %q: expected one like %s",
+			arn, "arn:aws:iam::123456789012:role/Webserver")
 	}
 	return nil
 }
