@@ -87,7 +87,7 @@ a nonce that you chose for this request. The exit status is therefore 1 without 
 	f.BoolVar(&o.want.AllowDebug, "allow-debug", false,
 		"accept an enclave in debug mode, whose registers are zero")
 	f.BoolVar(&o.want.AllowEmulated, "allow-emulated", false,
-		"accept an unsigned document, as neb run makes them; for tests only")
+		"accept an unsigned document, as QEMU's own module makes them; for tests only")
 	f.BoolVar(&o.asJSON, "json", false, "print the document and the result as JSON")
 	return cmd
 }
