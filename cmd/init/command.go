@@ -80,8 +80,8 @@ func (e *enclave) start() (int, error) {
 		// As execvp does, a file that may not be executed is remembered, and the search goes on.
 		pid, err := syscall.ForkExec(path, argv, attr)
 		if err == unix.ENOEXEC && !e.structured && isScript(path) {
-			if pid, err = syscall.ForkExec(shell, append([]string{shell, path}, argv[1:]...),
-				attr); err != nil {
+			pid, err = syscall.ForkExec(shell, append([]string{shell, path}, argv[1:]...), attr)
+			if err != nil {
 				err = unix.ENOEXEC // of the file: whyNot says the rest
 			}
 		}

@@ -52,8 +52,8 @@ var boards = map[string]board{
 		// Like an enclave: no PCI and no ACPI, processors in the MP table, virtio devices on the command
 		// line.
 		machine: []string{
-			"-M", "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,memory-backend=memory", "-bios",
-			"qboot.rom",
+			"-M", "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,memory-backend=memory",
+			"-bios", "qboot.rom",
 		},
 		// reboot=k asks a keyboard controller that is not there, ten times, which takes seconds on a busy
 		// machine.
@@ -124,8 +124,8 @@ func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]
 		)
 	}
 	args = append(args,
-		"-append", strings.Join(strings.Fields(strings.Join(words, " ")), " "), "-accel", accel, "-cpu",
-		"max",
+		"-append", strings.Join(strings.Fields(strings.Join(words, " ")), " "),
+		"-accel", accel, "-cpu", "max",
 		"-m", strconv.FormatInt(m.cfg.Memory/mib, 10)+"M", "-smp", b.smp(accel, m.cfg.CPUs),
 		"-nodefaults", "-display", "none",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
