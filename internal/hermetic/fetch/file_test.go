@@ -1,91 +1,23 @@
 package fetch
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/mirror"
 )
 
-// content is n bytes that are the same in every run.
-func content(n int) []byte {
-	random := rand.NewChaCha8([32]byte{7})
-	data := make([]byte, n)
-	_, _ = random.Read(data)
-	return data
-}
-
-func hashOf(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
-}
-
-// locked is the file that a lock would name for data.
-func locked(name string, data []byte) lock.File {
-	return lock.File{
-		Name: name, Version: "1.0-1", Arch: "amd64", Archive: lock.Debian, Path: "pool/main/" + name +
-			"_1.0-1_amd64.deb",
-		Snapshot: time.Date(2026, 11, 20, 8, 30, 0, 0,
-			time.UTC), Size: int64(len(data)), SHA256: hashOf(data),
-	}
-}
-
-// server is a mirror that does what its handler says, and counts.
-type server struct {
-	*httptest.Server
-	mu       sync.Mutex
-	requests []string // path, and the Range asked for
-}
-
-func serve(t *testing.T, handler http.HandlerFunc) *server {
-	t.Helper()
-	s := &server{}
-	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.mu.Lock()
-		s.requests = append(s.requests, strings.TrimSpace(r.URL.Path+" "+r.Header.Get("Range")))
-		s.mu.Unlock()
-		handler(w, r)
-	}))
-	t.Cleanup(func() {
-		s.CloseClientConnections()
-		s.Close()
-	})
-	return s
-}
-
-func (s *server) asked() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]string(nil), s.requests...)
-}
-
-// good serves data as a mirror should.
-func good(data []byte) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
-	}
-}
-
 // mirrors are servers as mirrors of Debian, in this order.
-func mirrors(servers ...*server) Mirrors {
-	m := Mirrors{Archives: map[string][]string{}}
-	for _, s := range servers {
-		m.Archives[lock.Debian] = append(m.Archives[lock.Debian], s.URL)
-	}
-	return m
+func mirrors(servers ...*mirror.Server) Mirrors {
+	return Mirrors{Archives: map[string][]string{lock.Debian: mirror.URLs(servers...)}}
 }
 
 // wants fails the test unless the error says all of the words.
@@ -127,7 +59,7 @@ func download(t *testing.T, c Client, m Mirrors, f lock.File, have []byte) (data
 	if done != int64(len(data)) {
 		t.Errorf("reported %d bytes, and the file has %d", done, len(data))
 	}
-	if err == nil && hashOf(data) != f.SHA256 {
+	if err == nil && mirror.Hash(data) != f.SHA256 {
 		t.Errorf("no error, and the content is wrong")
 	}
 	return data, notes, err
@@ -136,8 +68,8 @@ func download(t *testing.T, c Client, m Mirrors, f lock.File, have []byte) (data
 // TestBadMirrors has a first mirror that fails in some way. The second one, which is good, has to help out,
 // and alone the first has to end in an error that names the file, the mirror, and what was wrong.
 func TestBadMirrors(t *testing.T) {
-	data := content(300_000)
-	f := locked("binutils", data)
+	data := mirror.Content(300_000)
+	f := mirror.Locked("binutils", data)
 	other := append([]byte(nil), data...)
 	other[123_456] ^= 1
 	hang := make(chan struct{})
@@ -158,10 +90,10 @@ func TestBadMirrors(t *testing.T) {
 			[]string{"no mirror has pool/main/binutils_1.0-1_amd64.deb", "neb update", "not found"}},
 		{"gone", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) },
 			[]string{"neb update"}},
-		{"one bit wrong", good(other),
+		{"one bit wrong", mirror.Good(other),
 			[]string{"wrong content", f.Path, "expected SHA-256 {hash}", "found {other}"}},
-		{"too short", good(data[:1000]), []string{"wrong size", "expected 300000 bytes", "found 1000"}},
-		{"too long", good(append(other, 0)), []string{"wrong size", "expected 300000 bytes", "found 300001"}},
+		{"too short", mirror.Good(data[:1000]), []string{"wrong size", "expected 300000 bytes", "found 1000"}},
+		{"too long", mirror.Good(append(other, 0)), []string{"wrong size", "expected 300000 bytes", "found 300001"}},
 		{"too long, without a length", func(w http.ResponseWriter, _ *http.Request) {
 			w.(http.Flusher).Flush()
 			_, _ = w.Write(append(other, 0))
@@ -201,7 +133,7 @@ func TestBadMirrors(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			bad, second := serve(t, tt.handler), serve(t, good(data))
+			bad, second := mirror.Serve(t, tt.handler), mirror.Serve(t, mirror.Good(data))
 			c := Client{Stall: 700 * time.Millisecond}
 			_, notes, err := download(t, c, mirrors(bad, second), f, nil)
 			if err != nil {
@@ -213,7 +145,7 @@ func TestBadMirrors(t *testing.T) {
 			left, _, err := download(t, c, mirrors(bad), f, nil)
 			wants(t, err, "binutils 1.0-1", bad.URL)
 			for _, w := range tt.alone {
-				wants(t, err, strings.NewReplacer("{hash}", f.SHA256, "{other}", hashOf(other)).Replace(w))
+				wants(t, err, strings.NewReplacer("{hash}", f.SHA256, "{other}", mirror.Hash(other)).Replace(w))
 			}
 			// What the bad mirror sent must not get in the way of a good one.
 			if _, _, err := download(t, c, mirrors(second), f, left); err != nil {
@@ -224,26 +156,26 @@ func TestBadMirrors(t *testing.T) {
 }
 
 func TestAllMirrorsWrong(t *testing.T) {
-	data := content(5000)
-	f := locked("gcc-14", data)
-	a, b := serve(t, good(content(4999))), serve(t, good(make([]byte, 5000)))
+	data := mirror.Content(5000)
+	f := mirror.Locked("gcc-14", data)
+	a, b := mirror.Serve(t, mirror.Good(mirror.Content(4999))), mirror.Serve(t, mirror.Good(make([]byte, 5000)))
 	_, _, err := download(t, Client{}, mirrors(a, b), f, nil)
 	wants(t, err, "gcc-14 1.0-1", a.URL, "found 4999", b.URL, "expected SHA-256 "+f.SHA256,
-		"found "+hashOf(make([]byte, 5000)))
+		"found "+mirror.Hash(make([]byte, 5000)))
 }
 
 // TestMissingAndUnreachable: the mirror lacks the file, and the snapshots cannot be asked.
 func TestMissingAndUnreachable(t *testing.T) {
-	gone, down := serve(t, http.NotFound), serve(t, http.NotFound)
+	gone, down := mirror.Serve(t, http.NotFound), mirror.Serve(t, http.NotFound)
 	down.Close()
 	m := mirrors(gone)
 	m.Snapshots = down.URL
-	_, _, err := download(t, Client{}, m, locked("bash", content(100)), nil)
+	_, _, err := download(t, Client{}, m, mirror.Locked("bash", mirror.Content(100)), nil)
 	wants(t, err, "bash 1.0-1", "download failed", "neb update", gone.URL, "not found", down.URL, "refused")
 }
 
 func TestNoMirror(t *testing.T) {
-	f := locked("golang.org/toolchain", []byte("zip"))
+	f := mirror.Locked("golang.org/toolchain", []byte("zip"))
 	for archive, hint := range map[string]string{lock.Debian: "NEB_MIRROR", lock.GoProxy: "GOPROXY"} {
 		f.Archive = archive
 		_, _, err := download(t, Client{}, Mirrors{}, f, nil)
@@ -253,8 +185,8 @@ func TestNoMirror(t *testing.T) {
 
 // TestResume interrupts a download in the middle, and wants the rest alone to be asked for.
 func TestResume(t *testing.T) {
-	data := content(1_000_000)
-	f := locked("linux-source-6.12", data)
+	data := mirror.Content(1_000_000)
+	f := mirror.Locked("linux-source-6.12", data)
 	for _, tt := range []struct {
 		name   string
 		ranges bool   // the mirror can begin in the middle
@@ -268,9 +200,9 @@ func TestResume(t *testing.T) {
 		{"too much is there", true, append(append([]byte(nil), data...), 1), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			m := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			m := mirror.Serve(t, func(w http.ResponseWriter, r *http.Request) {
 				if tt.ranges {
-					good(data)(w, r)
+					mirror.Good(data)(w, r)
 					return
 				}
 				_, _ = w.Write(data)
@@ -278,8 +210,8 @@ func TestResume(t *testing.T) {
 			if _, _, err := download(t, Client{}, mirrors(m), f, tt.have); err != nil {
 				t.Fatal(err)
 			}
-			if tt.asked != "" && (len(m.asked()) == 0 || !strings.HasSuffix(m.asked()[0], tt.asked)) {
-				t.Errorf("expected the first request to ask for %s, found %q", tt.asked, m.asked())
+			if tt.asked != "" && (len(m.Requests()) == 0 || !strings.HasSuffix(m.Requests()[0], tt.asked)) {
+				t.Errorf("expected the first request to ask for %s, found %q", tt.asked, m.Requests())
 			}
 		})
 	}
@@ -287,14 +219,14 @@ func TestResume(t *testing.T) {
 
 // TestStalledMirror: the only mirror stops sending in the middle, once, and is asked for the rest.
 func TestStalledMirror(t *testing.T) {
-	data := content(200_000)
-	f := locked("linux-source-6.12", data)
+	data := mirror.Content(200_000)
+	f := mirror.Locked("linux-source-6.12", data)
 	stop := make(chan struct{})
 	t.Cleanup(func() { close(stop) })
 	var asked atomic.Int32
-	m := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	m := mirror.Serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if asked.Add(1) > 1 {
-			good(data)(w, r)
+			mirror.Good(data)(w, r)
 			return
 		}
 		w.Header().Set("Content-Length", fmt.Sprint(len(data)))
@@ -315,9 +247,9 @@ func TestStalledMirror(t *testing.T) {
 
 // TestFlakyMirror breaks off every 100 kB: each request goes on where the one before ended.
 func TestFlakyMirror(t *testing.T) {
-	data := content(1_000_000)
-	f := locked("linux-source-6.12", data)
-	m := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	data := mirror.Content(1_000_000)
+	f := mirror.Locked("linux-source-6.12", data)
+	m := mirror.Serve(t, func(w http.ResponseWriter, r *http.Request) {
 		var from int
 		_, _ = fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
 		w.Header().Set("Content-Length", fmt.Sprint(len(data)-from))
@@ -330,31 +262,31 @@ func TestFlakyMirror(t *testing.T) {
 	if _, _, err := download(t, Client{}, mirrors(m), f, nil); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(m.asked()); n < 10 || n > 12 {
+	if n := len(m.Requests()); n < 10 || n > 12 {
 		t.Errorf("expected about 10 requests, found %d", n)
 	}
 }
 
 func TestSnapshotAndProxy(t *testing.T) {
-	data := content(100)
-	f := locked("bash", data)
+	data := mirror.Content(100)
+	f := mirror.Locked("bash", data)
 	f.Version, f.Path = "5.2+x~1", "pool/main/b/bash/bash_5.2+x~1_amd64.deb"
-	snapshot := serve(t, good(data))
-	old := serve(t, http.NotFound)
+	snapshot := mirror.Serve(t, mirror.Good(data))
+	old := mirror.Serve(t, http.NotFound)
 	m := mirrors(old)
 	m.Snapshots = snapshot.URL + "/archive"
 	if _, _, err := download(t, Client{}, m, f, nil); err != nil {
 		t.Fatal(err)
 	}
-	want, got := "/archive/debian/20261120T083000Z/pool/main/b/bash/bash_5.2+x~1_amd64.deb", snapshot.asked()
+	want, got := "/archive/debian/20261120T083000Z/pool/main/b/bash/bash_5.2+x~1_amd64.deb", snapshot.Requests()
 	if len(got) != 1 || got[0] != want {
 		t.Errorf("expected %s to be asked for at the snapshots, found %q", want, got)
 	}
 
-	zip := content(200)
+	zip := mirror.Content(200)
 	g := lock.File{Name: "golang.org/toolchain", Version: "v0.0.1-go1.26.8.linux-amd64",
 		Archive: lock.GoProxy,
-		Path:    "golang.org/toolchain/@v/v0.0.1-go1.26.8.linux-amd64.zip", Size: 200, SHA256: hashOf(zip)}
+		Path:    "golang.org/toolchain/@v/v0.0.1-go1.26.8.linux-amd64.zip", Size: 200, SHA256: mirror.Hash(zip)}
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, g.Path)), 0o755); err != nil {
 		t.Fatal(err)

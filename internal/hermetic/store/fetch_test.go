@@ -3,15 +3,11 @@ package store
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -25,75 +21,13 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/mirror"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
-// content is n bytes that are the same in every run.
-func content(n int) []byte {
-	random := rand.NewChaCha8([32]byte{7})
-	data := make([]byte, n)
-	_, _ = random.Read(data)
-	return data
-}
-
-func hashOf(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
-}
-
-// locked is the file that a lock would name for data.
-func locked(name string, data []byte) lock.File {
-	return lock.File{
-		Name: name, Version: "1.0-1", Arch: "amd64", Archive: lock.Debian, Path: "pool/main/" + name +
-			"_1.0-1_amd64.deb",
-		Snapshot: time.Date(2026, 11, 20, 8, 30, 0, 0,
-			time.UTC), Size: int64(len(data)), SHA256: hashOf(data),
-	}
-}
-
-// server is a mirror that does what its handler says, and counts.
-type server struct {
-	*httptest.Server
-	mu       sync.Mutex
-	requests []string // path, and the Range asked for
-}
-
-func serve(t *testing.T, handler http.HandlerFunc) *server {
-	t.Helper()
-	s := &server{}
-	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.mu.Lock()
-		s.requests = append(s.requests, strings.TrimSpace(r.URL.Path+" "+r.Header.Get("Range")))
-		s.mu.Unlock()
-		handler(w, r)
-	}))
-	t.Cleanup(func() {
-		s.CloseClientConnections()
-		s.Close()
-	})
-	return s
-}
-
-func (s *server) asked() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]string(nil), s.requests...)
-}
-
-// good serves data as a mirror should.
-func good(data []byte) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
-	}
-}
-
 // mirrors are servers as mirrors of Debian, in this order.
-func mirrors(servers ...*server) *fetch.Mirrors {
-	m := &fetch.Mirrors{Archives: map[string][]string{}}
-	for _, s := range servers {
-		m.Archives[lock.Debian] = append(m.Archives[lock.Debian], s.URL)
-	}
-	return m
+func mirrors(servers ...*mirror.Server) *fetch.Mirrors {
+	return &fetch.Mirrors{Archives: map[string][]string{lock.Debian: mirror.URLs(servers...)}}
 }
 
 func open(t *testing.T) *Store {
@@ -144,12 +78,12 @@ func TestFetch(t *testing.T) {
 	all := map[string][]byte{}
 	var files []lock.File
 	for i := range 20 {
-		data := content(1000 + i*7919)
-		f := locked(fmt.Sprintf("package%d", i), data)
+		data := mirror.Content(1000 + i*7919)
+		f := mirror.Locked(fmt.Sprintf("package%d", i), data)
 		all["/"+f.Path] = data
 		files = append(files, f, f) // the same twice is fetched once
 	}
-	m := serve(t, func(w http.ResponseWriter, r *http.Request) { good(all[r.URL.Path])(w, r) })
+	m := mirror.Serve(t, func(w http.ResponseWriter, r *http.Request) { mirror.Good(all[r.URL.Path])(w, r) })
 	var mu sync.Mutex
 	var last progress.Event
 	o := FetchOptions{Mirrors: mirrors(m), Progress: func(e progress.Event) {
@@ -163,7 +97,7 @@ func TestFetch(t *testing.T) {
 	for _, f := range files {
 		check(t, s, f, all["/"+f.Path])
 	}
-	if n := len(m.asked()); n != 20 {
+	if n := len(m.Requests()); n != 20 {
 		t.Errorf("expected 20 requests, found %d", n)
 	}
 	var total int64
@@ -194,8 +128,8 @@ func openToOthers(t *testing.T, dir string) {
 // TestPartOfKilled: what a process left that was killed when a download had got its permissions, but not
 // its name, is gone on with by its owner.
 func TestPartOfKilled(t *testing.T) {
-	s, data := open(t), content(1000)
-	f := locked("bash", data)
+	s, data := open(t), mirror.Content(1000)
+	f := mirror.Locked("bash", data)
 	path := s.in(partial, f.SHA256)
 	if err := os.WriteFile(path, data, 0o444); err != nil {
 		t.Fatal(err)
@@ -230,9 +164,9 @@ func TestPartOfKilled(t *testing.T) {
 
 func TestOffline(t *testing.T) {
 	s := open(t)
-	data := content(10)
-	have, missing, damaged := locked("have", data), locked("missing", content(11)), locked("damaged",
-		content(12))
+	data := mirror.Content(10)
+	have, missing, damaged := mirror.Locked("have", data), mirror.Locked("missing", mirror.Content(11)), mirror.Locked("damaged",
+		mirror.Content(12))
 	for _, f := range []lock.File{have, damaged} {
 		if err := os.WriteFile(s.Path(f), data, 0o444); err != nil {
 			t.Fatal(err)
@@ -246,9 +180,9 @@ func TestOffline(t *testing.T) {
 }
 
 func TestDamagedInStore(t *testing.T) {
-	data := content(5000)
-	f := locked("bash", data)
-	m := serve(t, good(data))
+	data := mirror.Content(5000)
+	f := mirror.Locked("bash", data)
+	m := mirror.Serve(t, mirror.Good(data))
 	for name, bad := range map[string][]byte{"truncated": data[:100], "corrupted": make([]byte, 5000),
 		"empty": nil} {
 		s := open(t)
@@ -263,12 +197,12 @@ func TestDamagedInStore(t *testing.T) {
 }
 
 func TestFetchCancelled(t *testing.T) {
-	data := content(100_000)
-	f := locked("bash", data)
+	data := mirror.Content(100_000)
+	f := mirror.Locked("bash", data)
 	started := make(chan struct{}, 1)
 	stop := make(chan struct{})
 	t.Cleanup(func() { close(stop) })
-	m := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	m := mirror.Serve(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "100000")
 		_, _ = w.Write(data[:50_000])
 		w.(http.Flusher).Flush()
@@ -290,21 +224,21 @@ func TestFetchCancelled(t *testing.T) {
 		t.Errorf("expected %v, found %v", why, err)
 	}
 	absent(t, s)
-	again := serve(t, good(data))
+	again := mirror.Serve(t, mirror.Good(data))
 	if err := s.Fetch(t.Context(), []lock.File{f}, FetchOptions{Mirrors: mirrors(again)}); err != nil {
 		t.Fatal(err)
 	}
 	check(t, s, f, data)
-	if got := again.asked(); len(got) != 1 || !strings.HasSuffix(got[0], "bytes=50000-") {
+	if got := again.Requests(); len(got) != 1 || !strings.HasSuffix(got[0], "bytes=50000-") {
 		t.Errorf("expected the download to go on at 50000, found %q", got)
 	}
 }
 
 // Two who find the same damaged file both get a good one.
 func TestDamagedForTwo(t *testing.T) {
-	data := content(1000)
-	f := locked("bash", data)
-	m := serve(t, good(data))
+	data := mirror.Content(1000)
+	f := mirror.Locked("bash", data)
+	m := mirror.Serve(t, mirror.Good(data))
 	s := open(t)
 	for range 50 {
 		os.Remove(s.Path(f))
@@ -330,9 +264,9 @@ func TestDamagedForTwo(t *testing.T) {
 
 // What was fetched stays while somebody builds with it.
 func TestPruneFetched(t *testing.T) {
-	data := content(1000)
-	f := locked("bash", data)
-	m := serve(t, good(data))
+	data := mirror.Content(1000)
+	f := mirror.Locked("bash", data)
+	m := mirror.Serve(t, mirror.Good(data))
 	s := open(t)
 	if err := s.Fetch(t.Context(), []lock.File{f}, FetchOptions{Mirrors: mirrors(m)}); err != nil {
 		t.Fatal(err)

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/mirror"
 )
 
 // maker makes an output with all that one may hold, and counts how often.
@@ -263,8 +265,8 @@ func TestListAndPrune(t *testing.T) {
 	if err := os.Chtimes(filepath.Join(s.in(outputs, "old"), manifest), past, past); err != nil {
 		t.Fatal(err)
 	}
-	data := content(5000)
-	f := locked("bash", data)
+	data := mirror.Content(5000)
+	f := mirror.Locked("bash", data)
 	if err := os.WriteFile(s.Path(f), data, 0o444); err != nil {
 		t.Fatal(err)
 	}

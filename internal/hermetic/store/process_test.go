@@ -20,6 +20,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/mirror"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
@@ -32,14 +33,14 @@ const (
 )
 
 // childData is what children fetch.
-var childData = content(3_000_000)
+var childData = mirror.Content(3_000_000)
 
 // roles are what a child can do.
 var roles = map[string]func(*Store) error{
 	"fetch": func(s *Store) error {
 		m := mirrors()
 		m.Archives[lock.Debian] = []string{os.Getenv(urlVariable)}
-		return s.Fetch(context.Background(), []lock.File{locked("big", childData)}, FetchOptions{Mirrors: m})
+		return s.Fetch(context.Background(), []lock.File{mirror.Locked("big", childData)}, FetchOptions{Mirrors: m})
 	},
 	// Makes an output of 40 files, slowly, and says so after the first.
 	"output": func(s *Store) error {
@@ -72,7 +73,7 @@ var roles = map[string]func(*Store) error{
 		if !s.ReadOnly() {
 			return errors.New("the store says that it can be written to")
 		}
-		have, missing := locked("have", childData[:100]), locked("missing", childData[:101])
+		have, missing := mirror.Locked("have", childData[:100]), mirror.Locked("missing", childData[:101])
 		if err := s.Fetch(context.Background(), []lock.File{have}, FetchOptions{}); err != nil {
 			return err
 		}
@@ -126,8 +127,8 @@ func child(t *testing.T, role, dir, url string) (*exec.Cmd, *bytes.Buffer) {
 // run succeeds, and the store never holds anything that is not right.
 func TestKilledFetch(t *testing.T) {
 	// 3 MB in about 300 ms.
-	m := serve(t, func(w http.ResponseWriter, r *http.Request) { good(childData)(&slow{w}, r) })
-	f := locked("big", childData)
+	m := mirror.Serve(t, func(w http.ResponseWriter, r *http.Request) { mirror.Good(childData)(&slow{w}, r) })
+	f := mirror.Locked("big", childData)
 	dir := filepath.Join(t.TempDir(), "store")
 	killed := 0
 	for i := range 12 {
@@ -188,10 +189,10 @@ func (s *slow) Write(p []byte) (int, error) {
 
 // TestFetchAtOnce has four processes want the same file: it is downloaded once.
 func TestFetchAtOnce(t *testing.T) {
-	m := serve(t, func(w http.ResponseWriter, r *http.Request) { good(childData)(&slow{w}, r) })
+	m := mirror.Serve(t, func(w http.ResponseWriter, r *http.Request) { mirror.Good(childData)(&slow{w}, r) })
 	dir := filepath.Join(t.TempDir(), "store")
 	run(t, 4, func() (*exec.Cmd, *bytes.Buffer) { return child(t, "fetch", dir, m.URL) })
-	if n := len(m.asked()); n != 1 {
+	if n := len(m.Requests()); n != 1 {
 		t.Errorf("expected one request, found %d", n)
 	}
 }
@@ -309,7 +310,7 @@ func TestPruneInUse(t *testing.T) {
 // TestReadOnlyStore uses a store as a user who cannot write to it.
 func TestReadOnlyStore(t *testing.T) {
 	s := open(t)
-	f := locked("have", childData[:100])
+	f := mirror.Locked("have", childData[:100])
 	if err := os.WriteFile(s.Path(f), childData[:100], 0o444); err != nil {
 		t.Fatal(err)
 	}
@@ -374,8 +375,8 @@ func TestFullStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	f := locked("big", childData)
-	m := serve(t, good(childData))
+	f := mirror.Locked("big", childData)
+	m := mirror.Serve(t, mirror.Good(childData))
 	err = s.Fetch(t.Context(), []lock.File{f}, FetchOptions{Mirrors: mirrors(m, m, m)})
 	wants(t, err, "big", "the store is full", "neb cache prune")
 	absent(t, s)
