@@ -1,6 +1,6 @@
 #!/bin/sh
-# Times neb run of a hello image, as a user waits for it: the first run with an empty store, which downloads
-# and unpacks the emulator, then five more; each until the application printed its line. BLOBS is a directory that neb build made.
+# Times neb run of a hello image until the application printed its line: the first run with an empty store,
+# which downloads and unpacks the emulator, then five more. BLOBS is a directory that neb build made.
 #
 #	bench/first-run.sh result
 set -eu
@@ -16,7 +16,8 @@ func main() { println("hello from an enclave") }
 END
 go build -o "$work/neb" ./cmd/neb
 CGO_ENABLED=0 go build -ldflags '-s -w' -o "$work/tree/hello" "$work/hello/main.go"
-"$work/neb" eif build --blobs "$blobs" --rootfs "$work/tree" --entrypoint /hello --output "$work/hello.eif" >/dev/null 2>&1
+"$work/neb" eif build --blobs "$blobs" --rootfs "$work/tree" --entrypoint /hello \
+	--output "$work/hello.eif" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 
 export NEB_CACHE="$work/store"
 mkdir -m 0700 "$NEB_CACHE"
