@@ -1,7 +1,7 @@
 // Package compression reads what the kernel reads compressed, ramdisks and modules, as the kernel's own
 // decompressors do (lib/decompress*.c): one stream, and nothing that another reader would take for something
-// else. What a common library reads in another way than the kernel is rejected, because whoever inspects an
-// image must see what boots.
+// else. What a common library reads in another way than the kernel is rejected, because a user who inspects
+// an image must see what boots.
 package compression
 
 import (

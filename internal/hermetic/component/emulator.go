@@ -10,7 +10,6 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
 )
 
 // emulatorVersion changes when the same packages make another directory.
@@ -48,11 +47,7 @@ func (b *Builder) Emulator(ctx context.Context) (string, error) {
 		if err := os.Mkdir(root, 0o755); err != nil {
 			return err
 		}
-		var packages []sandbox.Package
-		for _, f := range tools.packages {
-			packages = append(packages, sandbox.Package{Name: f.Name, Path: b.Store.Path(f)})
-		}
-		if err := sandbox.Unpack(ctx, root, packages, b.Progress); err != nil {
+		if err := b.unpack(ctx, tools, root); err != nil {
 			return err
 		}
 		if err := emulatorIn(root, dir); err != nil {

@@ -57,13 +57,18 @@ func (b *Builder) verifiedRoot(ctx context.Context, key string, t toolchain, mor
 		return "", err
 	}
 	dir, _, err = b.Store.Output(ctx, key, func(dir string) error {
-		var packages []sandbox.Package
-		for _, f := range t.packages {
-			packages = append(packages, sandbox.Package{Name: f.Name, Path: b.Store.Path(f)})
-		}
-		return sandbox.Unpack(ctx, dir, packages, b.Progress)
+		return b.unpack(ctx, t, dir)
 	})
 	return dir, err
+}
+
+// unpack unpacks the packages of a toolchain, which are in the store, into dir.
+func (b *Builder) unpack(ctx context.Context, t toolchain, dir string) error {
+	var packages []sandbox.Package
+	for _, f := range t.packages {
+		packages = append(packages, sandbox.Package{Name: f.Name, Path: b.Store.Path(f)})
+	}
+	return sandbox.Unpack(ctx, dir, packages, b.Progress)
 }
 
 // Fetch downloads files into the store. With [Builder.Offline] it fails and names those that are missing.

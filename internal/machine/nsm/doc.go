@@ -3,5 +3,5 @@
 // QEMU's drives.
 //
 // It answers as the NSM API (aws/aws-nitro-enclaves-nsm-api) and its test program expect, and as QEMU's
-// virtio-nsm.c does where both are silent. It is not a security module: whoever runs it holds its keys.
+// virtio-nsm.c does where both are silent. It is not a security module: the user who runs it holds its keys.
 package nsm

@@ -24,7 +24,7 @@ import (
 )
 
 // debianKernel is a kernel for aarch64 that is downloaded (28 MB) instead of compiled. To use another one,
-// take the fields from the index of packages, and a time at which snapshot.debian.org had it.
+// take the fields from the index of packages, and a time at which the archive of Debian snapshots had it.
 var debianKernel = lock.File{
 	Name:     "linux-image-6.12.117+deb13-cloud-arm64",
 	Version:  "6.12.117-1",

@@ -21,6 +21,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb"
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/output"
@@ -149,15 +150,12 @@ func build(b *component.Builder, arch string) (string, error) {
 	return filepath.Join(dir, arch), output.Write(dir, []output.Set{{Arch: arch, Outputs: outputs}})
 }
 
-// goarch are Go's names of architectures.
-var goarch = map[string]string{eif.X86_64: "amd64", eif.AArch64: "arm64"}
-
-// Program compiles the Go program of a package for arch, static, and returns its path.
-func Program(t testing.TB, arch, pkg string) string {
+// Program compiles the Go program of a package for the architecture target, static, and returns its path.
+func Program(t testing.TB, target, pkg string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "program")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+goarch[arch])
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch.Go(target))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
 	}
