@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -129,12 +128,6 @@ ca init' made, or under one made for this run.`,
 	return cmd
 }
 
-// A listener is an open --connect endpoint.
-type listener struct {
-	net.Listener
-	port uint32
-}
-
 func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	failed := func(err error) error {
 		if ctx.Err() != nil {
@@ -145,22 +138,18 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	handlers, err := o.handlers(s)
-	if err != nil {
-		return err
-	}
-	listeners, err := o.listeners()
-	for _, l := range listeners {
-		defer l.Close()
-	}
-	if err != nil {
-		return err
+	parent := services{ports: map[uint32]service{}}
+	defer parent.close()
+	for _, add := range []func(streams, *services) error{o.addListen, o.addConnect} {
+		if err := add(s, &parent); err != nil {
+			return err
+		}
 	}
 	st, err := os.Stat(path)
 	if err != nil {
 		return failed(err)
 	}
-	reportPort, err := checkImage(ctx, s, path)
+	description, err := checkImage(ctx, s, path)
 	if err != nil {
 		return failed(err)
 	}
@@ -210,8 +199,8 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 			_ = json.NewEncoder(out).Encode(e)
 		}
 	})
-	if reportPort != 0 && handlers[reportPort] == nil {
-		handlers[reportPort] = tl.ServeReport
+	if port := description.ExitReport; port != 0 && parent.ports[port].handler == nil {
+		parent.ports[port] = service{"the image's exit report", tl.ServeReport}
 	}
 	timeout := context.Background()
 	if o.timeout > 0 {
@@ -228,13 +217,13 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		Memory: o.memory << 20, CPUs: o.cpus, Cmdline: o.cmdline, Accel: o.accel, Machine: o.machine,
 		Root: root, RoleARN: o.parent.role, InstanceID: o.parent.instance, Debug: o.debugMode,
 		Console: console, Event: tl.Add,
-		Vsock: vsock.Config{CID: o.cid, AllowHostCID: o.hostCID, Handlers: handlers},
+		Vsock: vsock.Config{CID: o.cid, AllowHostCID: o.hostCID, Handlers: parent.handlers()},
 	})
 	if err != nil {
 		return failed(err)
 	}
-	for _, l := range listeners {
-		go m.Forward(l, l.port, func(err error) { complain(s, "%v", err) })
+	for _, start := range parent.started {
+		start(m)
 	}
 
 	forced := 0 // the exit status if neb stops the enclave
@@ -372,14 +361,6 @@ func (o *runOptions) check() error {
 	return o.parent.measure(func(int, eif.PCR) {})
 }
 
-// allow rejects an endpoint beyond this machine, unless --remote is given.
-func (o *runOptions) allow(e machine.Endpoint) error {
-	if !e.Local() && !o.remote {
-		return errors.New("not a loopback address; allow it with --remote")
-	}
-	return nil
-}
-
 // interrupted returns the exit status after the signal that ended ctx.
 func interrupted(ctx context.Context) int {
 	var s signalError
@@ -389,60 +370,17 @@ func interrupted(ctx context.Context) int {
 	return exitSignal + int(syscall.SIGINT)
 }
 
-// handlers returns a handler for each --listen, by vsock port of the parent.
-func (o *runOptions) handlers(s streams) (map[uint32]vsock.Handler, error) {
-	handlers := map[uint32]vsock.Handler{}
-	for _, text := range o.listen {
-		port, e, err := machine.ParseListen(text)
-		if err == nil {
-			err = o.allow(e)
-		}
-		if err == nil && handlers[port] != nil {
-			err = fmt.Errorf("port %d is given twice", port)
-		}
-		if err != nil {
-			return nil, usagef("invalid --listen %q: %v", text, err)
-		}
-		handlers[port] = e.Handler(func(err error) { complain(s, "%v", err) }, s.err)
-	}
-	return handlers, nil
-}
-
-// listeners opens the host's side of each --connect. The caller closes those that it returns with an error,
-// too.
-func (o *runOptions) listeners() ([]listener, error) {
-	var all []listener
-	for _, text := range o.connect {
-		port, e, err := machine.ParseConnect(text)
-		if err == nil {
-			err = o.allow(e)
-		}
-		if err != nil {
-			return all, usagef("invalid --connect %q: %v", text, err)
-		}
-		l, err := e.Listen()
-		if errors.Is(err, machine.ErrCommand) {
-			return all, usagef("invalid --connect %q: %v", text, err)
-		}
-		if err != nil {
-			return all, &ExitError{Code: exitMachine, Err: fmt.Errorf("--connect: %w", err)}
-		}
-		all = append(all, listener{l, port})
-	}
-	return all, nil
-}
-
 // checkImage prints what is wrong with an EIF that may start here and not on EC2, and fails for other files.
-// It returns the vsock port to which the image's init reports how its application ended, 0 if it does not.
-func checkImage(ctx context.Context, s streams, path string) (reportPort uint32, err error) {
+// It returns what the image's init was told, where it is neb's.
+func checkImage(ctx context.Context, s streams, path string) (contract.Description, error) {
 	report, in, err := inspect.ReadFile(ctx, path, time.Now())
 	if err != nil {
-		return 0, err
+		return contract.Description{}, err
 	}
 	defer in.Close()
 	for _, problem := range report.Problems {
 		complain(s, "warning: %s; EC2 may reject this image ('neb eif verify' lists all problems)", problem)
 	}
 	description, _ := inspect.Application(report.File)
-	return description.ExitReport, nil
+	return description, nil
 }
