@@ -22,17 +22,15 @@ import (
 
 // Limits of attestation documents, in bytes unless said otherwise.
 const (
-	maxPayload        = 16384 // the part of a document that is signed
-	maxDocument       = maxPayload + 1024
-	maxCertificate    = 1024
-	maxPublicKey      = 1024
-	maxUserData       = 1024 // as the specification's section 2.2 has it, and real documents; 3.2.2.2 says 512
-	maxNonce          = 1024 // likewise
-	maxPCRs           = 32   // registers; their indexes are below this number
-	maxBundle         = 16   // certificates; AWS sends four
-	pcrSize           = 48   // of a SHA-384 register
-	emulatedAlg       = -1   // what QEMU writes as the algorithm of its documents
-	emulatedSignature = 64   // zeros in the place of their signature, in bytes
+	maxPayload     = 16384 // the part of a document that is signed
+	maxDocument    = maxPayload + 1024
+	maxCertificate = 1024
+	maxPublicKey   = 1024
+	maxUserData    = 1024 // as the specification's section 2.2 has it, and real documents; 3.2.2.2 says 512
+	maxNonce       = 1024 // likewise
+	maxPCRs        = 32   // registers; their indexes are below this number
+	maxBundle      = 16   // certificates; AWS sends four
+	pcrSize        = 48   // of a SHA-384 register
 )
 
 // Document is an attestation document. It is what the enclave's hypervisor claims; believe it after
@@ -46,10 +44,6 @@ type Document struct {
 	PublicKey   []byte         // what the enclave put in, as UserData and Nonce; nil where it put in nothing
 	UserData    []byte
 	Nonce       []byte
-
-	// Emulated is set for a document that nobody signed: QEMU makes such ones, and so can anyone. Verify
-	// rejects them.
-	Emulated bool
 
 	message cose.UntaggedSign1Message
 }
@@ -72,8 +66,8 @@ var decoder = func() cbor.DecMode {
 	return mode
 }()
 
-// Parse reads an attestation document, with or without the COSE tag, and rejects an invalid form. It does not check
-// the signature.
+// Parse reads an attestation document, with or without the COSE tag, and rejects an invalid form. It does
+// not check the signature.
 func Parse(document []byte) (*Document, error) {
 	if len(document) > maxDocument {
 		return nil, fmt.Errorf("the attestation document has %d bytes: expected at most %d",
@@ -92,11 +86,7 @@ func Parse(document []byte) (*Document, error) {
 	if n := len(headers.Protected) + len(headers.Unprotected); n != 1 {
 		return nil, fmt.Errorf("the attestation document has %d header fields: expected only the algorithm", n)
 	}
-	switch {
-	case alg == cose.AlgorithmES384:
-	case alg == emulatedAlg && len(d.message.Signature) == emulatedSignature && allZero(d.message.Signature):
-		d.Emulated = true
-	default:
+	if alg != cose.AlgorithmES384 { // QEMU's own module writes -1, and zeros for a signature
 		return nil, fmt.Errorf("the attestation document's algorithm is %v: expected ES384", alg)
 	}
 	if n := len(d.message.Payload); n == 0 || n > maxPayload {
@@ -243,17 +233,11 @@ func AWSRoot() *x509.Certificate {
 	return root
 }
 
-// ErrEmulated is the error of [Document.Verify] for a document without a signature.
-var ErrEmulated = errors.New("the attestation document is not signed: an emulated enclave made it, or anyone")
-
 // Verify checks that the document was signed by a key that root vouches for, at the given time: the chain
 // starts with root itself, byte for byte, every certificate is valid and allowed to do what it does, and the
 // signature is that of the last one's key. The time must come from the caller's own clock, not from the
 // document.
 func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
-	if d.Emulated {
-		return ErrEmulated
-	}
 	if !bytes.Equal(d.CABundle[0], root.Raw) {
 		return fmt.Errorf("the attestation document's chain does not start with the trusted root (subject %q)",
 			root.Subject)
@@ -398,6 +382,4 @@ func (d *Document) Compare(want Expectation) []error {
 
 // Debug reports whether PCR0 is all zero or missing: the enclave runs in debug mode, where the parent can
 // read its console, and its registers do not identify it.
-func (d *Document) Debug() bool { return allZero(d.PCRs[0]) }
-
-func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
+func (d *Document) Debug() bool { return len(bytes.Trim(d.PCRs[0], "\x00")) == 0 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"maps"
@@ -34,6 +35,7 @@ type attestVerify struct {
 // attestReport is what neb attest verify --json prints.
 type attestReport struct {
 	Result    inspect.DocResult
+	Root      *rootReport       `json:",omitempty"` // who vouches for the document
 	Findings  []inspect.Finding // why the result is "rejected"
 	ModuleID  string
 	Time      time.Time
@@ -41,8 +43,14 @@ type attestReport struct {
 	PublicKey string            `json:",omitempty"` // hexadecimal, as are the next two
 	UserData  string            `json:",omitempty"`
 	Nonce     string            `json:",omitempty"`
-	Emulated  bool
 	Debug     bool
+}
+
+// rootReport names a root certificate.
+type rootReport struct {
+	Subject string
+	SHA256  string // of the certificate's DER
+	AWS     bool   // it is the root of the commercial AWS regions
 }
 
 func newAttestVerifyCommand(s streams) *cobra.Command {
@@ -86,8 +94,6 @@ a nonce that you chose for this request. The exit status is therefore 1 without 
 	f.BoolVar(&o.want.AnyNonce, "any-nonce", false, "accept any nonce: the document may be old")
 	f.BoolVar(&o.want.AllowDebug, "allow-debug", false,
 		"accept an enclave in debug mode, whose registers are zero")
-	f.BoolVar(&o.want.AllowEmulated, "allow-emulated", false,
-		"accept an unsigned document, as QEMU's own module makes them; for tests only")
 	f.BoolVar(&o.asJSON, "json", false, "print the document and the result as JSON")
 	return cmd
 }
@@ -171,19 +177,28 @@ func (o *attestVerify) expect(ctx context.Context) error {
 func (o *attestVerify) print(
 	s streams, path string, d *nsm.Document, result inspect.DocResult, findings []inspect.Finding,
 ) error {
+	var root *rootReport
+	if !slices.ContainsFunc(findings, func(f inspect.Finding) bool { return f.Code == inspect.DocSignature }) {
+		sum := sha256.Sum256(o.want.Root.Raw)
+		root = &rootReport{o.want.Root.Subject.String(), hex.EncodeToString(sum[:]),
+			o.want.Root.Equal(nsm.AWSRoot())}
+	}
 	if !o.asJSON {
 		for _, f := range findings {
 			fmt.Fprintf(s.out, "%s: %s\n", path, f.Text)
 		}
-		_, err := fmt.Fprintf(s.out, "%s: %s; %s, %s\n", path, result, d.ModuleID,
-			d.Time.Format(time.RFC3339))
+		line := fmt.Sprintf("%s: %s; %q, %s", path, result, d.ModuleID, d.Time.Format(time.RFC3339))
+		if root != nil {
+			line += fmt.Sprintf("; root %s", root.Subject)
+		}
+		_, err := fmt.Fprintln(s.out, line)
 		return err
 	}
 	r := attestReport{
-		Result: result, Findings: append([]inspect.Finding{}, findings...),
+		Result: result, Root: root, Findings: append([]inspect.Finding{}, findings...),
 		ModuleID: d.ModuleID, Time: d.Time, PCRs: map[string]string{},
 		PublicKey: hex.EncodeToString(d.PublicKey), UserData: hex.EncodeToString(d.UserData),
-		Nonce: hex.EncodeToString(d.Nonce), Emulated: d.Emulated, Debug: d.Debug(),
+		Nonce: hex.EncodeToString(d.Nonce), Debug: d.Debug(),
 	}
 	for _, n := range slices.Sorted(maps.Keys(d.PCRs)) {
 		r.PCRs[fmt.Sprint(n)] = hex.EncodeToString(d.PCRs[n])

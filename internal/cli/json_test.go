@@ -103,7 +103,7 @@ func TestJSONWordsAreDocumented(t *testing.T) {
 		{"../hermetic/store", "Kind", []string{"neb cache"}, 6},
 		{"../inspect", "Result", []string{"neb eif verify"}, 5},
 		{"../inspect", "Code", []string{"neb eif verify", "neb attest verify"}, 16},
-		{"../inspect", "DocResult", []string{"neb attest verify"}, 4},
+		{"../inspect", "DocResult", []string{"neb attest verify"}, 3},
 		{"../machine", "EventKind", []string{"neb run"}, 7},
 		{"../machine/timeline", "Result", []string{"neb run"}, 5},
 	} {

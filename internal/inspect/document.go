@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -71,16 +70,14 @@ type Requirements struct {
 	Root *x509.Certificate
 	At   time.Time // by the verifier's clock
 
-	AnyPCR        bool // do not require an expected PCR0 or PCR8, which identify the enclave
-	AnyNonce      bool // do not require an expected nonce, which shows that the document is fresh
-	AllowDebug    bool // accept an enclave in debug mode, whose registers are zero
-	AllowEmulated bool // accept a document without a signature
+	AnyPCR     bool // do not require an expected PCR0 or PCR8, which identify the enclave
+	AnyNonce   bool // do not require an expected nonce, which shows that the document is fresh
+	AllowDebug bool // accept an enclave in debug mode, whose registers are zero
 }
 
 // Codes of findings about attestation documents.
 const (
 	DocSignature    Code = "signature"    // the signature or its chain of certificates is invalid
-	DocUnsigned     Code = "unsigned"     // an emulated enclave made the document, or anyone
 	DocDebug        Code = "debug-mode"   // the enclave is in debug mode
 	DocMismatch     Code = "mismatch"     // a field differs from what was expected
 	DocZeroPCR      Code = "zero-pcr"     // a register was expected to be zero, as in debug mode
@@ -94,7 +91,6 @@ type DocResult string
 // The results of [CheckDocument].
 const (
 	DocVerified     DocResult = "verified"   // the document is signed, and everything is as expected
-	DocIsUnsigned   DocResult = "unsigned"   // everything is as expected, but nobody signed the document
 	DocFromDebugged DocResult = "debug-mode" // the document is signed, by an enclave in debug mode
 	DocRejected     DocResult = "rejected"   // there are findings
 )
@@ -103,13 +99,9 @@ const (
 func CheckDocument(d *nsm.Document, want Requirements) (DocResult, []Finding) {
 	var findings []Finding
 	add := func(code Code, format string, args ...any) {
-		findings = append(findings,
-			find(code, format, args...))
+		findings = append(findings, find(code, format, args...))
 	}
-	switch err := d.Verify(want.Root, want.At); {
-	case errors.Is(err, nsm.ErrEmulated) && !want.AllowEmulated:
-		add(DocUnsigned, "%v; --allow-emulated accepts it", err)
-	case err != nil && !errors.Is(err, nsm.ErrEmulated):
+	if err := d.Verify(want.Root, want.At); err != nil {
 		add(DocSignature, "%v", err)
 	}
 	if d.Debug() && !want.AllowDebug {
@@ -137,8 +129,6 @@ func CheckDocument(d *nsm.Document, want Requirements) (DocResult, []Finding) {
 	switch {
 	case len(findings) > 0:
 		return DocRejected, findings
-	case d.Emulated:
-		return DocIsUnsigned, nil
 	case d.Debug():
 		return DocFromDebugged, nil
 	}

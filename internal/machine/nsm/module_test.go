@@ -196,7 +196,7 @@ func TestDocument(t *testing.T) {
 	if err := d.Verify(nsm.AWSRoot(), time.Now()); err == nil {
 		t.Error("verified under the root of AWS")
 	}
-	if string(d.UserData) != "user" || d.Nonce == nil || len(d.Nonce) != 0 || string(d.PublicKey) != "key" || d.ModuleID != testID || d.Emulated {
+	if string(d.UserData) != "user" || d.Nonce == nil || len(d.Nonce) != 0 || string(d.PublicKey) != "key" || d.ModuleID != testID {
 		t.Errorf("%+v", d)
 	}
 	if d.Time.Before(before) || d.Time.After(time.Now()) {

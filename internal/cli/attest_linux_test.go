@@ -10,26 +10,21 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/devca"
+	emulated "github.com/nitro-enclaves-bootstrap/neb/internal/machine/nsm"
 	"github.com/nitro-enclaves-bootstrap/neb/nsm"
 )
 
-// emulated is an attestation document without a signature, as QEMU makes them.
-func emulated(t *testing.T, pcr0 eif.PCR, nonce []byte) []byte {
+// attested is an attestation document of an enclave under a development root, as neb run's enclaves get them.
+func attested(t *testing.T, root *devca.Authority, pcr0 eif.PCR, nonce []byte) []byte {
 	t.Helper()
-	zero := make([]byte, 64)
-	payload, err := cbor.Marshal(map[string]any{
-		"module_id": "i-1234567890abcdef0-enc9876543210abcde", "digest": "SHA384",
-		"timestamp": uint64(1_790_000_000_000),
-		"pcrs":      map[int][]byte{0: pcr0[:]}, "certificate": zero, "cabundle": [][]byte{zero},
-		"public_key": nil, "user_data": nil, "nonce": nonce,
+	module := emulated.New(emulated.Config{
+		ID: "i-1234567890abcdef0-enc1", PCRs: map[int]emulated.Digest{0: emulated.Digest(pcr0)},
+		Chain: root.Identity("i-1234567890abcdef0", "i-1234567890abcdef0-enc1").Chain,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	document, err := cbor.Marshal([]any{[]byte{0xa1, 0x01, 0x20}, map[int]int{}, payload, zero})
+	client := nsm.Module{Exchange: func(request []byte) ([]byte, error) { return module.Answer(request), nil }}
+	document, err := client.Attest(nil, nonce, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,17 +38,22 @@ func TestAttestVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	document := emulated(t, pcr0, []byte{1, 2})
+	root, err := devca.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	document := attested(t, root, pcr0, []byte{1, 2})
 	for name, content := range map[string][]byte{
 		"bin": document, "hex": []byte(hex.EncodeToString(document) + "\n"),
 		"b64":   []byte(base64.StdEncoding.EncodeToString(document)),
-		"debug": emulated(t, eif.PCR{}, nil), "rubbish": []byte("hello"), "huge": make([]byte, 300<<10),
+		"debug": attested(t, root, eif.PCR{}, nil), "rubbish": []byte("hello"), "huge": make([]byte, 300<<10),
+		"root.pem": root.PEM(),
 	} {
 		if err := os.WriteFile(f.path(name), content, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	const allow = " --allow-emulated"
+	under := " --root " + f.path("root.pem")
 	other, zeros := strings.Repeat("ab", 48), strings.Repeat("0", 96)
 	for _, test := range []struct {
 		args   string
@@ -61,29 +61,31 @@ func TestAttestVerify(t *testing.T) {
 		out    string
 		err    string
 	}{
-		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + allow, 0, ": unsigned; i-1234567890abcdef0", ""},
-		{"hex --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + allow, 0, ": unsigned", ""},
-		{"b64 --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + allow, 0, ": unsigned", ""},
-		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 0102", 1, "not signed", ""},
-		{"bin --pcr0 " + other + " --nonce 0102" + allow, 1, "PCR0: expected abab", ""},
-		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 03" + allow, 1, "nonce: expected", ""},
-		{"bin --pcr0 " + pcrs["PCR0"] + allow, 1, "no expected nonce", ""},
-		{"bin --nonce 0102" + allow, 1, "no expected value identifies the enclave", ""},
-		{"bin --pcr1 " + pcrs["PCR1"] + " --nonce 0102" + allow, 1,
+		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + under, 0, ": verified; \"i-1234567890abcdef0-enc1\"", ""},
+		{"hex --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + under, 0, ": verified", ""},
+		{"b64 --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + under, 0, ": verified", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 0102", 1, "does not start with the trusted root", ""},
+		{"bin --pcr0 " + other + " --nonce 0102" + under, 1, "PCR0: expected abab", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 03" + under, 1, "nonce: expected", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + under, 1, "no expected nonce", ""},
+		{"bin --nonce 0102" + under, 1, "no expected value identifies the enclave", ""},
+		{"bin --pcr1 " + pcrs["PCR1"] + " --nonce 0102" + under, 1,
 			"no expected value identifies the enclave", ""},
-		{"bin --any-pcr --any-nonce" + allow, 0, ": unsigned", ""},
-		{"bin --any-pcr --any-nonce --user-data 00" + allow, 1, "found none", ""},
-		{"bin --any-pcr --any-nonce --json" + allow, 0, `"Result": "unsigned"`, ""},
-		{"bin --any-nonce --json" + allow, 1, `"Code": "unidentified"`, ""},
-		{"bin --eif " + image + " --nonce 0102" + allow, 1, "PCR1: expected", ""}, // it has PCR0 alone
+		{"bin --any-pcr --any-nonce" + under, 0, ": verified", ""},
+		{"bin --any-pcr --any-nonce --user-data 00" + under, 1, "found none", ""},
+		{"bin --any-pcr --any-nonce --json" + under, 0, `"Result": "verified"`, ""},
+		{"bin --any-nonce --json" + under, 1, `"Code": "unidentified"`, ""},
+		{"bin --any-nonce --json" + under, 1, `"AWS": false`, ""},
+		{"bin --any-pcr --any-nonce" + under, 0, "; root CN=neb.nitro-enclaves,OU=neb development root", ""},
+		{"bin --eif " + image + " --nonce 0102" + under, 1, "PCR1: expected", ""}, // it has PCR0 alone
 		{"bin --eif " + image + " --pcr0 " + other, 2, "", "--pcr0 contradicts --eif"},
-		{"debug --any-pcr --any-nonce" + allow, 1, "debug mode", ""},
-		{"debug --any-pcr --any-nonce --allow-debug" + allow, 0, ": unsigned", ""},
-		{"debug --pcr0 " + zeros + " --any-nonce --allow-debug" + allow, 0, ": unsigned", ""},
-		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce" + allow, 1, "the expected PCR0 is zero", ""},
-		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce --allow-debug" + allow, 0, ": unsigned", ""},
-		{"bin --pcr0 " + zeros + " --any-nonce --allow-debug" + allow, 1, "PCR0: expected 000000", ""},
-		{"bin --pcr0 " + pcrs["PCR0"] + " --pcr3 " + zeros + " --any-nonce" + allow, 1,
+		{"debug --any-pcr --any-nonce" + under, 1, "debug mode", ""},
+		{"debug --any-pcr --any-nonce --allow-debug" + under, 0, ": debug-mode", ""},
+		{"debug --pcr0 " + zeros + " --any-nonce --allow-debug" + under, 0, ": debug-mode", ""},
+		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce" + under, 1, "the expected PCR0 is zero", ""},
+		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce --allow-debug" + under, 0, ": debug-mode", ""},
+		{"bin --pcr0 " + zeros + " --any-nonce --allow-debug" + under, 1, "PCR0: expected 000000", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + " --pcr3 " + zeros + " --any-nonce" + under, 1,
 			"the expected PCR3 is zero", ""},
 		{"rubbish --any-pcr --any-nonce", 1, "", "COSE_Sign1"},
 		{"huge", 1, "", "larger than 262144 bytes"},
@@ -135,6 +137,7 @@ func TestAttestVerifySigned(t *testing.T) {
 		{"signed" + waived + at + " --root " + f.path("root.pem"), 0, ": verified"},
 		{"signed" + waived + at + " --root " + f.path("cert.pem"), 1, "does not start with the trusted root"},
 		{"signed" + waived, 1, "is valid from"},
+		{"signed" + waived + at + " --json", 0, `"AWS": true`},
 		{"signed --any-nonce" + at + " --pcr0 " + strings.Repeat("ab", 48), 1, "PCR0: expected"},
 		{"signed --any-pcr" + at + " --nonce 0102", 1, "nonce: expected"},
 		{"signed" + waived + at + " --public-key " + hex.EncodeToString(d.PublicKey), 0, ": verified"},
