@@ -3,6 +3,7 @@ package eif
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 )
 
 // Sizes and limits of the format.
@@ -25,8 +26,13 @@ const (
 // Magic is the first four bytes of every Enclave Image File.
 var Magic = [4]byte{'.', 'e', 'i', 'f'}
 
-// flagAArch64 is the bit of the header's flags for the architecture: set for aarch64, clear for x86_64.
-const flagAArch64 = 1
+// Bits of the header's flags. The specification has the first: set for aarch64, clear for x86_64. The others
+// mark PCIe ("sidecar") enclaves, which have a PCI bus and a disk; Bottlerocket's eif-builder sets 0x240.
+const (
+	flagAArch64    = 1
+	flagPCIe       = 1 << 6
+	flagPCIeVirtio = 1 << 9
+)
 
 // Offsets of the header's fields, in bytes.
 const (
@@ -71,7 +77,7 @@ func (t SectionType) String() string {
 // Header is the first 548 bytes of a file, without the table of its sections and its checksum.
 type Header struct {
 	Version uint16 // of the format
-	Flags   uint16 // bit 0 is the architecture; the others are reserved
+	Flags   uint16 // bit 0 is the architecture; the others are reserved, or of PCIe enclaves
 	Memory  uint64 // default memory of the enclave in bytes; nothing reads it
 	CPUs    uint64 // default number of CPUs; nothing reads it
 }
@@ -82,6 +88,30 @@ func (h Header) Arch() string {
 		return AArch64
 	}
 	return X86_64
+}
+
+// PCIe reports whether the flags are those of a PCIe enclave. PCR0 of such an image includes the flags, by a
+// rule that is not public, so that nothing here computes it.
+func (h Header) PCIe() bool { return h.Flags&(flagPCIe|flagPCIeVirtio) != 0 }
+
+// FlagNames returns the names of the bits that are set in the header's flags, such as "aarch64 pcie": those
+// without a name in hexadecimal. It returns "" for none.
+func (h Header) FlagNames() string {
+	var names []string
+	rest := h.Flags
+	for _, bit := range []struct {
+		flag uint16
+		name string
+	}{{flagAArch64, AArch64}, {flagPCIe, "pcie"}, {flagPCIeVirtio, "pcie-virtio"}} {
+		if rest&bit.flag != 0 {
+			names = append(names, bit.name)
+			rest &^= bit.flag
+		}
+	}
+	if rest != 0 {
+		names = append(names, fmt.Sprintf("%#x", rest))
+	}
+	return strings.Join(names, " ")
 }
 
 // Section is one section of a file.

@@ -33,7 +33,7 @@ func FuzzOpen(f *testing.F) {
 		if entries, err := file.Signatures(); err == nil {
 			entries[0].Verify(eif.PCR{}, now)
 		}
-		if len(problems) > 0 {
+		if len(problems) > 0 || file.PCIe() {
 			return
 		}
 		if pass == nil {
@@ -44,14 +44,8 @@ func FuzzOpen(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.Header(file.Header)
-		for _, s := range file.Sections {
-			if err := w.Next(s.Type); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := w.ReadFrom(file.Content(s)); err != nil {
-				t.Fatal(err)
-			}
+		if err := w.Copy(t.Context(), file, 0); err != nil {
+			t.Fatal(err)
 		}
 		m, err := w.Measurements()
 		if err != nil {
@@ -63,7 +57,7 @@ func FuzzOpen(f *testing.F) {
 		if err := w.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if pass.CRC == file.CRC && !bytes.Equal(out.b, b) {
+		if pass.CRC == file.CRC && len(file.Layout) == 0 && !bytes.Equal(out.b, b) {
 			t.Error("the file written again is another")
 		}
 	})

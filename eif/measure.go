@@ -62,15 +62,18 @@ func MeasureContent(r io.Reader) (PCR, error) {
 
 // Measurements are the registers that an enclave image determines.
 type Measurements struct {
-	PCR0 PCR  // the image: kernel, command line and all ramdisks
+	PCR0 PCR  // the image: kernel, command line and all ramdisks; zero if it is not known, see [Header.PCIe]
 	PCR1 PCR  // the bootstrap: kernel, command line and the first ramdisk
 	PCR2 PCR  // the application: all ramdisks but the first
 	PCR8 *PCR // the signing certificate; nil for an image without a signature
 }
 
-// PCR returns register n, and false if it is not 0, 1, 2 or 8, or is 8 of an image without a signature.
+// PCR returns register n, and false if it is not 0, 1, 2 or 8, is 8 of an image without a signature, or not
+// known.
 func (m Measurements) PCR(n int) (PCR, bool) {
 	switch {
+	case n == 0 && m.PCR0.IsZero():
+		return PCR{}, false
 	case n >= 0 && n < 3:
 		return [...]PCR{m.PCR0, m.PCR1, m.PCR2}[n], true
 	case n == 8 && m.PCR8 != nil:
@@ -82,9 +85,10 @@ func (m Measurements) PCR(n int) (PCR, bool) {
 // MarshalJSON writes the object that nitro-cli prints.
 func (m Measurements) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
-		HashAlgorithm    string
-		PCR0, PCR1, PCR2 PCR
-		PCR8             *PCR `json:",omitempty"`
+		HashAlgorithm string
+		PCR0          PCR `json:",omitzero"`
+		PCR1, PCR2    PCR
+		PCR8          *PCR `json:",omitempty"`
 	}{"Sha384 { ... }", m.PCR0, m.PCR1, m.PCR2, m.PCR8})
 }
 

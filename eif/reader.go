@@ -1,12 +1,14 @@
 package eif
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
-	"math"
+	"slices"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
@@ -17,13 +19,20 @@ type File struct {
 	Sections []Section
 	CRC      uint32 // in the header; [File.CheckCRC] compares it with the content
 
+	// Layout lists where the sections do not lie as the specification has them: gaps, another order, bytes
+	// after the last, a size that Amazon's signer left. Hypervisor, QEMU and this package find the sections by
+	// the header's table, so that such a file starts; nitro-cli reads one section after the other.
+	Layout []error
+
 	r      io.ReaderAt
 	header []byte
+	end    int64 // of the file, in bytes
 }
 
 // Open reads the structure of an Enclave Image File of size bytes: the header and the header of every
-// section. It rejects a file that breaks the specification in those; the error lists all that is wrong. It
-// does not look into the sections, and does not check the checksum: [File.Measure] and [File.CheckCRC] do.
+// section, by the header's table. It rejects a file that breaks the specification in those, except by
+// [File.Layout]; the error lists all that is wrong. It does not look into the sections, and does not check the
+// checksum: [File.Measure] and [File.CheckCRC] do.
 func Open(r io.ReaderAt, size int64) (*File, error) {
 	f, problems := Inspect(r, size)
 	return f, errors.Join(problems...)
@@ -52,6 +61,7 @@ func Inspect(r io.ReaderAt, size int64) (*File, []error) {
 		CRC:    binary.BigEndian.Uint32(head[offCRC:]),
 		r:      r,
 		header: head,
+		end:    size,
 	}
 	if f.Version < MinVersion || f.Version > Version {
 		return nil, []error{fmt.Errorf("EIF version %d: expected %d to %d", f.Version, MinVersion, Version)}
@@ -60,7 +70,7 @@ func Inspect(r io.ReaderAt, size int64) (*File, []error) {
 	var problems []error
 	wrong := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 
-	if rest := f.Flags &^ flagAArch64; rest != 0 {
+	if rest := f.Flags &^ flagAArch64; rest != 0 && !f.PCIe() {
 		wrong("the header's reserved flags are %#x: expected 0", rest)
 	}
 	if v := binary.BigEndian.Uint16(head[offReserved:]); v != 0 {
@@ -79,46 +89,89 @@ func Inspect(r io.ReaderAt, size int64) (*File, []error) {
 			wrong("the header counts %d sections, but its table has an entry for section %d", count, i)
 		}
 	}
-
-	at := int64(HeaderSize)
 	for i := range count {
-		offset, length := head64(head, offOffsets, i), head64(head, offSizes, i)
-		if offset != uint64(at) {
-			wrong("section %d: the header places it at byte %d: expected byte %d", i, offset, at)
-			return nil, problems
-		}
-		if length > math.MaxInt64 || int64(length) > size-at-SectionHeaderSize {
-			wrong("section %d: %d bytes at byte %d do not fit into the file of %d bytes", i, length, at, size)
-			return nil, problems
-		}
-		own := make([]byte, SectionHeaderSize)
-		if err := readAt(r, own, at); err != nil {
-			wrong("section %d: read its header at byte %d: %w", i, at, err)
-			return nil, problems
-		}
-		s := Section{
-			Type:   SectionType(binary.BigEndian.Uint16(own[0:])),
-			Flags:  binary.BigEndian.Uint16(own[2:]),
-			Offset: at,
-			Size:   int64(length),
-		}
-		if ownSize := binary.BigEndian.Uint64(own[4:]); ownSize != length {
-			wrong("section %d (%v): %d bytes by the file's header, %d by its own", i, s.Type, length, ownSize)
-			return nil, problems
+		s, err := f.section(i)
+		if err != nil {
+			return nil, append(problems, err)
 		}
 		if _, known := sectionNames[s.Type]; !known {
-			wrong("section %d at byte %d has %v: expected 1 to %d", i, at, s.Type, Meta)
+			wrong("section %d at byte %d has %v: expected 1 to %d", i, s.Offset, s.Type, Meta)
 		}
 		if s.Flags != 0 {
 			wrong("section %d (%v): its reserved flags are %#x: expected 0", i, s.Type, s.Flags)
 		}
 		f.Sections = append(f.Sections, s)
-		at = s.End()
 	}
-	if at != size {
-		wrong("the last section ends at byte %d: the file has %d bytes", at, size)
+	if err := f.layout(); err != nil {
+		return nil, append(problems, err)
 	}
 	return f, append(problems, f.composition()...)
+}
+
+// section reads the header of section i, where the file's header places it.
+func (f *File) section(i int) (Section, error) {
+	offset, length := head64(f.header, offOffsets, i), head64(f.header, offSizes, i)
+	if offset < HeaderSize || offset > uint64(f.end) || f.end-int64(offset) < SectionHeaderSize {
+		return Section{}, fmt.Errorf("section %d: the header places it at byte %d, "+
+			"expected a byte from %d on in the file of %d bytes", i, offset, HeaderSize, f.end)
+	}
+	own := make([]byte, SectionHeaderSize)
+	if err := readAt(f.r, own, int64(offset)); err != nil {
+		return Section{}, fmt.Errorf("section %d: read its header at byte %d: %w", i, offset, err)
+	}
+	s := Section{
+		Type:   SectionType(binary.BigEndian.Uint16(own[0:])),
+		Flags:  binary.BigEndian.Uint16(own[2:]),
+		Offset: int64(offset),
+	}
+	if ownSize := binary.BigEndian.Uint64(own[4:]); ownSize != length {
+		if s.Type != Signature {
+			return s, fmt.Errorf("section %d (%v): %d bytes by the file's header, %d by its own",
+				i, s.Type, length, ownSize)
+		}
+		// EifSigner::write_signature of aws-nitro-enclaves-image-format, its issue 54.
+		f.Layout = append(f.Layout, fmt.Errorf("the signature has %d bytes by the file's header, %d by its own: "+
+			"nitro-cli sign-eif leaves the old size when it replaces a signature", length, ownSize))
+		length = ownSize
+	}
+	if room := f.end - s.Content(); length > uint64(room) {
+		return s, fmt.Errorf("section %d: %d bytes at byte %d do not fit into the file of %d bytes",
+			i, length, offset, f.end)
+	}
+	s.Size = int64(length)
+	return s, nil
+}
+
+// layout checks where the sections lie, and adds to Layout. It rejects sections that overlap, and an order of
+// ramdisks that differs between table and file: their registers would depend on the reader.
+func (f *File) layout() error {
+	inFile := slices.Clone(f.Sections)
+	slices.SortStableFunc(inFile, func(a, b Section) int { return cmp.Compare(a.Offset, b.Offset) })
+	measured := func(all []Section) []Section {
+		return slices.DeleteFunc(slices.Clone(all), func(s Section) bool { return s.Type == Meta || s.Type == Signature })
+	}
+	if !slices.Equal(measured(inFile), measured(f.Sections)) {
+		return errors.New("the header's table has kernel, command line and ramdisks in another order than the file: " +
+			"nitro-cli computes other registers for it than the hypervisor")
+	}
+	add := func(format string, args ...any) { f.Layout = append(f.Layout, fmt.Errorf(format, args...)) }
+	if !slices.Equal(inFile, f.Sections) {
+		add("the sections lie in the file in another order than in the header's table")
+	}
+	at := int64(HeaderSize)
+	for _, s := range inFile {
+		if s.Offset < at {
+			return fmt.Errorf("the %v section at byte %d overlaps what ends at byte %d", s.Type, s.Offset, at)
+		}
+		if s.Offset > at {
+			add("%d bytes at byte %d, before the %v section, belong to no section", s.Offset-at, at, s.Type)
+		}
+		at = s.End()
+	}
+	if at != f.end {
+		add("%d bytes after the last section, at byte %d, belong to no section", f.end-at, at)
+	}
+	return nil
 }
 
 // composition lists what is wrong with the number and the order of the sections.
@@ -222,7 +275,7 @@ type Pass struct {
 }
 
 // Measure reads the whole file once and computes its registers, its checksum and the digest of each section.
-// PCR8 is that of the certificate in the signature section, if there is one. If the signature cannot be read,
+// PCR0 is zero for a file of a PCIe enclave, see [Header.PCIe]. PCR8 is that of the certificate in the signature section, if there is one. If the signature cannot be read,
 // Measure returns an error and the other registers. It fails with the cause of ctx once ctx is done.
 func (f *File) Measure(ctx context.Context) (*Pass, error) {
 	m := newMeter(nil)
@@ -244,6 +297,18 @@ func (f *File) Measure(ctx context.Context) (*Pass, error) {
 		CRC:          checksum(f.header, f.Sections, crcs),
 		Sections:     m.digests,
 	}
+	if f.PCIe() {
+		pass.PCR0 = PCR{}
+	}
+	if pass.CRC != f.CRC && len(f.Layout) > 0 {
+		whole, err := f.wholeCRC(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if whole == f.CRC {
+			pass.CRC = whole
+		}
+	}
 	if _, signed := f.Find(Signature); signed {
 		signatures, err := f.Signatures()
 		if err != nil {
@@ -256,6 +321,16 @@ func (f *File) Measure(ctx context.Context) (*Pass, error) {
 		pass.PCR8 = &pcr8
 	}
 	return pass, nil
+}
+
+// wholeCRC is the checksum of all bytes of a file, with those that belong to no section. The reference sums
+// them too (aws-nitro-enclaves-image-format, pull request 26); QEMU does not.
+func (f *File) wholeCRC(ctx context.Context) (uint32, error) {
+	sum := crc32.NewIEEE()
+	sum.Write(f.header[:offCRC])
+	rest := io.NewSectionReader(f.r, HeaderSize, f.end-HeaderSize)
+	_, err := io.Copy(sum, stream.Reader(ctx, rest))
+	return sum.Sum32(), err
 }
 
 // CheckCRC fails if the checksum that a pass over the file computed differs from the one in its header.

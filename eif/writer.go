@@ -1,10 +1,13 @@
 package eif
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
 // Values of the reference implementation for fields that nothing reads.
@@ -181,8 +184,56 @@ func (w *Writer) fail(err error) error {
 // Abort ends the goroutines of an unfinished file, which is unusable then. After Close it does nothing.
 func (w *Writer) Abort() { w.fail(errors.New("writing the EIF was aborted")) }
 
-// Header sets the version and the default memory and CPUs of the header, which are otherwise those of the
-// reference implementation. The architecture does not change.
-func (w *Writer) Header(h Header) {
-	w.header.Version, w.header.Memory, w.header.CPUs = h.Version, h.Memory, h.CPUs
+// Copy writes the sections of a file, except those of a type, as they are.
+func (w *Writer) Copy(ctx context.Context, f *File, except SectionType) error {
+	w.header.Version, w.header.Memory, w.header.CPUs = f.Version, f.Memory, f.CPUs
+	for _, s := range f.Sections {
+		if s.Type == except {
+			continue
+		}
+		if err := w.Next(s.Type); err != nil {
+			return err
+		}
+		if _, err := w.ReadFrom(stream.Reader(ctx, f.Content(s))); err != nil {
+			return fmt.Errorf("the %v section: %w", s.Type, err)
+		}
+	}
+	return nil
+}
+
+// Repair writes a file with the same sections in the same order to w, which must be empty, with nothing
+// between and after them and the right sizes in the header. The registers and a signature stay what they are.
+// It rejects a file with a wrong checksum, one of a PCIe enclave, and one with nothing to repair.
+func Repair(ctx context.Context, w io.WriteSeeker, f *File) (Measurements, error) {
+	switch {
+	case f.PCIe():
+		return Measurements{}, errors.New("the file is of a PCIe enclave, whose PCR0 is not known: " +
+			"neb cannot show that it stays the same")
+	case len(f.Layout) == 0:
+		return Measurements{}, errors.New("nothing to repair: the sections lie as the format has them")
+	}
+	pass, err := f.Measure(ctx)
+	if pass == nil {
+		return Measurements{}, err
+	}
+	if err := f.CheckCRC(pass); err != nil {
+		return Measurements{}, err
+	}
+	out, err := NewWriter(w, f.Arch())
+	if err != nil {
+		return Measurements{}, err
+	}
+	defer out.Abort()
+	if err := out.Copy(ctx, f, 0); err != nil {
+		return Measurements{}, err
+	}
+	m, err := out.Measurements()
+	if err == nil && m != (Measurements{PCR0: pass.PCR0, PCR1: pass.PCR1, PCR2: pass.PCR2}) {
+		err = errors.New("the file changed while neb repaired it")
+	}
+	if err != nil {
+		return Measurements{}, err
+	}
+	m.PCR8 = pass.PCR8
+	return m, out.Close()
 }

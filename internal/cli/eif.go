@@ -19,6 +19,7 @@ func newEIFCommand(s streams) *cobra.Command {
 		newEIFDescribeCommand(s),
 		newEIFExtractCommand(s),
 		newEIFSignCommand(s),
+		newEIFRepairCommand(s),
 		newEIFVerifyCommand(s),
 		newEIFDiffCommand(s),
 		newEIFPCRCommand(s),
@@ -51,6 +52,13 @@ func atFlag(text string) (time.Time, error) {
 		return at, usagef("invalid --at %q: expected a time like 2026-11-23T12:00:00Z", text)
 	}
 	return at, nil
+}
+
+// warnLayout warns of an EIF whose sections lie elsewhere than the format has them.
+func warnLayout(s streams, path string, f *eif.File) {
+	for _, l := range f.Layout {
+		complain(s, "warning: %s: %v", path, l)
+	}
 }
 
 // pcrFlags are the values of flags --pcrN, by register.

@@ -29,6 +29,8 @@ and the registers that change with it. The exit status is 0 if the files are the
 				return err
 			}
 			defer inB.Close()
+			warnLayout(s, args[0], a)
+			warnLayout(s, args[1], b)
 			differ := false
 			tools := newBlobBuilder(s, buildFlags{})
 			defer tools.close()

@@ -34,6 +34,7 @@ each ramdisk into a subdirectory with its number. --list prints the entries of t
 				return err
 			}
 			defer in.Close()
+			warnLayout(s, args[0], file)
 			if list {
 				err = inspect.ListRamdisks(cmd.Context(), file, s.out)
 			} else {

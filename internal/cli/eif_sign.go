@@ -34,6 +34,7 @@ measurements, now with PCR8, go to standard output, in the form of nitro-cli sig
 				return err
 			}
 			defer in.Close()
+			warnLayout(s, args[0], file)
 			var m eif.Measurements
 			err = atomicfile.Write(args[0], func(out *os.File) error {
 				m, err = sign.EIF(cmd.Context(), out, file, signer)

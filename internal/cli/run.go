@@ -378,6 +378,11 @@ func checkImage(ctx context.Context, s streams, path string) (contract.Descripti
 		return contract.Description{}, err
 	}
 	defer in.Close()
+	if report.File.PCIe() {
+		return 0, fmt.Errorf("%s: the image is of a PCIe enclave, whose root is a disk: "+
+			"neb run emulates enclaves without a PCI bus", path)
+	}
+	warnLayout(s, path, report.File)
 	for _, problem := range report.Problems {
 		complain(s, "warning: %s; EC2 may reject this image ('neb eif verify' lists all problems)", problem)
 	}

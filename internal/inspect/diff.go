@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,10 +71,11 @@ func Diff(ctx context.Context, a, b *eif.File, tools Tools, report func(Differen
 		a, b any
 	}{
 		{"version", a.Version, b.Version},
-		{"flags (architecture)", a.Flags, b.Flags},
+		{"flags", flags(a), flags(b)},
 		{"default memory", a.Memory, b.Memory},
 		{"default CPUs", a.CPUs, b.CPUs},
 		{"section order", order(a), order(b)},
+		{"layout", fmt.Sprint(a.Layout), fmt.Sprint(b.Layout)},
 	} {
 		if field.a != field.b {
 			header("%s %v and %v", field.name, field.a, field.b)
@@ -107,6 +109,8 @@ func Diff(ctx context.Context, a, b *eif.File, tools Tools, report func(Differen
 	}
 	return nil
 }
+
+func flags(f *eif.File) string { return fmt.Sprintf("%#x (%s)", f.Flags, cmp.Or(f.FlagNames(), f.Arch())) }
 
 func order(f *eif.File) string {
 	var names []string

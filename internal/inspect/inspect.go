@@ -29,12 +29,14 @@ type Report struct {
 	SignatureOK bool              // the signature is by the certificate's key, and for this image
 
 	Problems []Finding // what is wrong
-	Foreign  []Finding // names in later ramdisks that do not belong there; see [Report.Verify]
+	Warnings []Finding // what a hypervisor passes over; see [Report.Verify]
 }
 
 // Codes of findings about EIFs.
 const (
 	Structure   Code = "structure"    // header or sections break a rule of the format
+	Layout      Code = "layout"       // the sections lie elsewhere than the format has them
+	PCIe        Code = "pcie"         // the image is of a PCIe enclave, whose PCR0 is not known
 	Checksum    Code = "checksum"     // the file is truncated or changed
 	Kernel      Code = "kernel"       // not a bootable image for the architecture
 	Cmdline     Code = "cmdline"      // it cannot be read, or is invalid
@@ -64,6 +66,14 @@ func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Re
 		r.problem(Structure, "%v", p)
 	}
 
+	for _, l := range f.Layout {
+		r.Warnings = append(r.Warnings, find(Layout, "%v; neb eif repair mends it", l))
+	}
+	if f.PCIe() {
+		r.Warnings = append(r.Warnings, find(PCIe, "the header's flags %#x (%s) are those of a PCIe enclave: "+
+			"its PCR0 includes them by a rule that is not public, so neb gives none", f.Flags, f.FlagNames()))
+	}
+
 	// The ramdisks are listed while the file is hashed.
 	type listing struct {
 		names []string
@@ -90,7 +100,7 @@ func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Re
 		r.problem(Ramdisk, "%v", list.err)
 	}
 	for _, text := range list.names {
-		r.Foreign = append(r.Foreign, find(ForeignName, "%s", text))
+		r.Warnings = append(r.Warnings, find(ForeignName, "%s", text))
 	}
 	if err := f.CheckCRC(pass); err != nil {
 		r.problem(Checksum, "%v", err)
@@ -146,6 +156,9 @@ func (r *Report) signature(at time.Time) {
 		return // likewise
 	}
 	r.Certificate = certificate
+	if r.File.PCIe() {
+		return // PCIe says why: the signature covers PCR0
+	}
 	_, err = entries[0].Verify(r.Pass.PCR0, certificate.NotBefore)
 	r.SignatureOK = err == nil
 	if err == nil {
@@ -179,7 +192,7 @@ const (
 
 // Verify lists everything that is wrong with a file, and everything that differs from what was expected.
 func (r *Report) Verify(want Expectation) (Result, []Finding) {
-	findings := slices.Concat(r.Problems, r.Foreign)
+	findings := slices.Concat(r.Problems, r.Warnings)
 	add := func(code Code, format string, args ...any) {
 		findings = append(findings, find(code, format, args...))
 	}
@@ -188,6 +201,8 @@ func (r *Report) Verify(want Expectation) (Result, []Finding) {
 		switch {
 		case !ok && n == 8:
 			add(PCRMismatch, "PCR8: expected %v, found no signature", want.PCRs[n])
+		case !ok && n == 0:
+			add(PCRMismatch, "PCR0: expected %v, the file does not show it", want.PCRs[n])
 		case !ok:
 			add(PCRMismatch, "PCR%d: a file determines only PCR0, PCR1, PCR2 and PCR8", n)
 		case got != want.PCRs[n]:
@@ -233,6 +248,7 @@ type Description struct {
 	Metadata           json.RawMessage `json:",omitempty"`
 
 	Architecture string
+	Flags        string `json:",omitempty"` // of a PCIe enclave
 	Sections     []SectionDescription
 	Unmeasured   []string
 	Problems     []Finding
@@ -257,9 +273,11 @@ func (r *Report) Describe() (*Description, error) {
 		Architecture: r.File.Arch(),
 		Unmeasured:   []string{},
 		Problems:     append([]Finding{}, r.Problems...),
-		Warnings:     append([]Finding{}, r.Foreign...),
+		Warnings:     append([]Finding{}, r.Warnings...),
 	}
-	if r.Signed {
+	if r.File.PCIe() {
+		d.Flags = r.File.FlagNames()
+	} else if r.Signed {
 		d.SignatureCheck = &r.SignatureOK
 	}
 	if r.Certificate != nil {

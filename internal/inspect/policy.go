@@ -24,6 +24,8 @@ func (p Policy) Add(m eif.Measurements, numbers ...int) error {
 			p[n] = pcr
 		case n == 8 && !all:
 			return errors.New("PCR8: the file has no signature")
+		case n == 0:
+			return errors.New("PCR0: the file is of a PCIe enclave, whose PCR0 is not known")
 		case n != 8:
 			return fmt.Errorf("PCR%d: a file determines only PCR0, PCR1, PCR2 and PCR8", n)
 		}

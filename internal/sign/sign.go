@@ -80,10 +80,14 @@ func (s *Signer) Append(out *eif.Writer, pcr0 eif.PCR) (*eif.PCR, error) {
 }
 
 // EIF writes a copy of a file, signed by s instead of any earlier signature, to w, which must be empty. It
-// rejects a file with a wrong checksum.
+// rejects a file with a wrong checksum, and one of a PCIe enclave, whose PCR0 is not known.
 func EIF(ctx context.Context, w io.WriteSeeker, f *eif.File, s *Signer) (m eif.Measurements, err error) {
 	if err := s.Check(); err != nil {
 		return m, err
+	}
+	if f.PCIe() {
+		return m, errors.New("the file is of a PCIe enclave: " +
+			"its PCR0 includes the header's flags by a rule that is not public, and a signature covers PCR0")
 	}
 	pass, err := f.Measure(ctx)
 	if pass == nil {
@@ -98,17 +102,8 @@ func EIF(ctx context.Context, w io.WriteSeeker, f *eif.File, s *Signer) (m eif.M
 		return m, err
 	}
 	defer out.Abort()
-	out.Header(f.Header)
-	for _, section := range f.Sections {
-		if section.Type == eif.Signature {
-			continue
-		}
-		if err := out.Next(section.Type); err != nil {
-			return m, err
-		}
-		if _, err := out.ReadFrom(stream.Reader(ctx, f.Content(section))); err != nil {
-			return m, fmt.Errorf("the %v section: %w", section.Type, err)
-		}
+	if err := out.Copy(ctx, f, eif.Signature); err != nil {
+		return m, err
 	}
 	if m, err = out.Measurements(); err != nil {
 		return m, err
