@@ -110,7 +110,9 @@ func Diff(ctx context.Context, a, b *eif.File, tools Tools, report func(Differen
 	return nil
 }
 
-func flags(f *eif.File) string { return fmt.Sprintf("%#x (%s)", f.Flags, cmp.Or(f.FlagNames(), f.Arch())) }
+func flags(f *eif.File) string {
+	return fmt.Sprintf("%#x (%s)", f.Flags, cmp.Or(f.FlagNames(), f.Arch()))
+}
 
 func order(f *eif.File) string {
 	var names []string
