@@ -379,7 +379,7 @@ func checkImage(ctx context.Context, s streams, path string) (contract.Descripti
 	}
 	defer in.Close()
 	if report.File.PCIe() {
-		return 0, fmt.Errorf("%s: the image is of a PCIe enclave, whose root is a disk: "+
+		return contract.Description{}, fmt.Errorf("%s: the image is of a PCIe enclave, whose root is a disk: "+
 			"neb run emulates enclaves without a PCI bus", path)
 	}
 	warnLayout(s, path, report.File)
