@@ -2,7 +2,10 @@ package machine
 
 import (
 	"context"
+	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ProbeArchs are the architectures that there is a probe for KVM for.
@@ -14,9 +17,15 @@ func ProbeArchs() []string {
 	return archs
 }
 
+// The descriptors of the devices in QEMU.
+const (
+	VsockFD = vsockFD
+	NSMFD   = nsmFD
+)
+
 // RunProbe runs a probe under emulation; with idle, one whose code does nothing.
 func RunProbe(ctx context.Context, emulator, arch, dir string, idle bool, limit time.Duration) (bool, error) {
-	program, err := findQEMU(emulator, arch)
+	q, err := findQEMU(ctx, emulator, arch)
 	if err != nil {
 		return false, err
 	}
@@ -24,7 +33,7 @@ func RunProbe(ctx context.Context, emulator, arch, dir string, idle bool, limit 
 	if idle {
 		p.code = make([]byte, 64<<10)
 	}
-	return p.run(ctx, program, dir, "tcg", limit), nil
+	return p.run(ctx, q, dir, "tcg", limit), nil
 }
 
 // Firmware is a ROM of 64 KiB that runs code, at most 240 bytes, in real mode.
@@ -36,3 +45,10 @@ func Firmware(code []byte) []byte {
 
 // SMP is the value of -smp that a machine of arch with one processor is started with.
 func SMP(arch, accel string) string { return boards[arch].smp(accel, 1) }
+
+// WithoutNamespaces makes machines start as where no namespace can be made, until t ends.
+func WithoutNamespaces(t testing.TB) {
+	was := namespaces
+	namespaces = unix.CLONE_NEWUSER | unix.CLONE_SIGHAND // which the kernel rejects
+	t.Cleanup(func() { namespaces = was })
+}

@@ -14,8 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vhost"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
 )
 
@@ -131,17 +130,11 @@ type process struct {
 
 // start runs a shell command in its own process group.
 func (e Endpoint) start(ctx context.Context, stderr io.Writer) (stream, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	conn, theirs, err := vhost.SocketPair()
 	if err != nil {
 		return nil, err
 	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "exec"), os.NewFile(uintptr(fds[1]), "exec")
-	defer ours.Close()
 	defer theirs.Close()
-	conn, err := net.FileConn(ours)
-	if err != nil {
-		return nil, err
-	}
 	ctx, kill := context.WithCancel(ctx)
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", e.address)
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -154,7 +147,7 @@ func (e Endpoint) start(ctx context.Context, stderr io.Writer) (stream, error) {
 		conn.Close()
 		return nil, err
 	}
-	return &process{UnixConn: conn.(*net.UnixConn), cmd: cmd, kill: kill}, nil
+	return &process{UnixConn: conn, cmd: cmd, kill: kill}, nil
 }
 
 // Close closes the connection and waits for the command, which may finish what it has read before it is

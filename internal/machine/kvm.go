@@ -52,7 +52,7 @@ func resetVector(code []byte) []byte {
 
 // run boots the probe with the given accelerator and reports whether it did what it should. It writes its
 // file to dir.
-func (p probe) run(ctx context.Context, program, dir, accel string, limit time.Duration) bool {
+func (p probe) run(ctx context.Context, q qemu, dir, accel string, limit time.Duration) bool {
 	file := filepath.Join(dir, "probe")
 	if os.WriteFile(file, p.code, 0o600) != nil {
 		return false
@@ -62,15 +62,15 @@ func (p probe) run(ctx context.Context, program, dir, accel string, limit time.D
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	args := append([]string{"-nodefaults", "-display", "none", "-accel", accel, "-cpu", "max"}, p.args...)
-	cmd := exec.CommandContext(ctx, program, append(args, file)...)
+	cmd := q.command(ctx, append(args, file)...)
 	err := cmd.Run()
 	var exit *exec.ExitError
 	exited := err == nil || errors.As(err, &exit)
 	return exited && ctx.Err() == nil && cmd.ProcessState.ExitCode() == p.status
 }
 
-// kvmWorks reports whether KVM with this program runs an architecture here, in hardware.
-func kvmWorks(ctx context.Context, program, dir, arch string) bool {
+// kvmWorks reports whether KVM with this QEMU runs an architecture here, in hardware.
+func kvmWorks(ctx context.Context, q qemu, dir, arch string) bool {
 	p := probes[arch]
 	if p.goarch != runtime.GOARCH {
 		return false
@@ -84,5 +84,5 @@ func kvmWorks(ctx context.Context, program, dir, arch string) bool {
 	if err == nil && p.flags != nil && !p.flags.Match(cpuinfo) {
 		return false
 	}
-	return p.run(ctx, program, dir, "kvm", 3*time.Second)
+	return p.run(ctx, q, dir, "kvm", 3*time.Second)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/devca"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/nsm"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vhost"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
 )
 
@@ -83,11 +84,10 @@ const (
 // A Machine is an enclave that was started.
 type Machine struct {
 	cfg     Config
-	dir     string // sockets and temporary files, removed at the end
+	dir     string // the only directory that QEMU can write, removed at the end
 	device  *vsock.Device
 	nsm     *nsm.Device
 	cmd     *exec.Cmd
-	monitor *monitor
 	made    time.Time    // before the first event
 	started atomic.Int64 // power-on, in nanoseconds after made
 
@@ -96,11 +96,14 @@ type Machine struct {
 	stderr   tail
 	events   sync.Mutex
 	once     map[EventKind]bool
+	running  chan struct{} // closed when cmd is set
 	beat     chan struct{}
 	off      chan struct{} // closed when QEMU is gone
 	done     chan struct{}
 	released sync.Once
-	meant    atomic.Bool // the end is no error: the enclave rebooted, or was stopped
+	end      sync.Once
+	reason   error // why neb killed QEMU, nil if the enclave rebooted or was stopped
+	killed   atomic.Bool
 	err      error
 }
 
@@ -124,7 +127,7 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	cfg.Memory = (cfg.Memory + mib - 1) / mib * mib
 	m := &Machine{
 		cfg: cfg, made: time.Now(), once: map[EventKind]bool{},
-		beat: make(chan struct{}), off: make(chan struct{}), done: make(chan struct{}),
+		running: make(chan struct{}), beat: make(chan struct{}), off: make(chan struct{}), done: make(chan struct{}),
 	}
 	if m.dir, err = os.MkdirTemp("", "neb-run-"); err != nil {
 		return nil, err
@@ -134,13 +137,6 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 			m.release()
 		}
 	}()
-	// A socket's path has 108 bytes with the zero at its end (unix(7)), and a comma ends a value of QEMU's
-	// options.
-	if longest := m.path("monitor"); len(longest) > 107 || strings.Contains(longest, ",") {
-		return nil, fmt.Errorf("%s: expected a path of at most 107 bytes without a comma, for sockets: "+
-			"choose another TMPDIR", longest)
-	}
-
 	vc := cfg.Vsock
 	vc.Handlers = map[uint32]vsock.Handler{contract.HeartbeatPort: m.answer}
 	for port, h := range cfg.Vsock.Handlers {
@@ -148,48 +144,93 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	}
 	vc.Report = m.report
 	vc.Grace = lastWords
-	if m.device, err = vsock.Listen(m.path("vsock"), vc); err != nil {
+	if m.device, err = vsock.New(vc); err != nil {
+		return nil, err
+	}
+	q, err := findQEMU(ctx, cfg.Emulator, img.arch)
+	if err != nil {
 		return nil, err
 	}
 	if cfg.Machine != NitroEnclave {
-		if err := m.listenNSM(ctx, img); err != nil {
+		if err := m.startNSM(ctx, img); err != nil {
 			return nil, err
 		}
 	}
-	if m.monitor, err = listenMonitor(m.path("monitor"), m.reboot); err != nil {
-		return nil, err
-	}
-	program, err := findQEMU(cfg.Emulator, img.arch)
+	args, err := m.arguments(ctx, q, img)
 	if err != nil {
 		return nil, err
 	}
-	args, err := m.arguments(ctx, program, img)
-	if err != nil {
+	if err := m.startQEMU(ctx, q, args); err != nil {
 		return nil, err
 	}
-
-	m.cmd = exec.CommandContext(ctx, program, args...)
-	// QEMU unpacks the image into its temporary directory.
-	m.cmd.Env = append(os.Environ(), "TMPDIR="+m.dir)
-	// QEMU must not receive Ctrl-C, and must die with neb.
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	m.cmd.Stderr = &m.stderr
-	if cfg.Messages != nil {
-		m.cmd.Stderr = io.MultiWriter(&m.stderr, cfg.Messages)
-	}
-	console, err := m.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	m.started.Store(int64(time.Since(m.made)))
-	if err := m.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", program, err)
-	}
-	m.event(Event{Kind: PowerOn})
-	m.console.Add(1)
-	go m.readConsole(console)
-	go m.wait()
 	return m, nil
+}
+
+// startQEMU connects the devices and starts QEMU.
+func (m *Machine) startQEMU(ctx context.Context, q qemu, args []string) (err error) {
+	control, monitorEnd, err := vhost.SocketPair()
+	if err != nil {
+		return err
+	}
+	console, stdout, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			control.Close()
+			console.Close()
+		}
+	}()
+	vsockEnd, err := m.device.Connect()
+	if err != nil {
+		return err
+	}
+	inherited := []*os.File{monitorEnd, vsockEnd} // as monitorFD, vsockFD and nsmFD
+	if m.nsm != nil {
+		nsmEnd, err := m.nsm.Connect()
+		if err != nil {
+			return err
+		}
+		inherited = append(inherited, nsmEnd)
+	}
+	defer func() {
+		for _, f := range append(inherited, stdout) {
+			f.Close()
+		}
+	}()
+	command := func(namespaces uintptr) *exec.Cmd {
+		cmd := q.command(ctx, args...)
+		// QEMU's own nitro-enclave machine unpacks the image into its temporary directory.
+		cmd.Env = append(cmd.Env, "TMPDIR="+m.dir)
+		// QEMU must not receive Ctrl-C, and must die with neb.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Cloneflags: namespaces}
+		cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = stdout, &m.stderr, inherited
+		if m.cfg.Messages != nil {
+			cmd.Stderr = io.MultiWriter(&m.stderr, m.cfg.Messages)
+		}
+		return cmd
+	}
+	started := make(chan error)
+	m.started.Store(int64(time.Since(m.made)))
+	ownThread(func() {
+		cmd, lacks, err := start(command, q.files, m.dir)
+		if err != nil {
+			started <- err
+			return
+		}
+		m.cmd = cmd
+		close(m.running)
+		m.event(Event{Kind: PowerOn})
+		for _, l := range lacks {
+			m.event(Event{Kind: Parent, Text: l})
+		}
+		go monitor(control, m.reboot)
+		m.console.Go(func() { m.readConsole(console) })
+		started <- nil
+		m.wait()
+	})
+	return <-started
 }
 
 func (m *Machine) path(name string) string { return filepath.Join(m.dir, name) }
@@ -197,9 +238,6 @@ func (m *Machine) path(name string) string { return filepath.Join(m.dir, name) }
 // release closes and removes what outlives QEMU.
 func (m *Machine) release() {
 	m.released.Do(func() {
-		if m.monitor != nil {
-			m.monitor.close()
-		}
 		if m.device != nil {
 			m.device.Close()
 		}
@@ -210,10 +248,10 @@ func (m *Machine) release() {
 	})
 }
 
-// wait reports the end of QEMU.
+// wait reports the end of QEMU. It runs in the thread that started QEMU, with whose end QEMU would be killed.
 func (m *Machine) wait() {
-	m.console.Wait() // the pipe ends with QEMU; Wait would close it before it is read
 	err := m.cmd.Wait()
+	m.console.Wait()
 	close(m.off)
 	m.event(Event{Kind: Ended})
 	m.release()
@@ -221,7 +259,8 @@ func (m *Machine) wait() {
 	defer m.events.Unlock()
 	var exit *exec.ExitError
 	switch {
-	case m.meant.Load():
+	case m.killed.Load():
+		m.err = m.reason
 	case errors.As(err, &exit):
 		m.err = fmt.Errorf("%s: %w: %s", filepath.Base(m.cmd.Path), err, m.stderr.String())
 	default:
@@ -248,19 +287,24 @@ func (m *Machine) Beat() <-chan struct{} { return m.beat }
 
 // Stop ends the enclave at once and waits for it.
 func (m *Machine) Stop() error {
-	m.kill()
+	m.kill(nil)
 	return m.Wait()
 }
 
-// kill ends QEMU. It takes no lock, because a slow Event callback may hold the lock.
-func (m *Machine) kill() {
-	m.meant.Store(true)
-	m.cmd.Process.Kill()
+// kill ends QEMU for the given reason, of which the first counts. It takes no lock, because a slow Event
+// callback may hold the lock.
+func (m *Machine) kill(reason error) {
+	<-m.running
+	m.end.Do(func() {
+		m.reason = reason
+		m.killed.Store(true)
+		m.cmd.Process.Kill()
+	})
 }
 
 // Abandon ends the enclave as Stop does, without waiting for callbacks and writers, which may never return.
 func (m *Machine) Abandon() {
-	m.kill()
+	m.kill(nil)
 	m.device.Cut()
 	released := make(chan struct{})
 	go func() {
@@ -353,6 +397,9 @@ func (m *Machine) report(e vsock.Event) {
 		text = "the enclave has opened more connections than are served at once: further ones are refused"
 	case vsock.Broken:
 		text = fmt.Sprintf("the enclave's vsock driver violates the protocol, vsock fails until a reset: %v", e.Err)
+	case vsock.Failed:
+		m.kill(fmt.Errorf("vsock device: %w", e.Err))
+		return
 	default:
 		return
 	}
@@ -361,13 +408,13 @@ func (m *Machine) report(e vsock.Event) {
 
 // reboot ends QEMU: an enclave that reboots has ended.
 func (m *Machine) reboot() {
-	m.kill() // before the event: the enclave would boot again meanwhile
+	m.kill(nil) // before the event: the enclave would boot again meanwhile
 	m.event(Event{Kind: Rebooted})
 }
 
 // readConsole copies the serial line and splits it into lines.
-func (m *Machine) readConsole(r io.Reader) {
-	defer m.console.Done()
+func (m *Machine) readConsole(r io.ReadCloser) {
+	defer r.Close()
 	var line []byte
 	buf := make([]byte, 4096)
 	for {

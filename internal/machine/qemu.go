@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -82,13 +83,13 @@ func (b board) smp(accel string, n int) string {
 }
 
 // arguments returns QEMU's command line.
-func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]string, error) {
+func (m *Machine) arguments(ctx context.Context, q qemu, img *image) ([]string, error) {
 	b := boards[img.arch]
 	words := []string{b.cmdline}
 	accel := m.cfg.Accel
 	if accel != "kvm" && accel != "tcg" {
 		accel = "tcg"
-		if kvmWorks(ctx, program, m.dir, img.arch) {
+		if kvmWorks(ctx, q, m.dir, img.arch) {
 			accel = "kvm"
 		}
 	}
@@ -118,7 +119,7 @@ func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]
 			"-kernel", kernel, "-initrd", initrd,
 			"-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%d,share=on", m.cfg.Memory),
 			"-device", "vhost-user-vsock-device,chardev=vsock",
-			"-chardev", "socket,id=nsm,path="+m.path("nsm"),
+			"-chardev", socket("nsm", nsmFD),
 			"-device", fmt.Sprintf("%s,chardev=nsm,virtio-id=%d,num_vqs=1,vq_size=128,config_size=0",
 				nsmFrontEnd, nsm.VirtioID),
 		)
@@ -129,11 +130,24 @@ func (m *Machine) arguments(ctx context.Context, program string, img *image) ([]
 		"-m", strconv.FormatInt(m.cfg.Memory/mib, 10)+"M", "-smp", b.smp(accel, m.cfg.CPUs),
 		"-nodefaults", "-display", "none",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
-		"-chardev", "socket,id=vsock,path="+m.path("vsock"),
-		"-chardev", "socket,id=monitor,path="+m.path("monitor"), "-mon", "chardev=monitor,mode=control",
+		"-chardev", socket("vsock", vsockFD),
+		"-chardev", socket("monitor", monitorFD), "-mon", "chardev=monitor,mode=control",
 	)
+	if q.sandbox {
+		args = append(args,
+			"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	}
 	return append(args, m.cfg.Args...), nil
 }
+
+// The file descriptors that QEMU inherits, after standard error.
+const (
+	monitorFD = iota + 3
+	vsockFD
+	nsmFD
+)
+
+func socket(id string, fd int) string { return fmt.Sprintf("socket,id=%s,fd=%d", id, fd) }
 
 // nsmFrontEnd is the device of QEMU, since 10.1, whose back end can be any virtio device.
 const nsmFrontEnd = "vhost-user-test-device"
@@ -141,8 +155,8 @@ const nsmFrontEnd = "vhost-user-test-device"
 // module is the name of the enclave's Nitro Secure Module.
 func (m *Machine) module() string { return m.cfg.InstanceID + "-" + enclave }
 
-// listenNSM starts the enclave's Nitro Secure Module, with the registers as EC2 sets them for the image.
-func (m *Machine) listenNSM(ctx context.Context, img *image) error {
+// startNSM makes the enclave's Nitro Secure Module, with the registers as EC2 sets them for the image.
+func (m *Machine) startNSM(ctx context.Context, img *image) error {
 	cfg := nsm.Config{ID: m.module()}
 	if !m.cfg.Debug {
 		measured, err := img.file.Measure(ctx)
@@ -168,12 +182,15 @@ func (m *Machine) listenNSM(ctx context.Context, img *image) error {
 		}
 	}
 	cfg.Chain = root.Identity(m.cfg.InstanceID, m.module()).Chain
-	var err error
-	m.nsm, err = nsm.Listen(m.path("nsm"), cfg, func(err error) {
+	m.nsm = nsm.NewDevice(cfg, func(err error, failed bool) {
+		if failed {
+			m.kill(fmt.Errorf("NSM device: %w", err))
+			return
+		}
 		text := fmt.Sprintf("the enclave's NSM driver violates the protocol, the NSM fails until a reset: %v", err)
 		go m.event(Event{Kind: Parent, Text: text})
 	})
-	return err
+	return nil
 }
 
 // sections writes the kernel and the ramdisks of an image to files.
@@ -203,17 +220,48 @@ func (m *Machine) sections(img *image) (kernel, initrd string, err error) {
 	return kernel, initrd, nil
 }
 
+// qemu is a QEMU program for one architecture.
+type qemu struct {
+	path    string
+	args    []string // of path, before those of QEMU
+	files   []string // directories that it reads
+	sandbox bool     // it has -sandbox: it was built with libseccomp
+}
+
 // findQEMU returns QEMU for an architecture. emulator is a directory with bin/qemu-system-*, or QEMU itself.
-func findQEMU(emulator, architecture string) (string, error) {
+// The directory that neb build makes has its own loader and libraries, and QEMU can read nothing else.
+func findQEMU(ctx context.Context, emulator, architecture string) (qemu, error) {
+	program := boards[architecture].program
+	if loaders, _ := filepath.Glob(filepath.Join(emulator, "lib", "ld-linux-*.so.*")); len(loaders) == 1 {
+		lib, own := filepath.Join(emulator, "lib"), filepath.Join(emulator, "libexec", program)
+		return qemu{
+			path: loaders[0], args: []string{"--library-path", lib, own, "-L", filepath.Join(emulator, "share")},
+			files: []string{emulator}, sandbox: true,
+		}, nil
+	}
 	st, err := os.Stat(emulator)
+	if err == nil && st.IsDir() {
+		emulator = filepath.Join(emulator, "bin", program)
+	}
+	path, err := exec.LookPath(emulator)
 	if err != nil {
-		if path, err := exec.LookPath(emulator); err == nil && !strings.Contains(emulator, "/") {
-			return path, nil
-		}
-		return "", fmt.Errorf("QEMU: %w", err)
+		return qemu{}, fmt.Errorf("QEMU: %w", err)
 	}
-	if st.IsDir() {
-		return filepath.Join(emulator, "bin", boards[architecture].program), nil
+	q := qemu{path: path, files: []string{"/"}}
+	q.sandbox = q.command(ctx, "-sandbox", "on", "-version").Run() == nil
+	return q, nil
+}
+
+// command returns a command with these arguments. QEMU sees no variable that it does not need: the user's
+// credentials may be among the others.
+func (q qemu) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, q.path, slices.Concat(q.args, args)...)
+	if q.args != nil {
+		cmd.Env = []string{"QEMU_MODULE_DIR=/nonexistent"} // not those of another QEMU
+		return cmd
 	}
-	return emulator, nil
+	for _, name := range []string{"PATH", "LD_LIBRARY_PATH"} {
+		cmd.Env = append(cmd.Env, name+"="+os.Getenv(name))
+	}
+	return cmd
 }

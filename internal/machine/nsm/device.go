@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vhost"
 	"github.com/nitro-enclaves-bootstrap/neb/nsm"
@@ -12,31 +13,30 @@ import (
 // VirtioID is the device's type (include/uapi/linux/virtio_ids.h, VIRTIO_ID_NITRO_SEC_MOD).
 const VirtioID = 33
 
-// Device is a [Module] behind a vhost-user socket. It has one queue, in which the driver (drivers/misc/nsm.c)
+// Device is a [Module] behind a vhost-user connection. It has one queue, in which the driver (drivers/misc/nsm.c)
 // gives two buffers for each request: the request to read, then room for the answer to write.
 type Device struct {
 	device *vhost.Device
 	module *Module
-	broken func(error)
+	report func(err error, failed bool)
 
 	request, answer vhost.Buffer
 	asked           bool // request was taken, and its answer's buffer was not
 }
 
-// Listen makes a module that QEMU can use through a Unix socket at path, which must not exist. The path may
-// have at most 107 bytes. broken is told when the enclave's driver breaks the rules; the module is dead then
-// until the driver resets it.
-func Listen(path string, cfg Config, broken func(error)) (*Device, error) {
-	d := &Device{module: New(cfg), broken: broken}
+// NewDevice makes a module as a device. report is told when the enclave's driver breaks the rules, after
+// which the module waits for the driver to reset it, and when QEMU does: then the device has failed.
+func NewDevice(cfg Config, report func(err error, failed bool)) *Device {
+	d := &Device{module: New(cfg), report: report}
 	d.device = vhost.New(vhost.Config{Queues: []string{"NSM"}, Handler: handler{d}})
-	if err := d.device.Listen(path); err != nil {
-		return nil, err
-	}
-	return d, nil
+	return d
 }
 
+// Connect returns QEMU's end of a connection to the device, see [vhost.Device.Connect].
+func (d *Device) Connect() (*os.File, error) { return d.device.Connect() }
+
 // Close ends the device.
-func (d *Device) Close() error { return d.device.Close() }
+func (d *Device) Close() { d.device.Close() }
 
 // handler has the methods that [vhost.Device] calls.
 type handler struct{ *Device }
@@ -46,7 +46,9 @@ func (handler) Start() {}
 // Stop keeps the registers: they belong to the enclave, not to its driver.
 func (h handler) Stop() { h.asked = false }
 
-func (h handler) Broken(err error) { h.broken(err) }
+func (h handler) Broken(err error) { h.report(err, false) }
+
+func (h handler) Failed(err error) { h.report(err, true) }
 
 // Kick answers one request and asks to be called for the next, so that an enclave that never stops asking
 // does not keep others from the device's lock.

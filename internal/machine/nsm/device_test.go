@@ -15,14 +15,10 @@ const patience = time.Minute
 // start starts a device and a driver for it. Errors of the rings arrive in the channel.
 func start(t testing.TB) (*virtio.Driver, chan error) {
 	t.Helper()
-	path := virtio.Socket(t)
 	broken := make(chan error, 1)
-	d, err := Listen(path, Config{ID: testID}, func(err error) { broken <- err })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { d.Close() })
-	return virtio.New(t, path, 1, 8), broken
+	d := NewDevice(Config{ID: testID}, func(err error, _ bool) { broken <- err })
+	t.Cleanup(d.Close)
+	return virtio.New(t, d.Connect, 1, 8), broken
 }
 
 // Where the driver's buffers are in its memory.

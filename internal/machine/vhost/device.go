@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Handler is what distinguishes one virtio device from another. The [Device] calls its methods with the
@@ -20,9 +22,11 @@ type Handler interface {
 	// Stop is called when the driver, the enclave or QEMU is reset or exits. The queues can be used until it
 	// returns.
 	Stop()
-	// Broken is called when the driver breaks the rules of its rings, once until the next Stop, and when QEMU
-	// breaks those of vhost-user.
+	// Broken is called when the driver breaks the rules of its rings, once until the next Stop.
 	Broken(err error)
+	// Failed is called when QEMU breaks the rules of vhost-user: the device has no connection any more, and
+	// QEMU aborts.
+	Failed(err error)
 }
 
 // Config describes a device.
@@ -37,13 +41,12 @@ type Config struct {
 	Handler Handler
 }
 
-// A Device is the back end of one virtio device. It serves one QEMU at a time. Whoever uses a [Queue], or
+// A Device is the back end of one virtio device. It serves one QEMU. Whoever uses a [Queue], or
 // state that the [Handler] uses too, holds the device's lock; methods of Handler are called with it.
 type Device struct {
 	sync.Mutex
 
 	cfg    Config
-	ln     *net.UnixListener
 	ctx    context.Context
 	cancel context.CancelFunc // the device is closed
 	work   sync.WaitGroup
@@ -55,7 +58,7 @@ type Device struct {
 	broken   bool // a ring makes no sense: none is used until the device stops
 }
 
-// New makes a device, which waits for QEMU after [Device.Listen].
+// New makes a device. [Device.Connect] connects it.
 func New(cfg Config) *Device {
 	d := &Device{cfg: cfg, queues: make([]Queue, len(cfg.Queues)+cfg.OtherQueues)}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -75,49 +78,56 @@ func (d *Device) served(i int) bool { return i < len(d.cfg.Queues) }
 // Queue returns the queue with index i of [Config].Queues.
 func (d *Device) Queue(i int) *Queue { return &d.queues[i] }
 
-// Listen makes the device wait for QEMU on a Unix socket at path, which must not exist. The path may have at
-// most 107 bytes.
-func (d *Device) Listen(path string) (err error) {
-	if d.ln, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}); err != nil {
-		return fmt.Errorf("vhost-user device: %w", err)
+// Connect connects the device, and returns QEMU's end of the connection for the caller to pass on and close.
+// The device serves its own end until QEMU or [Device.Close] closes it.
+func (d *Device) Connect() (*os.File, error) {
+	ours, theirs, err := SocketPair()
+	if err != nil {
+		return nil, fmt.Errorf("vhost-user device: %w", err)
 	}
-	d.work.Go(d.accept)
-	return nil
+	d.work.Go(func() { d.serve(ours) })
+	return theirs, nil
 }
 
-// Close stops the device and closes its socket. It waits for calls of the [Handler] to return.
-func (d *Device) Close() error {
-	var err error
-	if d.ln != nil {
-		err = d.ln.Close()
+// SocketPair returns both ends of a connection, one of them for another process to inherit.
+func SocketPair() (ours *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
 	}
+	file := os.NewFile(uintptr(fds[0]), "socketpair")
+	defer file.Close()
+	theirs = os.NewFile(uintptr(fds[1]), "socketpair")
+	conn, err := net.FileConn(file)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// Close stops the device and closes its connection. It waits for calls of the [Handler] to return.
+func (d *Device) Close() {
 	d.Lock()
 	d.stop()
 	d.Unlock()
 	d.cancel()
 	d.work.Wait()
-	return err
 }
 
-// accept serves one QEMU after the other.
-func (d *Device) accept() {
-	for {
-		conn, err := d.ln.AcceptUnix()
-		if err != nil {
-			return
-		}
-		stop := context.AfterFunc(d.ctx, func() { conn.Close() })
-		f := frontend{d: d, conn: conn}
-		err = f.serve()
-		stop()
-		conn.Close()
-		d.Lock()
-		if err != nil && d.ctx.Err() == nil {
-			d.cfg.Handler.Broken(err)
-		}
-		d.forget()
-		d.Unlock()
+// serve serves one QEMU.
+func (d *Device) serve(conn *net.UnixConn) {
+	stop := context.AfterFunc(d.ctx, func() { conn.Close() })
+	f := frontend{d: d, conn: conn}
+	err := f.serve()
+	d.Lock()
+	defer d.Unlock()
+	d.forget()
+	if err != nil && d.ctx.Err() == nil {
+		d.cfg.Handler.Failed(err) // before the connection is closed, for which QEMU gives a reason of its own
 	}
+	stop()
+	conn.Close()
 }
 
 // start runs the queues if all are ready.

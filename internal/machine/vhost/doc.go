@@ -1,8 +1,8 @@
 // Package vhost is the part that all virtio devices of an emulated enclave share: the back end of QEMU's
 // vhost-user protocol, the enclave's memory, and its split virtqueues.
 //
-// A device consists of two parts. A [Device] listens on a Unix socket for QEMU, answers its messages, maps
-// the memory that it shares, and waits for the enclave to notify its queues. A [Handler] is what the
+// A device consists of two parts. A [Device] answers QEMU's messages, maps the memory that it shares, and waits
+// for the enclave to notify its queues. A [Handler] is what the
 // particular device does: it takes each [Buffer] from a [Queue], reads and writes it, and gives it back. A
 // device with one queue whose requests fit in one buffer is this:
 //
@@ -14,6 +14,7 @@
 //	func (u *upper) Start()           {}
 //	func (u *upper) Stop()            {}
 //	func (u *upper) Broken(err error) { log.Print(err) }
+//	func (u *upper) Failed(err error) { log.Print(err) }
 //
 //	func (u *upper) Kick(int) bool {
 //		q := u.dev.Queue(0)
@@ -29,10 +30,10 @@
 //
 //	u := &upper{}
 //	u.dev = vhost.New(vhost.Config{Queues: []string{"request"}, Handler: u})
-//	err := u.dev.Listen("/run/upper")
+//	file, err := u.dev.Connect()
 //
-// QEMU then gets -chardev socket,id=upper,path=/run/upper and a vhost-user device with chardev=upper. The
-// machine's memory must be shared (a memory backend with share=on).
+// QEMU inherits file as its descriptor 3, and gets -chardev socket,id=upper,fd=3 and a vhost-user device
+// with chardev=upper. The machine's memory must be shared (a memory backend with share=on).
 //
 // The enclave is not trusted: whatever it writes into its rings, a queue either returns buffers that lie
 // inside the enclave's memory, or reports the ring as broken and is not used until the enclave resets the

@@ -23,6 +23,8 @@ type upper struct {
 func (u *upper) Start() { u.starts++ }
 func (u *upper) Stop()  {}
 
+func (u *upper) Failed(err error) { u.Broken(err) }
+
 func (u *upper) Broken(err error) {
 	select {
 	case u.failed <- err:
@@ -51,13 +53,9 @@ func newUpper() *upper {
 // start starts a device and a driver for it.
 func start(t *testing.T, size int) (*upper, *virtio.Driver) {
 	t.Helper()
-	path := virtio.Socket(t)
 	u := newUpper()
-	if err := u.dev.Listen(path); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { u.dev.Close() })
-	return u, virtio.New(t, path, 2, size)
+	t.Cleanup(u.dev.Close)
+	return u, virtio.New(t, u.dev.Connect, 2, size)
 }
 
 // ask offers a request in parts and expects its answer in the buffer behind them. It needs a ring of 8

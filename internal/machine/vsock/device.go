@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -51,7 +52,7 @@ type Config struct {
 type Event struct {
 	Kind EventKind
 	Addr Addr  // for Refused and WrongCID: where the enclave wanted to go
-	Err  error // for Broken
+	Err  error // for Broken and Failed
 }
 
 // EventKind is the kind of an event.
@@ -65,6 +66,7 @@ const (
 	Full                      // a connection beyond MaxConns
 	WrongCID                  // a connection to an address that is not the parent's
 	Broken                    // the enclave's driver violated the specification; the device waits for a reset
+	Failed                    // QEMU violated vhost-user; the device has ended
 )
 
 const (
@@ -92,7 +94,7 @@ const (
 	queues
 )
 
-// A Device is one vhost-user vsock device. It serves one QEMU at a time. The lock of its vhost part guards
+// A Device is one vhost-user vsock device. The lock of its vhost part guards
 // all state.
 type Device struct {
 	cfg    Config
@@ -148,9 +150,8 @@ func (f *fifo) remove(c *Conn) {
 
 func (f *fifo) len() int { return len(f.items) - f.first }
 
-// Listen makes a device that waits for QEMU on a Unix socket at path, which must not exist. The path may have
-// at most 107 bytes.
-func Listen(path string, cfg Config) (*Device, error) {
+// New makes a device. [Device.Connect] connects it to QEMU.
+func New(cfg Config) (*Device, error) {
 	if cfg.CID == 0 {
 		cfg.CID = 16
 	}
@@ -160,12 +161,11 @@ func Listen(path string, cfg Config) (*Device, error) {
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = 2048
 	}
-	d := newDevice(cfg)
-	if err := d.vhost.Listen(path); err != nil {
-		return nil, fmt.Errorf("vsock: %w", err)
-	}
-	return d, nil
+	return newDevice(cfg), nil
 }
+
+// Connect returns QEMU's end of a connection to the device, see [vhost.Device.Connect].
+func (d *Device) Connect() (*os.File, error) { return d.vhost.Connect() }
 
 func newDevice(cfg Config) *Device {
 	d := &Device{
@@ -184,18 +184,18 @@ func newDevice(cfg Config) *Device {
 	return d
 }
 
-// Close closes the device: its socket, all connections, and after [Config].Grace the context of all handlers.
+// Close closes the device: all connections, and after [Config].Grace the context of all handlers.
 // It waits for the handlers to return.
 func (d *Device) Close() error {
 	d.vhost.Lock()
 	d.closed = true
 	d.vhost.Unlock()
-	err := d.vhost.Close()
+	d.vhost.Close()
 	d.cancel()
 	cut := time.AfterFunc(d.cfg.Grace, d.cut)
 	defer cut.Stop()
 	d.work.Wait()
-	return err
+	return nil
 }
 
 // Cut ends [Config.Grace] at once, before Close or during it.
@@ -340,6 +340,9 @@ func (r *rings) Stop() {
 
 // Broken reports the error.
 func (r *rings) Broken(err error) { (*Device)(r).report(Event{Kind: Broken, Err: err}) }
+
+// Failed reports the error.
+func (r *rings) Failed(err error) { (*Device)(r).report(Event{Kind: Failed, Err: err}) }
 
 // pump sends the packets of the connections, in turn, while the enclave provides buffers.
 func (d *Device) pump() {

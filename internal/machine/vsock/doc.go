@@ -1,7 +1,7 @@
 // Package vsock is the parent's end of an enclave's vsock, as a vhost-user device for QEMU.
 //
 // It needs no kernel module on the host and no privileges: the enclave reaches the parent as CID 3 because
-// the device itself answers for that address. A [Device] listens on a Unix socket for QEMU (chardev of a
+// the device itself answers for that address. A [Device] is connected to QEMU (chardev of a
 // vhost-user-vsock-device or of the nitro-enclave machine), passes each connection that the enclave opens to
 // the [Handler] of its port, and opens connections into the enclave with [Device.Dial]. A connection is a
 // [Conn], which is a [net.Conn] with CloseWrite.

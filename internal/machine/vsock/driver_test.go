@@ -24,14 +24,13 @@ const (
 // newDriver starts a device with the given configuration and a driver for it, with rings of size descriptors.
 func newDriver(t testing.TB, cfg Config, size int) *driver {
 	t.Helper()
-	path := virtio.Socket(t)
 	cfg.CID = testCID
-	d, err := Listen(path, cfg)
+	d, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })
-	g := &driver{virtio.New(t, path, queues, size), t, d}
+	g := &driver{virtio.New(t, d.Connect, queues, size), t, d}
 	if space := g.Config(8); space[0] != testCID {
 		t.Fatalf("configuration space %x, want CID %d", space, testCID)
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"net"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -56,9 +55,9 @@ type Driver struct {
 	Queues   []*Queue
 	Features uint64 // what is negotiated beyond the features that every driver wants
 
-	path string
-	conn *net.UnixConn
-	file *os.File
+	connect func() (*os.File, error)
+	conn    *net.UnixConn
+	file    *os.File
 }
 
 // A Queue is a ring of the driver's. Its offsets count from the start of the memory.
@@ -71,20 +70,10 @@ type Queue struct {
 	Free              []int  // descriptors
 }
 
-// Socket returns a path for the socket of a device.
-func Socket(t testing.TB) string {
-	dir, err := os.MkdirTemp("", "virtio") // t.TempDir is too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return filepath.Join(dir, "s")
-}
-
-// New connects to the device at path and starts it with queues of size descriptors each.
-func New(t testing.TB, path string, queues, size int) *Driver {
+// New connects to a device, by its method Connect, and starts it with queues of size descriptors each.
+func New(t testing.TB, connect func() (*os.File, error), queues, size int) *Driver {
 	t.Helper()
-	g := &Driver{T: t, path: path, Queues: make([]*Queue, queues)}
+	g := &Driver{T: t, connect: connect, Queues: make([]*Queue, queues)}
 	g.Connect(size)
 	return g
 }
@@ -92,7 +81,12 @@ func New(t testing.TB, path string, queues, size int) *Driver {
 // Connect does what QEMU does when the enclave's driver comes up, with memory that is new.
 func (g *Driver) Connect(size int) {
 	g.T.Helper()
-	conn, err := net.Dial("unix", g.path)
+	socket, err := g.connect()
+	if err != nil {
+		g.T.Fatal(err)
+	}
+	conn, err := net.FileConn(socket)
+	socket.Close()
 	if err != nil {
 		g.T.Fatal(err)
 	}
