@@ -83,7 +83,6 @@ func update(
 	after, err := resolve.Update(ctx, before, parts, resolve.Options{
 		Mirrors: mirrors,
 		Go:      goVersion,
-		SumDB:   resolve.SumDBOfMachine(ctx),
 		Progress: func(e progress.Event) {
 			switch {
 			case e.Note != "":

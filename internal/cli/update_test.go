@@ -30,7 +30,7 @@ func TestUpdateMisused(t *testing.T) {
 		{"update firmware", 2, []string{"expected kernel, toolchain, emulator", `"firmware"`}},
 		{"update kernel --go 1.26.9", 2, []string{"--go", "toolchain"}},
 		{"update kernel", 1, []string{"no neb.lock in " + dir, "--lock"}},
-		{"update --lock " + broken, 1, []string{broken, "neb.lock:3", `unknown field "surprise"`}},
+		{"update --lock " + broken, 1, []string{broken, `unknown field "surprise"`}},
 		{"update kernel --lock " + filepath.Join(dir, "none.lock"), 1, []string{"none.lock", "no such file"}},
 	} {
 		var out, errs bytes.Buffer

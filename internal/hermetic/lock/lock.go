@@ -111,12 +111,6 @@ func (l *Lock) Files(host string, sets ...string) ([]File, error) {
 	if !slices.Contains(Hosts, host) {
 		return nil, fmt.Errorf("neb.lock: invalid host %q: expected %s", host, strings.Join(Hosts, " or "))
 	}
-	for _, set := range sets {
-		if !slices.Contains(Sets, set) {
-			return nil, fmt.Errorf("neb.lock: invalid set %q: expected one of %s", set,
-				strings.Join(Sets, ", "))
-		}
-	}
 	var files []File
 	for _, p := range l.packages() {
 		if slices.ContainsFunc(sets, func(set string) bool { return p.In(host, set) }) {

@@ -1,5 +1,7 @@
 package lock
 
+import "slices"
+
 // Root lists packages that a build uses directly. Their dependencies come with them.
 type Root struct {
 	Set      string
@@ -30,11 +32,10 @@ var Roots = []Root{
 	{EROFS, "", []string{"erofs-utils"}, "the compressed root"},
 }
 
-// Part returns the part of the lock that holds the packages of the root: the emulator, or the toolchain for
-// all other sets.
-func (r Root) Part() string {
-	if r.Set == Emulator {
-		return PartEmulator
-	}
-	return PartToolchain
+// RootsOf returns the roots of a part of the lock on a host. The emulator's packages are a part, those of all
+// other sets are the toolchain.
+func RootsOf(part, host string) []Root {
+	return slices.DeleteFunc(slices.Clone(Roots), func(r Root) bool {
+		return (r.Set == Emulator) != (part == PartEmulator) || r.Host != "" && r.Host != host
+	})
 }

@@ -97,10 +97,7 @@ func (u *universe) solve(packages map[string]*lock.Package) error {
 			queue = append(queue, c)
 		}
 	}
-	for _, root := range lock.Roots {
-		if root.Part() != u.part || root.Host != "" && root.Host != u.host {
-			continue
-		}
+	for _, root := range lock.RootsOf(u.part, u.host) {
 		for _, name := range root.Packages {
 			if len(u.byName[name]) == 0 {
 				return fmt.Errorf("set %s: package %s not found in any suite (%s)", root.Set, name, root.Why)
@@ -249,12 +246,11 @@ func (u *universe) collect(packages map[string]*lock.Package) error {
 				visit(need)
 			}
 		}
-		for _, root := range lock.Roots {
-			if root.Set != set || root.Part() != u.part || root.Host != "" && root.Host != u.host {
-				continue
-			}
+		for _, root := range lock.RootsOf(u.part, u.host) {
 			for _, name := range root.Packages {
-				visit(u.chosen[name])
+				if root.Set == set {
+					visit(u.chosen[name])
+				}
 			}
 		}
 	}

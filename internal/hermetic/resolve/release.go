@@ -70,8 +70,6 @@ func (p place) String() string { return p.archive + " " + p.suite }
 const (
 	mostRelease = 4 << 20   // bytes of a Release file; Debian's has 0.2 MB
 	mostIndex   = 128 << 20 // bytes of a compressed index; Debian's largest has 10 MB
-
-	mostToolchain = 512 << 20 // bytes of a Go toolchain's zip; Go 1.26 has 70 MB
 )
 
 // release downloads and verifies the InRelease file of a suite. If the file of a mirror is wrong, expired

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
@@ -51,7 +50,6 @@ type Options struct {
 	Keys    map[string]openpgp.EntityList // by archive, instead of neb's own keys
 	// Go version ("1.26.8"); "": the newest patch release of the locked one
 	Go       string
-	SumDB    string // GOSUMDB: the checksum database for toolchains; "off" for none
 	Progress progress.Func
 }
 
@@ -83,33 +81,18 @@ func Update(ctx context.Context, before *lock.Lock, parts []string, o Options) (
 			return nil, fmt.Errorf("update %s: %w", part, err)
 		}
 	}
+	after.Sort()
 	return &after, nil
 }
 
 // record replaces the indexes of a part in the lock.
 func (r *resolver) record(l *lock.Lock, part string, places []place) {
-	var indexes []lock.Index
-	for _, p := range lock.Parts {
-		if p != part {
-			for _, x := range l.Indexes {
-				if x.Part == p {
-					indexes = append(indexes, x)
-				}
-			}
-			continue
-		}
-		var own []lock.Index
-		for _, at := range places {
-			x := r.releases[at].index
-			x.Part = part
-			own = append(own, x)
-		}
-		slices.SortFunc(own, func(a, b lock.Index) int {
-			return strings.Compare(a.Archive+" "+a.Suite, b.Archive+" "+b.Suite)
-		})
-		indexes = append(indexes, own...)
+	l.Indexes = slices.DeleteFunc(slices.Clone(l.Indexes), func(x lock.Index) bool { return x.Part == part })
+	for _, at := range places {
+		x := r.releases[at].index
+		x.Part = part
+		l.Indexes = append(l.Indexes, x)
 	}
-	l.Indexes = indexes
 }
 
 // settle is added to the Date of a Release file, because snapshots of an archive are taken some hours later.
@@ -210,12 +193,8 @@ func (r *resolver) packages(ctx context.Context, part string, suites []place) ([
 	}
 	var list []lock.Package
 	for _, p := range packages {
-		slices.Sort(p.Needs)
 		list = append(list, *p)
 	}
-	slices.SortFunc(list, func(a, b lock.Package) int {
-		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Arch, b.Arch))
-	})
 	return list, nil
 }
 
