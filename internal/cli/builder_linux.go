@@ -96,9 +96,6 @@ func (t *blobBuilder) blobs(ctx context.Context, arch string, names []string) (b
 	if err := t.open(); err != nil {
 		return blobs, err
 	}
-	if err := t.b.CheckStore(ctx, map[string][]string{arch: names}); err != nil {
-		return blobs, err
-	}
 	for _, name := range names {
 		out, err := t.b.Build(ctx, arch, name)
 		if err != nil {

@@ -61,13 +61,13 @@ func newCacheLsCommand(s streams) *cobra.Command {
 		Use:   "ls",
 		Short: "List the store",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			st, locked, err := openCache()
 			if err != nil {
 				return err
 			}
 			defer st.Close()
-			items, err := st.List()
+			items, err := st.List(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -87,7 +87,7 @@ func newCachePruneCommand(s streams) *cobra.Command {
 		Long: `Remove items from the store that were not used for 30 days, and incomplete downloads and
 builds. Downloads that neb.lock names are kept, and so is everything that another neb process is using.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			age, err := parseAge(olderThan)
 			if err != nil {
 				return usagef("invalid --older-than: %v", err)
@@ -110,14 +110,13 @@ builds. Downloads that neb.lock names are kept, and so is everything that anothe
 				}
 				return i.Used.Before(before)
 			}
-			prune := st.Prune
+			var gone []store.Item
 			if dryRun {
-				prune = func(choose func(store.Item) bool) ([]store.Item, error) {
-					items, err := st.List()
-					return slices.DeleteFunc(items, func(i store.Item) bool { return !choose(i) }), err
-				}
+				gone, err = st.List(cmd.Context())
+				gone = slices.DeleteFunc(gone, func(i store.Item) bool { return !choose(i) })
+			} else {
+				gone, err = st.Prune(cmd.Context(), choose)
 			}
-			gone, err := prune(choose)
 			if err != nil {
 				return fmt.Errorf("store %s: %w", st.Dir(), err)
 			}

@@ -19,6 +19,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/confine"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
@@ -134,7 +135,7 @@ func (t task) child(tb testing.TB, change func(*exec.Cmd)) outcome {
 func tinyKernel(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "linux")
-	if err := copyTree(t.Context(), "testdata/kernel", dir); err != nil {
+	if err := tree.Copy(t.Context(), "testdata/kernel", dir, false); err != nil {
 		t.Fatal(err)
 	}
 	files := map[string][]string{}
@@ -142,7 +143,7 @@ func tinyKernel(t testing.TB) string {
 		before(files, p.Text)
 	}
 	for name, lines := range files {
-		if err := writeInto(filepath.Join(dir, name),
+		if err := tree.WriteFile(filepath.Join(dir, name), 0o644,
 			strings.NewReader(strings.Join(lines, "\n")+"\n")); err != nil {
 			t.Fatal(err)
 		}
@@ -244,7 +245,7 @@ func readable(t testing.TB, from string) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	if err := errors.Join(os.Chmod(dir, 0o755),
-		copyTree(t.Context(), from, filepath.Join(dir, "tree"))); err != nil {
+		tree.Copy(t.Context(), from, filepath.Join(dir, "tree"), false)); err != nil {
 		t.Fatal(err)
 	}
 	return filepath.Join(dir, "tree")

@@ -10,7 +10,6 @@ package component
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,6 +23,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
@@ -95,9 +95,6 @@ type Output struct {
 type job struct {
 	name, arch string
 	inputs     []Input
-	// needs returns the downloads that building it takes and the store's outputs do not replace; see
-	// [Builder.CheckStore].
-	needs func(ctx context.Context) ([]lock.File, error)
 	// make writes the component's files to r.dir and the output of its commands to r.log. r.work is a
 	// temporary directory on the same file system.
 	make func(ctx context.Context, r *run) error
@@ -143,44 +140,6 @@ func (b *Builder) Build(ctx context.Context, arch string, names ...string) ([]Ou
 	return outputs, nil
 }
 
-// CheckStore checks that the store has all downloads for the wanted components, by architecture, if the
-// builder is [Builder.Offline]; otherwise it does nothing. Its error names all missing downloads, where
-// [Builder.Build] would stop at the first. It does not check Go modules: only the Go command, itself a
-// download, knows which a program needs.
-func (b *Builder) CheckStore(ctx context.Context, wanted map[string][]string) error {
-	if !b.Offline {
-		return nil
-	}
-	var all []lock.File
-	for _, arch := range Archs {
-		jobs, err := b.plan(ctx, arch, wanted[arch])
-		if err != nil {
-			return err
-		}
-		for _, j := range jobs {
-			if !b.Fresh {
-				dir, err := b.stored(ctx, j.key())
-				if err != nil {
-					return err
-				}
-				if dir != "" {
-					continue
-				}
-			}
-			files, err := j.needs(ctx)
-			if err != nil {
-				return err
-			}
-			for _, f := range files {
-				if !slices.Contains(all, f) {
-					all = append(all, f)
-				}
-			}
-		}
-	}
-	return b.Fetch(ctx, all)
-}
-
 // Stored reports whether the store holds all of the named components (of [Names]) for an architecture. It
 // does not wait for a build of them that is running, and does not verify what is there: Build does.
 func (b *Builder) Stored(ctx context.Context, arch string, names ...string) (bool, error) {
@@ -194,26 +153,6 @@ func (b *Builder) Stored(ctx context.Context, arch string, names ...string) (boo
 		}
 	}
 	return true, nil
-}
-
-var errNotStored = errors.New("not in the store")
-
-// stored returns the directory of an output, verified, or "" if the store does not have it.
-func (b *Builder) stored(ctx context.Context, key string) (string, error) {
-	dir, _, err := b.Store.Output(ctx, key, func(string) error { return errNotStored })
-	if errors.Is(err, errNotStored) {
-		return "", nil
-	}
-	return dir, err
-}
-
-// unlessStored returns files, or nothing if the store has the output that is made of them.
-func (b *Builder) unlessStored(ctx context.Context, key string, files []lock.File) ([]lock.File, error) {
-	dir, err := b.stored(ctx, key)
-	if dir != "" || err != nil {
-		return nil, err
-	}
-	return files, nil
 }
 
 // plan returns the jobs of the named components, in the order of [Names].
@@ -249,9 +188,6 @@ func (b *Builder) plan(ctx context.Context, arch string, names []string) ([]job,
 // recordName is the file name of the [Record] in an output.
 const recordName = "record.json"
 
-// errFresh tells the store not to keep an output.
-var errFresh = errors.New("built, not kept")
-
 // build builds a job, or finds its output in the store.
 func (b *Builder) build(ctx context.Context, j job) (Output, error) {
 	// Some permissions of new files get into the output, whichever program creates them. They must not
@@ -259,29 +195,12 @@ func (b *Builder) build(ctx context.Context, j job) (Output, error) {
 	syscall.Umask(0o022)
 	key := j.key()
 	if b.Fresh {
-		var o Output
-		// A name of its own: the store's output stays as it is, and others may build the same at the same
-		// time.
-		name := fmt.Sprintf("fresh-%d-%s", os.Getpid(), key)
-		_, _, err := b.Store.Output(ctx, name, func(dir string) error {
-			var err error
-			if o.Record, err = b.make(ctx, j, name, dir); err != nil {
-				return err
-			}
-			if o.Dir, err = b.Store.Work(ctx); err != nil {
-				return err
-			}
-			for _, f := range o.Files {
-				if err := os.Rename(filepath.Join(dir, f.Name), filepath.Join(o.Dir, f.Name)); err != nil {
-					return err
-				}
-			}
-			return errFresh
-		})
-		if errors.Is(err, errFresh) {
-			err = nil
+		dir, err := b.Store.Work(ctx)
+		if err != nil {
+			return Output{}, err
 		}
-		return o, err
+		record, err := b.make(ctx, j, fmt.Sprintf("fresh-%d-%s", os.Getpid(), key), dir)
+		return Output{dir, record}, err
 	}
 	dir, _, err := b.Store.Output(ctx, key, func(dir string) error {
 		_, err := b.make(ctx, j, key, dir)
@@ -321,7 +240,7 @@ func (b *Builder) make(ctx context.Context, j job, name, dir string) (rec Record
 	if err = log.close(err, ctx.Err() != nil); err != nil {
 		return rec, fmt.Errorf("%s: %w", j.title(), err)
 	}
-	if err := os.RemoveAll(work); err != nil {
+	if err := tree.Remove(ctx, work); err != nil {
 		return rec, err
 	}
 	rec, err = newRecord(ctx, j, mode, dir)

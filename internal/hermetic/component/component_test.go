@@ -384,7 +384,7 @@ func TestKilled(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(o.Dir, "copied")); err != nil || string(text) != "the source" {
 		t.Errorf("found %q, %v", text, err)
 	}
-	if _, err := store.Open(dir); err != nil { // which sweeps
+	if _, err := store.Open(dir); err != nil {
 		t.Fatal(err)
 	}
 	if left, _ := os.ReadDir(filepath.Join(dir, "tmp")); len(left) > 0 {
@@ -404,12 +404,15 @@ func TestCancelled(t *testing.T) {
 	if left, _ := os.ReadDir(filepath.Join(b.Store.Dir(), "logs")); len(left) > 0 {
 		t.Errorf("left behind in logs: %v", left)
 	}
-	// The next process removes the working directory.
+	// The next process that makes something removes the working directory.
 	next, err := store.Open(b.Store.Dir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer next.Close()
+	if _, _, err := next.Output(t.Context(), "other", func(string) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
 	if left, _ := os.ReadDir(filepath.Join(b.Store.Dir(), "tmp")); len(left) > 0 {
 		t.Errorf("left behind in tmp: %v", left)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 )
 
 // emulatorVersion changes when the same packages make another directory.
@@ -35,14 +36,10 @@ func (b *Builder) Emulator(ctx context.Context) (string, error) {
 		return "", err
 	}
 	key := "emulator-" + keyOf("emulator", emulatorVersion, tools.inputs())
-	dir, err := b.stored(ctx, key)
-	if dir != "" || err != nil {
-		return dir, err
-	}
-	if err := b.Fetch(ctx, tools.packages); err != nil {
-		return "", err
-	}
-	dir, _, err = b.Store.Output(ctx, key, func(dir string) error {
+	dir, _, err := b.Store.Output(ctx, key, func(dir string) error {
+		if err := b.Fetch(ctx, tools.packages); err != nil {
+			return err
+		}
 		root := filepath.Join(dir, ".root")
 		if err := os.Mkdir(root, 0o755); err != nil {
 			return err
@@ -50,24 +47,19 @@ func (b *Builder) Emulator(ctx context.Context) (string, error) {
 		if err := b.unpack(ctx, tools, root); err != nil {
 			return err
 		}
-		if err := emulatorIn(root, dir); err != nil {
+		if err := emulatorIn(ctx, root, dir); err != nil {
 			return fmt.Errorf("emulator: %w", err)
 		}
-		return os.RemoveAll(root)
+		return tree.Remove(ctx, root)
 	})
 	return dir, err
 }
 
 // emulatorIn makes the emulator in dir out of the packages unpacked in root.
-func emulatorIn(root, dir string) error {
-	for _, name := range []string{"bin", "lib", "libexec", "share"} {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
-			return err
-		}
-	}
+func emulatorIn(ctx context.Context, root, dir string) error {
 	for _, name := range firmware {
 		from := filepath.Join(root, "usr/share/qemu", name)
-		if err := copyInto(from, filepath.Join(dir, "share", name)); err != nil {
+		if err := tree.CopyFile(ctx, from, filepath.Join(dir, "share", name), 0o644); err != nil {
 			return err
 		}
 	}
@@ -75,21 +67,21 @@ func emulatorIn(root, dir string) error {
 	for _, a := range arch.All {
 		name := "qemu-system-" + a.Name
 		program := filepath.Join(dir, "libexec", name)
-		if err := copyInto(filepath.Join(root, "usr/bin", name), program); err != nil {
+		if err := tree.CopyFile(ctx, filepath.Join(root, "usr/bin", name), program, 0o644); err != nil {
 			return err
 		}
 		loader, err := interpreter(program)
 		if err != nil {
 			return err
 		}
-		if err := copyLibraries(root, dir, program, copied); err != nil {
+		if err := copyLibraries(ctx, root, dir, program, copied); err != nil {
 			return err
 		}
 		if err := os.Chmod(filepath.Join(dir, "lib", loader), 0o755); err != nil {
 			return err
 		}
 		script := fmt.Sprintf(start, loader)
-		if err := os.WriteFile(filepath.Join(dir, "bin", name), []byte(script), 0o755); err != nil {
+		if err := tree.WriteFile(filepath.Join(dir, "bin", name), 0o755, strings.NewReader(script)); err != nil {
 			return err
 		}
 	}
@@ -117,7 +109,7 @@ func interpreter(program string) (string, error) {
 
 // copyLibraries copies the libraries that a program or library needs into dir/lib, and those that they need.
 // The loader is one of them: the C library needs it.
-func copyLibraries(root, dir, of string, copied map[string]bool) error {
+func copyLibraries(ctx context.Context, root, dir, of string, copied map[string]bool) error {
 	f, err := elf.Open(of)
 	if err != nil {
 		return err
@@ -141,10 +133,10 @@ func copyLibraries(root, dir, of string, copied map[string]bool) error {
 				"packages, found %d", filepath.Base(of), name, len(found))
 		}
 		to := filepath.Join(dir, "lib", name)
-		if err := copyInto(found[0], to); err != nil {
+		if err := tree.CopyFile(ctx, found[0], to, 0o644); err != nil {
 			return err
 		}
-		if err := copyLibraries(root, dir, to, copied); err != nil {
+		if err := copyLibraries(ctx, root, dir, to, copied); err != nil {
 			return err
 		}
 	}

@@ -8,11 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -22,7 +20,9 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
 // Directories of the Go toolchain and of modules in a sandbox.
@@ -93,10 +93,7 @@ func (b *Builder) goJob(name string) func(context.Context, string) (job, error) 
 		inputs = append(inputs, textInput("recipe", "environment and flags",
 			strings.Join(append(append([]string{}, goEnv...), goFlags(name)...), "\n")))
 
-		needs := func(ctx context.Context) ([]lock.File, error) {
-			return b.unlessStored(ctx, goRootKey(toolchain), []lock.File{toolchain})
-		}
-		return job{name: name, arch: target, inputs: inputs, needs: needs,
+		return job{name: name, arch: target, inputs: inputs,
 			make: func(ctx context.Context, r *run) error {
 				goRoot, err := b.goRoot(ctx)
 				if err != nil {
@@ -189,48 +186,28 @@ func unzipModule(ctx context.Context, from, dir string) error {
 		return err
 	}
 	defer archive.Close()
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
 	for _, f := range archive.File {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
 		_, name, ok := strings.Cut(f.Name, "@")
 		if ok {
 			_, name, ok = strings.Cut(name, "/")
 		}
-		if !ok || strings.HasSuffix(f.Name, "/") {
+		if !ok || !filepath.IsLocal(name) {
 			return fmt.Errorf("entry %q: expected module@version/path", f.Name)
 		}
 		mode := fs.FileMode(0o644)
 		if strings.HasPrefix(name, "bin/") || strings.HasPrefix(name, "pkg/tool/") {
 			mode = 0o755
 		}
-		if err := unzipFile(root, f, name, mode); err != nil {
+		in, err := f.Open()
+		if err == nil {
+			err = tree.WriteFile(filepath.Join(dir, name), mode, stream.Reader(ctx, in))
+			in.Close()
+		}
+		if err != nil {
 			return fmt.Errorf("entry %q: %w", f.Name, err)
 		}
 	}
 	return nil
-}
-
-func unzipFile(root *os.Root, f *zip.File, name string, mode fs.FileMode) error {
-	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
-		return err
-	}
-	in, err := f.Open()
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Chmod(mode), out.Close())
 }
 
 // modules returns a module cache with the dependencies of a program, an output of the store. The Go command
@@ -359,7 +336,7 @@ func (b *Builder) releasedSource(ctx context.Context, version, sum string) (stri
 		if sum != "" && got.Sum != sum {
 			return fmt.Errorf("wrong sum of the module: expected %s, found %s", sum, got.Sum)
 		}
-		return errors.Join(copyTree(ctx, got.Dir, filepath.Join(dir, "neb")), os.RemoveAll(modcache))
+		return errors.Join(tree.Copy(ctx, got.Dir, filepath.Join(dir, "neb"), false), os.RemoveAll(modcache))
 	})
 	return filepath.Join(dir, "neb"), err
 }

@@ -10,12 +10,12 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
@@ -98,11 +98,7 @@ func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
 	)
 	inputs = append(inputs, tools.inputs()...)
 
-	needs := func(ctx context.Context) ([]lock.File, error) {
-		packages, err := b.unlessStored(ctx, tools.key(), tools.packages)
-		return slices.Concat(packages, source.fetch), err
-	}
-	return job{name: "kernel", arch: arch, inputs: inputs, needs: needs,
+	return job{name: "kernel", arch: arch, inputs: inputs,
 		make: func(ctx context.Context, r *run) error {
 			root, err := b.root(ctx, tools, source.fetch...)
 			if err != nil {
@@ -279,7 +275,7 @@ func (b *Builder) kernelSource(ctx context.Context) (kernelSource, error) {
 		own.SHA256, err = hashTree(ctx, path)
 		return kernelSource{input: own, place: func(ctx context.Context, b *Builder, r *run) error {
 			copied := filepath.Join(r.work, "build", "linux")
-			if err := copyTree(ctx, path, copied); err != nil {
+			if err := tree.Copy(ctx, path, copied, false, ".git"); err != nil {
 				return err
 			}
 			return same(hashTree(ctx, copied))
@@ -288,7 +284,7 @@ func (b *Builder) kernelSource(ctx context.Context) (kernelSource, error) {
 	own.SHA256, own.Size, err = stream.SHA256(ctx, path)
 	return kernelSource{input: own, place: func(ctx context.Context, b *Builder, r *run) error {
 		copied := filepath.Join(r.work, "src", "linux.tar")
-		if err := copyInto(path, copied); err != nil {
+		if err := tree.CopyFile(ctx, path, copied, 0o644); err != nil {
 			return err
 		}
 		sum, _, err := stream.SHA256(ctx, copied)
@@ -297,7 +293,7 @@ func (b *Builder) kernelSource(ctx context.Context) (kernelSource, error) {
 }
 
 // placeLockedKernel extracts the source tarball from its Debian package.
-func placeLockedKernel(_ context.Context, b *Builder, r *run) error {
+func placeLockedKernel(ctx context.Context, b *Builder, r *run) error {
 	deb, err := os.Open(b.Store.Path(b.Lock.Kernel))
 	if err != nil {
 		return err
@@ -314,7 +310,7 @@ func placeLockedKernel(_ context.Context, b *Builder, r *run) error {
 		}
 		if ok, _ := path.Match("usr/src/linux-source-*.tar.xz", strings.TrimPrefix(h.Name, "./")); ok &&
 			h.Typeflag == tar.TypeReg {
-			return writeInto(filepath.Join(r.work, "src", "linux.tar"), archive)
+			return tree.WriteFile(filepath.Join(r.work, "src", "linux.tar"), 0o644, stream.Reader(ctx, archive))
 		}
 	}
 }

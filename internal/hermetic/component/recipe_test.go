@@ -9,6 +9,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 )
 
 // A recipe makes an output with one script in one sandbox: sources are in /src, the output goes to /out.
@@ -36,8 +37,8 @@ func (b *Builder) recipe(ctx context.Context, name string, rec recipe) (Output, 
 			return err
 		}
 		for _, f := range sources {
-			if err := copyInto(b.Store.Path(f),
-				filepath.Join(r.work, "src", filepath.Base(f.Path))); err != nil {
+			if err := tree.CopyFile(ctx, b.Store.Path(f),
+				filepath.Join(r.work, "src", filepath.Base(f.Path)), 0o644); err != nil {
 				return err
 			}
 		}

@@ -3,6 +3,7 @@ package component
 import (
 	"context"
 	"runtime"
+	"slices"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
@@ -24,42 +25,38 @@ const rootVersion = "2"
 
 func (t toolchain) key() string { return "root-" + keyOf("root", rootVersion, t.inputs()) }
 
-// root returns the unpacked toolchain, an output of the store. It also fetches more, in the same call of
-// Fetch.
+// root returns the unpacked toolchain, an output of the store that is verified once. It also fetches more, in
+// the same call of Fetch.
 func (b *Builder) root(ctx context.Context, t toolchain, more ...lock.File) (string, error) {
 	key := t.key()
 	b.roots.Lock()
 	defer b.roots.Unlock()
-	if dir := b.roots.dirs[key]; dir != "" {
-		return dir, b.Fetch(ctx, more)
-	}
-	dir, err := b.verifiedRoot(ctx, key, t, more)
-	if err == nil {
-		if b.roots.dirs == nil {
-			b.roots.dirs = map[string]string{}
+	dir := b.roots.dirs[key]
+	if dir == "" {
+		var err error
+		if dir, err = b.Store.Lookup(ctx, key); err != nil {
+			return "", err
 		}
-		b.roots.dirs[key] = dir
 	}
-	return dir, err
-}
-
-// verifiedRoot is root without the builder's list of verified roots.
-func (b *Builder) verifiedRoot(ctx context.Context, key string, t toolchain, more []lock.File) (string,
-	error) {
-	dir, err := b.stored(ctx, key)
-	if err != nil {
+	missing := more
+	if dir == "" {
+		missing = slices.Concat(more, t.packages)
+	}
+	if err := b.Fetch(ctx, missing); err != nil {
 		return "", err
 	}
-	if dir != "" {
-		return dir, b.Fetch(ctx, more)
+	if dir == "" {
+		var err error
+		dir, _, err = b.Store.Output(ctx, key, func(dir string) error { return b.unpack(ctx, t, dir) })
+		if err != nil {
+			return "", err
+		}
 	}
-	if err := b.Fetch(ctx, append(more, t.packages...)); err != nil {
-		return "", err
+	if b.roots.dirs == nil {
+		b.roots.dirs = map[string]string{}
 	}
-	dir, _, err = b.Store.Output(ctx, key, func(dir string) error {
-		return b.unpack(ctx, t, dir)
-	})
-	return dir, err
+	b.roots.dirs[key] = dir
+	return dir, nil
 }
 
 // unpack unpacks the packages of a toolchain, which are in the store, into dir.

@@ -5,181 +5,109 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
-// DefaultStall is how long a mirror may send nothing before the download from it times out.
-const DefaultStall = 30 * time.Second
+// defaultStall is how long a mirror may send nothing before the download from it times out.
+const defaultStall = 30 * time.Second
 
-// ErrNotFound is the error of a mirror that answers and does not have the file.
-var ErrNotFound = errors.New("not found")
+// errNotFound is the error of a mirror that answers and does not have the file.
+var errNotFound = final{errors.New("not found")}
 
-// errStalled is the error of a mirror that stopped sending.
-var errStalled = errors.New("sent no data")
+// final is an error that the same mirror would repeat.
+type final struct{ error }
 
-// errUnverified is the error of a download whose first part was not received just now: that part may be
-// what is wrong.
-var errUnverified = errors.New("after resuming; retrying from the start")
+// client returns an HTTP client that also reads file:// URLs. It does not ask for compression, because hashes
+// are of the stored content.
+var client = sync.OnceValue(func() *http.Client { return newClient(defaultStall) })
 
-// statusError is the error of a mirror that answered with an unexpected status.
-type statusError struct {
-	code   int
-	status string
+func newClient(stall time.Duration) *http.Client {
+	dialer := net.Dialer{Timeout: 15 * time.Second}
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return stallConn{conn, stall}, nil
+		},
+		TLSHandshakeTimeout: 15 * time.Second,
+		DisableCompression:  true,
+		MaxIdleConnsPerHost: 16,
+	}
+	transport.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
+	return &http.Client{Transport: transport}
 }
 
-func (e *statusError) Error() string { return "answered " + e.status }
-
-// Client downloads from mirrors. The zero value is ready to use.
-type Client struct {
-	HTTP  *http.Client  // nil: neb's own, which uses the proxies of the environment
-	Stall time.Duration // how long a mirror may send nothing; 0: [DefaultStall]
+// stallConn is a connection that fails when no data arrives for a while.
+type stallConn struct {
+	net.Conn
+	stall time.Duration
 }
 
-// defaultHTTP serves all downloads. It does not ask for compression, because hashes are of the stored
-// content.
-var defaultHTTP = &http.Client{Transport: &http.Transport{
-	Proxy:                 http.ProxyFromEnvironment,
-	DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-	TLSHandshakeTimeout:   15 * time.Second,
-	ForceAttemptHTTP2:     true,
-	DisableCompression:    true,
-	MaxIdleConnsPerHost:   16,
-	IdleConnTimeout:       time.Minute,
-	ExpectContinueTimeout: time.Second,
-}}
-
-// body is the content of a file as a mirror sends it.
-type body struct {
-	io.ReadCloser
-	start int64 // offset of the first byte: the one asked for, or 0
-	size  int64 // of the whole file in bytes, or -1 if the mirror does not give it
+func (c stallConn) Read(p []byte) (int, error) {
+	_ = c.SetReadDeadline(time.Now().Add(c.stall))
+	n, err := c.Conn.Read(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("sent no data for %v", c.stall)
+	}
+	return n, err
 }
 
-// open requests a file from an offset on. A mirror without ranges starts at 0; see body.start. A Read fails
-// with errStalled if no data arrives for c.Stall, and with [io.ErrUnexpectedEOF] if the content ends before
-// its length.
-func (c Client) open(ctx context.Context, address string, offset int64) (*body, error) {
-	u, err := url.Parse(address)
+// open requests a file from an offset on. The result is the body, the offset at which it starts (that one,
+// or 0), and the size of the whole file in bytes, or -1 if the mirror does not give it.
+func (m Mirrors) open(ctx context.Context, address string, offset int64) (body io.ReadCloser, start, size int64,
+	err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return nil, err
-	}
-	if u.Scheme == "file" {
-		return openFile(u.Path, offset)
-	}
-	s := &stallReader{stall: c.Stall}
-	if s.stall == 0 {
-		s.stall = DefaultStall
-	}
-	s.ctx, s.cancel = context.WithCancelCause(ctx)
-	s.timer = time.AfterFunc(s.stall, func() { s.cancel(fmt.Errorf("%w for %v", errStalled, s.stall)) })
-	req, err := http.NewRequestWithContext(s.ctx, http.MethodGet, address, nil)
-	if err != nil {
-		s.stop()
-		return nil, err
+		return nil, 0, 0, final{err}
 	}
 	req.Header.Set("User-Agent", "neb")
 	if offset > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
-	client := c.HTTP
-	if client == nil {
-		client = defaultHTTP
+	c := client()
+	if m.stall != 0 {
+		c = newClient(m.stall)
 	}
-	resp, err := client.Do(req)
+	resp, err := c.Do(req)
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		err = wrapped.Err // the caller names the URL, without its password
+	}
 	if err != nil {
-		var wrapped *url.Error
-		if errors.As(err, &wrapped) {
-			err = wrapped.Err // the caller names the URL, without its password
-		}
-		err = s.because(err)
-		s.stop()
-		return nil, err
+		return nil, 0, 0, err
 	}
-	s.body = resp.Body
-	b := &body{ReadCloser: s, size: resp.ContentLength}
-	switch resp.StatusCode {
-	case http.StatusOK:
-		return b, nil
-	case http.StatusPartialContent:
-		var start, end, size int64
+	switch code := resp.StatusCode; {
+	case code == http.StatusOK:
+		return resp.Body, 0, resp.ContentLength, nil
+	case code == http.StatusPartialContent:
 		found := resp.Header.Get("Content-Range")
-		if n, _ := fmt.Sscanf(found, "bytes %d-%d/%d", &start, &end, &size); n == 3 && start == offset {
-			b.start, b.size = start, size
-			return b, nil
+		if strings.HasPrefix(found, fmt.Sprintf("bytes %d-", offset)) {
+			if size = resp.ContentLength; size >= 0 {
+				size += offset
+			}
+			return resp.Body, offset, size, nil
 		}
-		err = fmt.Errorf("answered with range %q, expected %d-", found, offset)
-	case http.StatusNotFound, http.StatusGone:
-		err = ErrNotFound
+		err = final{fmt.Errorf("answered with range %q, expected %d-", found, offset)}
+	case code == http.StatusNotFound || code == http.StatusGone:
+		err = errNotFound
 	default:
-		err = &statusError{resp.StatusCode, resp.Status}
+		err = fmt.Errorf("answered %s", resp.Status)
+		if code < 500 && code != http.StatusTooManyRequests && code != http.StatusRequestTimeout {
+			err = final{err}
+		}
 	}
-	b.Close()
-	return nil, err
-}
-
-func openFile(name string, offset int64) (*body, error) {
-	f, err := os.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrNotFound
-	}
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("expected a regular file, found %v", info.Mode())
-	}
-	if err == nil {
-		_, err = f.Seek(offset, io.SeekStart)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return &body{f, offset, info.Size()}, nil
-}
-
-// stallReader is the body of a response. It ends the request when no data arrives for a while.
-type stallReader struct {
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	body   io.ReadCloser
-	timer  *time.Timer
-	stall  time.Duration
-}
-
-func (s *stallReader) Read(p []byte) (int, error) {
-	s.timer.Reset(s.stall)
-	n, err := s.body.Read(p)
-	s.timer.Stop()
-	if err != nil && err != io.EOF {
-		err = s.because(err)
-	}
-	return n, err
-}
-
-// because returns the reason why the request was cancelled, or err if it was not.
-func (s *stallReader) because(err error) error {
-	if cause := context.Cause(s.ctx); cause != nil {
-		return cause
-	}
-	return err
-}
-
-func (s *stallReader) stop() {
-	s.timer.Stop()
-	s.cancel(nil)
-}
-
-func (s *stallReader) Close() error {
-	s.stop()
-	return s.body.Close()
+	resp.Body.Close()
+	return nil, 0, 0, err
 }
 
 // Redacted returns a URL without its password.
@@ -191,33 +119,33 @@ func Redacted(address string) string {
 	return u.Redacted()
 }
 
-// Get downloads a small file into memory: from the first of the URLs that has it and for which check
+// get downloads a small file into memory: from the first of the URLs that has it and for which check
 // returns nil. It fails if the file is larger than most bytes.
-func (c Client) Get(ctx context.Context, urls []string, most int64, check func([]byte) error) ([]byte,
+func (m Mirrors) get(ctx context.Context, urls []string, most int64, check func([]byte) error) ([]byte,
 	error) {
 	if len(urls) == 0 {
 		return nil, errors.New("no mirror is configured: set NEB_MIRROR")
 	}
 	var data []byte
 	err := ask(ctx, urls, func(address string) (bool, error) {
-		b, err := c.open(ctx, address, 0)
+		body, _, _, err := m.open(ctx, address, 0)
 		if err != nil {
 			return false, err
 		}
-		defer b.Close()
-		data, err = io.ReadAll(io.LimitReader(b, most+1))
+		defer body.Close()
+		data, err = io.ReadAll(io.LimitReader(body, most+1))
 		if err == nil && int64(len(data)) > most {
-			err = fmt.Errorf("larger than %d bytes", most)
+			err = final{fmt.Errorf("larger than %d bytes", most)}
 		}
 		if err != nil {
 			return false, err
 		}
-		return false, check(data)
+		if err := check(data); err != nil {
+			return false, final{err}
+		}
+		return false, nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return data, nil
+	return data, err
 }
 
 // rounds is how often each mirror is asked while none of them sends anything new.
@@ -225,43 +153,35 @@ const rounds = 3
 
 // ask calls try with each of the URLs in order until it returns nil, and then again with those whose error
 // may pass. Progress means that the next call of try has less left to do. The error is a *refusals, the
-// cause of ctx, or a
-// *[WriteError].
+// cause of ctx, or a *[WriteError].
 func ask(ctx context.Context, urls []string, try func(address string) (progress bool, err error)) error {
 	last := map[string]error{}
-	left := urls
-	for round := 1; len(left) > 0; round++ {
-		var again []string
-		for _, address := range left {
+	for round := 1; round <= rounds; round++ {
+		for _, address := range urls {
+			if errors.As(last[address], &final{}) {
+				continue
+			}
 			progress, err := try(address)
-			if err == nil {
-				return nil
-			}
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
 			var local *WriteError
-			if errors.As(err, &local) {
+			switch {
+			case err == nil:
+				return nil
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
+			case errors.As(err, &local):
 				return err
-			}
-			last[address] = err
-			if progress {
+			case progress:
 				round = 0 // slow is not dead
 			}
-			if retryable(err) {
-				again = append(again, address)
-			}
+			last[address] = err
 		}
-		left = again
-		if round == rounds {
+		if !slices.ContainsFunc(urls, func(u string) bool { return !errors.As(last[u], &final{}) }) {
 			break
 		}
-		if len(left) > 0 {
-			select {
-			case <-time.After(125 * time.Millisecond << round):
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
+		select {
+		case <-time.After(125 * time.Millisecond << round):
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 	return &refusals{urls, last}
@@ -281,26 +201,7 @@ func (r *refusals) Error() string {
 	return strings.Join(lines, "\n  ")
 }
 
-// notFound counts the mirrors that do not have the file.
-func (r *refusals) notFound() int {
-	n := 0
-	for _, err := range r.last {
-		if errors.Is(err, ErrNotFound) {
-			n++
-		}
-	}
-	return n
-}
-
-// retryable reports whether the same mirror may do better when asked again: it was busy, or the connection
-// broke.
-func retryable(err error) bool {
-	var status *statusError
-	if errors.As(err, &status) {
-		return status.code >= 500 || status.code == http.StatusTooManyRequests ||
-			status.code == http.StatusRequestTimeout
-	}
-	var network net.Error
-	return errors.As(err, &network) || errors.Is(err, errStalled) || errors.Is(err, errUnverified) ||
-		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
+// gone reports whether a mirror answered that it does not have the file.
+func (r *refusals) gone() bool {
+	return slices.ContainsFunc(r.urls, func(u string) bool { return errors.Is(r.last[u], errNotFound) })
 }

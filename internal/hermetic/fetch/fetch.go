@@ -30,6 +30,8 @@ type Mirrors struct {
 	Archives  map[string][]string // URLs of mirrors, by archive ([lock.Debian], [lock.Security])
 	Snapshots string              // the archive of snapshots, or ""
 	Proxies   []string            // Go module proxies
+
+	stall time.Duration // how long a mirror may send nothing; 0: [defaultStall]
 }
 
 // OfMachine returns the mirrors that this machine is configured for: those of NEB_MIRROR, of the apt
@@ -93,18 +95,25 @@ func fetchable(u *url.URL) bool {
 	return false
 }
 
-// URLs returns where a file may be found, in the order of asking.
-func (m Mirrors) URLs(f lock.File) []string {
+// urls returns where a file may be found, in the order of asking.
+func (m Mirrors) urls(f lock.File) []string {
 	if f.Archive == lock.GoProxy {
 		return under(m.Proxies, f.Path)
 	}
 	return append(under(m.Archives[f.Archive], f.Path), m.snapshot(f.Archive, f.Snapshot, f.Path)...)
 }
 
-// Newest returns where the newest version of a file of a Debian archive ("dists/…") may be found: on the
-// mirrors, and in the snapshot of now.
-func (m Mirrors) Newest(archive, path string, now time.Time) []string {
-	return append(under(m.Archives[archive], path), m.snapshot(archive, now, path)...)
+// Newest downloads the newest version of a file of a Debian archive: the first of the paths ("dists/…") that
+// a mirror, or the snapshot of now, has and for which check returns nil. It fails if the file is larger than
+// most bytes.
+func (m Mirrors) Newest(ctx context.Context, archive string, paths []string, now time.Time, most int64,
+	check func([]byte) error) ([]byte, error) {
+	var urls []string
+	for _, path := range paths {
+		urls = append(urls, under(m.Archives[archive], path)...)
+		urls = append(urls, m.snapshot(archive, now, path)...)
+	}
+	return m.get(ctx, urls, most, check)
 }
 
 // snapshot returns where the archive of snapshots has a file. That serves the last snapshot before the time.

@@ -198,7 +198,7 @@ func TestURLs(t *testing.T) {
 		{lock.File{Archive: lock.GoProxy, Path: "golang.org/toolchain/@v/v.zip"},
 			[]string{"http://p.example/golang.org/toolchain/@v/v.zip"}},
 	} {
-		if got := m.URLs(tt.f); !reflect.DeepEqual(got, tt.want) {
+		if got := m.urls(tt.f); !reflect.DeepEqual(got, tt.want) {
 			t.Errorf("expected %v, found %v", tt.want, got)
 		}
 	}

@@ -24,10 +24,23 @@ func (e *WriteError) Unwrap() error { return e.Err }
 // about a mirror that failed.
 type Report func(n int64, note string)
 
+// GoneError is the error of locked files that no mirror serves, and that at least one says not to have.
+type GoneError struct {
+	Files []lock.File
+	Err   error // what the mirrors said
+}
+
+func (e *GoneError) Error() string {
+	return fmt.Sprintf("%d files of neb.lock are gone from the mirrors; run 'neb update', build once with "+
+		"'neb build --update-missing', or set NEB_MIRROR to a mirror that has them:\n%v", len(e.Files), e.Err)
+}
+
+func (e *GoneError) Unwrap() error { return e.Err }
+
 // File downloads a locked file into to and verifies its size and SHA-256. It resumes behind what to holds
 // already; if it returns an error, what it received stays in to for the next call, unless it was wrong.
-func (c Client) File(ctx context.Context, m Mirrors, f lock.File, to *os.File, report Report) error {
-	urls := m.URLs(f)
+func (m Mirrors) File(ctx context.Context, f lock.File, to *os.File, report Report) error {
+	urls := m.urls(f)
 	if len(urls) == 0 {
 		return fmt.Errorf("%s %s: no mirror is configured for %s: %s", f.Name, f.Version, f.Path,
 			hint[f.Archive])
@@ -38,39 +51,26 @@ func (c Client) File(ctx context.Context, m Mirrors, f lock.File, to *os.File, r
 		return &WriteError{err}
 	}
 	p.add(n)
-	if p.have > f.Size {
-		if err := p.restart(); err != nil {
-			return err
-		}
-	}
-	if p.have == f.Size && p.verify() == nil {
+	if p.have >= f.Size && p.verify() == nil {
 		return nil
 	}
 	err = ask(ctx, urls, func(address string) (bool, error) {
 		before := p.have
-		err := c.resume(ctx, address, p)
+		err := m.resume(ctx, address, p)
 		if err != nil && ctx.Err() == nil {
 			report(0, fmt.Sprintf("%s: %v", Redacted(address), err))
 		}
 		return p.have > before, err
 	})
-	var none *refusals
-	if !errors.As(err, &none) {
-		if err != nil {
-			return fmt.Errorf("%s: %w", f.Name, err)
-		}
+	if err == nil {
 		return nil
 	}
-	// A mirror that lacks the file may mean that the lock is too old, even if another mirror cannot be
-	// reached (the archive of snapshots from behind a firewall).
-	what, then := "download failed", ""
-	if n := none.notFound(); n > 0 {
-		then = "; run 'neb update', or set NEB_MIRROR to a mirror that has it"
-		if n == len(urls) {
-			what = "no mirror has " + f.Path
-		}
+	err = fmt.Errorf("%s %s: %s: download failed:\n  %w", f.Name, f.Version, f.Path, err)
+	var none *refusals
+	if errors.As(err, &none) && none.gone() {
+		err = &GoneError{[]lock.File{f}, err}
 	}
-	return fmt.Errorf("%s %s: %s%s:\n  %w", f.Name, f.Version, what, then, none)
+	return err
 }
 
 // hint says what to do if no mirror is configured, by archive.
@@ -81,24 +81,22 @@ var hint = map[string]string{
 }
 
 // resume downloads the rest of a file from one mirror and verifies it.
-func (c Client) resume(ctx context.Context, address string, p *part) error {
-	resumed := p.have > 0
-	b, err := c.open(ctx, address, p.have)
+func (m Mirrors) resume(ctx context.Context, address string, p *part) error {
+	body, start, size, err := m.open(ctx, address, p.have)
 	if err != nil {
 		return err
 	}
-	defer b.Close()
-	if b.size >= 0 && b.size != p.want.Size {
-		return p.wrongSize(b.size)
+	defer body.Close()
+	if size >= 0 && size != p.want.Size {
+		return p.wrongSize(size)
 	}
-	if b.start != p.have {
+	if start != p.have {
 		if err := p.restart(); err != nil {
 			return err
 		}
-		resumed = false
 	}
 	// One byte more than is expected shows a file that is too long.
-	if _, err := io.CopyBuffer(p, io.LimitReader(b, p.want.Size-p.have+1),
+	if _, err := io.CopyBuffer(p, io.LimitReader(body, p.want.Size-p.have+1),
 		make([]byte, 128<<10)); err != nil {
 		return err
 	}
@@ -106,8 +104,8 @@ func (c Client) resume(ctx context.Context, address string, p *part) error {
 		return fmt.Errorf("truncated after %d of %d bytes: %w", p.have, p.want.Size, io.ErrUnexpectedEOF)
 	}
 	err = p.verify()
-	if err != nil && resumed {
-		err = fmt.Errorf("%w %w", err, errUnverified)
+	if err != nil && start > 0 && ctx.Err() == nil {
+		return m.resume(ctx, address, p) // the first part may be what was wrong
 	}
 	return err
 }
@@ -159,9 +157,9 @@ func (p *part) verify() error {
 	if err := p.restart(); err != nil {
 		return err
 	}
-	return fmt.Errorf("wrong content of %s: expected SHA-256 %s, found %s", p.want.Path, p.want.SHA256, sum)
+	return final{fmt.Errorf("wrong content of %s: expected SHA-256 %s, found %s", p.want.Path, p.want.SHA256, sum)}
 }
 
 func (p *part) wrongSize(found int64) error {
-	return fmt.Errorf("wrong size of %s: expected %d bytes, found %d", p.want.Path, p.want.Size, found)
+	return final{fmt.Errorf("wrong size of %s: expected %d bytes, found %d", p.want.Path, p.want.Size, found)}
 }

@@ -20,6 +20,13 @@ func mirrors(servers ...*mirror.Server) Mirrors {
 	return Mirrors{Archives: map[string][]string{lock.Debian: mirror.URLs(servers...)}}
 }
 
+// stalling is mirrors with a time to wait for data.
+func stalling(stall time.Duration, servers ...*mirror.Server) Mirrors {
+	m := mirrors(servers...)
+	m.stall = stall
+	return m
+}
+
 // wants fails the test unless the error says all of the words.
 func wants(t *testing.T, err error, words ...string) {
 	t.Helper()
@@ -33,8 +40,8 @@ func wants(t *testing.T, err error, words ...string) {
 	}
 }
 
-// download is Client.File into a file that holds have. It returns what the file holds then, and the notes.
-func download(t *testing.T, c Client, m Mirrors, f lock.File, have []byte) (data []byte, notes []string,
+// download is Mirrors.File into a file that holds have. It returns what the file holds then, and the notes.
+func download(t *testing.T, m Mirrors, f lock.File, have []byte) (data []byte, notes []string,
 	err error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "part")
@@ -47,7 +54,7 @@ func download(t *testing.T, c Client, m Mirrors, f lock.File, have []byte) (data
 	}
 	defer to.Close()
 	var done int64
-	err = c.File(t.Context(), m, f, to, func(n int64, note string) {
+	err = m.File(t.Context(), f, to, func(n int64, note string) {
 		if done += n; note != "" {
 			notes = append(notes, note)
 		}
@@ -87,7 +94,7 @@ func TestBadMirrors(t *testing.T) {
 		alone []string
 	}{
 		{"missing", http.NotFound,
-			[]string{"no mirror has pool/main/binutils_1.0-1_amd64.deb", "neb update", "not found"}},
+			[]string{"1 files of neb.lock are gone", "neb update", "--update-missing", "NEB_MIRROR", "not found"}},
 		{"gone", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) },
 			[]string{"neb update"}},
 		{"one bit wrong", mirror.Good(other),
@@ -134,21 +141,21 @@ func TestBadMirrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			bad, second := mirror.Serve(t, tt.handler), mirror.Serve(t, mirror.Good(data))
-			c := Client{Stall: 700 * time.Millisecond}
-			_, notes, err := download(t, c, mirrors(bad, second), f, nil)
+			const stall = 700 * time.Millisecond
+			_, notes, err := download(t, stalling(stall, bad, second), f, nil)
 			if err != nil {
 				t.Fatalf("with a good second mirror: %v", err)
 			}
 			if len(notes) == 0 || !strings.Contains(notes[0], bad.URL) {
 				t.Errorf("expected a note about %s, found %q", bad.URL, notes)
 			}
-			left, _, err := download(t, c, mirrors(bad), f, nil)
+			left, _, err := download(t, stalling(stall, bad), f, nil)
 			wants(t, err, "binutils 1.0-1", bad.URL)
 			for _, w := range tt.alone {
 				wants(t, err, strings.NewReplacer("{hash}", f.SHA256, "{other}", mirror.Hash(other)).Replace(w))
 			}
 			// What the bad mirror sent must not get in the way of a good one.
-			if _, _, err := download(t, c, mirrors(second), f, left); err != nil {
+			if _, _, err := download(t, mirrors(second), f, left); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -159,7 +166,7 @@ func TestAllMirrorsWrong(t *testing.T) {
 	data := mirror.Content(5000)
 	f := mirror.Locked("gcc-14", data)
 	a, b := mirror.Serve(t, mirror.Good(mirror.Content(4999))), mirror.Serve(t, mirror.Good(make([]byte, 5000)))
-	_, _, err := download(t, Client{}, mirrors(a, b), f, nil)
+	_, _, err := download(t, mirrors(a, b), f, nil)
 	wants(t, err, "gcc-14 1.0-1", a.URL, "found 4999", b.URL, "expected SHA-256 "+f.SHA256,
 		"found "+mirror.Hash(make([]byte, 5000)))
 }
@@ -170,15 +177,15 @@ func TestMissingAndUnreachable(t *testing.T) {
 	down.Close()
 	m := mirrors(gone)
 	m.Snapshots = down.URL
-	_, _, err := download(t, Client{}, m, mirror.Locked("bash", mirror.Content(100)), nil)
-	wants(t, err, "bash 1.0-1", "download failed", "neb update", gone.URL, "not found", down.URL, "refused")
+	_, _, err := download(t, m, mirror.Locked("bash", mirror.Content(100)), nil)
+	wants(t, err, "bash 1.0-1", "download failed", "neb update", "--update-missing", gone.URL, "not found", down.URL, "refused")
 }
 
 func TestNoMirror(t *testing.T) {
 	f := mirror.Locked("golang.org/toolchain", []byte("zip"))
 	for archive, hint := range map[string]string{lock.Debian: "NEB_MIRROR", lock.GoProxy: "GOPROXY"} {
 		f.Archive = archive
-		_, _, err := download(t, Client{}, Mirrors{}, f, nil)
+		_, _, err := download(t, Mirrors{}, f, nil)
 		wants(t, err, "no mirror is configured", hint)
 	}
 }
@@ -207,7 +214,7 @@ func TestResume(t *testing.T) {
 				}
 				_, _ = w.Write(data)
 			})
-			if _, _, err := download(t, Client{}, mirrors(m), f, tt.have); err != nil {
+			if _, _, err := download(t, mirrors(m), f, tt.have); err != nil {
 				t.Fatal(err)
 			}
 			if tt.asked != "" && (len(m.Requests()) == 0 || !strings.HasSuffix(m.Requests()[0], tt.asked)) {
@@ -237,7 +244,7 @@ func TestStalledMirror(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	})
-	if _, _, err := download(t, Client{Stall: 300 * time.Millisecond}, mirrors(m), f, nil); err != nil {
+	if _, _, err := download(t, stalling(300*time.Millisecond, m), f, nil); err != nil {
 		t.Fatal(err)
 	}
 	if n := asked.Load(); n != 2 {
@@ -259,7 +266,7 @@ func TestFlakyMirror(t *testing.T) {
 		}
 		_, _ = w.Write(data[from:min(len(data), from+100_000)])
 	})
-	if _, _, err := download(t, Client{}, mirrors(m), f, nil); err != nil {
+	if _, _, err := download(t, mirrors(m), f, nil); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(m.Requests()); n < 10 || n > 12 {
@@ -275,7 +282,7 @@ func TestSnapshotAndProxy(t *testing.T) {
 	old := mirror.Serve(t, http.NotFound)
 	m := mirrors(old)
 	m.Snapshots = snapshot.URL + "/archive"
-	if _, _, err := download(t, Client{}, m, f, nil); err != nil {
+	if _, _, err := download(t, m, f, nil); err != nil {
 		t.Fatal(err)
 	}
 	want, got := "/archive/debian/20261120T083000Z/pool/main/b/bash/bash_5.2+x~1_amd64.deb", snapshot.Requests()
@@ -295,7 +302,7 @@ func TestSnapshotAndProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Proxies = []string{old.URL, (&url.URL{Scheme: "file", Path: dir}).String()}
-	if _, _, err := download(t, Client{}, m, g, nil); err != nil {
+	if _, _, err := download(t, m, g, nil); err != nil {
 		t.Fatal(err)
 	}
 }

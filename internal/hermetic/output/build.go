@@ -6,12 +6,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
 )
 
-// Build builds components by architecture, after it has checked that an offline store has all of their
-// inputs.
+// Build builds components by architecture.
 func Build(ctx context.Context, b *component.Builder, wanted map[string][]string) ([]Set, error) {
-	if err := b.CheckStore(ctx, wanted); err != nil {
-		return nil, err
-	}
 	var built []Set
 	for _, arch := range component.Archs {
 		if len(wanted[arch]) == 0 {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -86,8 +87,8 @@ func (r *resolver) release(ctx context.Context, p place) (*release, error) {
 		}
 	}
 	var found *release
-	urls := r.Mirrors.Newest(p.archive, "dists/"+p.suite+"/InRelease", r.Now)
-	_, err := r.Client.Get(ctx, urls, mostRelease, func(data []byte) error {
+	paths := []string{"dists/" + p.suite + "/InRelease"}
+	_, err := r.Mirrors.Newest(ctx, p.archive, paths, r.Now, mostRelease, func(data []byte) error {
 		text, err := openInline(keys, data, r.Now)
 		if err == nil {
 			found, err = r.accept(p, text, data)
@@ -208,13 +209,11 @@ func (r *resolver) each(ctx context.Context, p place, name string, f func(debian
 		return fmt.Errorf("Release file of %s: no entry for %s", p, name)
 	}
 	at := "dists/" + p.suite + "/"
-	var urls []string
+	paths := []string{at + name}
 	if rel.byID {
-		dir := name[:strings.LastIndexByte(name, '/')]
-		urls = r.Mirrors.Newest(p.archive, at+dir+"/by-hash/SHA256/"+want.sha256, r.Now)
+		paths = append([]string{at + path.Dir(name) + "/by-hash/SHA256/" + want.sha256}, paths...)
 	}
-	urls = append(urls, r.Mirrors.Newest(p.archive, at+name, r.Now)...)
-	data, err := r.Client.Get(ctx, urls, mostIndex, func(data []byte) error {
+	data, err := r.Mirrors.Newest(ctx, p.archive, paths, r.Now, mostIndex, func(data []byte) error {
 		sum := sha256.Sum256(data)
 		if got := hex.EncodeToString(sum[:]); int64(len(data)) != want.size || got != want.sha256 {
 			return fmt.Errorf("wrong content: expected %d bytes with SHA-256 %s, found %d bytes with %s",

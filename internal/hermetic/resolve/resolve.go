@@ -45,7 +45,6 @@ var (
 // Options are options of [Update]. Mirrors is required.
 type Options struct {
 	Mirrors fetch.Mirrors
-	Client  fetch.Client
 	Now     time.Time                     // time for checking Valid-Until; zero: the current time
 	Keys    map[string]openpgp.EntityList // by archive, instead of neb's own keys
 	// Go version ("1.26.8"); "": the newest patch release of the locked one

@@ -210,9 +210,8 @@ func newWorld(t *testing.T) *world {
 	w.options = Options{
 		Mirrors: fetch.Mirrors{Archives: map[string][]string{lock.Debian: {w.URL + "/debian"},
 			lock.Security: {w.URL + "/debian-security"}}},
-		Client: fetch.Client{Stall: 2 * time.Second},
-		Now:    now,
-		Keys:   map[string]openpgp.EntityList{lock.Debian: {w.debian}, lock.Security: {w.security}},
+		Now:  now,
+		Keys: map[string]openpgp.EntityList{lock.Debian: {w.debian}, lock.Security: {w.security}},
 	}
 	w.before = &lock.Lock{Go: lock.Go{Version: "1.26.8", Hosts: map[string]lock.File{}}}
 	for _, host := range lock.Hosts {

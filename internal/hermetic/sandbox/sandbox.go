@@ -23,6 +23,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 )
 
 // Directories in a sandbox.
@@ -109,7 +111,7 @@ var writable = []string{"build", "src", "out", "tmp"}
 
 func prepare(work string) error {
 	for _, name := range append([]string{"root"}, writable...) {
-		if err := mkdirAll(filepath.Join(work, name)); err != nil {
+		if err := tree.MkdirAll(filepath.Join(work, name)); err != nil {
 			return err
 		}
 	}

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/confine"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
@@ -97,28 +98,28 @@ func probe(t *testing.T) string {
 }
 
 // testRoot is a root with nothing but the probe in it, and a tree beside it.
-func testRoot(t *testing.T, dir string) (root, tree string) {
+func testRoot(t *testing.T, dir string) (root, beside string) {
 	t.Helper()
-	root, tree = filepath.Join(dir, "root"), filepath.Join(dir, "tree")
-	for _, d := range []string{root + "/usr/bin", root + "/usr/lib", root + "/src", tree} {
+	root, beside = filepath.Join(dir, "root"), filepath.Join(dir, "tree")
+	for _, d := range []string{root + "/usr/bin", root + "/usr/lib", root + "/src", beside} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := copyFile(probe(t), root+"/usr/bin/probe"); err != nil {
+	if err := tree.CopyFile(t.Context(), probe(t), root+"/usr/bin/probe", 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, err := range []error{
 		os.WriteFile(root+"/usr/lib/tool", []byte("good"), 0o644),
 		os.WriteFile(root+"/src/hidden", nil, 0o644),
-		os.WriteFile(tree+"/file", nil, 0o644),
+		os.WriteFile(beside+"/file", nil, 0o644),
 		os.Symlink("usr/bin", root+"/bin"),
 	} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	return root, tree
+	return root, beside
 }
 
 // ordinary is the ID of a user that does not exist.
@@ -202,7 +203,7 @@ func inEach(t *testing.T, args, env []string, check func(t *testing.T, r report,
 			dir := filepath.Join(base, a.name)
 			root, tree := testRoot(t, dir)
 			if c := a.attr.Credential; c != nil {
-				if err := giveTree(dir, int(c.Uid), int(c.Gid)); err != nil {
+				if err := giveTree(t.Context(), dir, int(c.Uid), int(c.Gid)); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
 // first is the package with the links /bin, /lib and so on to /usr, through which the others are unpacked.
@@ -59,10 +60,7 @@ func Unpack(ctx context.Context, dir string, packages []Package, report progress
 
 	var done atomic.Int64
 	unpack := func(p Package) error {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err := unpackDeb(root, p.Path); err != nil {
+		if err := unpackDeb(ctx, root, p.Path); err != nil {
 			return fmt.Errorf("unpack %s (%s): %w", p.Name, p.Path, err)
 		}
 		report.Send(progress.Event{Stage: "unpack", Done: done.Add(1), Total: int64(len(packages)),
@@ -96,13 +94,13 @@ func Unpack(ctx context.Context, dir string, packages []Package, report progress
 	return nil
 }
 
-func unpackDeb(root *os.Root, deb string) error {
+func unpackDeb(ctx context.Context, root *os.Root, deb string) error {
 	f, err := os.Open(deb)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	data, err := DebData(f)
+	data, err := DebData(stream.Reader(ctx, f))
 	if err != nil {
 		return err
 	}
@@ -114,8 +112,8 @@ func DebData(deb io.Reader) (io.Reader, error) {
 	r := bufio.NewReaderSize(deb, 1<<16)
 	const magic = "!<arch>\n"
 	got := make([]byte, len(magic))
-	if _, err := io.ReadFull(r, got); err != nil || string(got) != magic {
-		return nil, fmt.Errorf("not a Debian package: expected magic %q, found %q", magic, got)
+	if n, err := io.ReadFull(r, got); string(got) != magic {
+		return nil, errors.Join(fmt.Errorf("not a Debian package: expected magic %q, found %q", magic, got[:n]), err)
 	}
 	for {
 		// ar(5): name 16, time 12, uid 6, gid 6, mode 8, size 10 in decimal, "`\n"; members start at even

@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -28,7 +30,6 @@ type FetchOptions struct {
 	Offline  bool           // fail if a file is not in the store
 	Progress progress.Func  // of bytes, as stage "fetch"; notes about mirrors that failed
 	Mirrors  *fetch.Mirrors // nil: [fetch.OfMachine]
-	Client   fetch.Client
 }
 
 // parallelDownloads is how many files are downloaded at once.
@@ -70,11 +71,23 @@ func (s *Store) Fetch(ctx context.Context, files []lock.File, o FetchOptions) er
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			return d.file(ctx, file)
+			err := d.file(ctx, file)
+			var gone *fetch.GoneError
+			if errors.As(err, &gone) {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				d.gone.Files = append(d.gone.Files, file)
+				d.gone.Err = errors.Join(d.gone.Err, gone.Err)
+				return nil // the other files are still useful, and the error names all that are gone
+			}
+			return err
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
+	}
+	if d.gone.Err != nil {
+		return &d.gone
 	}
 	d.report(0, "")
 	return nil
@@ -97,7 +110,7 @@ func (s *Store) verify(ctx context.Context, files []lock.File) ([]lock.File, err
 	wrong := make([]bool, len(files))
 	first := map[string]int{}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(parallelHashes)
+	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, f := range files {
 		if j, twice := first[f.SHA256]; twice {
 			if files[j].Size != f.Size {
@@ -174,6 +187,9 @@ type download struct {
 	total int64
 	done  atomic.Int64
 	last  atomic.Int64 // when progress was last reported, in nanoseconds
+
+	mu   sync.Mutex
+	gone fetch.GoneError
 }
 
 // report counts n more bytes and reports progress, ten times a second at most. A note is always reported.
@@ -208,7 +224,7 @@ func (d *download) file(ctx context.Context, file lock.File) error {
 		return err
 	}
 	defer f.Close()
-	err = d.Client.File(ctx, *d.Mirrors, file, f, d.report)
+	err = d.Mirrors.File(ctx, file, f, d.report)
 	var local *fetch.WriteError
 	if errors.As(err, &local) {
 		return fmt.Errorf("%s: %w", file.Name, &localError{local.Err})

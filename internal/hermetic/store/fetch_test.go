@@ -277,13 +277,13 @@ func TestPruneFetched(t *testing.T) {
 	}
 	defer other.Close()
 	all := func(Item) bool { return true }
-	if gone, err := other.Prune(all); err != nil || len(gone) > 0 {
+	if gone, err := other.Prune(t.Context(), all); err != nil || len(gone) > 0 {
 		t.Errorf("%v was pruned while it was used, %v", gone, err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if gone, err := other.Prune(all); err != nil || len(gone) != 1 {
+	if gone, err := other.Prune(t.Context(), all); err != nil || len(gone) != 1 {
 		t.Errorf("%v was pruned, %v", gone, err)
 	}
 }

@@ -8,40 +8,35 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"time"
-	"unicode/utf8"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 )
 
-// parallelHashes is how many files are hashed at once.
-var parallelHashes = runtime.GOMAXPROCS(0)
-
 const (
-	tree     = "tree"
+	treeName = "tree"
 	manifest = "manifest.json"
 	tmpMark  = ".made-" // between key and random part in the name of a working directory
 	usedMark = "+used"  // suffix of the lock that users share; the maker locks the key alone
 )
 
-// entry is one file in the manifest of an output.
-type entry struct {
-	Path   string      `json:"path"`             // below the tree, "." for the tree itself
-	Mode   fs.FileMode `json:"mode"`             // type and permissions, as Go counts them
-	Size   int64       `json:"size,omitempty"`   // bytes of a regular file
-	SHA256 string      `json:"sha256,omitempty"` // of a regular file
-	Link   string      `json:"link,omitempty"`   // where a symbolic link points
-}
-
 // Has reports whether the store holds an output with this key. It does not verify the output.
 func (s *Store) Has(key string) bool {
 	_, err := os.Stat(s.in(outputs, key))
-	return err == nil && validKey(key)
+	return err == nil
+}
+
+// Lookup returns the directory of the output with a key, like [Store.Output], or "" if the store does not have
+// it undamaged.
+func (s *Store) Lookup(ctx context.Context, key string) (dir string, err error) {
+	ok, err := s.use(ctx, key)
+	if !ok || err != nil {
+		return "", err
+	}
+	return filepath.Join(s.in(outputs, key), treeName), nil
 }
 
 // Output returns the directory of the output with a key; hit reports whether it was in the store. If not,
@@ -56,10 +51,10 @@ func (s *Store) Output(ctx context.Context, key string, make func(dir string) er
 	if !validKey(key) {
 		return "", false, fmt.Errorf("store: invalid key %q: expected letters, digits and ._-", key)
 	}
-	dir = filepath.Join(s.in(outputs, key), tree)
-	ok, err := s.use(ctx, key)
-	if ok || err != nil {
-		return dir, ok, err
+	s.sweep(ctx)
+	dir, err = s.Lookup(ctx, key)
+	if dir != "" || err != nil {
+		return dir, true, err
 	}
 	if s.readOnly {
 		return "", false, fmt.Errorf("store %s: output %s is missing and the store is read-only: "+
@@ -71,14 +66,12 @@ func (s *Store) Output(ctx context.Context, key string, make func(dir string) er
 			return "", false, err
 		}
 		// Another process may prune the output between making and using it.
-		if ok, err := s.use(ctx, key); ok || err != nil {
+		if dir, err := s.Lookup(ctx, key); dir != "" || err != nil {
 			return dir, !made, err
 		}
 		if try == tries {
-			return "", false, fmt.Errorf("store %s: output %s was changed or removed right after it "+
-				"was made, "+
-				"%d times",
-				s.dir, key, tries)
+			return "", false, fmt.Errorf("store %s: output %s was changed or removed right after it was made, "+
+				"%d times", s.dir, key, tries)
 		}
 	}
 }
@@ -145,15 +138,10 @@ func (s *Store) make(ctx context.Context, key string, make func(dir string) erro
 	if err != nil {
 		return false, fmt.Errorf("store: %w", &localError{err})
 	}
-	defer func() {
-		// After an interrupt the next Open does it: a kernel has 90,000 files, and the user waits for this
-		// process.
-		if ctx.Err() == nil {
-			_ = remove(work)
-		}
-	}()
+	// After an interrupt the next process does it: a kernel has 90,000 files, and the user waits for this one.
+	defer func() { _ = tree.Remove(ctx, work) }()
 	ready := filepath.Join(work, "ready")
-	dir := filepath.Join(ready, tree)
+	dir := filepath.Join(ready, treeName)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return false, fmt.Errorf("store: %w", &localError{err})
 	}
@@ -184,7 +172,7 @@ func (s *Store) make(ctx context.Context, key string, make func(dir string) erro
 // are found by their hashes at the next use, and syncing the 20,000 files of a toolchain would delay every
 // first build.
 func (s *Store) finish(ctx context.Context, dir string) error {
-	entries, err := survey(ctx, filepath.Join(dir, tree))
+	entries, err := tree.List(ctx, filepath.Join(dir, treeName))
 	if err != nil {
 		return err
 	}
@@ -210,11 +198,11 @@ func (s *Store) intact(ctx context.Context, key string) (bool, error) {
 	if err != nil {
 		return false, ignore(err, fs.ErrNotExist)
 	}
-	var want []entry
+	var want []tree.Entry
 	if json.Unmarshal(data, &want) != nil {
 		return false, nil
 	}
-	found, err := survey(ctx, filepath.Join(dir, tree))
+	found, err := tree.List(ctx, filepath.Join(dir, treeName))
 	if err != nil {
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
@@ -229,59 +217,4 @@ func ignore(err, which error) error {
 		return nil
 	}
 	return err
-}
-
-// survey lists a tree in lexical order, and hashes its files.
-func survey(ctx context.Context, root string) ([]entry, error) {
-	var entries []entry
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(root, path)
-		if err != nil {
-			return err
-		}
-		if !utf8.ValidString(rel) {
-			return fmt.Errorf("%q: file name is not UTF-8: the manifest cannot hold it", rel)
-		}
-		e := entry{Path: rel, Mode: info.Mode()}
-		switch {
-		case e.Mode.IsRegular():
-			e.Size = info.Size()
-		case e.Mode.Type() == fs.ModeSymlink:
-			e.Link, err = os.Readlink(path)
-		case !e.Mode.IsDir():
-			err = fmt.Errorf("%s: expected a file, directory or symbolic link, found %v", path, e.Mode)
-		}
-		entries = append(entries, e)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(parallelHashes)
-	for i := range entries {
-		e := &entries[i]
-		if !e.Mode.IsRegular() {
-			continue
-		}
-		group.Go(func() error {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			sum, size, err := stream.SHA256(ctx, filepath.Join(root, e.Path))
-			if err == nil && size != e.Size {
-				err = fmt.Errorf("%s: size changed during reading", e.Path)
-			}
-			e.SHA256 = sum
-			return err
-		})
-	}
-	return entries, group.Wait()
 }

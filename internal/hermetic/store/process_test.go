@@ -260,7 +260,7 @@ func TestKilledOutput(t *testing.T) {
 	if left, _ := os.ReadDir(filepath.Join(dir, tmp)); len(left) != 0 {
 		t.Errorf("killed processes left %d directories behind", len(left))
 	}
-	files, err := os.ReadDir(filepath.Join(dir, outputs, "slow-1", tree))
+	files, err := os.ReadDir(filepath.Join(dir, outputs, "slow-1", treeName))
 	if err != nil || len(files) != 40 {
 		t.Errorf("expected 40 files, found %d (%v)", len(files), err)
 	}
@@ -292,17 +292,17 @@ func TestPruneInUse(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	everything := func(Item) bool { return true }
-	if gone, err := s.Prune(everything); err != nil || len(gone) != 0 {
+	if gone, err := s.Prune(t.Context(), everything); err != nil || len(gone) != 0 {
 		t.Errorf("expected nothing to be pruned while it is used, found %v (%v)", gone, err)
 	}
 	stdin.Close()
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if gone, err := s.Prune(everything); err != nil || len(gone) != 1 || gone[0].Name != "used-1" {
+	if gone, err := s.Prune(t.Context(), everything); err != nil || len(gone) != 1 || gone[0].Name != "used-1" {
 		t.Errorf("expected used-1 to be pruned, found %v (%v)", gone, err)
 	}
-	if items, err := s.List(); err != nil || len(items) != 0 {
+	if items, err := s.List(t.Context()); err != nil || len(items) != 0 {
 		t.Errorf("expected an empty store, found %v (%v)", items, err)
 	}
 }

@@ -1,15 +1,17 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 )
 
 // Kind says what an [Item] of a store is.
@@ -35,113 +37,86 @@ type Item struct {
 	lock string // name of its lock
 }
 
+// kinds are the kinds of what is in the subdirectories of a store.
+var kinds = map[string]Kind{downloads: Download, partial: Partial, outputs: Output, tmp: Making, logs: Log}
+
 // List returns what is in the store, sorted by kind and name.
-func (s *Store) List() ([]Item, error) {
+func (s *Store) List(ctx context.Context) ([]Item, error) {
 	var items []Item
 	top, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, err
 	}
 	for _, sub := range top {
-		switch sub.Name() {
-		case downloads:
-			err = s.each(sub.Name(), func(i Item) {
-				i.Kind, i.lock = Download,
-					i.Name
-				items = append(items, i)
-			})
-		case partial:
-			err = s.each(sub.Name(), func(i Item) {
-				i.Kind, i.lock = Partial,
-					i.Name
-				items = append(items, i)
-			})
-		case outputs:
-			err = s.each(sub.Name(), func(i Item) {
-				i.Kind, i.lock = Output, i.Name
-				i.Size, i.Used = outputState(i.path, i)
-				items = append(items, i)
-			})
-		case tmp:
-			err = s.each(sub.Name(), func(i Item) {
-				i.Kind = Making
-				i.lock, _, _ = strings.Cut(i.Name, tmpMark)
-				i.Size = treeSize(i.path)
-				items = append(items, i)
-			})
-		case logs:
-			err = s.each(sub.Name(), func(i Item) { i.Kind = Log; items = append(items, i) })
-		case locks:
+		kind := kinds[sub.Name()]
+		entries := []os.DirEntry{sub}
+		dir := s.dir
+		switch {
+		case sub.Name() == locks:
+			continue
+		case kind == "":
+			kind = Other
 		default:
-			info, err := sub.Info()
+			dir = filepath.Join(s.dir, sub.Name())
+			if entries, err = os.ReadDir(dir); err != nil {
+				return nil, err
+			}
+		}
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			info, err := os.Stat(path) // a download may be a symbolic link
 			if err != nil {
 				continue
 			}
-			path := filepath.Join(s.dir, sub.Name())
-			items = append(items, Item{Kind: Other, Name: sub.Name(), Size: treeSize(path),
-				Used: info.ModTime(), path: path})
-		}
-		if err != nil {
-			return nil, err
+			i := Item{Kind: kind, Name: e.Name(), Size: info.Size(), Used: info.ModTime(), path: path}
+			i.lock, _, _ = strings.Cut(i.Name, tmpMark)
+			if known := kind == Output && i.readManifest(); info.IsDir() && !known {
+				i.Size = 0
+				_ = tree.Walk(ctx, path, nil, func(_ string, e tree.Entry) error {
+					i.Size += e.Size
+					return nil
+				})
+			}
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			items = append(items, i)
 		}
 	}
 	return items, nil
 }
 
-// each calls f for everything in a subdirectory.
-func (s *Store) each(sub string, f func(Item)) error {
-	entries, err := os.ReadDir(filepath.Join(s.dir, sub))
-	for _, e := range entries {
-		path := s.in(sub, e.Name())
-		if info, err := os.Stat(path); err == nil { // a download may be a symbolic link
-			f(Item{Name: e.Name(), Size: info.Size(), Used: info.ModTime(), path: path})
-		}
-	}
-	return err
-}
-
-// outputState returns the size in bytes and the last use of an output, from its manifest.
-func outputState(dir string, i Item) (int64, time.Time) {
-	name := filepath.Join(dir, manifest)
+// readManifest sets the size and the last use of an output, unless its manifest is damaged.
+func (i *Item) readManifest() bool {
+	name := filepath.Join(i.path, manifest)
 	data, err := os.ReadFile(name)
-	var entries []entry
+	var entries []tree.Entry
 	if err != nil || json.Unmarshal(data, &entries) != nil {
-		return treeSize(dir), i.Used
+		return false
 	}
-	size := int64(len(data))
+	i.Size = int64(len(data))
 	for _, e := range entries {
-		size += e.Size
+		i.Size += e.Size
 	}
 	if info, err := os.Stat(name); err == nil {
 		i.Used = info.ModTime()
 	}
-	return size, i.Used
-}
-
-// treeSize returns the size in bytes of all files below a path.
-func treeSize(path string) int64 {
-	var size int64
-	_ = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			if info, err := d.Info(); err == nil {
-				size += info.Size()
-			}
-		}
-		return nil
-	})
-	return size
+	return true
 }
 
 // Prune removes the items for which choose returns true, and returns them. It keeps items that a process
 // makes or uses, and those of kind [Other].
-func (s *Store) Prune(choose func(Item) bool) ([]Item, error) {
-	items, err := s.List()
+func (s *Store) Prune(ctx context.Context, choose func(Item) bool) ([]Item, error) {
+	items, err := s.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var gone []Item
-	for _, i := range slices.DeleteFunc(items, func(i Item) bool { return !choose(i) }) {
-		done, err := s.prune(i)
+	for _, i := range items {
+		if !choose(i) {
+			continue
+		}
+		done, err := s.remove(ctx, i)
 		if err != nil {
 			return gone, err
 		}
@@ -152,7 +127,8 @@ func (s *Store) Prune(choose func(Item) bool) ([]Item, error) {
 	return gone, nil
 }
 
-func (s *Store) prune(i Item) (bool, error) {
+// remove removes an item unless a process uses it.
+func (s *Store) remove(ctx context.Context, i Item) (bool, error) {
 	var names []string
 	switch i.Kind {
 	case Other:
@@ -184,15 +160,15 @@ func (s *Store) prune(i Item) (bool, error) {
 		defer os.Remove(h.f.Name())
 	}
 	if i.Kind != Output {
-		return true, remove(i.path)
+		return true, tree.Remove(ctx, i.path)
 	}
 	// An output is removed in one step, so that no process hashes half of one.
 	trash := s.in(tmp, i.lock+tmpMark+"pruned")
-	if err := remove(trash); err != nil {
+	if err := tree.Remove(ctx, trash); err != nil {
 		return false, err
 	}
 	if err := os.Rename(i.path, trash); err != nil {
 		return false, ignore(err, fs.ErrNotExist)
 	}
-	return true, remove(trash)
+	return true, tree.Remove(ctx, trash)
 }

@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 )
 
 // Store is a directory of downloads and outputs. Its methods may be used from several goroutines at once.
@@ -39,7 +40,14 @@ type Store struct {
 
 	mu    sync.Mutex
 	used  map[string]*held // by key, what this process uses and others must not prune
-	works map[string]*held // by path, the directories that [Store.Work] made
+	works map[string]work  // by path, the directories that [Store.Work] made
+	swept sync.Once
+}
+
+// work is a working directory. Close leaves it to the next process if ctx is done.
+type work struct {
+	*held
+	ctx context.Context
 }
 
 // Subdirectories of a store.
@@ -80,7 +88,7 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, used: map[string]*held{}, works: map[string]*held{}}
+	s := &Store{dir: dir, used: map[string]*held{}, works: map[string]work{}}
 	for _, sub := range []string{"", downloads, partial, outputs, tmp, logs, locks} {
 		sub = filepath.Join(dir, sub)
 		err := os.MkdirAll(sub, 0o755)
@@ -95,9 +103,6 @@ func Open(dir string) (*Store, error) {
 		if err := trusted(sub); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-	}
-	if !s.readOnly {
-		s.sweep()
 	}
 	return s, nil
 }
@@ -144,8 +149,9 @@ func (s *Store) Close() error {
 	defer s.mu.Unlock()
 	var errs []error
 	for dir, h := range s.works {
-		errs = append(errs, remove(dir))
-		errs = append(errs, os.Remove(h.f.Name()))
+		if h.ctx.Err() == nil {
+			errs = append(errs, tree.Remove(h.ctx, dir), os.Remove(h.f.Name()))
+		}
 		h.release()
 		delete(s.works, dir)
 	}
@@ -157,12 +163,13 @@ func (s *Store) Close() error {
 }
 
 // Work makes an empty working directory on the store's file system. [Store.Close] removes it; if this
-// process is killed, the next [Open] does.
+// process is interrupted or killed, the next one that makes something does.
 func (s *Store) Work(ctx context.Context) (string, error) {
 	if s.readOnly {
 		return "", fmt.Errorf("store %s is read-only: set NEB_CACHE to a directory that you can write to",
 			s.dir)
 	}
+	s.sweep(ctx)
 	name := "work-" + rand.Text()
 	h, err := s.lock(ctx, name, unix.LOCK_EX)
 	if err != nil {
@@ -175,7 +182,7 @@ func (s *Store) Work(ctx context.Context) (string, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.works[dir] = h
+	s.works[dir] = work{h, ctx}
 	return dir, nil
 }
 
@@ -192,19 +199,15 @@ func (s *Store) Log(name string) (*os.File, error) {
 	return f, nil
 }
 
-// sweep removes the working directories of processes that were killed: those whose lock is free.
-func (s *Store) sweep() {
-	entries, _ := os.ReadDir(filepath.Join(s.dir, tmp))
-	for _, e := range entries {
-		key, _, _ := strings.Cut(e.Name(), tmpMark)
-		h, err := s.tryLock(key, unix.LOCK_EX)
-		if err != nil {
-			continue
+// sweep removes, once, the working directories of processes that were killed: those whose lock is free.
+func (s *Store) sweep(ctx context.Context) {
+	s.swept.Do(func() {
+		entries, _ := os.ReadDir(filepath.Join(s.dir, tmp))
+		for _, e := range entries {
+			key, _, _ := strings.Cut(e.Name(), tmpMark)
+			_, _ = s.remove(ctx, Item{Kind: Making, path: s.in(tmp, e.Name()), lock: key})
 		}
-		_ = remove(s.in(tmp, e.Name()))
-		_ = os.Remove(h.f.Name())
-		h.release()
-	}
+	})
 }
 
 // held is a lock on a name of the store, until it is released or the process ends.
@@ -263,21 +266,6 @@ func (s *Store) lock(ctx context.Context, name string, how int) (*held, error) {
 			return nil, context.Cause(ctx)
 		}
 	}
-}
-
-// remove removes a tree, including directories without write permission.
-func remove(path string) error {
-	err := os.RemoveAll(path)
-	if err == nil {
-		return nil
-	}
-	_ = filepath.WalkDir(path, func(p string, e fs.DirEntry, err error) error {
-		if e != nil && e.IsDir() {
-			_ = os.Chmod(p, 0o700)
-		}
-		return nil
-	})
-	return os.RemoveAll(path)
 }
 
 // syncDir writes the names in a directory to disk.
