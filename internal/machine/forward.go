@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -225,9 +226,11 @@ func (m *Machine) Forward(l net.Listener, port uint32, report func(error)) {
 	Forward(m.device, l, port, report)
 }
 
-// Forward connects each connection that l accepts to a port of the enclave, until l is closed. It waits for
-// an enclave that is not up yet. report is called for connections that the enclave refused.
+// Forward connects each connection that l accepts to a port of the enclave, until l is closed. A connection
+// waits for an enclave that is not up yet, and for a server that has not accepted one yet, up to 30 seconds.
+// report is called for connections that the enclave refused.
 func Forward(d *vsock.Device, l net.Listener, port uint32, report func(error)) {
+	var served atomic.Bool
 	for {
 		host, err := l.Accept()
 		switch {
@@ -243,11 +246,22 @@ func Forward(d *vsock.Device, l net.Listener, port uint32, report func(error)) {
 			dialing, cancel := context.WithTimeout(ctx, lingering)
 			defer cancel()
 			c, err := d.Dial(dialing, port)
+			for wait := 10 * time.Millisecond; errors.Is(err, syscall.ECONNREFUSED) && !served.Load(); wait *= 2 {
+				select {
+				case <-time.After(min(wait, 250*time.Millisecond)):
+					c, err = d.Dial(dialing, port)
+				case <-dialing.Done():
+					err = fmt.Errorf("nothing listened on port %d within %v: %w", port, lingering, err)
+					report(fmt.Errorf("%v: %w", l.Addr(), err))
+					return
+				}
+			}
 			if err != nil {
 				report(fmt.Errorf("%v: %w", l.Addr(), err))
 				return
 			}
 			defer c.Close()
+			served.Store(true)
 			join(ctx, c, host.(stream))
 		})
 		if !open {

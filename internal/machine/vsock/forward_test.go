@@ -107,6 +107,45 @@ func called(t *testing.T, network string, cfg vsock.Config) (g *vsock.Guest, s *
 	return g, s, host, port
 }
 
+// A server in the enclave may be slower than its client: a connection waits for the port's first answer, and
+// for no other.
+func TestForwardWaits(t *testing.T) {
+	l, endpoint := listen(t, "unix")
+	g, s := guest(t, endpoint, vsock.Config{})
+	go machine.Forward(g.Device(), l, 80, s.report)
+	dial := func() net.Conn {
+		host, err := net.Dial("unix", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { host.Close() })
+		return host
+	}
+	host := dial()
+	for range 3 {
+		port, _ := g.Hear(vsock.OpRequest)
+		g.Say(80, port, vsock.OpReset, 0, nil)
+	}
+	port, _ := g.Hear(vsock.OpRequest)
+	g.Say(80, port, vsock.OpResponse, 0, nil)
+	io.WriteString(host, "hello")
+	if _, data := g.Hear(vsock.OpData); string(data) != "hello" {
+		t.Errorf("the enclave got %q", data)
+	}
+	if s.String() != "" {
+		t.Errorf("neb said %q", s)
+	}
+	host = dial()
+	port, _ = g.Hear(vsock.OpRequest)
+	g.Say(80, port, vsock.OpReset, 0, nil)
+	if b, err := io.ReadAll(host); len(b) > 0 || err != nil {
+		t.Errorf("the second connection got %q, %v", b, err)
+	}
+	if !strings.Contains(s.String(), "connection refused") {
+		t.Errorf("neb said %q", s)
+	}
+}
+
 // A stream that breaks off on one side ends with a reset on the other.
 func TestForwardReset(t *testing.T) {
 	t.Run("host", func(t *testing.T) {
