@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
@@ -45,6 +46,7 @@ type runOptions struct {
 	remote    bool
 	hostCID   bool
 	asJSON    bool
+	raw       bool
 	plot      string
 	qemu      string
 	accel     string
@@ -105,6 +107,8 @@ ca init' made, or under one made for this run.`,
 	f.BoolVar(&o.remote, "remote", false, "allow endpoints other than this machine's loopback addresses")
 	f.BoolVar(&o.hostCID, "cid2", false, "answer on CID 2 as well; on EC2 nothing answers there")
 	f.BoolVar(&o.asJSON, "json", false, "print events, one JSON object a line, instead of the console")
+	f.BoolVar(&o.raw, "raw", false,
+		"let the enclave send every sequence to a terminal, such as those that change its title")
 	f.StringVar(&o.plot, "plot", "", "write a plot of the start to an SVG `file`")
 	f.StringVar(&o.qemu, "qemu", "", "use another QEMU: a program, or a directory with bin/qemu-system-*")
 	f.StringVar(&o.accel, "accel", "auto", "auto, kvm or tcg; auto uses KVM if it works")
@@ -211,6 +215,9 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	var console io.Writer
 	if !o.asJSON {
 		console = out
+		if f, ok := s.out.(*os.File); ok && !o.raw && term.IsTerminal(int(f.Fd())) {
+			console = machine.NewTerminal(out)
+		}
 	}
 	m, err := machine.Start(context.WithoutCancel(ctx), machine.Config{
 		Emulator: o.qemu, EIF: path,
