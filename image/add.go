@@ -2,22 +2,21 @@ package image
 
 import (
 	"archive/tar"
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
 )
 
 // AddImage merges the layers of an image and puts the result at prefix ("" is the root), over what is there:
-// files replace files, directories join. Whiteouts hide entries of the image's own lower layers only.
+// files replace files, directories join, also through symbolic links. What is not a directory does not replace
+// a directory that has content: that is an error. Whiteouts hide entries of the image's own lower layers only.
 func (t *Tree) AddImage(ctx context.Context, img *Image, prefix string) error {
-	if err := t.addLayers(ctx, img.layers, prefix); err != nil {
+	if err := t.addLayers(ctx, img.layers, prefix, nil); err != nil {
 		return fmt.Errorf("image %s: %w", img.ref, err)
 	}
 	return nil
@@ -27,7 +26,8 @@ func (t *Tree) AddImage(ctx context.Context, img *Image, prefix string) error {
 // needs memory, a zstd layer for its window.
 const atOnce = 4
 
-func (t *Tree) addLayers(ctx context.Context, layers []layer, prefix string) error {
+// addLayers merges layers. If labels is not nil they are a root file system, see [Tree.AddRoot].
+func (t *Tree) addLayers(ctx context.Context, layers []layer, prefix string, labels hostLabels) error {
 	if t.layers+len(layers)+1 > maxLayers {
 		return &LimitError{What: "layers", Limit: maxLayers}
 	}
@@ -44,7 +44,7 @@ func (t *Tree) addLayers(ctx context.Context, layers []layer, prefix string) err
 			select {
 			case a := <-archives[i]:
 				t.layers++
-				if err := a.merge(ctx, t, root); err != nil {
+				if err := a.merge(ctx, t, root, labels); err != nil {
 					return layers[i].fail(i, len(layers), err)
 				}
 			case <-ctx.Done():
@@ -80,44 +80,10 @@ func (l *layer) fail(i, n int, err error) error {
 	return fmt.Errorf("layer %d of %d (%s): %w", i+1, n, name, err)
 }
 
-// AddTar puts the tree of a tar archive (compressed with gzip, zstd or not at all) at prefix. The archive may
-// be a pipe. An empty file is an error: a program that failed to write the archive leaves one.
-func (t *Tree) AddTar(ctx context.Context, name, prefix string) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	t.CloseLater(f)
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		in := bufio.NewReader(f)
-		if _, err := in.Peek(1); err == io.EOF {
-			return fmt.Errorf("%s: %w", name, errNothing)
-		}
-		if err := t.AddTarReader(ctx, in, prefix); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		return nil
-	}
-	if info.Size() == 0 {
-		return fmt.Errorf("%s: %w", name, errNothing)
-	}
-	l := layer{file: f, open: section(f, 0, info.Size())}
-	if err := t.addLayers(ctx, []layer{l}, prefix); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
-}
-
-var errNothing = errors.New("found an empty file, expected a tar archive")
-
-// AddTarReader is [Tree.AddTar] for an archive that is read from r.
+// AddTarReader merges the tar archive of a layer, compressed with gzip, zstd, xz or not at all.
 func (t *Tree) AddTarReader(ctx context.Context, r io.Reader, prefix string) error {
 	l := layer{open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(r), nil }}
-	return t.addLayers(ctx, []layer{l}, prefix)
+	return t.addLayers(ctx, []layer{l}, prefix, nil)
 }
 
 // WriteTar writes the tree as a tar archive, in the order of [Tree.Walk] (PAX if a name, number or attribute

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -99,14 +98,9 @@ func fromFiles(ctx context.Context, in files, want string, o Options) (*Image, e
 		return nil, fmt.Errorf("no image %s: found %s: %w", want, strings.Join(names, ", "), fs.ErrNotExist)
 	}
 	d := fit[0]
-	if one := compact(fit); len(one) > 1 {
-		// An archive may list the images for several architectures separately.
-		if slices.ContainsFunc(one, func(d v1.Descriptor) bool { return d.Platform == nil }) {
-			return nil, fmt.Errorf("found %d images, expected one: add a colon and a name (%s)",
-				len(one), strings.Join(names, ", "))
-		}
-		if d, err = choose(one, o.Arch); err != nil {
-			return nil, err
+	if len(fit) > 1 {
+		if d, err = choose(ctx, layoutBlobs{in}, fit, o.Arch); err != nil {
+			return nil, fmt.Errorf("index.json: %w", err)
 		}
 	}
 	return fromManifest(ctx, layoutBlobs{in}, d, o)

@@ -159,7 +159,7 @@ func fromManifest(ctx context.Context, b blobs, d v1.Descriptor, o Options) (*Im
 			if depth == 3 {
 				return nil, fmt.Errorf("index %s: indexes are nested more than 3 deep", d.Digest)
 			}
-			chosen, err := choose(m.Manifests, o.Arch)
+			chosen, err := choose(ctx, b, m.Manifests, o.Arch)
 			if err != nil {
 				return nil, fmt.Errorf("index %s: %w", d.Digest, err)
 			}
@@ -213,13 +213,19 @@ func (i *Image) setConfig(raw []byte, machine string) error {
 	return nil
 }
 
-// choose picks the image for arch from an index. It ignores attestations and images for other systems.
-func choose(all []v1.Descriptor, machine string) (v1.Descriptor, error) {
+// imageConfigs are the media types of images' configurations, and so their artifact types.
+var imageConfigs = []string{
+	"", "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json",
+}
+
+// choose picks the image for machine from an index. It ignores images for other systems and what is no image:
+// attestations, signatures, bills of materials.
+func choose(ctx context.Context, b blobs, all []v1.Descriptor, machine string) (v1.Descriptor, error) {
 	var fit, plain []v1.Descriptor
 	var found []string
-	for _, d := range all {
+	for _, d := range compact(all) {
 		switch p := d.Platform; {
-		case d.Annotations["vnd.docker.reference.type"] != "":
+		case d.Annotations["vnd.docker.reference.type"] != "" || !slices.Contains(imageConfigs, d.ArtifactType):
 		case p == nil || p.OS == "" && p.Architecture == "":
 			plain = append(plain, d)
 		case p.OS == "linux" && p.Architecture == arch.Go(machine):
@@ -234,16 +240,58 @@ func choose(all []v1.Descriptor, machine string) (v1.Descriptor, error) {
 			return d, nil
 		}
 	}
-	switch plain = compact(plain); {
-	case len(fit) > 0:
+	if len(fit) > 0 {
 		return fit[0], nil
-	case len(plain) == 1: // its configuration has the platform
-		return plain[0], nil
-	case len(plain) > 1:
-		return v1.Descriptor{}, fmt.Errorf("found %d images without a platform, expected one", len(plain))
 	}
-	return v1.Descriptor{}, fmt.Errorf("no image for linux/%s: found %s",
-		arch.Go(machine), strings.Join(found, ", "))
+	if len(plain) > 1 && len(plain) <= 100 { // nobody signs an image more often
+		images := plain[:0]
+		for _, d := range plain {
+			if is, err := isImage(ctx, b, d); err != nil {
+				return d, err
+			} else if is {
+				images = append(images, d)
+			}
+		}
+		plain = images
+	}
+	switch len(plain) {
+	case 0:
+		return v1.Descriptor{}, fmt.Errorf("no image for linux/%s: found %s",
+			arch.Go(machine), strings.Join(found, ", "))
+	case 1: // its configuration has the platform
+		return plain[0], nil
+	}
+	var names []string
+	for _, d := range plain {
+		names = append(names, nameOf(d))
+	}
+	return v1.Descriptor{}, fmt.Errorf("found %d images without a platform, expected one: name one of them (%s)",
+		len(plain), strings.Join(names, ", "))
+}
+
+// isImage reads a manifest and tells an image from what is stored beside one: cosign's signatures and the like
+// have a subject, or layers that are no archives.
+func isImage(ctx context.Context, b blobs, d v1.Descriptor) (bool, error) {
+	raw, err := b.read(ctx, d)
+	var m struct {
+		ArtifactType string `json:"artifactType"`
+		Subject      any    `json:"subject"`
+		Layers       []struct {
+			MediaType string `json:"mediaType"`
+		} `json:"layers"`
+	}
+	if err == nil {
+		err = decode(raw, &m)
+	}
+	if err != nil {
+		return false, fmt.Errorf("manifest %s: %w", d.Digest, err)
+	}
+	for _, l := range m.Layers {
+		if !strings.Contains(l.MediaType, "tar") {
+			return false, nil
+		}
+	}
+	return m.Subject == nil && slices.Contains(imageConfigs, m.ArtifactType), nil
 }
 
 // compact drops duplicate digests: an archive lists an image once for each of its names.

@@ -125,7 +125,7 @@ func TestTarRound(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := newTree(t, image.Limits{})
-	if err := again.AddTar(t.Context(), file.Name(), ""); err != nil {
+	if _, err := again.AddRoot(t.Context(), file.Name(), ""); err != nil {
 		t.Fatal(err)
 	}
 	same(t, list(t, again), list(t, tree))
@@ -134,25 +134,61 @@ func TestTarRound(t *testing.T) {
 	}
 }
 
-// TestImagesOverEachOther joins two images: whiteouts of the second stay in the second.
+// TestImagesOverEachOther joins two images: whiteouts of the second stay in the second, its directories go
+// through links of the first, and nothing of the first vanishes in silence.
 func TestImagesOverEachOther(t *testing.T) {
-	tree := newTree(t, image.Limits{})
-	for _, layers := range [][][]byte{
-		{Layer(t, Dir("d/", 0o700), File("d/one", "1"), File("both", "1"), Dir("dir/", 0o755), File("dir/x", "1"))},
-		{Layer(t, File("two", "2")), Layer(t, File(".wh.two", ""), File("d/.wh.one", ""), File("both", "2"), Dir("d/", 0o711), File("dir", "2"))},
+	type layers = [][]Entry
+	for _, c := range []struct {
+		name   string
+		images []layers
+		want   []string // lines, or one error
+	}{
+		{"whiteouts", []layers{
+			{{Dir("d/", 0o700), File("d/one", "1"), File("both", "1"), Dir("dir/", 0o755)}},
+			{{File("two", "2")}, {File(".wh.two", ""), File("d/.wh.one", ""), File("both", "2"), Dir("d/", 0o711), File("dir", "2")}},
+		}, []string{`40711 p/q/d`, `100644 p/q/d/one 1`, `100644 p/q/both 2`, `100644 p/q/dir 2`}},
+		{"directory over link", []layers{
+			{{Dir("usr/", 0o700), Dir("usr/lib/", 0o711), File("usr/lib/libc", "1"), Symlink("lib", "usr/lib")}},
+			{{Dir("lib/", 0o755), Dir("lib/modules/", 0o755), File("lib/modules/x.ko", "2")}},
+		}, []string{`40700 p/q/usr`, `40711 p/q/usr/lib`, `40755 p/q/usr/lib/modules`, `100644 p/q/usr/lib/modules/x.ko 2`, `100644 p/q/usr/lib/libc 1`, `120777 p/q/lib usr/lib`}},
+		{"directory over a link of the whole tree, and one through another", []layers{
+			{{Dir("usr/", 0o755), Dir("usr/lib/", 0o755), Symlink("l", "/usr/up"), Symlink("usr/up", "../usr/lib")}},
+			{{File("l/x", "2"), Symlink("usr/lib/y", "x")}},
+		}, []string{`40755 p/q/usr`, `40755 p/q/usr/lib`, `100644 p/q/usr/lib/x 2`, `120777 p/q/usr/lib/y x`, `120777 p/q/usr/up ../usr/lib`, `120777 p/q/l /usr/up`}},
+		{"directory over a link to nothing", []layers{
+			{{Symlink("l", "nowhere")}}, {{File("l/x", "2")}},
+		}, []string{`40755 p/q/l`, `100644 p/q/l/x 2`}},
+		{"link over an empty directory", []layers{
+			{{Dir("run/", 0o755), Dir("var/run/", 0o755)}}, {{Symlink("var/run", "/run")}},
+		}, []string{`40755 p/q/run`, `40755 p/q/var`, `120777 p/q/var/run /run`}},
+		{"link over directory", []layers{
+			{{File("lib/modules/x.ko", "1")}}, {{File("usr/lib/libc", "2"), Symlink("lib", "usr/lib")}},
+		}, []string{"lib is not a directory: it would replace one that is not empty"}},
+		{"file over directory", []layers{
+			{{File("d/x", "1")}}, {{File("d", "2")}},
+		}, []string{"d is not a directory: it would replace one that is not empty"}},
+		{"links in a circle", []layers{
+			{{Symlink("a", "b"), Symlink("b", "a")}}, {{File("a/x", "2")}},
+		}, []string{"more than 40 symbolic links"}},
 	} {
-		l := NewLayout(t)
-		l.Name(l.Image("amd64", layers, Gzip), "")
-		img, err := image.Open(t.Context(), "oci:"+l.Dir(), image.Options{Arch: "x86_64"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		tree.CloseLater(img)
-		if err := tree.AddImage(t.Context(), img, "p/q"); err != nil {
-			t.Fatal(err)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			tree := newTree(t, image.Limits{})
+			for i, layers := range c.images {
+				ref := layoutOf(t, Layers(t, layers...), Gzip)
+				err := addImage(t, tree, ref, "p/q")
+				if i > 0 && len(c.want) == 1 {
+					if err == nil || !strings.Contains(err.Error(), c.want[0]) || !strings.Contains(err.Error(), ref) {
+						t.Errorf("got %v, want %q and %s", err, c.want[0], ref)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			same(t, list(t, tree), append([]string{`40755 p`, `40755 p/q`}, c.want...))
+		})
 	}
-	same(t, list(t, tree), []string{`40755 p`, `40755 p/q`, `40711 p/q/d`, `100644 p/q/d/one 1`, `100644 p/q/both 2`, `100644 p/q/dir 2`})
 }
 
 // TestManyFiles has more entries than the journal keeps in memory and the table begins with, and bounds what

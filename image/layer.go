@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/mikelolasagasti/xz"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
@@ -48,7 +50,7 @@ var compressions = []struct {
 	}},
 	{"zstd", "\x28\xb5\x2f\xfd", openZstd},
 	{"zstd", "\x50\x2a\x4d\x18", openZstd}, // a skippable frame first
-	{"xz", "\xfd7zXZ\x00", nil},
+	{"xz", "\xfd7zXZ\x00", openXZ},
 	{"bzip2", "BZh", nil},
 	{"lz4", "\x04\x22\x4d\x18", nil},
 }
@@ -65,7 +67,7 @@ func decompress(ctx context.Context, in *bufio.Reader, w *windowRoom) (io.Reader
 			continue
 		}
 		if c.open == nil {
-			return nil, nil, fmt.Errorf("unsupported compression %s: expected gzip, zstd or none", c.name)
+			return nil, nil, fmt.Errorf("unsupported compression %s: expected gzip, zstd, xz or none", c.name)
 		}
 		r, done, err := c.open(ctx, in, w)
 		if err != nil {
@@ -144,6 +146,36 @@ func (z zstdReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// openXZ waits until there is room for the largest dictionary, which is what a window is for zstd.
+func openXZ(ctx context.Context, in *bufio.Reader, w *windowRoom) (io.Reader, func(), error) {
+	if err := w.room.Acquire(ctx, w.limit); err != nil {
+		return nil, nil, err
+	}
+	done := func() { w.room.Release(w.limit) }
+	r, err := xz.NewReader(in, uint32(min(w.limit, math.MaxUint32)))
+	if err = xzError(err, w.limit); err != nil {
+		done()
+	}
+	return xzReader{r, w.limit}, done, err
+}
+
+type xzReader struct {
+	*xz.Reader
+	limit int64
+}
+
+func (x xzReader) Read(b []byte) (int, error) {
+	n, err := x.Reader.Read(b)
+	return n, xzError(err, x.limit)
+}
+
+func xzError(err error, limit int64) error {
+	if err == xz.ErrMemlimit {
+		return &LimitError{What: "bytes of dictionary for an xz archive", Limit: limit, Field: "Window"}
+	}
+	return err
+}
+
 // read decompresses a layer into a temporary file of the tree, unless it is a plain archive in a file, and
 // verifies its digests. It runs in several goroutines.
 func (l *layer) read(ctx context.Context, t *Tree) (*archive, error) {
@@ -156,64 +188,67 @@ func (l *layer) read(ctx context.Context, t *Tree) (*archive, error) {
 	defer blob.Close()
 	defer context.AfterFunc(ctx, func() { blob.Close() })()
 
-	packed := newDigester()
-	defer packed.close()
+	packed, plain := sha256.New(), sha256.New()
 	in := bufio.NewReaderSize(io.TeeReader(stream.Reader(ctx, blob), packed), 64<<10)
+	var out *archive
 	r, done, err := decompress(ctx, in, t.budget.windows)
+	if err == nil {
+		defer done()
+		out, err = l.unpack(r, in, plain, t)
+		if r == nil {
+			plain = packed
+		}
+	}
+	if limit := (*LimitError)(nil); errors.As(err, &limit) || ctx.Err() != nil {
+		return nil, err
+	}
+	// The digest includes what follows the compressed stream. Damage is the reason of an error before.
+	if _, err := io.Copy(io.Discard, in); err != nil {
+		return nil, err
+	}
+	if found := fmt.Sprintf("sha256:%x", packed.Sum(nil)); l.digest != "" && found != l.digest {
+		return nil, fmt.Errorf("digest is %s, expected %s: the layer was damaged or changed on the way",
+			found, l.digest)
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer done()
-	out := &archive{file: l.file, at: l.at}
-	plain := packed
+	if found := fmt.Sprintf("sha256:%x", plain.Sum(nil)); l.diffID != "" && found != l.diffID {
+		return nil, fmt.Errorf("diff ID is %s, expected %s: the layer was damaged or changed on the way",
+			found, l.diffID)
+	}
+	return out, nil
+}
+
+// unpack reads a layer from r, or from in if r is nil: if it is not compressed.
+func (l *layer) unpack(r, in io.Reader, plain io.Writer, t *Tree) (out *archive, err error) {
 	sinks := []io.Writer{t.budget}
-	if r == nil {
-		r = in
-	} else {
-		out.file = nil
-		plain = newDigester()
-		defer plain.close()
+	out = &archive{file: l.file, at: l.at}
+	if r != nil {
 		sinks = append(sinks, plain)
+		out = &archive{}
+	} else {
+		r = in
 	}
 	if out.file == nil {
 		if out.file, err = t.spool(); err != nil {
 			return nil, err
 		}
-		out.at = 0
 		sinks = append(sinks, out.file)
 	}
 	// The structs hide ReadFrom and WriteTo, which would choose buffers of their own.
 	to := struct{ io.Writer }{io.MultiWriter(sinks...)}
 	out.size, err = io.CopyBuffer(to, struct{ io.Reader }{r}, make([]byte, 64<<10))
-	if err != nil {
-		return nil, err
-	}
-	// The digest includes what follows the compressed stream.
-	if _, err := io.Copy(io.Discard, in); err != nil {
-		return nil, err
-	}
-	for _, c := range []struct {
-		what, want string
-		found      *digester
-	}{{"digest", l.digest, packed}, {"diff ID", l.diffID, plain}} {
-		if c.want == "" {
-			continue
-		}
-		if found := c.found.digest(); found != c.want {
-			return nil, fmt.Errorf("%s is %s, expected %s: the layer was damaged or changed on the way",
-				c.what, found, c.want)
-		}
-	}
-	return out, nil
+	return out, err
 }
 
 // merge lays the layer over the tree below root.
-func (a *archive) merge(ctx context.Context, t *Tree, root uint32) error {
+func (a *archive) merge(ctx context.Context, t *Tree, root uint32, labels hostLabels) error {
 	place, err := t.from(bodies{file: a.file})
 	if err != nil {
 		return err
 	}
-	m := merge{t: t, root: root, layer: uint16(t.layers)}
+	m := merge{t: t, root: root, layer: uint16(t.layers), plain: labels != nil}
 	in := newTarFile(a.file, a.at, a.size)
 	for n := 1; ; n++ {
 		if err := ctx.Err(); err != nil {
@@ -221,7 +256,7 @@ func (a *archive) merge(ctx context.Context, t *Tree, root uint32) error {
 		}
 		h, err := in.Next()
 		if err == io.EOF {
-			return m.finish()
+			return nil
 		}
 		if err == nil {
 			err = t.budget.takeEntry()
@@ -233,6 +268,9 @@ func (a *archive) merge(ctx context.Context, t *Tree, root uint32) error {
 			continue
 		}
 		e, link, err := entry(h)
+		if err == nil && labels != nil {
+			e.Xattrs = labels.filter(e.Xattrs)
+		}
 		if err == nil && e.Size > 0 {
 			e.body = body{file: place.file, at: in.offset()}
 			if isSparse(h) {

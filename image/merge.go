@@ -3,7 +3,6 @@ package image
 import (
 	"errors"
 	"fmt"
-	gopath "path"
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
@@ -13,9 +12,6 @@ const (
 	whiteout       = ".wh."
 	whiteoutMeta   = ".wh..wh." // names that aufs kept for itself
 	whiteoutOpaque = ".wh..wh..opq"
-	// whiteoutLinks is the directory in which aufs kept files with several names. They are targets of hard
-	// links, and in no tree.
-	whiteoutLinks = ".wh..wh.plnk"
 )
 
 // merge lays one layer over the tree below root. Names resolve as if root were "/": symbolic links never lead
@@ -24,12 +20,8 @@ type merge struct {
 	t     *Tree
 	root  uint32
 	layer uint16
-	plnk  uint32     // the root of the layer's whiteoutLinks, 0 if it has none
-	later []hardLink // whose target has not come yet
+	plain bool // no name is a whiteout: the layer is a root file system
 }
-
-// hardLink is a path and a target in the tree's arena, which bounds their size.
-type hardLink struct{ path, target uint32 }
 
 // checkPath rejects names that no honest tool writes. A leading slash is valid (Nix writes them): every name
 // counts from the root of the image.
@@ -60,16 +52,11 @@ func (m *merge) apply(e *Entry, hardLinkTo string) error {
 	}
 	dir, base := split(e.Path)
 	switch {
-	case ofAufs(dir):
-		if name, ok := linkedByAufs(e.Path); ok && e.IsRegular() && hardLinkTo == "" {
-			return m.keepLinked(e, name)
-		}
-		return nil
-	case base == whiteoutOpaque:
+	case !m.plain && base == whiteoutOpaque:
 		return m.hide(dir, "")
-	case strings.HasPrefix(base, whiteoutMeta):
+	case !m.plain && (strings.HasPrefix(e.Path, whiteoutMeta) || strings.Contains(e.Path, "/"+whiteoutMeta)):
 		return nil
-	case strings.HasPrefix(base, whiteout):
+	case !m.plain && strings.HasPrefix(base, whiteout):
 		hidden := base[len(whiteout):]
 		if hidden == "" || hidden == "." || hidden == ".." {
 			return fmt.Errorf("invalid whiteout of %q", hidden)
@@ -79,82 +66,9 @@ func (m *merge) apply(e *Entry, hardLinkTo string) error {
 		if err := checkPath(hardLinkTo); err != nil {
 			return fmt.Errorf("hard link to %q: %w", hardLinkTo, err)
 		}
-		done, err := m.link(e.Path, hardLinkTo)
-		if err != nil || done {
-			return err
-		}
-		return m.postpone(e.Path, hardLinkTo)
+		return m.link(e.Path, hardLinkTo)
 	}
 	return m.put(e)
-}
-
-// ofAufs reports whether a directory is one that aufs kept for itself, or is below one.
-func ofAufs(dir string) bool {
-	for part := range strings.SplitSeq(dir, "/") {
-		if strings.HasPrefix(part, whiteoutMeta) {
-			return true
-		}
-	}
-	return false
-}
-
-// linkedByAufs cuts the directory whiteoutLinks off a path.
-func linkedByAufs(path string) (name string, ok bool) {
-	if !strings.Contains(path, whiteoutLinks) {
-		return "", false
-	}
-	return strings.CutPrefix(strings.TrimPrefix(gopath.Clean(path), "/"), whiteoutLinks+"/")
-}
-
-// keepLinked stores a file for hard links only.
-func (m *merge) keepLinked(e *Entry, name string) error {
-	if m.plnk == 0 {
-		m.plnk = m.t.newRoot()
-	}
-	c := *e
-	c.Path = name
-	aside := merge{t: m.t, root: m.plnk, layer: m.layer}
-	return aside.put(&c)
-}
-
-func (m *merge) postpone(path, target string) error {
-	p, err := m.t.names.put(path)
-	if err != nil {
-		return err
-	}
-	to, err := m.t.names.put(target)
-	m.later = append(m.later, hardLink{p, to})
-	return err
-}
-
-// finish creates the hard links that come before their targets in the layer.
-func (m *merge) finish() error {
-	for pass := 0; len(m.later) > 0; pass++ {
-		var left []hardLink
-		for _, l := range m.later {
-			path, target := string(m.t.names.get(l.path)), string(m.t.names.get(l.target))
-			done, err := m.link(path, target)
-			if err != nil {
-				return fmt.Errorf("%q: %w", path, err)
-			}
-			if !done {
-				left = append(left, l)
-			}
-		}
-		if len(left) > 0 {
-			path, target := m.t.names.get(left[0].path), m.t.names.get(left[0].target)
-			switch {
-			case len(left) == len(m.later):
-				return fmt.Errorf("%q: hard link to %q, which is neither in this layer nor in a lower one",
-					path, target)
-			case pass == maxHops:
-				return fmt.Errorf("%q: hard link to %q: more than %d hard links lead to each other",
-					path, target, maxHops)
-			}
-		}
-		m.later = left
-	}
-	return nil
 }
 
 // split cuts the last part off a path. A path to the root has none.
@@ -206,36 +120,32 @@ func (m *merge) set(parent uint32, base string, old, ino uint32) error {
 	return m.t.add(parent, base, ino, m.layer)
 }
 
-// link makes path a name of the file at target, and reports whether that exists.
-func (m *merge) link(path, target string) (bool, error) {
+// link makes path a name of the file at target.
+func (m *merge) link(path, target string) error {
 	t := m.t
-	root := m.root
-	if name, ok := linkedByAufs(target); ok {
-		if root, target = m.plnk, name; root == 0 {
-			return false, nil
-		}
-	}
-	to, err := t.find(root, target)
-	if err != nil || to == 0 {
-		return false, err
-	}
-	if t.isDir(to) {
-		return false, fmt.Errorf("hard link to %s, which is a directory", target)
+	to, err := t.find(m.root, target)
+	switch {
+	case err != nil:
+		return err
+	case to == 0:
+		return fmt.Errorf("hard link to %q, which is neither before it in this layer nor in a lower one", target)
+	case t.isDir(to):
+		return fmt.Errorf("hard link to %s, which is a directory", target)
 	}
 	dir, base := split(path)
 	if base == "" {
-		return false, errors.New("invalid hard link: the root of a tree must be a directory")
+		return errors.New("invalid hard link: the root of a tree must be a directory")
 	}
 	ino := t.nodes.at(to).inode
 	parent, err := m.descend(dir)
 	if err != nil {
-		return false, err
+		return err
 	}
 	old := t.lookup(parent, base)
 	if old == to {
-		return false, errors.New("hard link to itself")
+		return errors.New("hard link to itself")
 	}
-	return true, m.set(parent, base, old, ino)
+	return m.set(parent, base, old, ino)
 }
 
 // hide removes a name that lower layers brought from a directory, or all of them if base is empty.
@@ -367,22 +277,36 @@ func (t *Tree) graft(root uint32, prefix string) error {
 	if err != nil {
 		return err
 	}
-	t.overlay(at, root)
-	return nil
+	return t.overlay(at, at, root)
 }
 
-// overlay moves everything below from to the directory to, as if the kernel unpacked a second archive over
-// the first.
-func (t *Tree) overlay(to, from uint32) {
+// overlay moves everything below from to the directory to, which is in top, as if a second archive were
+// unpacked over the first. A directory over a symbolic link to a directory goes where the link leads, with top
+// as "/".
+func (t *Tree) overlay(top, to, from uint32) error {
 	for id := t.nodes.at(from).child; id != 0; {
 		n := t.nodes.at(id)
 		next := n.next
 		old := t.lookup(to, string(t.names.get(n.name)))
-		if old != 0 && t.isDir(old) && t.isDir(id) {
-			t.nodes.at(old).inode = n.inode
-			t.overlay(old, id)
+		dir := old
+		if t.isDir(id) && old != 0 && t.fileType(old) == initramfs.TypeSymlink {
+			var err error
+			if dir, err = t.resolve(top, t.path(top, old), false, nil); err != nil {
+				return err
+			}
+		}
+		switch {
+		case dir != 0 && t.isDir(dir) && t.isDir(id):
+			if dir == old {
+				t.nodes.at(old).inode = n.inode
+			}
+			if err := t.overlay(top, dir, id); err != nil {
+				return err
+			}
 			t.remove(id)
-		} else {
+		case dir != 0 && t.nodes.at(dir).child != 0:
+			return fmt.Errorf("%s is not a directory: it would replace one that is not empty", t.path(top, old))
+		default:
 			if old != 0 {
 				t.remove(old)
 			}
@@ -391,4 +315,15 @@ func (t *Tree) overlay(to, from uint32) {
 		}
 		id = next
 	}
+	return nil
+}
+
+// path returns the path from top to a node below it.
+func (t *Tree) path(top, id uint32) string {
+	n := t.nodes.at(id)
+	name := string(t.names.get(n.name))
+	if n.parent == top {
+		return name
+	}
+	return t.path(top, n.parent) + "/" + name
 }

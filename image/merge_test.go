@@ -84,9 +84,6 @@ func mergeAndCompare(t *testing.T, script []byte) {
 				t.Fatal(err)
 			}
 		}
-		if err := m.finish(); err != nil {
-			t.Fatal(err)
-		}
 	}
 	var got []string
 	err := tree.Walk(func(e *Entry) error {

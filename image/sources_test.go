@@ -97,14 +97,16 @@ func TestSameFromEverySource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gz := filepath.Join(t.TempDir(), "saved.tar.gz")
+	gz, x := filepath.Join(t.TempDir(), "saved.tar.gz"), filepath.Join(t.TempDir(), "saved.tar.xz")
 	saved := DockerSave(t, "amd64", "some:1", all)
 	raw, err := os.ReadFile(saved)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(gz, Gzip.Pack(t, raw), 0o644); err != nil {
-		t.Fatal(err)
+	for name, way := range map[string]Compression{gz: Gzip, x: Xz} {
+		if err := os.WriteFile(name, way.Pack(t, raw), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 
 	var first string
@@ -119,6 +121,7 @@ func TestSameFromEverySource(t *testing.T) {
 		"docker-archive:" + saved,
 		"docker-archive:" + saved + ":some:1",
 		"docker-archive:" + gz,
+		"docker-archive:" + x,
 		host + "/dir/some:1",
 		"docker://" + host + "/dir/some@" + image1.Digest.String(),
 		host + "/both:2",
@@ -138,6 +141,66 @@ func TestSameFromEverySource(t *testing.T) {
 		if sum != first {
 			t.Errorf("%s: the ramdisk differs from the first", ref)
 		}
+	}
+}
+
+// TestBesideAnImage has what tools store beside an image in a layout or an index, each without a platform.
+func TestBesideAnImage(t *testing.T) {
+	all := Layers(t, some...)
+	const (
+		manifest = "application/vnd.oci.image.manifest.v1+json"
+		config   = "application/vnd.oci.image.config.v1+json"
+		index    = "application/vnd.oci.image.index.v1+json"
+		signed   = "application/vnd.dev.cosign.simplesigning.v1+json"
+	)
+	for _, c := range []struct {
+		name     string
+		manifest map[string]any // beside the image's
+		artifact string         // type in the descriptor
+		layer    string         // media type
+	}{
+		{"signature of cosign 2", nil, "", signed},
+		{"attestation of cosign 2", nil, "", "application/vnd.dsse.envelope.v1+json"},
+		{"bill of materials", nil, "", "text/spdx+json"},
+		{"signature by its type", map[string]any{"artifactType": "application/vnd.dev.sigstore.bundle.v0.3+json"}, "", string(Gzip)},
+		{"signature by its subject", map[string]any{"subject": map[string]any{"mediaType": manifest}}, "", string(Gzip)},
+		{"signature by its descriptor", nil, "application/vnd.dev.sigstore.bundle.v0.3+json", string(Gzip)},
+		{"image with the type of images", nil, config, string(Gzip)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, nested := range []bool{false, true} {
+				l := NewLayout(t)
+				img := l.Image("amd64", all, Gzip)
+				img.ArtifactType = config
+				m := map[string]any{"schemaVersion": 2, "mediaType": manifest, "config": l.JSON(config, map[string]any{}),
+					"layers": []Descriptor{l.Blob(c.layer, []byte("{}"))}}
+				for k, v := range c.manifest {
+					m[k] = v
+				}
+				beside := l.JSON(manifest, m)
+				beside.ArtifactType = c.artifact
+				both := []Descriptor{beside, img}
+				if nested {
+					both = []Descriptor{l.JSON(index, map[string]any{"schemaVersion": 2, "mediaType": index, "manifests": both})}
+				}
+				for _, d := range both {
+					l.Name(d, "")
+				}
+				opened, err := image.Open(t.Context(), "oci:"+l.Dir(), image.Options{Arch: "x86_64"})
+				if want := "found 2 images without a platform"; c.artifact == config {
+					if err == nil || !strings.Contains(err.Error(), want) {
+						t.Errorf("got %v, want %q", err, want)
+					}
+				} else if err != nil {
+					t.Error(err)
+				} else {
+					if opened.ManifestDigest() != img.Digest {
+						t.Errorf("opened %s, want %s", opened.ManifestDigest(), img.Digest)
+					}
+					opened.Close()
+				}
+			}
+		})
 	}
 }
 
@@ -194,7 +257,7 @@ func TestOpenErrors(t *testing.T) {
 	encrypted.Name(encrypted.Manifest(encrypted.JSON("c", Config("amd64", all[:1])), []Descriptor{encrypted.Blob("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", []byte("x"))}), "")
 	empty := t.TempDir()
 	for _, c := range []struct{ ref, want string }{
-		{"oci:" + l.Dir(), "found 2 images, expected one"},
+		{"oci:" + l.Dir(), "found 2 images without a platform, expected one: name one of them (a:1, b:1)"},
 		{"oci:" + l.Dir() + ":c:1", "no image c:1: found a:1, b:1"},
 		{"oci:" + arm.Dir(), "wrong platform: found linux/arm64, expected linux/amd64"},
 		{host + "/arm:1", "wrong platform: found linux/arm64, expected linux/amd64"},

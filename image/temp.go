@@ -1,26 +1,28 @@
 package image
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
 )
 
-// nameless creates a temporary file that no other program finds, and that is gone when it is closed or the
-// program dies.
+// nameless creates a temporary file that is gone when it is closed or the program dies. An os.Root can remove
+// an open file on Windows too.
 func nameless(dir string) (*os.File, error) {
 	if dir == "" {
 		dir = os.TempDir()
 	}
-	if f, err := createNameless(dir); err == nil {
-		return f, nil
+	root, err := os.OpenRoot(dir)
+	if err == nil {
+		defer root.Close()
+		name := ".neb-" + rand.Text()
+		var f *os.File
+		if f, err = root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err == nil {
+			if err = root.Remove(name); err == nil {
+				return f, nil
+			}
+			f.Close()
+		}
 	}
-	f, err := os.CreateTemp(dir, ".neb-*")
-	if err != nil {
-		return nil, fmt.Errorf("cannot create a temporary file for layers in TMPDIR (%s): %w", dir, err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
+	return nil, fmt.Errorf("cannot create a temporary file for layers in TMPDIR (%s): %w", dir, err)
 }

@@ -21,7 +21,6 @@ type buildFlags struct {
 	name, dir, file, prefix, arch string
 	formats                       []string
 	docker, pull, noSBOM, strict  bool
-	limits                        image.Limits
 }
 
 func newBuild(g *global) *cobra.Command {
@@ -53,7 +52,6 @@ func newBuild(g *global) *cobra.Command {
 		"accepted for compatibility: linuxkit writes no bill of materials")
 	flags.BoolVar(&f.strict, "strict", os.Getenv("LINUXKIT_STRICT") == "1",
 		"fail if the ramdisk cannot hold everything in an image (LINUXKIT_STRICT=1)")
-	addLimits(flags, &f.limits)
 	return cmd
 }
 
@@ -70,7 +68,8 @@ func build(ctx context.Context, g *global, f *buildFlags, args []string) error {
 	if !ok {
 		return fmt.Errorf("invalid --arch %s: expected amd64 or arm64", f.arch)
 	}
-	if err := limitsFromEnvironment(&f.limits); err != nil {
+	limits, err := limitsFromEnvironment()
+	if err != nil {
 		return err
 	}
 	if out.Ramdisk.Epoch, err = epoch.FromEnvironment(); err != nil {
@@ -87,19 +86,27 @@ func build(ctx context.Context, g *global, f *buildFlags, args []string) error {
 	if f.prefix != "" {
 		config.Prefix = f.prefix
 	}
-	options := image.Options{Arch: machine.Name, TempDir: dir, Limits: f.limits}
+	options := image.Options{Arch: machine.Name, TempDir: dir, Limits: limits}
 	find := finder{global: g, docker: f.docker && !f.pull, options: options}
-	tree, err := linuxkit.Build(ctx, config, linuxkit.Options{Open: find.open, Dir: dir, Limits: f.limits})
+	tree, err := linuxkit.Build(ctx, config, linuxkit.Options{Open: find.open, Dir: dir, Limits: limits})
 	if err != nil {
 		return err
 	}
 	defer tree.Close()
-	lost := losses{global: g, strict: f.strict}
-	out.Ramdisk.Lost = lost.note
+	var lost linuxkit.Losses
+	out.Ramdisk.Lost = lost.Note
 	if len(config.Init) > 0 {
 		out.Ramdisk.Marker = linuxkit.Marker()
 	}
-	out.Approve = lost.end
+	out.Approve = func() error {
+		for _, line := range lost.Lines() {
+			fmt.Fprintf(g.err, "linuxkit: %s\n", line)
+		}
+		if f.strict && len(lost.Lines()) > 0 {
+			return errors.New("--strict: the ramdisk cannot hold everything in the image, see above")
+		}
+		return nil
+	}
 	return linuxkit.Write(ctx, tree, *out)
 }
 
@@ -199,37 +206,4 @@ func (f *finder) open(ctx context.Context, ref string) (*image.Image, error) {
 		f.say("%s: from its registry", ref)
 	}
 	return img, nil
-}
-
-// losses reports what the ramdisk cannot hold.
-type losses struct {
-	*global
-	strict bool
-	n      int
-}
-
-// mostLosses is the number of losses that are reported one by one. An image with more has a label on every
-// file.
-const mostLosses = 100
-
-func (l *losses) note(path, what string) error {
-	l.n++
-	if l.n <= mostLosses {
-		fmt.Fprintf(l.err, "linuxkit: %s: %s\n", path, what)
-	}
-	if l.strict && l.n == mostLosses {
-		return l.end()
-	}
-	return nil
-}
-
-func (l *losses) end() error {
-	if l.n > mostLosses {
-		fmt.Fprintf(l.err, "linuxkit: and %d more\n", l.n-mostLosses)
-	}
-	if l.strict && l.n > 0 {
-		return fmt.Errorf("--strict: the ramdisk cannot hold everything in the image (%d losses, see above)",
-			l.n)
-	}
-	return nil
 }

@@ -64,7 +64,8 @@ func newRoot(g *global) *cobra.Command {
 	root.SetIn(g.in)
 	flags := root.PersistentFlags()
 	flags.BoolVarP(&g.quiet, "quiet", "q", false, "print errors and warnings only")
-	flags.IntVarP(&g.level, "verbose", "v", 1, "0 is --quiet; 1, 2 and 3 are the same")
+	flags.IntVarP(&g.level, "verbose", "v", 1, "0 is --quiet; 1, 2, 3 and no number are the same")
+	flags.Lookup("verbose").NoOptDefVal = "2"
 	root.AddCommand(newBuild(g), newVersion(g))
 	return root
 }
@@ -77,7 +78,8 @@ func (g *global) say(format string, args ...any) {
 }
 
 // doubleDashes turns -name into --name if that is a flag: old releases of nitro-cli pass them so. It leaves
-// single letters alone, and everything after --.
+// single letters alone, and everything after --. It joins -v and a digit: -v is a switch in some releases of
+// LinuxKit, and takes a number in others.
 func doubleDashes(root *cobra.Command, args []string) []string {
 	known := map[string]bool{"help": true}
 	note := func(f *pflag.Flag) { known[f.Name] = true }
@@ -85,18 +87,21 @@ func doubleDashes(root *cobra.Command, args []string) []string {
 	for _, cmd := range root.Commands() {
 		cmd.Flags().VisitAll(note)
 	}
-	out := make([]string, len(args))
+	var out []string
 	for i, arg := range args {
-		out[i] = arg
 		if arg == "--" {
-			copy(out[i:], args[i:])
-			break
+			return append(out, args[i:]...)
+		}
+		if i > 0 && (args[i-1] == "-v" || args[i-1] == "--verbose") && len(arg) == 1 && arg >= "0" && arg <= "3" {
+			out[len(out)-1] += "=" + arg
+			continue
 		}
 		name, single := strings.CutPrefix(arg, "-")
 		name, _, _ = strings.Cut(name, "=")
 		if single && !strings.HasPrefix(name, "-") && known[name] && (len(name) > 1 || name == "o") {
-			out[i] = "-" + arg
+			arg = "-" + arg
 		}
+		out = append(out, arg)
 	}
 	return out
 }

@@ -156,6 +156,9 @@ func (o *eifBuild) run(ctx context.Context, s streams) (err error) {
 	if err := b.Check(); err != nil {
 		return err
 	}
+	if b.Image != nil && b.Image.Config().Architecture == "" {
+		complain(s, "the image's configuration names no architecture: taken for --arch %s", b.Arch)
+	}
 	if b.Blobs, err = o.findBlobs(ctx, builder); err != nil {
 		return err
 	}
@@ -214,9 +217,6 @@ func (o *eifBuild) check() error {
 		}
 	}
 	v.LoopbackDown = !o.loopback
-	if len(v.Entrypoint) == 1 && v.Entrypoint[0] == "" {
-		v.Entrypoint = []string{} // none, as with docker run
-	}
 	if o.nsmMode != "" {
 		mode, err := strconv.ParseUint(o.nsmMode, 8, 32)
 		if err != nil || mode == 0 || mode > 0o777 {

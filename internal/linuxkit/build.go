@@ -40,17 +40,22 @@ const made = contract.CompleteTime
 // Build makes the tree of a configuration: the images of init, each over the one before it, then the files.
 // The caller closes it.
 func Build(ctx context.Context, c *Config, o Options) (_ *image.Tree, err error) {
-	if err := checkPrefix(c.Prefix); err != nil {
-		return nil, err
-	}
 	t := image.NewTree(o.Dir, o.Limits)
 	defer func() {
 		if err != nil {
 			t.Close()
 		}
 	}()
-	for _, ref := range c.Init {
+	if c.Prefix != "" && len(c.Init) > 0 {
+		if err := addFile(t, &File{Path: c.Prefix, Directory: true, Mode: "0755"}); err != nil {
+			return nil, fmt.Errorf("prefix: %w", err)
+		}
+	}
+	for i, ref := range c.Init {
 		if err := addImage(ctx, t, ref, c.Prefix, o); err != nil {
+			if i > 0 {
+				err = fmt.Errorf("%w (it goes over %s)", err, strings.Join(c.Init[:i], ", "))
+			}
 			return nil, fmt.Errorf("init: %w", err)
 		}
 		if err := present(t, c.Prefix); err != nil {
@@ -144,9 +149,6 @@ func present(t *image.Tree, prefix string) error {
 }
 
 func addFile(t *image.Tree, f *File) error {
-	if err := f.check(); err != nil {
-		return err
-	}
 	mode, err := f.mode()
 	if err != nil {
 		return err

@@ -79,10 +79,14 @@ type Output struct {
 // failure before the enclave image is made of them.
 //
 // When ctx is done, Write returns its cause soon, and discards the files. It does not take back what Stdout
-// has received.
+// has received, and does not return while Stdout blocks.
 func Write(ctx context.Context, t *image.Tree, o Output) error {
 	if o.Stdout != nil {
-		return toPipe(ctx, o.Stdout, func(w io.Writer) error { return o.Formats[0].write(w, t, o.Ramdisk) })
+		b := bufio.NewWriterSize(stream.Writer(ctx, o.Stdout), 256<<10)
+		if err := o.Formats[0].write(b, t, o.Ramdisk); err != nil {
+			return err
+		}
+		return b.Flush()
 	}
 	var files []*atomicfile.File
 	defer func() {
@@ -139,32 +143,4 @@ func writeTar(w io.Writer, t *image.Tree, o image.Ramdisk) error {
 		latest = *o.Epoch
 	}
 	return t.WriteTar(w, latest)
-}
-
-// toPipe writes to a stream that may block for ever, such as a pipe that nobody reads. When ctx is done it
-// returns all the same, and leaves a goroutine behind that is blocked in Write.
-func toPipe(ctx context.Context, to io.Writer, write func(io.Writer) error) error {
-	r, w := io.Pipe()
-	defer context.AfterFunc(ctx, func() { r.CloseWithError(context.Cause(ctx)) })()
-	copied := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(to, r)
-		r.CloseWithError(err)
-		copied <- err
-	}()
-	b := bufio.NewWriterSize(w, 256<<10)
-	err := write(b)
-	if err == nil {
-		err = b.Flush()
-	}
-	w.CloseWithError(err)
-	if err != nil {
-		return err
-	}
-	select {
-	case err := <-copied:
-		return err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -11,14 +11,13 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/nitro-enclaves-bootstrap/neb/image"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 // Overrides replace values of an image's configuration, as the options of `docker run` do. A nil field keeps
 // the image's value.
 type Overrides struct {
-	Entrypoint []string // without Cmd, it clears the image's Cmd too
+	Entrypoint []string // without Cmd, it clears the image's Cmd too; [""] is none
 	Cmd        []string
 	Env        []string // each K=V replaces or adds one variable
 	WorkingDir *string
@@ -63,6 +62,9 @@ func Application(config v1.Config, o Overrides) contract.Description {
 	if o.Cmd != nil {
 		d.Cmd = o.Cmd
 	}
+	if len(d.Entrypoint) == 1 && d.Entrypoint[0] == "" {
+		d.Entrypoint = nil // Docker takes [""] for none
+	}
 	for to, from := range map[*string]*string{
 		&d.WorkingDir: o.WorkingDir, &d.User: o.User, &d.StopSignal: o.StopSignal,
 	} {
@@ -99,16 +101,6 @@ func lines(all []string) (text []byte, ok bool) {
 		b.WriteByte('\n')
 	}
 	return b.Bytes(), true
-}
-
-// checkArch rejects an image for another architecture than the enclave's.
-func checkArch(config *v1.ConfigFile, name string) error {
-	want := arch.Go(name)
-	if config.Architecture == want && (config.OS == "linux" || config.OS == "") {
-		return nil
-	}
-	return fmt.Errorf("the image is for %s/%s, the enclave (--arch %s) for linux/%s: "+
-		"use an image for that platform or another --arch", config.OS, config.Architecture, name, want)
 }
 
 // dockerInfo returns what the metadata say about an image: the fields of `docker image inspect` that depend

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -17,11 +16,12 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
-// MaxCustomMetadata is the largest file with a user's own metadata, in bytes, as nitro-cli limits it.
-const MaxCustomMetadata = 4096
+// MaxMetadata is the largest file with a user's own metadata, in bytes. nitro-cli has the same limit.
+const MaxMetadata = 4096
 
 // RootFormat is how the second ramdisk holds the application's tree.
 type RootFormat string
@@ -53,8 +53,7 @@ type Build struct {
 	Tool     string          // version of neb, in the metadata
 
 	// Epoch is SOURCE_DATE_EPOCH in seconds since 1970: the time of the build, and the upper limit of file
-	// times. If it is nil, the build's time is 0, and file times are those of the image or archive, or 0 for
-	// a directory.
+	// times. If it is nil, the build's time is 0, and file times are those of the image, or 0 with RootFS.
 	Epoch *int64
 
 	Signer *sign.Signer // nil for an image without a signature
@@ -85,16 +84,16 @@ func (b *Build) config() v1.Config {
 
 // Check rejects a build that must fail, before any blob is built and any layer is read.
 func (b *Build) Check() error {
-	if b.Image != nil {
-		if err := checkArch(b.Image.Config(), b.Arch); err != nil {
-			return err
-		}
-	}
+	config := b.config()
 	switch {
 	case b.RootFormat != "" && b.RootFormat != CPIO && b.RootFormat != Erofs:
 		return fmt.Errorf("root format %q: expected %s or %s", b.RootFormat, CPIO, Erofs)
 	case b.NitroCLI && b.RootFormat == Erofs:
 		return errors.New("an erofs root cannot be combined with nitro-cli compatibility")
+	case b.NitroCLI && b.Image == nil:
+		return errors.New("nitro-cli compatibility needs a container image: use --image")
+	case b.NitroCLI && config.Entrypoint == nil && config.Cmd == nil:
+		return errNoCommand
 	case b.NitroCLI && !b.Overrides.none():
 		return errors.New("overrides of the image's configuration cannot be combined with nitro-cli compatibility")
 	case b.NitroCLI && (len(b.Modules) > 0 || b.ModulesOpen):
@@ -103,7 +102,7 @@ func (b *Build) Check() error {
 		return errors.New("an erofs root needs the sandbox of 'neb build', which this machine cannot run: use cpio")
 	}
 	if !b.NitroCLI {
-		if err := checkDescription(Application(b.config(), b.Overrides)); err != nil {
+		if err := checkDescription(Application(config, b.Overrides)); err != nil {
 			return err
 		}
 	}
@@ -126,8 +125,11 @@ func checkDescription(d contract.Description) error {
 	if d.Command()[0] == "" {
 		return errors.New("the first word of the command is empty: set --entrypoint or --cmd")
 	}
-	_, err := contract.Encode(d)
-	return err
+	if _, err := contract.Encode(d); err != nil {
+		return fmt.Errorf("configuration of the image, or an option in its place: %s",
+			strings.TrimPrefix(err.Error(), contract.Path+": "))
+	}
+	return nil
 }
 
 // To writes the file to w, which must be empty.
@@ -203,6 +205,20 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 	return &Result{Measurements: measurements, Size: out.Size()}, nil
 }
 
+// ReadMetadata reads a user's own metadata from a file: a JSON object or null, of at most [MaxMetadata]
+// bytes.
+func ReadMetadata(path string) (json.RawMessage, error) {
+	text, err := stream.ReadFile(path, MaxMetadata)
+	if err != nil {
+		return nil, err
+	}
+	var object map[string]any
+	if err := json.Unmarshal(text, &object); err != nil && string(bytes.TrimSpace(text)) != "null" {
+		return nil, fmt.Errorf("%s: expected a JSON object: %w", path, err)
+	}
+	return text, nil
+}
+
 // titleLabel is the annotation and label that names an image (OCI image specification, annotations.md).
 const titleLabel = "org.opencontainers.image.title"
 
@@ -243,10 +259,10 @@ func (b *Build) metadata(blobs *openBlobs) ([]byte, error) {
 	return m.Encode()
 }
 
-// latest returns the upper limit of file times in seconds since 1970, or nil for none. Images and archives
-// have times of their own; those of a directory depend on when this machine's copy was made.
+// latest returns the upper limit of file times in seconds since 1970, or nil for none. Layers have times that
+// are the same everywhere; those of a root file system depend on when this machine's copy was made.
 func (b *Build) latest() *int64 {
-	if info, err := os.Stat(b.RootFS); b.Epoch == nil && b.RootFS != "" && err == nil && info.IsDir() {
+	if b.Epoch == nil && b.RootFS != "" {
 		return new(int64)
 	}
 	return b.Epoch

@@ -1,17 +1,16 @@
 package pack
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/template"
 
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
@@ -53,6 +52,7 @@ func (d *disk) write(ctx context.Context, w io.Writer, b *Build, progress func(d
 	if d.complete {
 		marker = linuxkit.Marker()
 	}
+	var lost linuxkit.Losses
 	err = d.tree.WriteRamdisk(out, image.Ramdisk{
 		Epoch:  b.latest(),
 		Marker: marker,
@@ -61,11 +61,13 @@ func (d *disk) write(ctx context.Context, w io.Writer, b *Build, progress func(d
 				return fmt.Errorf("%s has %d bytes, a cpio archive cannot hold files of 4 GiB or more: "+
 					"use --rootfs-format erofs", path, e.Size)
 			}
-			b.warn("%s: %s (an erofs root keeps it)", path, what)
-			return nil
+			return lost.Note(path, what)
 		},
 	})
 	out.end()
+	for _, line := range lost.Lines() {
+		b.warn("%s (an erofs root keeps it)", line)
+	}
 	return err
 }
 
@@ -162,37 +164,42 @@ func (b *Build) bootstrap(ctx context.Context, blobs *openBlobs) (*disk, error) 
 	return &disk{tree: t}, nil
 }
 
-// mounts are the directories that init mounts file systems on. Trees that lack one get it.
-var mounts = []struct {
+// mount is a directory that a file system is mounted on. Trees that lack one get it.
+type mount struct {
 	name string
 	mode uint32
-}{
+}
+
+// mounts are the directories that init mounts file systems on.
+var mounts = []mount{
 	{"dev", dir0755}, {"proc", dir0755}, {"run", dir0755}, {"sys", dir0755}, {"tmp", dir1777},
 }
 
 // root puts the application's tree at a prefix of t.
 func (b *Build) root(ctx context.Context, t *image.Tree, prefix string) error {
-	err := func() error {
-		if b.Image != nil {
-			return t.AddImage(ctx, b.Image, prefix)
+	if b.Image != nil {
+		if err := t.AddImage(ctx, b.Image, prefix); err != nil {
+			return err
 		}
-		info, err := os.Stat(b.RootFS)
+	} else {
+		labels, err := t.AddRoot(ctx, b.RootFS, prefix)
 		if err != nil {
 			return err
 		}
-		if info.IsDir() {
-			return t.AddDir(ctx, b.RootFS, prefix)
+		for _, name := range slices.Sorted(maps.Keys(labels)) {
+			b.warn("%s: %s of %d files is left out: it belongs to the machine that the files are from",
+				b.RootFS, name, labels[name])
 		}
-		return t.AddTar(ctx, b.RootFS, prefix)
-	}()
-	if err != nil {
-		return err
 	}
 	in, err := t.Sub(prefix)
 	if err != nil {
 		return err
 	}
-	for _, m := range mounts {
+	missing := slices.Clone(mounts)
+	for volume := range b.config().Volumes {
+		missing = append(missing, mount{strings.TrimPrefix(path.Clean("/"+volume), "/"), dir0755})
+	}
+	for _, m := range missing {
 		if _, there := in.Lookup(m.name); !there {
 			if err := in.Put(&image.Entry{Path: m.name, Mode: m.mode}, nil); err != nil {
 				return err
@@ -286,48 +293,8 @@ func (b *Build) checkUnderstood(d contract.Description, blobs *openBlobs) error 
 	return nil
 }
 
-// The YAML that nitro-cli passes to linuxkit, with the same entries in the same order.
-var (
-	nitroBootstrapYAML = template.Must(template.New("bootstrap").Parse(`files:
-  - {path: dev, directory: true, mode: "0755"}
-  - {path: init, source: {{.Init}}, mode: "0755"}
-  - {path: nsm.ko, source: {{.NSM}}, mode: "0755"}
-`))
-	nitroApplicationYAML = template.Must(template.New("application").Parse(`prefix: rootfs/
-init:
-  - {{.Image}}
-files:
-  - {path: rootfs/dev, directory: true, mode: "0755"}
-  - {path: rootfs/run, directory: true, mode: "0755"}
-  - {path: rootfs/sys, directory: true, mode: "0755"}
-  - {path: rootfs/var, directory: true, mode: "0755"}
-  - {path: rootfs/proc, directory: true, mode: "0755"}
-  - {path: rootfs/tmp, directory: true, mode: "0755"}
-  - {path: cmd, source: {{.Cmd}}, mode: "0644"}
-  - {path: env, source: {{.Env}}, mode: "0644"}
-`))
-)
-
-// linuxkitDisk makes a ramdisk from a YAML file, as cmd/linuxkit does.
-func (b *Build) linuxkitDisk(
-	ctx context.Context, yaml *template.Template, values map[string]string,
-) (*disk, error) {
-	quoted := map[string]string{}
-	for name, value := range values {
-		text, err := json.Marshal(value) // a JSON string is a YAML string
-		if err != nil {
-			return nil, err
-		}
-		quoted[name] = string(text)
-	}
-	var text bytes.Buffer
-	if err := yaml.Execute(&text, quoted); err != nil {
-		return nil, err
-	}
-	config, err := linuxkit.Parse(yaml.Name(), text.Bytes())
-	if err != nil {
-		return nil, err
-	}
+// linuxkitDisk makes a ramdisk as cmd/linuxkit does from the YAML files that nitro-cli writes.
+func (b *Build) linuxkitDisk(ctx context.Context, config *linuxkit.Config) (*disk, error) {
 	tree, err := linuxkit.Build(ctx, config, linuxkit.Options{
 		Open: func(context.Context, string) (*image.Image, error) { return b.Image, nil },
 		Dir:  b.TempDir,
@@ -342,35 +309,37 @@ func (b *Build) nitroBootstrap(ctx context.Context, blobs *openBlobs) (*disk, er
 	if !blobs.nsm {
 		return nil, errors.New("nitro-cli compatibility needs the driver nsm.ko")
 	}
-	return b.linuxkitDisk(ctx, nitroBootstrapYAML, map[string]string{"Init": b.Blobs.Init, "NSM": b.Blobs.NSM})
+	return b.linuxkitDisk(ctx, &linuxkit.Config{Files: []linuxkit.File{
+		{Path: "dev", Directory: true, Mode: "0755"},
+		{Path: "init", Source: b.Blobs.Init, Mode: "0755"},
+		{Path: "nsm.ko", Source: b.Blobs.NSM, Mode: "0755"},
+	}})
 }
 
 func (b *Build) nitroApplication(ctx context.Context, _ *openBlobs) (*disk, error) {
-	if b.Image == nil {
-		return nil, errors.New("nitro-cli compatibility needs a container image: use --image")
-	}
 	config := b.config()
 	command := config.Cmd
 	if command == nil {
 		command = config.Entrypoint
+	} else if len(config.Entrypoint) > 0 {
+		b.warn("--compat nitro-cli drops the image's ENTRYPOINT %q, because it has a CMD", config.Entrypoint)
 	}
-	if command == nil {
-		return nil, errNoCommand
-	}
-	work, err := os.MkdirTemp(b.TempDir, "neb-eif-*")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(work)
-	values := map[string]string{
-		"Image": "image", "Cmd": filepath.Join(work, "cmd"), "Env": filepath.Join(work, "env"),
-	}
-	for name, all := range map[string][]string{"Cmd": command, "Env": config.Env} {
-		// A line break stays as it is, as in nitro-cli, although init then reads two lines.
-		text := strings.Join(append(slices.Clone(all), ""), "\n")
-		if err := os.WriteFile(values[name], []byte(text), 0o600); err != nil {
-			return nil, err
+	for _, v := range [][2]string{{"WORKDIR", config.WorkingDir}, {"USER", config.User}} {
+		if v[1] != "" {
+			b.warn("--compat nitro-cli drops the image's %s %s", v[0], v[1])
 		}
 	}
-	return b.linuxkitDisk(ctx, nitroApplicationYAML, values)
+	c := &linuxkit.Config{Prefix: "rootfs/", Init: []string{"image"}}
+	for _, dir := range []string{"dev", "run", "sys", "var", "proc", "tmp"} {
+		c.Files = append(c.Files, linuxkit.File{Path: "rootfs/" + dir, Directory: true, Mode: "0755"})
+	}
+	for _, f := range []struct {
+		path  string
+		lines []string
+	}{{"cmd", command}, {"env", config.Env}} {
+		// A line break stays as it is, as in nitro-cli, although init then reads two lines.
+		text := strings.Join(append(slices.Clone(f.lines), ""), "\n")
+		c.Files = append(c.Files, linuxkit.File{Path: f.path, Contents: &text, Mode: "0644"})
+	}
+	return b.linuxkitDisk(ctx, c)
 }

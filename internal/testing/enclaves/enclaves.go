@@ -124,6 +124,7 @@ type Entry struct {
 	Name     string
 	Mode     uint64
 	UID, GID uint64 // read only
+	ModTime  uint64 // read only; seconds since 1970
 	Links    uint64
 	Content  []byte
 	Inode    int // written only; 0 is the next
@@ -152,7 +153,7 @@ func ReadCPIO(t testing.TB, b []byte) []Entry {
 			}
 			return all
 		}
-		all = append(all, Entry{Name: name, Mode: field[1], UID: field[2], GID: field[3], Links: field[4], Content: b[at : at+size]})
+		all = append(all, Entry{Name: name, Mode: field[1], UID: field[2], GID: field[3], Links: field[4], ModTime: field[5], Content: b[at : at+size]})
 		at = (at + size + 3) &^ 3
 	}
 	t.Fatal("the archive has no trailer")

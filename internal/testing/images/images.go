@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 )
 
 // Entry is one entry of a layer.
@@ -146,6 +147,7 @@ const (
 	Plain Compression = "application/vnd.oci.image.layer.v1.tar"
 	Gzip  Compression = "application/vnd.oci.image.layer.v1.tar+gzip"
 	Zstd  Compression = "application/vnd.oci.image.layer.v1.tar+zstd"
+	Xz    Compression = "application/vnd.oci.image.layer.v1.tar+xz"
 )
 
 // Pack compresses.
@@ -160,6 +162,12 @@ func (c Compression) Pack(t testing.TB, b []byte) []byte {
 		w = gzip.NewWriter(&out)
 	case Zstd:
 		z, err := zstd.NewWriter(&out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w = z
+	case Xz:
+		z, err := xz.NewWriter(&out)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,11 +187,12 @@ func Digest(b []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(b))
 
 // Descriptor points to a blob.
 type Descriptor struct {
-	MediaType   string            `json:"mediaType"`
-	Size        int               `json:"size"`
-	Digest      string            `json:"digest"`
-	Platform    map[string]string `json:"platform,omitempty"`
-	Annotations map[string]string `json:"annotations,omitempty"`
+	MediaType    string            `json:"mediaType"`
+	ArtifactType string            `json:"artifactType,omitempty"`
+	Size         int               `json:"size"`
+	Digest       string            `json:"digest"`
+	Platform     map[string]string `json:"platform,omitempty"`
+	Annotations  map[string]string `json:"annotations,omitempty"`
 }
 
 // Layout is an OCI layout that is being made: names and what is in them.

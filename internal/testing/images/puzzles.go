@@ -54,13 +54,9 @@ var Puzzles = []Puzzle{
 	{"what aufs kept for itself", [][]Entry{
 		{File(".wh..wh.aufs", ""), Dir(".wh..wh.plnk/", 0o700), File("f", "1")},
 	}, []string{`f f 644 0:0 "1"`}},
-	{"what aufs linked", [][]Entry{
-		{Dir(".wh..wh.plnk/", 0o700), File(".wh..wh.plnk/1.2", "body"), Link("a", ".wh..wh.plnk/1.2"), Link("d/b", "./.wh..wh.plnk/1.2"), File("./.wh..wh.orph/x", "1")},
-		{File(".wh..wh.plnk/3.4", "not linked"), File("d/.wh..wh.any/deep/y", "2"), File("c", "3")},
-	}, []string{`a f 644 0:0 "body"`, `c f 644 0:0 "3"`, `d d 755 0:0`, `d/b f 644 0:0 "body" = a`}},
-	{"what aufs linked, links first", [][]Entry{
-		{Link("a", "/.wh..wh.plnk/1.2"), File("/.wh..wh.plnk/1.2", "body")},
-	}, []string{`a f 644 0:0 "body"`}},
+	{"what aufs kept, deeper", [][]Entry{
+		{File("./.wh..wh.orph/x", "1")}, {File("d/.wh..wh.any/deep/y", "2"), File("c", "3")},
+	}, []string{`c f 644 0:0 "3"`}},
 	{"sparse files, the second in the place of a plain one", [][]Entry{
 		{File("a/b", "1"), Sparse("hole", "", 7)}, {Sparse("a/b", "data", 9), File("after", "2")},
 	}, []string{`a d 755 0:0`, `a/b f 644 0:0 "data\x00\x00\x00\x00\x00"`, `after f 644 0:0 "2"`, `hole f 644 0:0 "\x00\x00\x00\x00\x00\x00\x00"`}},
@@ -103,8 +99,6 @@ var Puzzles = []Puzzle{
 	}, []string{`a f 644 0:0 "body"`, `b f 644 0:0 "body" = a`, `d d 755 0:0`, `d/c f 644 0:0 "body" = a`}},
 	{"a hard link to a lower layer", [][]Entry{{File("z", "body")}, {Link("a", "/z")}},
 		[]string{`a f 644 0:0 "body"`, `z f 644 0:0 "body" = a`}},
-	{"a hard link before its target", [][]Entry{{Link("a", "b"), Link("b", "c"), File("c", "body")}},
-		[]string{`a f 644 0:0 "body"`, `b f 644 0:0 "body" = a`, `c f 644 0:0 "body" = a`}},
 	{"a hard link whose target goes", [][]Entry{
 		{File("t", "body"), Link("l", "t"), Link("m", "t")}, {File(".wh.t", "")},
 	}, []string{`l f 644 0:0 "body"`, `m f 644 0:0 "body" = l`}},
