@@ -89,7 +89,7 @@ func (m Measurements) MarshalJSON() ([]byte, error) {
 		PCR0          PCR `json:",omitzero"`
 		PCR1, PCR2    PCR
 		PCR8          *PCR `json:",omitempty"`
-	}{"Sha384 { ... }", m.PCR0, m.PCR1, m.PCR2, m.PCR8})
+	}{"Sha512_48 { .. }", m.PCR0, m.PCR1, m.PCR2, m.PCR8})
 }
 
 // SectionDigest has the digests of one section.

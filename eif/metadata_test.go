@@ -54,7 +54,7 @@ func TestMeasurementsJSON(t *testing.T) {
 	zeros := strings.Repeat("0", 94)
 	want := `{
   "Measurements": {
-    "HashAlgorithm": "Sha384 { ... }",
+    "HashAlgorithm": "Sha512_48 { .. }",
     "PCR0": "a0` + zeros + `",
     "PCR1": "a1` + zeros + `",
     "PCR2": "a2` + zeros + `"

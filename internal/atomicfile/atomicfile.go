@@ -83,9 +83,16 @@ func Target(name string) (string, error) {
 		if openFiles.MatchString(full) {
 			return "", fmt.Errorf("%s is an open file, which cannot be replaced: expected the name of a file", name)
 		}
+		info, err := os.Lstat(at)
+		if err != nil {
+			return at, nil // it does not exist
+		}
+		if err := trust(at, info); err != nil {
+			return "", err
+		}
 		target, err := os.Readlink(at)
 		if err != nil {
-			return at, nil // not a link, or it does not exist
+			return at, nil // not a link
 		}
 		if filepath.IsAbs(target) {
 			at = target

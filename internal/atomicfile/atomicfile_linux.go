@@ -47,3 +47,22 @@ func chown(f *os.File, old os.FileInfo) error {
 	}
 	return err
 }
+
+// trust rejects a file or link that another user put into a directory that everyone may write to: a link would lead
+// the new content elsewhere, and a file would give away its owner. The kernel does the same when it follows or creates
+// (may_follow_link and may_create_in_sticky in fs/namei.c), but not for a link that is read, nor for a rename by root.
+func trust(name string, info os.FileInfo) error {
+	dir, err := os.Stat(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	const everyone = 0o002
+	own, ok1 := info.Sys().(*syscall.Stat_t)
+	above, ok2 := dir.Sys().(*syscall.Stat_t)
+	if dir.Mode()&os.ModeSticky == 0 || dir.Mode()&everyone == 0 || !ok1 || !ok2 ||
+		int(own.Uid) == os.Geteuid() || own.Uid == above.Uid {
+		return nil
+	}
+	return fmt.Errorf("%s belongs to user %d, in a directory that everyone may write to: remove it or use another name",
+		name, own.Uid)
+}

@@ -157,3 +157,57 @@ func TestWithoutTmpfile(t *testing.T) {
 		t.Errorf("%d files are left", len(left))
 	}
 }
+
+// TestStickyDirectory writes where everyone may: through links and over files of this user, of the directory's owner
+// and of another user, who would lead root to a file of root's, or keep what root writes.
+func TestStickyDirectory(t *testing.T) {
+	require.Root(t)
+	const other, owner = 1234, 1235
+	top := t.TempDir()
+	write := func(f *os.File) error { _, err := f.WriteString("new"); return err }
+	for _, c := range []struct {
+		name  string
+		mode  fs.FileMode
+		user  int // of the file or link
+		link  bool
+		works bool
+	}{
+		{"own link", fs.ModeSticky | 0o777, 0, true, true},
+		{"link of the directory's owner", fs.ModeSticky | 0o777, owner, true, true},
+		{"link of another user", fs.ModeSticky | 0o777, other, true, false},
+		{"link of another user, not for everyone", fs.ModeSticky | 0o775, other, true, true},
+		{"link of another user, not sticky", 0o777, other, true, true},
+		{"own file", fs.ModeSticky | 0o777, 0, false, true},
+		{"file of another user", fs.ModeSticky | 0o777, other, false, false},
+		{"nothing", fs.ModeSticky | 0o777, -1, false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir, err := os.MkdirTemp(top, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			name, target := filepath.Join(dir, "app.eif"), filepath.Join(top, "precious")
+			errs := []error{os.Chown(dir, owner, owner), os.Chmod(dir, c.mode), os.WriteFile(target, []byte("old"), 0o600)}
+			switch {
+			case c.link:
+				errs = append(errs, os.Symlink(target, name), os.Lchown(name, c.user, c.user))
+			case c.user >= 0:
+				target = name
+				errs = append(errs, os.WriteFile(name, []byte("old"), 0o644), os.Lchown(name, c.user, c.user))
+			default:
+				target = name
+			}
+			if err := errors.Join(errs...); err != nil {
+				t.Fatal(err)
+			}
+			err = Write(name, write)
+			b, _ := os.ReadFile(target)
+			if c.works && (err != nil || string(b) != "new") {
+				t.Errorf("%v, it holds %q", err, b)
+			}
+			if !c.works && (err == nil || !strings.Contains(err.Error(), "belongs to user 1234") || string(b) != "old") {
+				t.Errorf("%v, it holds %q", err, b)
+			}
+		})
+	}
+}

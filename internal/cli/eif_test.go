@@ -144,7 +144,7 @@ func (f eifFiles) build(t *testing.T, name string, more ...string) (string, map[
 	}
 	var info struct{ Measurements map[string]string }
 	if err := json.Unmarshal([]byte(out), &info); err != nil ||
-		info.Measurements["HashAlgorithm"] != "Sha384 { ... }" {
+		info.Measurements["HashAlgorithm"] != "Sha512_48 { .. }" {
 		t.Fatalf("it prints %s (%v)", out, err)
 	}
 	return f.path(name), info.Measurements

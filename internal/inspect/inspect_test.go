@@ -351,7 +351,7 @@ func TestDescribe(t *testing.T) {
 	want := fmt.Sprintf(`{
   "EifVersion": 4,
   "Measurements": {
-    "HashAlgorithm": "Sha384 { ... }",
+    "HashAlgorithm": "Sha512_48 { .. }",
     "PCR0": "%v",
     "PCR1": "%v",
     "PCR2": "%v",
