@@ -125,6 +125,10 @@ against neb.lock and keeps the file in the store (see 'neb cache').`,
 	choices(cmd, "arch", append(slices.Clone(component.Archs), both)...)
 	flags.add(cmd)
 	flags.addKernel(cmd)
+	cmd.Flags().StringVar(&flags.pushKey, "push", "",
+		"sign what is built with the private key in this PEM `file` and push it to the remotes")
+	cmd.Flags().BoolVar(&flags.wait, "wait", false,
+		"wait for another builder that is building the same, instead of building it too; needs --push")
 	cmd.Flags().StringVarP(&dir, "output", "o", "result", "`directory` of the result")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print what was built as JSON")
 	return cmd

@@ -11,6 +11,11 @@ type buildFlags struct {
 	fragments    []string
 	patches      []string
 	kernelSource string
+
+	remotes []string
+	require int
+	pushKey string // "": push nothing
+	wait    bool
 }
 
 // add adds the flags of commands that build from the lock and the source alone.
@@ -22,4 +27,13 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 		"neb's source `directory`, for init and linuxkit (default: $NEB_SOURCE, the checkout around "+
 			"the current directory, or the source of this version)")
 	allowEmpty(cmd, "source")
+	f.addRemote(cmd)
+	flags.IntVar(&f.require, "require", 0,
+		"take from a remote what `N` trusted keys state (default: $NEB_REMOTE_REQUIRE, or 1)")
+}
+
+// addRemote adds the flag of commands that use remotes.
+func (f *buildFlags) addRemote(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&f.remotes, "remote", nil,
+		"`HOST/REPOSITORY` of a registry, or a directory, that shares builds; repeatable (default: $NEB_REMOTE)")
 }

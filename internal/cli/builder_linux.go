@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,6 +16,9 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/remote"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/trust"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
@@ -57,12 +63,67 @@ func (f *buildFlags) builder(s streams) (*component.Builder, func(), error) {
 	if b.Store, err = store.Open(""); err != nil {
 		return nil, nil, err
 	}
+	if b.Sharing, err = f.sharing(); err != nil {
+		return nil, nil, err
+	}
 	p := newProgress(s.err)
 	b.Progress = p.event
 	return b, func() {
 		p.close()
 		_ = b.Store.Close()
 	}, nil
+}
+
+// sharing returns how to share builds, or nil if there is no remote.
+func (f *buildFlags) sharing() (*component.Sharing, error) {
+	names := f.remotes
+	if len(names) == 0 {
+		names = strings.FieldsFunc(os.Getenv("NEB_REMOTE"), func(r rune) bool { return r == ',' || r == ' ' })
+	}
+	if len(names) == 0 {
+		for flag, given := range map[string]bool{
+			"--require": f.require != 0, "signing": f.pushKey != "", "--wait": f.wait,
+		} {
+			if given {
+				return nil, usagef("%s needs a remote: give --remote, or set NEB_REMOTE", flag)
+			}
+		}
+		return nil, nil
+	}
+	if f.wait && f.pushKey == "" {
+		return nil, usagef("--wait needs --push: others wait for what this build pushes")
+	}
+	s := &component.Sharing{Require: f.require, Wait: f.wait}
+	if text := os.Getenv("NEB_REMOTE_REQUIRE"); f.require == 0 && text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return nil, usagef("invalid NEB_REMOTE_REQUIRE %q: expected a positive number", text)
+		}
+		s.Require = n
+	}
+	if f.require < 0 {
+		return nil, usagef("invalid --require %d: expected a positive number", f.require)
+	}
+	path, err := trust.Path()
+	if err != nil {
+		return nil, err
+	}
+	if s.Keys, err = trust.Load(path); err != nil {
+		return nil, err
+	}
+	if f.pushKey != "" {
+		if s.Signer, err = sign.ReadPrivateKey(f.pushKey); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range names {
+		r, err := remote.Open(context.Background(), name)
+		if err != nil {
+			return nil, err
+		}
+		s.Remotes = append(s.Remotes, r)
+	}
+	return s, nil
 }
 
 // A blobBuilder builds blobs for an EIF and runs programs of the locked erofs-utils in the sandbox. It opens

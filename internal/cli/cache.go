@@ -19,8 +19,8 @@ import (
 )
 
 func newCacheCommand(s streams) *cobra.Command {
-	cmd := newGroup("cache", "List and prune downloads and builds",
-		newCacheLsCommand(s), newCachePruneCommand(s))
+	cmd := newGroup("cache", "List, prune and share downloads and builds",
+		newCacheLsCommand(s), newCachePruneCommand(s), newCachePushCommand(s), newCachePullCommand(s))
 	cmd.Long = `List and prune the store, which keeps downloads by their hash and builds by the hash of their
 inputs.
 
@@ -57,11 +57,15 @@ func openCache() (*store.Store, map[string]lock.File, error) {
 
 func newCacheLsCommand(s streams) *cobra.Command {
 	var asJSON bool
+	var flags buildFlags
 	cmd := &cobra.Command{
 		Use:   "ls",
-		Short: "List the store",
+		Short: "List the store, or what the remotes have",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(flags.remotes) > 0 {
+				return listRemote(cmd.Context(), s, &flags, asJSON)
+			}
 			st, locked, err := openCache()
 			if err != nil {
 				return err
@@ -75,6 +79,8 @@ func newCacheLsCommand(s streams) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the items as JSON")
+	cmd.Flags().StringArrayVar(&flags.remotes, "remote", nil,
+		"list the builds in this `HOST/REPOSITORY` or directory instead; repeatable")
 	return cmd
 }
 

@@ -10,6 +10,7 @@ func platformCommands(s streams) []*cobra.Command {
 		newVerifyCommand(s),
 		newReleaseCommand(s),
 		newCacheCommand(s),
-		newRunCommand(s),
+		newTrustCommand(s),
+		fromRegistry(s, newRunCommand(s)),
 	}
 }

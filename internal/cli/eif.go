@@ -16,13 +16,15 @@ import (
 func newEIFCommand(s streams) *cobra.Command {
 	return newGroup("eif", "Build, describe, sign, verify and compare Enclave Image Files",
 		newEIFBuildCommand(s),
-		newEIFDescribeCommand(s),
-		newEIFExtractCommand(s),
+		fromRegistry(s, newEIFDescribeCommand(s)),
+		fromRegistry(s, newEIFExtractCommand(s)),
 		newEIFSignCommand(s),
 		newEIFRepairCommand(s),
-		newEIFVerifyCommand(s),
-		newEIFDiffCommand(s),
-		newEIFPCRCommand(s),
+		fromRegistry(s, newEIFVerifyCommand(s)),
+		fromRegistry(s, newEIFDiffCommand(s)),
+		fromRegistry(s, newEIFPCRCommand(s)),
+		newEIFPushCommand(s),
+		newEIFPullCommand(s),
 		newEIFPolicyCommand(s),
 	)
 }

@@ -71,7 +71,7 @@ machine; the other files also name the architecture of the build machine and the
 	}
 	cmd.Flags().StringVarP(&dir, "output", "o", "release", "`directory` to create for the release")
 	cmd.Flags().StringVar(&key, "signing-key", "",
-		"PEM `file` with the key to sign the provenance with (ECDSA P-256 or Ed25519)")
+		"PEM `file` with the key to sign the provenance with (ECDSA P-256, P-384 or Ed25519)")
 	flags.add(cmd)
 	return cmd
 }

@@ -20,6 +20,7 @@ type verifyOptions struct {
 	cached       bool
 	asJSON       bool
 	archive, key string // of a release
+	signKey      string
 }
 
 func newVerifyCommand(s streams) *cobra.Command {
@@ -62,6 +63,8 @@ build.`,
 	f.BoolVar(&o.asJSON, "json", false, "print the findings as JSON")
 	f.StringVar(&o.archive, "release", "",
 		"verify the archive of a release: a `file` with the release's other files beside it")
+	f.StringVar(&o.signKey, "sign", "",
+		"if DIR is right, sign a statement of it with the private key in this PEM `file` and push it to the remotes")
 	f.StringVar(&o.key, "release-key", "",
 		"require that the key in this PEM `file` signed the release's provenance")
 	return cmd
@@ -72,11 +75,15 @@ func (o *verifyOptions) verifyDir(ctx context.Context, s streams, dir string) er
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
+	o.build.pushKey = o.signKey
 	b, done, err := o.build.builder(s)
 	if err != nil {
 		return err
 	}
 	defer done()
+	if o.signKey != "" && o.cached {
+		return usagef("--sign cannot be combined with --cached: the statement is about a build of this machine")
+	}
 	b.Fresh = !o.cached
 	built, err := output.Build(ctx, b, wanted)
 	if err != nil {
@@ -86,7 +93,15 @@ func (o *verifyOptions) verifyDir(ctx context.Context, s streams, dir string) er
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
-	return o.report(s, dir, findings, "")
+	if err := o.report(s, dir, findings, ""); err != nil || o.signKey == "" {
+		return err
+	}
+	for _, set := range built {
+		if err := b.State(ctx, set.Outputs); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (o *verifyOptions) verifyRelease(ctx context.Context, s streams) error {

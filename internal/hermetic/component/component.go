@@ -66,6 +66,8 @@ type Builder struct {
 	Patches      []kernel.Patch    // the user's patches to the kernel, after neb's
 	KernelSource string            // a directory or tarball; "" for the locked kernel
 
+	Sharing *Sharing // nil: build everything here
+
 	isolation struct {
 		sync.Mutex
 		mode sandbox.Mode
@@ -202,20 +204,23 @@ func (b *Builder) build(ctx context.Context, j job) (Output, error) {
 		record, err := b.make(ctx, j, fmt.Sprintf("fresh-%d-%s", os.Getpid(), key), dir)
 		return Output{dir, record}, err
 	}
-	dir, _, err := b.Store.Output(ctx, key, func(dir string) error {
-		_, err := b.make(ctx, j, key, dir)
-		return err
-	})
+	dir, _, err := b.Store.Output(ctx, key, func(dir string) error { return b.shared(ctx, j, dir) })
 	if err != nil {
 		return Output{}, err
 	}
+	return readOutput(dir)
+}
+
+// readOutput reads the record of an output.
+func readOutput(dir string) (Output, error) {
 	o := Output{Dir: dir}
-	text, err := os.ReadFile(filepath.Join(dir, recordName))
-	if err == nil {
-		err = json.Unmarshal(text, &o.Record)
-	}
+	path := filepath.Join(dir, recordName)
+	text, err := os.ReadFile(path)
 	if err != nil {
-		return Output{}, fmt.Errorf("store: output %s: %w", key, err)
+		return o, err
+	}
+	if err := json.Unmarshal(text, &o.Record); err != nil {
+		return o, fmt.Errorf("%s: %w", path, err)
 	}
 	return o, nil
 }

@@ -24,6 +24,9 @@ const (
 	Chroot Mode = "chroot"
 )
 
+// Known reports whether m is one of the modes above.
+func (m Mode) Known() bool { return m == Namespaces || m == UserNamespaces || m == Chroot }
+
 // Gaps lists what a sandbox in mode m does not enforce.
 func (m Mode) Gaps() []string {
 	if m != Chroot {

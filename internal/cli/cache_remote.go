@@ -1,0 +1,160 @@
+//go:build linux
+
+package cli
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nitro-enclaves-bootstrap/neb"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+)
+
+// downloadsTarget is the argument of neb cache push and pull for the files that neb.lock names.
+const downloadsTarget = "downloads"
+
+// remoteTargets are the arguments of neb cache push and pull.
+var remoteTargets = slices.Concat([]string{"all"}, component.Names, []string{downloadsTarget})
+
+// remoteCommand returns a command that works on builds and on downloads of the lock.
+func remoteCommand(s streams, cmd *cobra.Command, flags *buildFlags,
+	builds func(ctx context.Context, b *component.Builder, arch string, names []string) error,
+	downloads func(ctx context.Context, b *component.Builder, files []lock.File) error) *cobra.Command {
+	cmd.Use += " [" + strings.Join(remoteTargets, "|") + "]..."
+	cmd.ValidArgsFunction = each(remoteTargets)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		archs, err := flags.arch()
+		if err != nil {
+			return err
+		}
+		for _, arg := range args {
+			if !slices.Contains(remoteTargets, arg) {
+				return usagef("unknown target %q: expected %s", arg, strings.Join(remoteTargets, ", "))
+			}
+		}
+		names := slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == downloadsTarget })
+		if len(args) == 0 || slices.Contains(args, "all") {
+			names = component.Names
+		}
+		b, done, err := flags.builder(s)
+		if err != nil {
+			return err
+		}
+		defer done()
+		if b.Sharing == nil {
+			return usagef("--remote is required, or NEB_REMOTE")
+		}
+		for _, a := range archs {
+			if err := builds(cmd.Context(), b, a, names); err != nil {
+				return err
+			}
+		}
+		if !slices.Contains(args, downloadsTarget) {
+			return nil
+		}
+		l, err := lock.Read(bytes.NewReader(neb.LockFile))
+		if err != nil {
+			return err
+		}
+		return downloads(cmd.Context(), b, l.All())
+	}
+	cmd.Flags().StringSliceVar(&flags.archs, "arch", nil, "x86_64, aarch64 or "+
+		strings.Join(component.Archs, ",")+" (default: this machine's architecture)")
+	flags.add(cmd)
+	flags.addKernel(cmd)
+	return cmd
+}
+
+func newCachePushCommand(s streams) *cobra.Command {
+	var flags buildFlags
+	cmd := remoteCommand(s, &cobra.Command{
+		Use:   "push",
+		Short: "Sign builds that the store has and push them to the remotes",
+		Long: `Sign builds that the store has and push them to the remotes, with a statement of their files. Others
+take them instead of building if they trust the key (see 'neb trust'). Downloads are the files that neb.lock
+names; they need no signature.`,
+	}, &flags, func(ctx context.Context, b *component.Builder, arch string, names []string) error {
+		if len(names) > 0 && b.Sharing.Signer == nil {
+			return usagef("--key is required: the private key that signs the builds")
+		}
+		return b.Push(ctx, arch, names...)
+	}, func(ctx context.Context, b *component.Builder, files []lock.File) error {
+		if err := b.Fetch(ctx, files); err != nil {
+			return err
+		}
+		sums := map[string]lock.File{}
+		for _, f := range files {
+			sums[f.SHA256] = f
+		}
+		var list []string
+		for sum := range sums {
+			list = append(list, sum)
+		}
+		slices.Sort(list)
+		tag := fmt.Sprintf("downloads-%x", sha256.Sum256(neb.LockFile))
+		for _, r := range b.Sharing.Remotes {
+			err := r.PushDownloads(ctx, tag, list, func(sum string) string { return b.Store.Path(sums[sum]) })
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	cmd.Flags().StringVar(&flags.pushKey, "key", "",
+		"PEM `file` with the private key to sign with (ECDSA P-256, P-384 or Ed25519)")
+	return cmd
+}
+
+func newCachePullCommand(s streams) *cobra.Command {
+	var flags buildFlags
+	return remoteCommand(s, &cobra.Command{
+		Use:   "pull",
+		Short: "Take builds from the remotes into the store, and build nothing",
+		Long: `Take builds from the remotes into the store. The command fails if a build is in neither, or not
+stated by enough trusted keys.`,
+	}, &flags, func(ctx context.Context, b *component.Builder, arch string, names []string) error {
+		b.Sharing.Only = true
+		_, err := b.Build(ctx, arch, names...)
+		return err
+	}, func(ctx context.Context, b *component.Builder, files []lock.File) error {
+		return b.Fetch(ctx, files)
+	})
+}
+
+// remoteKey is one build in what neb cache ls --remote --json prints.
+type remoteKey struct {
+	Remote string `json:"remote"`
+	Key    string `json:"key"`
+}
+
+// listRemote prints the builds that the remotes have.
+func listRemote(ctx context.Context, s streams, flags *buildFlags, asJSON bool) error {
+	sharing, err := flags.sharing()
+	if err != nil {
+		return err
+	}
+	report := []remoteKey{}
+	for _, r := range sharing.Remotes {
+		keys, err := r.Keys(ctx)
+		if err != nil {
+			return err
+		}
+		for _, key := range keys {
+			report = append(report, remoteKey{r.String(), key})
+		}
+	}
+	if asJSON {
+		return printJSON(s, report)
+	}
+	for _, k := range report {
+		fmt.Fprintf(s.out, "%s  %s\n", k.Remote, k.Key)
+	}
+	return nil
+}

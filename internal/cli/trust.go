@@ -1,0 +1,249 @@
+//go:build linux
+
+package cli
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/trust"
+)
+
+func newTrustCommand(s streams) *cobra.Command {
+	cmd := newGroup("trust", "Choose whose builds to take from a remote, and see who states what",
+		newTrustAddCommand(s), newTrustRmCommand(s), newTrustLsCommand(s), newTrustReportCommand(s))
+	cmd.Long = `Choose whose builds to take from a remote, and see who states what.
+
+neb takes a build from a remote (see 'neb build --remote') if trusted keys signed a statement of its files.
+The keys are in neb/trust.json in the user's configuration directory.`
+	return cmd
+}
+
+// openKeys reads the keys that this user trusts.
+func openKeys() (*trust.Keys, error) {
+	path, err := trust.Path()
+	if err != nil {
+		return nil, err
+	}
+	return trust.Load(path)
+}
+
+func newTrustAddCommand(s streams) *cobra.Command {
+	var expires string
+	cmd := &cobra.Command{
+		Use:   "add NAME KEY",
+		Short: "Trust the public key in a PEM file (ECDSA P-256, P-384 or Ed25519)",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			var until *time.Time
+			if expires != "" {
+				day, err := time.Parse(time.DateOnly, expires)
+				if err != nil {
+					return usagef("invalid --expires %q: expected a day like 2027-01-31", expires)
+				}
+				until = &day
+			}
+			public, err := sign.ReadPublicKey(args[1])
+			if err != nil {
+				return err
+			}
+			keys, err := openKeys()
+			if err != nil {
+				return err
+			}
+			key, err := keys.Add(args[0], public, until)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(s.out, key.ID)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&expires, "expires", "", "end of the trust, a `day` like 2027-01-31, in UTC")
+	return cmd
+}
+
+func newTrustRmCommand(s streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rm NAME",
+		Short: "End the trust in a key, by name or ID",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			keys, err := openKeys()
+			if err != nil {
+				return err
+			}
+			key, err := keys.Remove(args[0])
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(s.out, key.ID)
+			return nil
+		},
+	}
+}
+
+func newTrustLsCommand(s streams) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "ls",
+		Short: "List the trusted keys",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			keys, err := openKeys()
+			if err != nil {
+				return err
+			}
+			list := keys.List()
+			if asJSON {
+				return printJSON(s, append([]trust.Key{}, list...))
+			}
+			w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+			for _, k := range list {
+				until := "never expires"
+				if k.Expires != nil {
+					until = "expires " + k.Expires.Format(time.DateOnly)
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\n", k.Name, k.ID, until)
+			}
+			return w.Flush()
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the keys as JSON")
+	return cmd
+}
+
+// trustStatement is one statement in what neb trust report --json prints.
+type trustStatement struct {
+	Component string   `json:"component"`
+	Arch      string   `json:"arch"`
+	State     string   `json:"state"`          // trusted, disagrees, rejected
+	Keys      []string `json:"keys,omitempty"` // names of the trusted keys that signed it
+	Remote    string   `json:"remote"`
+	Isolation string   `json:"isolation,omitempty"`
+	Host      string   `json:"host,omitempty"`
+	Time      string   `json:"time,omitempty"` // RFC 3339
+	Problem   string   `json:"problem,omitempty"`
+	Files     []string `json:"files,omitempty"` // "SHA256  NAME"
+}
+
+func newTrustReportCommand(s streams) *cobra.Command {
+	var (
+		flags  buildFlags
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "report",
+		Short: "Show who states which files for this lock and source",
+		Long: `Show who states which files for the builds of this lock and source. The command fails if trusted
+keys disagree.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			archs, err := flags.arch()
+			if err != nil {
+				return err
+			}
+			b, done, err := flags.builder(s)
+			if err != nil {
+				return err
+			}
+			defer done()
+			if b.Sharing == nil {
+				return usagef("--remote is required, or NEB_REMOTE")
+			}
+			report := []trustStatement{}
+			disagree := 0
+			for _, a := range archs {
+				found, err := b.Report(cmd.Context(), a, component.Names...)
+				if err != nil {
+					return err
+				}
+				for _, name := range component.Names {
+					list := trustStatements(name, a, found[name])
+					if slices.ContainsFunc(list, func(t trustStatement) bool { return t.State == disagrees }) {
+						disagree++
+					}
+					if len(list) == 0 && !asJSON {
+						fmt.Fprintf(s.out, "%s %s: no statement\n", name, a)
+					}
+					report = append(report, list...)
+				}
+			}
+			if asJSON {
+				err = printJSON(s, report)
+			} else {
+				printTrust(s, report)
+			}
+			if err == nil && disagree > 0 {
+				err = fmt.Errorf("trusted keys disagree about %d of the builds", disagree)
+			}
+			return err
+		},
+	}
+	both := strings.Join(component.Archs, ",")
+	cmd.Flags().StringSliceVar(&flags.archs, "arch", nil, "x86_64, aarch64 or "+both+
+		" (default: this machine's architecture)")
+	flags.add(cmd)
+	flags.addKernel(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the statements as JSON")
+	return cmd
+}
+
+// States of a statement.
+const (
+	trusted   = "trusted"
+	disagrees = "disagrees"
+	rejected  = "rejected"
+)
+
+// trustStatements describes the statements about one build.
+func trustStatements(name, arch string, list []component.Statement) []trustStatement {
+	var report []trustStatement
+	var first []trust.File
+	for _, st := range list {
+		t := trustStatement{Component: name, Arch: arch, Remote: st.Remote, State: trusted}
+		if st.Problem != nil {
+			t.State, t.Problem = rejected, st.Problem.Error()
+			report = append(report, t)
+			continue
+		}
+		if first == nil {
+			first = st.Output.Files
+		}
+		if !slices.Equal(first, st.Output.Files) {
+			t.State = disagrees
+		}
+		for _, k := range st.Keys {
+			t.Keys = append(t.Keys, k.Name)
+		}
+		for _, f := range st.Output.Files {
+			t.Files = append(t.Files, f.SHA256+"  "+f.Name)
+		}
+		t.Isolation, t.Host = st.Output.Isolation, st.Output.Host
+		t.Time = st.Output.Time.Format(time.RFC3339)
+		report = append(report, t)
+	}
+	return report
+}
+
+func printTrust(s streams, report []trustStatement) {
+	for _, t := range report {
+		fmt.Fprintf(s.out, "%s %s: %s", t.Component, t.Arch, t.State)
+		if t.Problem != "" {
+			fmt.Fprintf(s.out, ": %s\n", t.Problem)
+			continue
+		}
+		fmt.Fprintf(s.out, ": %s built it on %s (%s, %s)\n", strings.Join(t.Keys, ", "), t.Host, t.Isolation,
+			t.Time)
+		for _, f := range t.Files {
+			fmt.Fprintf(s.out, "  %s\n", f)
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package trust
+
+import (
+	"bytes"
+	"crypto"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
+)
+
+// Types and identifiers of a statement, explained in docs/sharing.md.
+const (
+	home      = "https://github.com/nitro-enclaves-bootstrap/neb"
+	buildType = home + "/blob/main/docs/sharing.md#build-type"
+	builderID = home + "/blob/main/docs/sharing.md#builder"
+)
+
+// Output is what a statement says: the owner of its key built these files from inputs with this key.
+type Output struct {
+	Key       string    // of the store: it contains the hash of all inputs
+	Component string    // as in "kernel"
+	Arch      string    // as in "x86_64"
+	Files     []File    // in the component's order
+	Inputs    []Input   // in the order of the component's record
+	Host      string    // architecture of the build machine, as Debian names it
+	Isolation string    // of the build
+	Time      time.Time // when the build or the comparison ended; not checked
+}
+
+// File is a file of an output.
+type File struct{ Name, SHA256 string }
+
+// Input is an input of an output.
+type Input struct{ Name, Version, SHA256 string }
+
+// Sign returns the signed statement: an in-toto statement with SLSA provenance in a DSSE envelope.
+func (o Output) Sign(key crypto.Signer) ([]byte, error) {
+	s := sign.Statement{Type: sign.InTotoV1, PredicateType: sign.SLSAv1}
+	for _, f := range o.Files {
+		s.Subject = append(s.Subject, sign.Resource{Name: f.Name,
+			Digest: map[string]string{"sha256": f.SHA256}})
+	}
+	def, run := &s.Predicate.BuildDefinition, &s.Predicate.RunDetails
+	def.BuildType = buildType
+	def.ExternalParameters = map[string]any{"component": o.Component, "architecture": o.Arch, "key": o.Key}
+	def.InternalParameters = map[string]any{"host": o.Host, "isolation": o.Isolation}
+	for _, in := range o.Inputs {
+		r := sign.Resource{Name: in.Name, Digest: map[string]string{"sha256": in.SHA256}}
+		if in.Version != "" {
+			r.Name += " " + in.Version
+		}
+		def.ResolvedDependencies = append(def.ResolvedDependencies, r)
+	}
+	run.Builder.ID = builderID
+	run.Metadata = &sign.Metadata{FinishedOn: o.Time.UTC().Truncate(time.Second)}
+	payload, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	e, err := sign.Seal(sign.StatementType, payload, key)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(e)
+}
+
+// parse reads the statement in an envelope. It leaves out the inputs: the key has their hash.
+func parse(payload []byte) (Output, error) {
+	var s sign.Statement
+	d := json.NewDecoder(bytes.NewReader(payload))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&s); err != nil {
+		return Output{}, fmt.Errorf("not a statement of neb: %w", err)
+	}
+	def := s.Predicate.BuildDefinition
+	text := func(m map[string]any, name string) string {
+		value, _ := m[name].(string)
+		return value
+	}
+	for _, c := range []struct{ what, found, expected string }{
+		{"_type", s.Type, sign.InTotoV1},
+		{"predicateType", s.PredicateType, sign.SLSAv1},
+		{"buildType", def.BuildType, buildType},
+	} {
+		if c.found != c.expected {
+			return Output{}, fmt.Errorf("statement: %s: expected %q, found %q", c.what, c.expected, c.found)
+		}
+	}
+	o := Output{
+		Key: text(def.ExternalParameters, "key"), Component: text(def.ExternalParameters, "component"),
+		Arch: text(def.ExternalParameters, "architecture"), Host: text(def.InternalParameters, "host"),
+		Isolation: text(def.InternalParameters, "isolation"),
+	}
+	if m := s.Predicate.RunDetails.Metadata; m != nil {
+		o.Time = m.FinishedOn
+	}
+	for _, r := range s.Subject {
+		sum := r.Digest["sha256"]
+		if raw, err := hex.DecodeString(sum); err != nil || len(raw) != 32 {
+			return Output{}, fmt.Errorf("statement: subject %q: expected a SHA-256, found %q", r.Name, sum)
+		}
+		o.Files = append(o.Files, File{r.Name, sum})
+	}
+	return o, nil
+}

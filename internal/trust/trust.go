@@ -1,0 +1,160 @@
+// Package trust keeps the public keys that a user trusts, and writes and reads signed statements of which
+// files a build makes. It does not transport statements (see remote) and does not build.
+package trust
+
+import (
+	"crypto"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
+)
+
+// maxFile is the largest file of keys, in bytes.
+const maxFile = 1 << 20
+
+// Key is a public key that the user trusts.
+type Key struct {
+	Name    string     `json:"name"`              // given by the user, unique
+	ID      string     `json:"id"`                // SHA-256 of the key as DER (PKIX), in hexadecimal
+	Expires *time.Time `json:"expires,omitempty"` // statements are not accepted from then on; nil: never
+	PEM     string     `json:"pem"`               // PKIX
+
+	public crypto.PublicKey
+}
+
+// Keys are the keys in one file. The zero value trusts nobody.
+type Keys struct {
+	path string
+	list []Key
+}
+
+// Path returns where a user's keys are: neb/trust.json in the user's configuration directory.
+func Path() (string, error) {
+	config, err := os.UserConfigDir()
+	if err != nil {
+		return "", fmt.Errorf("file of trusted keys: %w", err)
+	}
+	return filepath.Join(config, "neb", "trust.json"), nil
+}
+
+// Load reads the keys in a file. A file that does not exist has none.
+func Load(path string) (*Keys, error) {
+	k := &Keys{path: path}
+	data, err := stream.ReadFile(path, maxFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return k, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, &k.list); err != nil {
+		return nil, fmt.Errorf("%s: expected a list of keys: %w", path, err)
+	}
+	for i := range k.list {
+		key := &k.list[i]
+		block, _ := pem.Decode([]byte(key.PEM))
+		if block == nil {
+			return nil, fmt.Errorf("%s: key %q: expected a public key in PEM", path, key.Name)
+		}
+		if key.public, err = x509.ParsePKIXPublicKey(block.Bytes); err != nil {
+			return nil, fmt.Errorf("%s: key %q: %w", path, key.Name, err)
+		}
+		id, err := sign.KeyID(key.public)
+		if err != nil {
+			return nil, fmt.Errorf("%s: key %q: %w", path, key.Name, err)
+		}
+		if id != key.ID {
+			return nil, fmt.Errorf("%s: key %q: expected the ID %s, found %q", path, key.Name, id, key.ID)
+		}
+	}
+	return k, nil
+}
+
+// List returns the keys in the order they were added.
+func (k *Keys) List() []Key { return slices.Clone(k.list) }
+
+// Add trusts a key under a name, until expires if that is not nil, and writes the file.
+func (k *Keys) Add(name string, public crypto.PublicKey, expires *time.Time) (Key, error) {
+	id, err := sign.KeyID(public)
+	if err != nil {
+		return Key{}, err
+	}
+	if i := slices.IndexFunc(k.list, func(o Key) bool { return o.Name == name || o.ID == id }); i >= 0 {
+		return Key{}, fmt.Errorf("%s: key %s is already trusted as %q; remove it first", k.path, k.list[i].ID,
+			k.list[i].Name)
+	}
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return Key{}, err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	key := Key{Name: name, ID: id, Expires: expires, PEM: string(text), public: public}
+	k.list = append(k.list, key)
+	return key, k.write()
+}
+
+// Remove ends the trust in the key with this name or ID, and writes the file.
+func (k *Keys) Remove(name string) (Key, error) {
+	i := slices.IndexFunc(k.list, func(o Key) bool { return o.Name == name || o.ID == name })
+	if i < 0 {
+		return Key{}, fmt.Errorf("%s: no key with the name or ID %q", k.path, name)
+	}
+	key := k.list[i]
+	k.list = slices.Delete(k.list, i, i+1)
+	return key, k.write()
+}
+
+func (k *Keys) write() error {
+	if err := os.MkdirAll(filepath.Dir(k.path), 0o700); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(k.list, "", "\t")
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(k.path, func(f *os.File) error {
+		_, err := f.Write(append(data, '\n'))
+		return err
+	})
+}
+
+// Verify reads a signed statement of an output, and returns it with the trusted keys that signed it. It fails
+// if there is none.
+func (k *Keys) Verify(envelope []byte, now time.Time) (Output, []Key, error) {
+	e, err := sign.ParseEnvelope(sign.StatementType, envelope)
+	if err != nil {
+		return Output{}, nil, err
+	}
+	var signers []Key
+	var expired []string
+	for _, key := range k.list {
+		switch {
+		case !e.SignedBy(key.public):
+		case key.Expires != nil && !now.Before(*key.Expires):
+			expired = append(expired, fmt.Sprintf("key %q expired on %s", key.Name,
+				key.Expires.Format(time.DateOnly)))
+		default:
+			signers = append(signers, key)
+		}
+	}
+	if len(signers) == 0 && len(expired) > 0 {
+		return Output{}, nil, errors.New(strings.Join(expired, ", "))
+	}
+	if len(signers) == 0 {
+		return Output{}, nil, errors.New("not signed by a trusted key")
+	}
+	o, err := parse(e.Payload)
+	return o, signers, err
+}
