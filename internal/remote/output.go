@@ -32,25 +32,19 @@ func (r *Remote) Statements(ctx context.Context, key string) ([][]byte, error) {
 	found := make([][]byte, len(list))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
-	for i, desc := range list {
+	for i, m := range list {
 		group.Go(func() error {
-			m, err := r.manifest(ctx, desc)
-			if err != nil {
-				return err
-			}
 			if len(m.Layers) != 1 || m.Layers[0].MediaType != mediaEnvelope {
-				return fmt.Errorf("%s: statement %s: expected one layer of type %s", r.name, desc.Digest,
+				return fmt.Errorf("%s: statement %s: expected one layer of type %s", r.name, m.Digest,
 					mediaEnvelope)
 			}
+			var err error
 			found[i], err = r.document(ctx, m.Layers[0])
 			return err
 		})
 	}
 	return found, group.Wait()
 }
-
-// parallel is how many blobs are moved at once.
-const parallel = 4
 
 // Fetch writes the files of the output with a key into dir, where they do not exist yet. They have the hashes
 // that files gives. The error is [ErrNotFound] if the remote does not have them.
@@ -64,8 +58,8 @@ func (r *Remote) Fetch(ctx context.Context, key string, files []trust.File, dir 
 	}
 	// Anybody who may push can add an artifact that is not what it should be: try each.
 	var errs []error
-	for _, desc := range list {
-		err := r.fetch(ctx, desc, files, dir)
+	for _, m := range list {
+		err := r.fetch(ctx, m, files, dir)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -74,11 +68,7 @@ func (r *Remote) Fetch(ctx context.Context, key string, files []trust.File, dir 
 	return errors.Join(errs...)
 }
 
-func (r *Remote) fetch(ctx context.Context, desc ocispec.Descriptor, files []trust.File, dir string) error {
-	m, err := r.manifest(ctx, desc)
-	if err != nil {
-		return err
-	}
+func (r *Remote) fetch(ctx context.Context, m referrer, files []trust.File, dir string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for _, f := range files {
@@ -86,11 +76,11 @@ func (r *Remote) fetch(ctx context.Context, desc ocispec.Descriptor, files []tru
 			return l.Annotations[ocispec.AnnotationTitle] == f.Name
 		})
 		if i < 0 {
-			return fmt.Errorf("%s: artifact %s has no file %s", r.name, desc.Digest, f.Name)
+			return fmt.Errorf("%s: artifact %s has no file %s", r.name, m.Digest, f.Name)
 		}
 		group.Go(func() error {
 			if err := r.file(ctx, m.Layers[i], f, filepath.Join(dir, f.Name)); err != nil {
-				return fmt.Errorf("%s: artifact %s: %s: %w", r.name, desc.Digest, f.Name, err)
+				return fmt.Errorf("%s: artifact %s: %s: %w", r.name, m.Digest, f.Name, err)
 			}
 			return nil
 		})
@@ -222,7 +212,7 @@ func (r *Remote) listed(ctx context.Context, t oras.GraphTarget, key, artifact s
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(list, func(d ocispec.Descriptor) bool { return d.Digest == desc.Digest }) {
+		if slices.ContainsFunc(list, func(m referrer) bool { return m.Digest == desc.Digest }) {
 			return nil
 		}
 		if desc, err = putManifest(ctx, t, artifact, &of, nil, layers...); err != nil {

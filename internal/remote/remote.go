@@ -18,12 +18,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/memory"
@@ -33,6 +35,7 @@ import (
 	registryremote "oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 	"oras.land/oras-go/v2/registry/remote/retry"
 )
 
@@ -54,6 +57,9 @@ const (
 
 	keyAnnotation = "vnd.neb.key"
 )
+
+// parallel is how many blobs are moved at once.
+const parallel = 4
 
 // Limits of what is read from a remote.
 const (
@@ -204,27 +210,47 @@ func subject(ctx context.Context, key string) (ocispec.Descriptor, error) {
 	return putManifest(ctx, memory.New(), typeKey, nil, map[string]string{keyAnnotation: key})
 }
 
-// referrers returns the manifests of a type that refer to a key.
-func (r *Remote) referrers(ctx context.Context, key, artifact string) ([]ocispec.Descriptor, error) {
+// referrer is a manifest that refers to a key.
+type referrer struct {
+	ocispec.Descriptor
+	ocispec.Manifest
+}
+
+// referrers returns the manifests of a type that refer to a key. It looks into all of them: some registries
+// list the type of the configuration as that of the artifact.
+func (r *Remote) referrers(ctx context.Context, key, artifact string) ([]referrer, error) {
 	of, err := subject(ctx, key)
 	if err != nil {
 		return nil, err
 	}
-	list, err := registry.Referrers(ctx, r.target, of, artifact)
-	if err != nil && !errors.Is(err, errdef.ErrNotFound) {
+	list, err := registry.Referrers(ctx, r.target, of, "")
+	var answer *errcode.ErrorResponse
+	if errors.Is(err, errdef.ErrNotFound) || errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound {
+		return nil, nil // the registry has no such repository
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: list what refers to %s: %w", r.name, key, err)
 	}
-	var wanted []ocispec.Descriptor
-	for _, d := range list {
-		if d.ArtifactType == artifact {
-			wanted = append(wanted, d)
-		}
+	if len(list) > maxReferrers {
+		return nil, fmt.Errorf("%s: %d artifacts refer to %s, expected at most %d", r.name, len(list), key,
+			maxReferrers)
 	}
-	if len(wanted) > maxReferrers {
-		return nil, fmt.Errorf("%s: %d artifacts of type %s refer to %s, expected at most %d", r.name,
-			len(wanted), artifact, key, maxReferrers)
+	all := make([]referrer, len(list))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for i, desc := range list {
+		group.Go(func() error {
+			m, err := r.manifest(ctx, desc)
+			all[i] = referrer{desc, m}
+			return err
+		})
 	}
-	return wanted, nil
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(m referrer) bool {
+		return m.Manifest.ArtifactType != artifact || m.Subject == nil || m.Subject.Digest != of.Digest
+	}), nil
 }
 
 // manifest fetches and checks a manifest.

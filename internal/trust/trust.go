@@ -85,8 +85,17 @@ func Load(path string) (*Keys, error) {
 // List returns the keys in the order they were added.
 func (k *Keys) List() []Key { return slices.Clone(k.list) }
 
-// Add trusts a key under a name, until expires if that is not nil, and writes the file.
+// Add is [Keys.Trust], and writes the file.
 func (k *Keys) Add(name string, public crypto.PublicKey, expires *time.Time) (Key, error) {
+	key, err := k.Trust(name, public, expires)
+	if err != nil {
+		return key, err
+	}
+	return key, k.write()
+}
+
+// Trust trusts a key under a name, until expires if that is not nil.
+func (k *Keys) Trust(name string, public crypto.PublicKey, expires *time.Time) (Key, error) {
 	id, err := sign.KeyID(public)
 	if err != nil {
 		return Key{}, err
@@ -102,7 +111,7 @@ func (k *Keys) Add(name string, public crypto.PublicKey, expires *time.Time) (Ke
 	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 	key := Key{Name: name, ID: id, Expires: expires, PEM: string(text), public: public}
 	k.list = append(k.list, key)
-	return key, k.write()
+	return key, nil
 }
 
 // Remove ends the trust in the key with this name or ID, and writes the file.

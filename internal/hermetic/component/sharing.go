@@ -135,13 +135,27 @@ func (s *Sharing) take(ctx context.Context, j job, dir string) (sandbox.Mode, er
 	return "", errors.Join(failed...)
 }
 
-// push signs the output of a job in dir and pushes it to all remotes.
+// push signs the output of a job in dir and pushes it to all remotes. A remote that has a statement of the
+// same files by the same key gets no other one.
 func (s *Sharing) push(ctx context.Context, j job, rec Record, dir string) error {
 	statement, files, err := rec.sign(j.key(), s.Signer)
 	if err != nil {
 		return err
 	}
+	own := new(trust.Keys)
+	if _, err := own.Trust("own", s.Signer.Public(), nil); err != nil {
+		return err
+	}
 	for _, r := range s.Remotes {
+		before, err := r.Statements(ctx, j.key())
+		if err != nil {
+			return err
+		}
+		for _, e := range before {
+			if o, _, err := own.Verify(e, time.Now()); err == nil && slices.Equal(o.Files, files) {
+				statement = e
+			}
+		}
 		if err := r.Push(ctx, j.key(), files, dir, statement); err != nil {
 			return err
 		}
