@@ -70,5 +70,9 @@ func (b *Builder) unpack(ctx context.Context, t toolchain, dir string) error {
 
 // Fetch downloads files into the store. With [Builder.Offline] it fails and names those that are missing.
 func (b *Builder) Fetch(ctx context.Context, files []lock.File) error {
-	return b.Store.Fetch(ctx, files, store.FetchOptions{Offline: b.Offline, Progress: b.Progress})
+	o := store.FetchOptions{Offline: b.Offline, Progress: b.Progress}
+	if b.Sharing != nil {
+		o.Remotes = b.Sharing.Remotes
+	}
+	return b.Store.Fetch(ctx, files, o)
 }

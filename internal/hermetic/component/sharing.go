@@ -270,14 +270,10 @@ func (b *Builder) each(ctx context.Context, arch string, names []string, do func
 		return err
 	}
 	for _, j := range jobs {
-		dir, err := b.stored(ctx, j.key())
-		if err != nil {
-			return err
-		}
-		if dir == "" {
+		if !b.Store.Has(j.key()) {
 			return fmt.Errorf("%s: not in the store: build it first", j.title())
 		}
-		o, err := readOutput(dir)
+		o, err := b.build(ctx, j)
 		if err == nil {
 			err = do(j, o)
 		}

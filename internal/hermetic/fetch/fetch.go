@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/remote"
 )
 
 // Snapshots is the archive of Debian snapshots. It holds every file that the Debian archives ever had,
@@ -30,6 +31,7 @@ type Mirrors struct {
 	Archives  map[string][]string // URLs of mirrors, by archive ([lock.Debian], [lock.Security])
 	Snapshots string              // the archive of snapshots, or ""
 	Proxies   []string            // Go module proxies
+	Remotes   []*remote.Remote    // asked first, by SHA-256
 
 	stall time.Duration // how long a mirror may send nothing; 0: [defaultStall]
 }

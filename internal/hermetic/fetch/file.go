@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/remote"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
@@ -40,11 +41,6 @@ func (e *GoneError) Unwrap() error { return e.Err }
 // File downloads a locked file into to and verifies its size and SHA-256. It resumes behind what to holds
 // already; if it returns an error, what it received stays in to for the next call, unless it was wrong.
 func (m Mirrors) File(ctx context.Context, f lock.File, to *os.File, report Report) error {
-	urls := m.urls(f)
-	if len(urls) == 0 {
-		return fmt.Errorf("%s %s: no mirror is configured for %s: %s", f.Name, f.Version, f.Path,
-			hint[f.Archive])
-	}
 	p := &part{f: to, want: f, hash: sha256.New(), report: report}
 	n, err := io.Copy(p.hash, stream.Reader(ctx, to))
 	if err != nil {
@@ -53,6 +49,22 @@ func (m Mirrors) File(ctx context.Context, f lock.File, to *os.File, report Repo
 	p.add(n)
 	if p.have >= f.Size && p.verify() == nil {
 		return nil
+	}
+	for _, r := range m.Remotes {
+		body := r.Download(ctx, f.SHA256, f.Size, p.have)
+		err := p.receive(body)
+		body.Close()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil && !errors.Is(err, remote.ErrNotFound) {
+			report(0, fmt.Sprintf("%s: %v", r, err))
+		}
+	}
+	urls := m.urls(f)
+	if len(urls) == 0 {
+		return fmt.Errorf("%s %s: no mirror is configured for %s: %s", f.Name, f.Version, f.Path,
+			hint[f.Archive])
 	}
 	err = ask(ctx, urls, func(address string) (bool, error) {
 		before := p.have
@@ -95,6 +107,15 @@ func (m Mirrors) resume(ctx context.Context, address string, p *part) error {
 			return err
 		}
 	}
+	err = p.receive(body)
+	if err != nil && start > 0 && p.have == 0 && ctx.Err() == nil {
+		return m.resume(ctx, address, p) // the first part may be what was wrong
+	}
+	return err
+}
+
+// receive appends the rest of the file and verifies the whole.
+func (p *part) receive(body io.Reader) error {
 	// One byte more than is expected shows a file that is too long.
 	if _, err := io.CopyBuffer(p, io.LimitReader(body, p.want.Size-p.have+1),
 		make([]byte, 128<<10)); err != nil {
@@ -103,11 +124,7 @@ func (m Mirrors) resume(ctx context.Context, address string, p *part) error {
 	if p.have < p.want.Size {
 		return fmt.Errorf("truncated after %d of %d bytes: %w", p.have, p.want.Size, io.ErrUnexpectedEOF)
 	}
-	err = p.verify()
-	if err != nil && start > 0 && ctx.Err() == nil {
-		return m.resume(ctx, address, p) // the first part may be what was wrong
-	}
-	return err
+	return p.verify()
 }
 
 // part is the part of a file that has been downloaded.

@@ -22,14 +22,16 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/remote"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
 // FetchOptions are options of [Store.Fetch]. The zero value uses this machine's mirrors.
 type FetchOptions struct {
-	Offline  bool           // fail if a file is not in the store
-	Progress progress.Func  // of bytes, as stage "fetch"; notes about mirrors that failed
-	Mirrors  *fetch.Mirrors // nil: [fetch.OfMachine]
+	Offline  bool             // fail if a file is not in the store
+	Progress progress.Func    // of bytes, as stage "fetch"; notes about mirrors that failed
+	Mirrors  *fetch.Mirrors   // nil: [fetch.OfMachine]
+	Remotes  []*remote.Remote // asked before the mirrors
 }
 
 // parallelDownloads is how many files are downloaded at once.
@@ -55,6 +57,7 @@ func (s *Store) Fetch(ctx context.Context, files []lock.File, o FetchOptions) er
 		if err != nil {
 			return err
 		}
+		m.Remotes = o.Remotes
 		o.Mirrors = &m
 	}
 	// The largest file first: it would otherwise be the only download at the end.
