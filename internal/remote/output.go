@@ -34,12 +34,12 @@ func (r *Remote) Statements(ctx context.Context, key string) ([][]byte, error) {
 	group.SetLimit(parallel)
 	for i, m := range list {
 		group.Go(func() error {
-			if len(m.Layers) != 1 || m.Layers[0].MediaType != mediaEnvelope {
-				return fmt.Errorf("%s: statement %s: expected one layer of type %s", r.name, m.Digest,
+			if len(m.manifest.Layers) != 1 || m.manifest.Layers[0].MediaType != mediaEnvelope {
+				return fmt.Errorf("%s: statement %s: expected one layer of type %s", r.name, m.digest,
 					mediaEnvelope)
 			}
 			var err error
-			found[i], err = r.document(ctx, m.Layers[0])
+			found[i], err = r.document(ctx, m.manifest.Layers[0])
 			return err
 		})
 	}
@@ -72,15 +72,15 @@ func (r *Remote) fetch(ctx context.Context, m referrer, files []trust.File, dir 
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for _, f := range files {
-		i := slices.IndexFunc(m.Layers, func(l ocispec.Descriptor) bool {
+		i := slices.IndexFunc(m.manifest.Layers, func(l ocispec.Descriptor) bool {
 			return l.Annotations[ocispec.AnnotationTitle] == f.Name
 		})
 		if i < 0 {
-			return fmt.Errorf("%s: artifact %s has no file %s", r.name, m.Digest, f.Name)
+			return fmt.Errorf("%s: artifact %s has no file %s", r.name, m.digest, f.Name)
 		}
 		group.Go(func() error {
-			if err := r.file(ctx, m.Layers[i], f, filepath.Join(dir, f.Name)); err != nil {
-				return fmt.Errorf("%s: artifact %s: %s: %w", r.name, m.Digest, f.Name, err)
+			if err := r.file(ctx, m.manifest.Layers[i], f, filepath.Join(dir, f.Name)); err != nil {
+				return fmt.Errorf("%s: artifact %s: %s: %w", r.name, m.digest, f.Name, err)
 			}
 			return nil
 		})
@@ -212,7 +212,7 @@ func (r *Remote) listed(ctx context.Context, t oras.GraphTarget, key, artifact s
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(list, func(m referrer) bool { return m.Digest == desc.Digest }) {
+		if slices.ContainsFunc(list, func(m referrer) bool { return m.digest == desc.Digest }) {
 			return nil
 		}
 		if desc, err = putManifest(ctx, t, artifact, &of, nil, layers...); err != nil {

@@ -212,18 +212,18 @@ func subject(ctx context.Context, key string) (ocispec.Descriptor, error) {
 
 // referrer is a manifest that refers to a key.
 type referrer struct {
-	ocispec.Descriptor
-	ocispec.Manifest
+	digest   digest.Digest
+	manifest ocispec.Manifest
 }
 
 // referrers returns the manifests of a type that refer to a key. It looks into all of them: some registries
 // list the type of the configuration as that of the artifact.
 func (r *Remote) referrers(ctx context.Context, key, artifact string) ([]referrer, error) {
-	of, err := subject(ctx, key)
+	want, err := subject(ctx, key)
 	if err != nil {
 		return nil, err
 	}
-	list, err := registry.Referrers(ctx, r.target, of, "")
+	list, err := registry.Referrers(ctx, r.target, want, "")
 	var answer *errcode.ErrorResponse
 	if errors.Is(err, errdef.ErrNotFound) || errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound {
 		return nil, nil // the registry has no such repository
@@ -241,7 +241,7 @@ func (r *Remote) referrers(ctx context.Context, key, artifact string) ([]referre
 	for i, desc := range list {
 		group.Go(func() error {
 			m, err := r.manifest(ctx, desc)
-			all[i] = referrer{desc, m}
+			all[i] = referrer{desc.Digest, m}
 			return err
 		})
 	}
@@ -249,7 +249,8 @@ func (r *Remote) referrers(ctx context.Context, key, artifact string) ([]referre
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(m referrer) bool {
-		return m.Manifest.ArtifactType != artifact || m.Subject == nil || m.Subject.Digest != of.Digest
+		of := m.manifest.Subject
+		return m.manifest.ArtifactType != artifact || of == nil || of.Digest != want.Digest
 	}), nil
 }
 
