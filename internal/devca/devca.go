@@ -11,6 +11,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -19,6 +20,7 @@ import (
 	"io"
 	"io/fs"
 	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -193,9 +195,27 @@ func (a *Authority) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Certificate.Raw})
 }
 
+// Server returns a certificate for a TLS server on this machine that a client reaches under name; an empty
+// name stands for the loopback addresses.
+func (a *Authority) Server(name string) (*tls.Certificate, error) {
+	server, err := issue(a, "neb kms", time.Now().Add(-backdate), instanceLife, false, func(c *x509.Certificate) {
+		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+		c.DNSNames = []string{"localhost"}
+		if name != "" {
+			c.DNSNames = append(c.DNSNames, name)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Certificate{Certificate: [][]byte{server.Certificate.Raw}, PrivateKey: server.key}, nil
+}
+
 // issue makes a certificate and its key, signed by parent, or by itself where parent is nil. It is never
-// valid for longer than its parent.
-func issue(parent *Authority, name string, from time.Time, life time.Duration, isCA bool) (*Authority, error) {
+// valid for longer than its parent. changes are made to it before it is signed.
+func issue(parent *Authority, name string, from time.Time, life time.Duration, isCA bool,
+	changes ...func(*x509.Certificate)) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -218,6 +238,9 @@ func issue(parent *Authority, name string, from time.Time, life time.Duration, i
 	}
 	if isCA {
 		template.KeyUsage |= x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	}
+	for _, change := range changes {
+		change(template)
 	}
 	signer := Authority{template, key}
 	if parent != nil {
