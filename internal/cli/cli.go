@@ -158,7 +158,7 @@ Exit status: 0 success, 1 failure, 2 wrong usage; neb run exits as the applicati
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 110"))
 	root.SetOut(s.out)
 	root.SetErr(s.err)
-	root.AddCommand(newManCommand(), newEIFCommand(s), newAttestCommand(s))
+	root.AddCommand(newManCommand(), newEIFCommand(s), newAttestCommand(s), newKMSCommand(s))
 	root.AddCommand(platformCommands(s)...)
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/devca"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/kms"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/timeline"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
@@ -54,7 +55,11 @@ type runOptions struct {
 	machine   string
 	parent    parentFlags
 	authority string
+	root      *devca.Authority // as authority says
 	debugMode bool
+	kms       bool
+	kmsKeys   string
+	kmsPort   uint32
 	build     buildFlags // of a missing emulator
 }
 
@@ -123,6 +128,9 @@ ca init' made, or under one made for this run.`,
 	f.StringVar(&o.authority, "attestation-ca", "",
 		"sign attestation documents under the root in this `directory`, or new for one made for this run "+
 			"(default: the root of 'neb attest ca init', if there is one)")
+	f.BoolVar(&o.kms, "kms", false, "serve a stand-in for AWS KMS on a vsock port of the parent")
+	f.StringVar(&o.kmsKeys, "kms-keys", "", "`file` with its keys (default: that of 'neb kms serve')")
+	f.Uint32Var(&o.kmsPort, "kms-port", kms.Port, "its vsock `port`")
 	f.BoolVar(&o.debugMode, "debug-mode", false, "make all attested PCRs zero, as EC2 does in debug mode")
 	f.Bool("attach-console", true,
 		"no effect: the console is always attached; for compatibility with nitro-cli")
@@ -142,9 +150,13 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	if err := o.check(); err != nil {
 		return err
 	}
+	var err error
+	if o.root, err = devca.Choose(o.authority); err != nil {
+		return failed(fmt.Errorf("attestation authority: %w", err))
+	}
 	parent := services{ports: map[uint32]service{}}
 	defer parent.close()
-	for _, add := range []func(streams, *services) error{o.addListen, o.addConnect} {
+	for _, add := range []func(streams, *services) error{o.addListen, o.addConnect, o.addKMS} {
 		if err := add(s, &parent); err != nil {
 			return err
 		}
@@ -161,10 +173,6 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		complain(s,
 			"warning: %d MiB of memory is less than four times the EIF (%d MiB): nitro-cli would reject it",
 			o.memory, least>>20)
-	}
-	root, err := devca.Choose(o.authority)
-	if err != nil {
-		return failed(fmt.Errorf("attestation authority: %w", err))
 	}
 	var plot *atomicfile.File
 	if o.plot != "" {
@@ -222,7 +230,7 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	m, err := machine.Start(context.WithoutCancel(ctx), machine.Config{
 		Emulator: o.qemu, EIF: path,
 		Memory: o.memory << 20, CPUs: o.cpus, Cmdline: o.cmdline, Accel: o.accel, Machine: o.machine,
-		Root: root, RoleARN: o.parent.role, InstanceID: o.parent.instance, Debug: o.debugMode,
+		Root: o.root, RoleARN: o.parent.role, InstanceID: o.parent.instance, Debug: o.debugMode,
 		Console: console, Event: tl.Add,
 		Vsock: vsock.Config{CID: o.cid, AllowHostCID: o.hostCID, Handlers: parent.handlers()},
 	})

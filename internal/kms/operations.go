@@ -231,8 +231,8 @@ func (k *key) metadata() object {
 	return object{
 		"AWSAccountId": k.account(), "KeyId": k.id(), "Arn": k.ARN, "CreationDate": k.Created.Unix(),
 		"Enabled": true, "Description": k.Description, "KeyUsage": "ENCRYPT_DECRYPT", "KeyState": "Enabled",
-		"Origin": "AWS_KMS", "KeyManager": "CUSTOMER", "KeySpec": symmetric, "CustomerMasterKeySpec": symmetric,
-		"EncryptionAlgorithms": []string{symmetric}, "MultiRegion": false,
+		"Origin": "AWS_KMS", "KeyManager": "CUSTOMER", "KeySpec": symmetric,
+		"CustomerMasterKeySpec": symmetric, "EncryptionAlgorithms": []string{symmetric}, "MultiRegion": false,
 	}
 }
 
@@ -493,4 +493,17 @@ func (s *Server) CreateKey(region, policy string) (string, error) {
 		return "", err
 	}
 	return answer.(object)["KeyMetadata"].(object)["Arn"].(string), nil
+}
+
+// PutKeyPolicy replaces the policy of a key, by ID or ARN, if its present policy allows that to the caller.
+func (s *Server) PutKeyPolicy(id, policy string) error {
+	c := &call{server: s, action: "kms:PutKeyPolicy", request: request{KeyID: &id, Policy: &policy}}
+	_, err := c.putKeyPolicy()
+	return err
+}
+
+// Keys counts the keys in the file.
+func (s *Server) Keys() (int, error) {
+	all, err := readKeys(s.File)
+	return len(all), err
 }

@@ -42,7 +42,8 @@ func (r *recipient) verify(root *x509.Certificate, now time.Time) (*nsm.Document
 	}
 	if age := now.Sub(d.Time); age > freshness {
 		return nil, nil, failf(validation,
-			"Recipient: the attestation document is %v old: expected at most %v", age.Round(time.Second), freshness)
+			"Recipient: the attestation document is %v old: expected at most %v", age.Round(time.Second),
+			freshness)
 	}
 	if d.PublicKey == nil {
 		return nil, nil, failf(validation,

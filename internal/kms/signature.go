@@ -20,7 +20,7 @@ type signature struct {
 }
 
 var authorization = regexp.MustCompile(`^AWS4-HMAC-SHA256 +Credential=([^/, ]{1,128})/\d{8}/` +
-	`([a-z0-9-]{1,32})/kms/aws4_request, *SignedHeaders=([a-z0-9;-]{1,1024}), *Signature=([0-9a-f]{64})$`)
+	`([a-z0-9-]{1,32})/kms/aws4_request, *SignedHeaders=([a-z0-9;-]+), *Signature=([0-9a-f]{64})$`)
 
 const (
 	dateFormat = "20060102T150405Z"

@@ -9,20 +9,23 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm/peer"
 	"github.com/nitro-enclaves-bootstrap/neb/nsm"
 )
 
 // acts is what the guest can do, by the name that the test gives as its first argument.
 var acts = map[string]func(args []string) error{
-	"attest": attest,
-	"exit":   exit,
-	"hello":  hello,
-	"kill":   kill,
-	"pcrs":   pcrs,
-	"sum":    sum,
-	"write":  write,
+	"attest":  attest,
+	"datakey": dataKey,
+	"exit":    exit,
+	"hello":   hello,
+	"kill":    kill,
+	"pcrs":    pcrs,
+	"sum":     sum,
+	"write":   write,
 }
 
 func main() {
@@ -101,6 +104,49 @@ func attest(args []string) error {
 		return err
 	}
 	fmt.Printf("document: %s\n", base64.StdEncoding.EncodeToString(document))
+	return nil
+}
+
+// dataKey extends PCR16, asks for a document with all three fields, and asks KMS on the parent's port 8000 for
+// a data key that only the owner of /key.der can read. It prints the answer.
+func dataKey(args []string) error {
+	module, done, err := nsm.Open()
+	if err != nil {
+		return err
+	}
+	defer done()
+	if _, err := module.ExtendPCR(16, []byte("started")); err != nil {
+		return err
+	}
+	if err := module.LockPCR(16); err != nil {
+		return err
+	}
+	publicKey, err := os.ReadFile("/key.der")
+	if err != nil {
+		return err
+	}
+	document, err := module.Attest([]byte("user data"), []byte("nonce"), publicKey)
+	if err != nil {
+		return err
+	}
+	c, err := peer.Dial(peer.ParentCID, 8000)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	encoded := base64.StdEncoding.EncodeToString(document)
+	fmt.Printf("document: %s\n", encoded)
+	body := fmt.Sprintf(`{"KeyId": %q, "KeySpec": "AES_256", "Recipient": {"KeyEncryptionAlgorithm": `+
+		`"RSAES_OAEP_SHA_256", "AttestationDocument": %q}}`, args[0], encoded)
+	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: kms\r\nConnection: close\r\nContent-Length: %d\r\n"+
+		"X-Amz-Target: TrentService.GenerateDataKey\r\nAuthorization: AWS4-HMAC-SHA256 Credential=key/20261129/"+
+		"us-east-1/kms/aws4_request, SignedHeaders=host, Signature=%064d\r\n\r\n%s", len(body), 0, body)
+	answer, err := io.ReadAll(c)
+	if err != nil {
+		return err
+	}
+	_, content, _ := strings.Cut(string(answer), "\r\n\r\n")
+	fmt.Printf("answer: %s\n", strings.TrimSpace(content))
 	return nil
 }
 
