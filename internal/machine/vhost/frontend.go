@@ -75,10 +75,23 @@ type message struct {
 	files          []*os.File
 }
 
+// close closes the descriptors that nobody took.
+func (m *message) close() {
+	for _, file := range m.files {
+		if file != nil {
+			file.Close()
+		}
+	}
+}
+
 // serve answers messages until QEMU closes the connection, for which it returns nil.
 func (f *frontend) serve() error {
 	for {
-		m, err := f.read()
+		m := &message{}
+		err := f.read(m)
+		if err != nil {
+			m.close()
+		}
 		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) {
 			return nil
 		}
@@ -86,11 +99,7 @@ func (f *frontend) serve() error {
 			return fmt.Errorf("vhost-user: %w", err)
 		}
 		reply, err := f.handle(m)
-		for _, file := range m.files {
-			if file != nil {
-				file.Close()
-			}
-		}
+		m.close()
 		if err != nil {
 			err = fmt.Errorf("vhost-user: message %d: %w", m.request, err)
 		}
@@ -115,8 +124,8 @@ func (f *frontend) serve() error {
 	}
 }
 
-// read reads one message and the descriptors that came with it.
-func (f *frontend) read() (*message, error) {
+// read reads one message into m, and the descriptors that came with it.
+func (f *frontend) read(m *message) error {
 	var head [12]byte
 	oob := make([]byte, unix.CmsgSpace(maxRegions*4))
 	n, oobn, _, _, err := f.conn.ReadMsgUnix(head[:], oob)
@@ -124,9 +133,8 @@ func (f *frontend) read() (*message, error) {
 		err = io.EOF
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	m := &message{}
 	if controls, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil {
 		for _, c := range controls {
 			fds, _ := unix.ParseUnixRights(&c)
@@ -138,17 +146,17 @@ func (f *frontend) read() (*message, error) {
 		}
 	}
 	if _, err := io.ReadFull(f.conn, head[n:]); err != nil {
-		return nil, err
+		return err
 	}
 	m.request = binary.NativeEndian.Uint32(head[:])
 	m.flags = binary.NativeEndian.Uint32(head[4:])
 	size := binary.NativeEndian.Uint32(head[8:])
 	if size > maxMessage {
-		return nil, fmt.Errorf("message %d of %d bytes", m.request, size)
+		return fmt.Errorf("message %d of %d bytes", m.request, size)
 	}
 	m.payload = make([]byte, size)
 	_, err = io.ReadFull(f.conn, m.payload)
-	return m, err
+	return err
 }
 
 func u64(v uint64) []byte { return binary.NativeEndian.AppendUint64(nil, v) }

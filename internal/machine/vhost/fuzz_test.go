@@ -3,8 +3,14 @@ package vhost
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
+	"net"
+	"os"
+	"slices"
 	"testing"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/virtio"
 )
@@ -101,4 +107,93 @@ func FuzzFrontend(f *testing.F) {
 		d.Unlock()
 		d.cancel()
 	})
+}
+
+// FuzzSession sends the device all that a QEMU says, as bytes, with the descriptors that its messages need.
+// The seeds qemu-vsock and qemu-nsm in testdata are what QEMU 11.1 said to the two devices of an enclave that
+// booted and ended.
+func FuzzSession(f *testing.F) {
+	f.Fuzz(func(t *testing.T, session []byte) {
+		before := openFiles(t)
+		u := &upper{failed: make(chan error, 1)}
+		u.dev = New(Config{
+			Queues: []string{"request", "other"}, OtherQueues: 1, Space: make([]byte, 8), Handler: u,
+		})
+		socket, err := u.dev.Connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := net.FileConn(socket)
+		socket.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		memory := os.NewFile(uintptr(memfd(t)), "memory")
+		go io.Copy(io.Discard, conn) // answers
+		for len(session) >= 12 {
+			word := func(at int) (v uint32) {
+				if len(session) >= at+4 {
+					v = binary.NativeEndian.Uint32(session[at:])
+				}
+				return v
+			}
+			n := min(12+int(word(8)%(2*maxMessage)), len(session))
+			var files []*os.File
+			switch word(0) {
+			case msgSetMemTable:
+				files = slices.Repeat([]*os.File{memory}, int(min(word(12), maxRegions)))
+			case msgSetVringKick, msgSetVringCall, msgSetVringErr:
+				files = []*os.File{virtio.Eventfd(t)}
+			}
+			var rights []byte
+			if len(files) > 0 {
+				fds := make([]int, len(files))
+				for i, file := range files {
+					fds[i] = int(file.Fd())
+				}
+				rights = unix.UnixRights(fds...)
+			}
+			_, _, err := conn.(*net.UnixConn).WriteMsgUnix(session[:n], rights, nil)
+			for _, file := range files {
+				if file != memory {
+					file.Close()
+				}
+			}
+			if err != nil {
+				break // the device has closed the connection
+			}
+			session = session[n:]
+		}
+		conn.(*net.UnixConn).CloseWrite()
+		u.dev.work.Wait() // the device has seen the end
+		if u.dev.mem != nil || u.dev.running {
+			t.Error("the device still uses what QEMU lent")
+		}
+		u.dev.Close()
+		conn.Close()
+		memory.Close()
+		if after := openFiles(t); after > before {
+			t.Errorf("%d open files, %d before", after, before)
+		}
+	})
+}
+
+// memfd returns a file as large as the memory of the enclave whose QEMU was recorded.
+func memfd(t *testing.T) int {
+	fd, err := unix.MemfdCreate("memory", unix.MFD_CLOEXEC)
+	if err == nil {
+		err = unix.Ftruncate(fd, 512<<20)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+func openFiles(t *testing.T) int {
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
 }

@@ -458,6 +458,65 @@ func TestCloseTimeout(t *testing.T) {
 	})
 }
 
+// Connections of which the enclave keeps one half open, or that it answers too late, leave nothing behind.
+func TestHalfOpen(t *testing.T) {
+	g := newDriver(t, serve(func(_ context.Context, c *Conn) {
+		c.Accept()
+		rest, _ := io.ReadAll(c)
+		c.Write(append(rest, " and more"...))
+	}), 64)
+	g.d.vhost.Lock()
+	g.d.closing = time.Millisecond
+	g.d.vhost.Unlock()
+	g.fillRX()
+	t.Run("the enclave only receives", func(t *testing.T) {
+		g.send(from(1000, 7, opRequest), nil)
+		g.expect(opResponse)
+		g.send(from(1000, 7, opData), []byte("half"))
+		h := from(1000, 7, opShutdown)
+		h.flags = shutdownSend
+		g.send(h, nil)
+		if _, data := g.expect(opData); string(data) != "half and more" {
+			t.Errorf("the enclave got %q", data)
+		}
+		if h, _ := g.expect(opShutdown); h.flags != shutdownBoth {
+			t.Errorf("shutdown %+v", h)
+		}
+		g.expect(opReset) // the enclave never confirms
+	})
+	t.Run("the enclave never closes", func(t *testing.T) {
+		g.send(from(1001, 7, opRequest), nil)
+		g.expect(opResponse)
+		h := from(1001, 7, opShutdown)
+		h.flags = shutdownReceive
+		g.send(h, nil)
+		g.send(from(1001, 7, opReset), nil)
+	})
+	t.Run("the enclave answers after Dial", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			_, err := g.d.Dial(ctx, 80)
+			ended <- err
+		}()
+		h, _ := g.expect(opRequest)
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("dial: %v", err)
+		}
+		g.expect(opReset)
+		g.send(from(80, h.srcPort, opResponse), nil)
+		g.expect(opReset)
+		g.send(from(80, h.srcPort, opData), []byte("late"))
+		g.expect(opReset)
+	})
+	waitFor(t, "the end of all connections", func() bool {
+		g.d.vhost.Lock()
+		defer g.d.vhost.Unlock()
+		return len(g.d.conns) == 0 && g.d.serving == 0 && g.d.budget == budget
+	})
+}
+
 // As many connections as are allowed, all stuffed by the enclave and read by nobody.
 func TestMemory(t *testing.T) {
 	const conns = 1000
