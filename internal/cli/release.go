@@ -25,7 +25,7 @@ func newReleaseCommand(s streams) *cobra.Command {
 		Use:   "release VERSION",
 		Short: "Make a release: archive, checksums, bill of materials, provenance",
 		Long: `Make a release of the blobs for both architectures: an archive in the layout of nitro-cli's
-packages, SHA-256 and SHA-384 sums, a bill of materials (CycloneDX), a provenance statement (SLSA v1), and the
+packages, SHA-256 sums, a bill of materials (CycloneDX), a provenance statement (SLSA v1), and the
 kernel's source.
 
 The blobs are built, or taken from the store. neb rejects blobs that were built in a chroot without
@@ -59,7 +59,7 @@ machine; the other files also name the architecture of the build machine and the
 			}
 			defer remove()
 			r.Key = signer
-			names, err := r.Make(dir)
+			names, err := r.Make(ctx, dir)
 			if err != nil {
 				return err
 			}

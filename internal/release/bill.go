@@ -3,7 +3,6 @@ package release
 import (
 	"bytes"
 	"fmt"
-	"strings"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
 
@@ -28,7 +27,7 @@ func (r Release) bill(l *lock.Lock, blobs []file, modules []module) ([]byte, err
 		components = append(components, cdx.Component{
 			BOMRef: ref, Type: cdx.ComponentTypeFile, Name: b.Path(), Version: r.Version,
 			Scope:  cdx.ScopeRequired,
-			Hashes: hashes(digestOf(blobs[i].data)), Licenses: licence(b.Licence),
+			Hashes: hashes(digestOf(blobs[i].data)["sha256"]), Licenses: licence(b.Licence),
 		})
 		switch b.Name {
 		case "cmdline":
@@ -49,7 +48,7 @@ func (r Release) bill(l *lock.Lock, blobs []file, modules []module) ([]byte, err
 	components = append(components, cdx.Component{
 		BOMRef: kernelRef, Type: cdx.ComponentTypeOS, Name: l.Kernel.Name, Version: l.Kernel.Version,
 		Scope:      cdx.ScopeRequired,
-		PackageURL: packageURL(l.Kernel), Hashes: hashes(map[string]string{"sha256": l.Kernel.SHA256}),
+		PackageURL: packageURL(l.Kernel), Hashes: hashes(l.Kernel.SHA256),
 		Licenses: licence(terms["kernel"].licence),
 		Pedigree: pedigree(), ExternalReferences: from(l.Kernel),
 	}, cdx.Component{
@@ -77,7 +76,7 @@ func (r Release) bill(l *lock.Lock, blobs []file, modules []module) ([]byte, err
 		components = append(components, cdx.Component{
 			BOMRef: packageURL(f), Type: cdx.ComponentTypeApplication, Name: f.Name, Version: f.Version,
 			Scope:      cdx.ScopeExcluded,
-			PackageURL: packageURL(f), Hashes: hashes(map[string]string{"sha256": f.SHA256}),
+			PackageURL: packageURL(f), Hashes: hashes(f.SHA256),
 			Licenses: toolLicence(f), ExternalReferences: from(f),
 		})
 	}
@@ -137,14 +136,8 @@ func toolLicence(f lock.File) *cdx.Licenses {
 		"/copyright in the package"}}}
 }
 
-func hashes(digest map[string]string) *[]cdx.Hash {
-	var out []cdx.Hash
-	for _, s := range sums {
-		if v := digest[s.algorithm]; v != "" {
-			out = append(out, cdx.Hash{Algorithm: cdx.HashAlgorithm(strings.Replace(strings.ToUpper(s.algorithm), "SHA", "SHA-", 1)), Value: v})
-		}
-	}
-	return &out
+func hashes(sha256 string) *[]cdx.Hash {
+	return &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA256, Value: sha256}}
 }
 
 func from(f lock.File) *[]cdx.ExternalReference {

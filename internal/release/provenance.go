@@ -2,6 +2,7 @@ package release
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
@@ -130,17 +131,5 @@ func packageURL(f lock.File) string {
 // modulePURL returns the package URL of a Go module.
 func modulePURL(path, version string) string { return "pkg:golang/" + path + "@" + escape(version) }
 
-// escape percent-encodes a version for a package URL: all but letters, digits, and .-_~: .
-func escape(version string) string {
-	var b []byte
-	for _, c := range []byte(version) {
-		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c &&
-			c <= '9', c == '.', c == '-', c == '_', c == '~', c == ':':
-			b = append(b, c)
-		default:
-			b = fmt.Appendf(b, "%%%02X", c)
-		}
-	}
-	return string(b)
-}
+// escape percent-encodes a version for a package URL: of what Debian's and Go's versions consist of, only "+".
+func escape(version string) string { return strings.ReplaceAll(version, "+", "%2B") }

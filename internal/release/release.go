@@ -8,14 +8,12 @@ package release
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/sha256"
-	"crypto/sha512"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -28,7 +26,9 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
@@ -97,14 +97,8 @@ func billName(version string) string       { return "enclaves-blobs-" + version 
 func provenanceName(version string) string { return "enclaves-blobs-" + version + ".provenance.json" }
 func envelopeName(version string) string   { return "enclaves-blobs-" + version + ".dsse.json" }
 
-// sums lists the checksum files and their hash functions.
-var sums = []struct {
-	name, algorithm string
-	digest          func([]byte) []byte
-}{
-	{"SHA256SUMS", "sha256", func(b []byte) []byte { d := sha256.Sum256(b); return d[:] }},
-	{"SHA384SUMS", "sha384", func(b []byte) []byte { d := sha512.Sum384(b); return d[:] }},
-}
+// sumsName is the file with the SHA-256 of the others.
+const sumsName = "SHA256SUMS"
 
 var versionForm = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
 
@@ -117,16 +111,13 @@ func CheckVersion(version string) error {
 	return nil
 }
 
-// Make creates dir with the release, and returns the names of its files.
+// Make creates dir atomically with the release, and returns the names of its files.
 //
 // It fails if a blob is missing or was built in [sandbox.Chroot], if the licence of a Go module is unknown,
 // or if the kernel source is not that of the lock.
-func (r Release) Make(dir string) ([]string, error) {
+func (r Release) Make(ctx context.Context, dir string) ([]string, error) {
 	l, err := lock.Read(bytes.NewReader(r.Lock))
 	if err != nil {
-		return nil, err
-	}
-	if err := CheckVersion(r.Version); err != nil {
 		return nil, err
 	}
 	if err := r.checkRecords(); err != nil {
@@ -145,11 +136,9 @@ func (r Release) Make(dir string) ([]string, error) {
 		return nil, err
 	}
 	files := append([]file{{archiveName(r.Version), archive}}, documents...)
-	for _, s := range sums {
-		files = append(files, file{s.name, sumsOf(files[:3], s.digest)})
-	}
+	files = append(files, file{sumsName, sumsOf(files)})
 	if r.Key != nil {
-		sealed, err := sign.Seal(PayloadType, files[2].data, r.Key)
+		sealed, err := sign.Seal(PayloadType, documents[1].data, r.Key)
 		if err != nil {
 			return nil, err
 		}
@@ -159,13 +148,34 @@ func (r Release) Make(dir string) ([]string, error) {
 		}
 		files = append(files, file{envelopeName(r.Version), envelope})
 	}
-	return writeAll(dir, files, func(work string) (names []string, err error) {
-		if r.KernelSource == "" {
-			return nil, nil
+
+	dir = filepath.Clean(dir) // with a trailing slash Dir would return dir itself
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return nil, err
+	}
+	work, err := os.MkdirTemp(filepath.Dir(dir), ".release-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	var names []string
+	for _, f := range files {
+		if err := tree.WriteFile(filepath.Join(work, f.name), 0o644, bytes.NewReader(f.data)); err != nil {
+			return nil, err
 		}
+		names = append(names, f.name)
+	}
+	if r.KernelSource != "" {
 		name := path.Base(l.Kernel.Path)
-		return []string{name}, copySource(r.KernelSource, filepath.Join(work, name), l.Kernel)
-	})
+		names = append(names, name)
+		if err := copySource(ctx, r.KernelSource, filepath.Join(work, name), l.Kernel); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Chmod(work, 0o755); err != nil {
+		return nil, err
+	}
+	return names, os.Rename(work, dir)
 }
 
 // documents returns the bill of materials and the provenance of blobs, which are in the order of [Blobs],
@@ -245,70 +255,17 @@ type file struct {
 	data []byte
 }
 
-// writeAll writes the files, and those of more, and creates dir atomically with all of them.
-func writeAll(dir string, files []file, more func(work string) (names []string, err error)) ([]string,
-	error) {
-	dir = filepath.Clean(dir) // with a trailing slash Dir would return dir itself
-	if _, err := os.Lstat(dir); err == nil {
-		return nil, fmt.Errorf("%s exists already: remove it or choose another --output", dir)
-	}
-	parent := filepath.Dir(dir)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return nil, err
-	}
-	work, err := os.MkdirTemp(parent, ".release-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(work)
-	var names []string
-	for _, f := range files {
-		if err := writeFile(filepath.Join(work, f.name), f.data); err != nil {
-			return nil, err
-		}
-		names = append(names, f.name)
-	}
-	others, err := more(work)
-	if err != nil {
-		return nil, err
-	}
-	names = append(names, others...)
-	if err := os.Chmod(work, 0o755); err != nil {
-		return nil, err
-	}
-	return names, os.Rename(work, dir)
-}
-
-func writeFile(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
 // copySource copies a file that must be the locked one.
-func copySource(from, to string, locked lock.File) error {
-	in, err := os.Open(from)
-	if err != nil {
+func copySource(ctx context.Context, from, to string, locked lock.File) error {
+	if err := tree.CopyFile(ctx, from, to, 0o644); err != nil {
 		return err
 	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	digest := sha256.New()
-	_, err = io.Copy(io.MultiWriter(out, digest), in)
-	if err := errors.Join(err, out.Sync(), out.Close()); err != nil {
-		return err
-	}
-	if found := hex.EncodeToString(digest.Sum(nil)); found != locked.SHA256 {
-		return fmt.Errorf("%s: wrong content: expected SHA-256 %s of %s in neb.lock, found %s", from,
+	found, _, err := stream.SHA256(ctx, to)
+	if err == nil && found != locked.SHA256 {
+		err = fmt.Errorf("%s: wrong content: expected SHA-256 %s of %s in neb.lock, found %s", from,
 			locked.SHA256, locked.Path, found)
 	}
-	return nil
+	return err
 }
 
 // readBlobs reads the blobs of a build from dir, in the order of [Blobs].
@@ -329,20 +286,16 @@ func readBlobs(dir string) ([]file, error) {
 }
 
 // sumsOf returns a checksum file in the format of sha256sum(1).
-func sumsOf(files []file, digest func([]byte) []byte) []byte {
-	var b strings.Builder
+func sumsOf(files []file) []byte {
+	var b bytes.Buffer
 	for _, f := range files {
-		fmt.Fprintf(&b, "%x  %s\n", digest(f.data), f.name)
+		fmt.Fprintf(&b, "%s  %s\n", digestOf(f.data)["sha256"], f.name)
 	}
-	return []byte(b.String())
+	return b.Bytes()
 }
 
 func digestOf(data []byte) map[string]string {
-	d := map[string]string{}
-	for _, s := range sums {
-		d[s.algorithm] = hex.EncodeToString(s.digest(data))
-	}
-	return d
+	return map[string]string{"sha256": fmt.Sprintf("%x", sha256.Sum256(data))}
 }
 
 // SnapshotURL returns where the archive of Debian snapshots has a file of the lock, or "".
@@ -384,16 +337,10 @@ func ownInputs() []file {
 
 // indented returns v as indented JSON with a line break at the end.
 func indented(v any) ([]byte, error) {
-	var b strings.Builder
-	if err := encode(&b, v); err != nil {
-		return nil, err
-	}
-	return []byte(b.String()), nil
-}
-
-func encode(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	err := enc.Encode(v)
+	return b.Bytes(), err
 }

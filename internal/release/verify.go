@@ -18,7 +18,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
 
-// Verified is a release whose files match each other, its provenance and a lock.
+// Verified is a release whose files match its checksums, and its provenance a lock.
 type Verified struct {
 	Version string
 	dir     string
@@ -27,55 +27,43 @@ type Verified struct {
 	said    statement // content of the provenance
 }
 
-// Verify checks the release whose archive is at path and whose other files are in the same directory: both
-// checksum files, exactly the blobs of a release in the archive, and the provenance of exactly these blobs
-// and this lock.
+// Verify checks the release whose archive is at path and whose other files are in the same directory: the
+// checksums, that the archive is one of blobs, and that the provenance names this version and this lock.
 //
 // It does not check who made the release (see [Verified.Signed]) or whether source and lock make it (see
-// [Verified.Compare]).
+// [Verified.Compare], which also compares the documents).
 func Verify(path string, lockData []byte) (*Verified, error) {
 	dir, name := filepath.Split(path)
 	version, isArchive := strings.CutPrefix(strings.TrimSuffix(name, ".tar.xz"), "enclaves-blobs-")
 	if !isArchive || name != archiveName(version) || CheckVersion(version) != nil {
 		return nil, fmt.Errorf("%s: expected the archive of a release, enclaves-blobs-VERSION.tar.xz", path)
 	}
-	names := []string{archiveName(version), billName(version), provenanceName(version)}
-	data := map[string][]byte{}
-	for _, n := range append([]string{sums[0].name, sums[1].name}, names...) {
-		b, err := os.ReadFile(filepath.Join(dir, n))
+	v := &Verified{Version: version, dir: dir}
+	for _, n := range []string{archiveName(version), billName(version), provenanceName(version), sumsName} {
+		data, err := os.ReadFile(filepath.Join(dir, n))
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s: missing: "+
-				"expected checksums, bill of materials and provenance next to the archive", filepath.Join(dir,
-				n))
+			return nil, fmt.Errorf("%s: missing: expected checksums, bill of materials and provenance "+
+				"next to the archive", filepath.Join(dir, n))
 		}
 		if err != nil {
 			return nil, err
 		}
-		data[n] = b
+		v.files = append(v.files, file{n, data})
 	}
-	var wrong []error
-	for _, s := range sums {
-		wrong = append(wrong, checkSums(s.name, data[s.name], names, data, s.digest))
-	}
-	if err := errors.Join(wrong...); err != nil {
-		return nil, err
-	}
-
-	v := &Verified{Version: version, dir: dir}
-	for _, n := range names {
-		v.files = append(v.files, file{n, data[n]})
+	listed := v.files[3].data
+	v.files = v.files[:3]
+	if expected := sumsOf(v.files); !bytes.Equal(listed, expected) {
+		return nil, fmt.Errorf("%s does not match the files beside it, which have these sums:\n%s",
+			filepath.Join(dir, sumsName), expected)
 	}
 	// Provenance before archive: with the neb of another release both fail, and the error about the lock is
 	// the better one.
 	if err := v.readStatement(lockData); err != nil {
-		return nil, prefixed(names[2], err)
+		return nil, fmt.Errorf("%s: %w", v.files[2].name, err)
 	}
 	var err error
-	if v.blobs, err = unpack(data[names[0]]); err != nil {
-		return nil, prefixed(name, err)
-	}
-	if err := v.checkDigests(); err != nil {
-		return nil, prefixed(names[2], err)
+	if v.blobs, err = unpack(v.files[0].data); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return v, nil
 }
@@ -163,38 +151,6 @@ func (v *Verified) Compare(r Release) ([]output.Finding, error) {
 	return findings, nil
 }
 
-// checkSums checks that a checksum file lists exactly the given files with their digests.
-func checkSums(name string, sumsFile []byte, names []string, data map[string][]byte,
-	digest func([]byte) []byte) error {
-	var wrong []error
-	said := map[string]string{}
-	for i, line := range strings.Split(strings.TrimSuffix(string(sumsFile), "\n"), "\n") {
-		sum, file, ok := strings.Cut(line, "  ")
-		if _, twice := said[file]; !ok || twice {
-			wrong = append(wrong, fmt.Errorf("%s:%d: expected a digest, "+
-				"two spaces and a unique name, found %q", name, i+1, line))
-			continue
-		}
-		said[file] = sum
-	}
-	for _, n := range names {
-		sum, there := said[n]
-		found := fmt.Sprintf("%x", digest(data[n]))
-		switch {
-		case !there:
-			wrong = append(wrong, fmt.Errorf("%s: no entry for %s", name, n))
-		case sum != found:
-			wrong = append(wrong, fmt.Errorf("%s: wrong content: expected digest %s of %s, found %s", n, sum,
-				name, found))
-		}
-		delete(said, n)
-	}
-	for n := range said {
-		wrong = append(wrong, fmt.Errorf("%s: entry %s is not part of this release", name, n))
-	}
-	return errors.Join(wrong...)
-}
-
 // readStatement reads the provenance and checks that neb made it, for this version and this lock.
 func (v *Verified) readStatement(lockData []byte) error {
 	s := &v.said
@@ -229,56 +185,4 @@ func (v *Verified) readStatement(lockData []byte) error {
 		return fmt.Errorf("expected one neb.lock among the resolved dependencies, found %d", locks)
 	}
 	return nil
-}
-
-// checkDigests checks that the provenance has the digests of exactly the archive, its blobs and the bill of
-// materials.
-func (v *Verified) checkDigests() error {
-	version, s := v.Version, &v.said
-	archive, bill := v.files[0].data, v.files[1].data
-	var wrong []error
-	differ := func(what string, said map[string]string, content []byte) {
-		if d := digestOf(content); !maps.Equal(d, said) {
-			wrong = append(wrong, fmt.Errorf("%s: wrong content: expected SHA-256 %s, found %s", what,
-				said["sha256"], d["sha256"]))
-		}
-	}
-	subjects := map[string]map[string]string{}
-	for _, r := range s.Subject {
-		subjects[r.Name] = r.Digest
-	}
-	about := append([]file{{archiveName(version), archive}}, v.blobs...)
-	for i, f := range about {
-		if i > 0 {
-			f.name = top + f.name
-		}
-		if subjects[f.name] == nil {
-			wrong = append(wrong, fmt.Errorf("no subject %s", f.name))
-			continue
-		}
-		differ(f.name, subjects[f.name], f.data)
-	}
-	if len(s.Subject) != len(about) {
-		wrong = append(wrong, fmt.Errorf("expected %d subjects, found %d", len(about), len(s.Subject)))
-	}
-	if by := s.Predicate.RunDetails.Byproducts; len(by) != 1 || by[0].Name != billName(version) {
-		wrong = append(wrong, fmt.Errorf("expected one by-product, the bill of materials %s",
-			billName(version)))
-	} else {
-		differ(by[0].Name, by[0].Digest, bill)
-	}
-	return errors.Join(wrong...)
-}
-
-// prefixed adds the file's name to each of several errors.
-func prefixed(name string, err error) error {
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	var out []error
-	for _, e := range joined.Unwrap() {
-		out = append(out, fmt.Errorf("%s: %w", name, e))
-	}
-	return errors.Join(out...)
 }
