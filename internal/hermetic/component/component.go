@@ -82,8 +82,8 @@ type Builder struct {
 	}
 	source struct {
 		sync.Once
-		tree *sourceTree
-		err  error
+		dir string
+		err error
 	}
 }
 

@@ -68,11 +68,11 @@ func goFlags(name string) []string {
 // goJob returns a function for the job of a program of this module, static and stripped.
 func (b *Builder) goJob(name string) func(context.Context, string) (job, error) {
 	return func(ctx context.Context, target string) (job, error) {
-		tree, err := b.sourceTree(ctx)
+		source, err := b.SourceDir(ctx)
 		if err != nil {
 			return job{}, err
 		}
-		prog, err := tree.program(name)
+		prog, err := programIn(source, name)
 		if err != nil {
 			return job{}, err
 		}
@@ -83,7 +83,7 @@ func (b *Builder) goJob(name string) func(context.Context, string) (job, error) 
 		inputs := lockedInputs("go toolchain", toolchain)
 		texts := map[string]string{}
 		for _, file := range prog.files {
-			text, err := os.ReadFile(filepath.Join(tree.dir, file))
+			text, err := os.ReadFile(filepath.Join(source, file))
 			if err != nil {
 				return job{}, err
 			}

@@ -165,8 +165,8 @@ func TestReleasedSource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if files, _, err := (&sourceTree{dir}).packageFiles("cmd/init"); err != nil || len(files) != 1 {
-		t.Errorf("found %v, %v", files, err)
+	if p, err := programIn(dir, "init"); err != nil || len(p.files) != 3 {
+		t.Errorf("found %v, %v", p.files, err)
 	}
 	b.Offline = true
 	if _, err := b.releasedSource(t.Context(), "v9.9.9", right); err == nil ||

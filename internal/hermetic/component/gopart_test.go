@@ -19,10 +19,11 @@ func TestProgram(t *testing.T) {
 		"go.sum": "",
 		"cmd/x/main.go": "package main\nimport (\n\"fmt\"\n\"" + module +
 			"/a\"\n\"golang.org/x/sys/unix\"\n)\n",
-		"cmd/x/main_test.go": "package main\nimport \"example.org/only/for/tests\"\n",
-		"cmd/x/testdata/big": "",
-		"a/a_windows.go": "package a\nimport _ \"golang.org/x/sys/windows\"\nimport _ \"" + module +
-			"/b\"\n",
+		"cmd/x/main_test.go":     "package main\nimport \"example.org/only/for/tests\"\n",
+		"cmd/x/testdata/big":     "",
+		"a/a.go":                 "package a\n",
+		"a/a_windows.go":         "package a\nimport _ \"golang.org/x/sys/windows\"\n",
+		"a/a_arm64.go":           "package a\nimport _ \"" + module + "/b\"\n",
 		"a/asm_amd64.s":          "",
 		"a/data/one/text":        "",
 		"a/inner/inner.go":       "package inner\n",
@@ -35,18 +36,18 @@ func TestProgram(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p, err := (&sourceTree{dir}).program("x")
+	p, err := programIn(dir, "x")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"a/a_windows.go", "a/asm_amd64.s", "a/data/one/text", "b/b.go", "cmd/x/main.go",
+	if want := []string{"a/a.go", "a/a_arm64.go", "a/asm_amd64.s", "b/b.go", "cmd/x/main.go",
 		"go.mod", "go.sum"}; !slices.Equal(p.files, want) {
 		t.Errorf("files: expected %q, found %q", want, p.files)
 	}
 	if want := []string{"golang.org/x/sys/unix"}; !slices.Equal(p.outside, want) {
 		t.Errorf("from outside: expected %q, found %q", want, p.outside)
 	}
-	if _, err := (&sourceTree{dir}).program("y"); err == nil || !strings.Contains(err.Error(), "cmd/y") {
+	if _, err := programIn(dir, "y"); err == nil || !strings.Contains(err.Error(), "cmd/y") {
 		t.Errorf("a program that is not there: %v", err)
 	}
 }
@@ -72,12 +73,12 @@ func TestFindSource(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Setenv("NEB_SOURCE", c.variable)
 			t.Chdir(c.in)
-			tree, err := (&Builder{Source: c.flag}).findSource(t.Context())
+			dir, err := (&Builder{Source: c.flag}).findSource(t.Context())
 			switch {
 			case err != nil && !strings.Contains(err.Error(), c.expected):
 				t.Errorf("expected %q, found %v", c.expected, err)
-			case err == nil && tree.dir != c.expected:
-				t.Errorf("expected %q, found %q", c.expected, tree.dir)
+			case err == nil && dir != c.expected:
+				t.Errorf("expected %q, found %q", c.expected, dir)
 			}
 		})
 	}
