@@ -130,45 +130,49 @@ func TestOutputs(t *testing.T) {
 			return func() *Remote { return openTest(t, dir) }, nil
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			again, server := open(t)
-			ctx := t.Context()
-			if list, err := again().Statements(ctx, key); err != nil || len(list) != 0 {
-				t.Errorf("empty remote: statements %q, error %v", list, err)
-			}
-			if err := again().Fetch(ctx, key, nil, t.TempDir()); !errors.Is(err, ErrNotFound) {
-				t.Errorf("empty remote: error %v, expected ErrNotFound", err)
-			}
-			files := pushed(t, again())
-			var uploads int32
-			if server != nil {
-				uploads = server.uploads.Load()
-			}
-			pushed(t, again())
-			if server != nil && server.uploads.Load() != uploads {
-				t.Errorf("second push uploaded %d blobs again", server.uploads.Load()-uploads)
-			}
-			if err := again().State(ctx, key, []byte(`{"payload":"2"}`)); err != nil {
-				t.Fatal(err)
-			}
-			list, err := again().Statements(ctx, key)
-			if err != nil || len(list) != 2 {
-				t.Errorf("statements %q, error %v, expected two", list, err)
-			}
-			keys, err := again().Keys(ctx)
-			if err != nil || len(keys) != 1 || keys[0] != key {
-				t.Errorf("keys %q, error %v, expected %s", keys, err, key)
-			}
-			dir := t.TempDir()
-			if err := again().Fetch(ctx, key, files, dir); err != nil {
-				t.Fatal(err)
-			}
-			checkFiles(t, dir, files)
-			if err := again().Fetch(ctx, strings.Replace(key, "0011", "ffff", 1), files, dir); !errors.Is(err,
-				ErrNotFound) {
-				t.Errorf("another key: error %v, expected ErrNotFound", err)
-			}
-		})
+		t.Run(name, func(t *testing.T) { testOutputs(t, open) })
+	}
+}
+
+// testOutputs pushes and fetches with a new [Remote] for each call, as processes do. The server may be nil.
+func testOutputs(t *testing.T, open func(t *testing.T) (func() *Remote, *server)) {
+	t.Helper()
+	again, server := open(t)
+	ctx := t.Context()
+	if list, err := again().Statements(ctx, key); err != nil || len(list) != 0 {
+		t.Errorf("empty remote: statements %q, error %v", list, err)
+	}
+	if err := again().Fetch(ctx, key, nil, t.TempDir()); !errors.Is(err, ErrNotFound) {
+		t.Errorf("empty remote: error %v, expected ErrNotFound", err)
+	}
+	files := pushed(t, again())
+	var uploads int32
+	if server != nil {
+		uploads = server.uploads.Load()
+	}
+	pushed(t, again())
+	if server != nil && server.uploads.Load() != uploads {
+		t.Errorf("second push uploaded %d blobs again", server.uploads.Load()-uploads)
+	}
+	if err := again().State(ctx, key, []byte(`{"payload":"2"}`)); err != nil {
+		t.Fatal(err)
+	}
+	list, err := again().Statements(ctx, key)
+	if err != nil || len(list) != 2 {
+		t.Errorf("statements %q, error %v, expected two", list, err)
+	}
+	keys, err := again().Keys(ctx)
+	if err != nil || len(keys) != 1 || keys[0] != key {
+		t.Errorf("keys %q, error %v, expected %s", keys, err, key)
+	}
+	dir := t.TempDir()
+	if err := again().Fetch(ctx, key, files, dir); err != nil {
+		t.Fatal(err)
+	}
+	checkFiles(t, dir, files)
+	if err := again().Fetch(ctx, strings.Replace(key, "0011", "ffff", 1), files, dir); !errors.Is(err,
+		ErrNotFound) {
+		t.Errorf("another key: error %v, expected ErrNotFound", err)
 	}
 }
 
