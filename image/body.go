@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -12,16 +13,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 )
 
-// smallBody is the size in bytes up to which bodies are read together with their neighbours. The kernel
-// copies larger ones.
+// smallBody is the size in bytes up to which bodies are copied in memory. The kernel copies larger ones.
 const smallBody = 64 << 10
-
-// window is a part of one of the tree's files in memory.
-type window struct {
-	file uint16
-	at   int64
-	b    []byte
-}
 
 // CopyBody writes the bytes of a file to w. If w is an io.ReaderFrom that writes to a file (initramfs.Writer,
 // os.File), the kernel copies large bodies.
@@ -32,9 +25,12 @@ func (t *Tree) CopyBody(w io.Writer, e *Entry) (int64, error) {
 	src := t.files[e.body.file]
 	switch {
 	case src.file != nil && e.Size <= smallBody:
-		b, err := t.small(e, src.file)
-		if err != nil {
-			return 0, err
+		if t.small == nil {
+			t.small = make([]byte, smallBody)
+		}
+		b := t.small[:e.Size]
+		if n, err := src.file.ReadAt(b, e.body.at); int64(n) < e.Size {
+			return 0, cmp.Or(err, io.ErrUnexpectedEOF)
 		}
 		n, err := w.Write(b)
 		return int64(n), err
@@ -71,26 +67,6 @@ func copyAll(w io.Writer, f *os.File, size int64) (int64, error) {
 		err = fmt.Errorf("%d bytes of %d: %w", n, size, io.ErrUnexpectedEOF)
 	}
 	return n, err
-}
-
-// small returns the bytes of a small file. They are valid until the next call.
-func (t *Tree) small(e *Entry, f *os.File) ([]byte, error) {
-	w := &t.window
-	end := e.body.at + e.Size
-	if w.file != e.body.file || e.body.at < w.at || end > w.at+int64(len(w.b)) {
-		if w.b == nil {
-			w.b = make([]byte, 256<<10)
-		}
-		n, err := f.ReadAt(w.b[:cap(w.b)], e.body.at)
-		if err != nil && err != io.EOF {
-			return nil, err
-		}
-		w.file, w.at, w.b = e.body.file, e.body.at, w.b[:n]
-		if int64(n) < e.Size {
-			return nil, io.ErrUnexpectedEOF
-		}
-	}
-	return w.b[e.body.at-w.at:][:e.Size], nil
 }
 
 // tarHeader converts e. names remembers the first name of each inode with several.

@@ -26,7 +26,7 @@ func TestNoEngine(t *testing.T) {
 	for number, want := range map[syscall.Errno]bool{syscall.ENOENT: true, syscall.ECONNREFUSED: true, syscall.EACCES: false} {
 		e := &engine{host: "unix:///x.sock", base: "http://docker", client: &http.Client{Transport: failing(number)}}
 		_, err := e.get(t.Context(), "/images/x/json", nil)
-		if errors.Is(err, ErrNoEngine) != want || !errors.Is(err, number) || !strings.Contains(err.Error(), "unix:///x.sock") {
+		if errors.Is(err, errNoEngine) != want || !errors.Is(err, number) || !strings.Contains(err.Error(), "unix:///x.sock") {
 			t.Errorf("%v: %v is that there is no engine, want %t", number, err, want)
 		}
 	}

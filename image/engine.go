@@ -30,11 +30,11 @@ type engine struct {
 	client *http.Client
 }
 
-// ErrNoSuchImage is the error for an image that the Docker engine does not have.
-var ErrNoSuchImage = errors.New("the Docker engine has no such image")
-
-// ErrNoEngine is the error when no Docker engine answers.
-var ErrNoEngine = errors.New("no Docker engine answers")
+// Errors for which the image may be elsewhere.
+var (
+	errNoSuchImage = errors.New("the Docker engine has no such image")
+	errNoEngine    = errors.New("no Docker engine answers")
+)
 
 func openEngine(ctx context.Context, rest string, o Options) (*Image, error) {
 	e, err := findEngine()
@@ -93,10 +93,10 @@ func (e *engine) get(ctx context.Context, path string, query url.Values) (io.Rea
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if errors.Is(err, os.ErrPermission) { // not ErrNoEngine: the engine may have the image
+		if errors.Is(err, os.ErrPermission) { // not errNoEngine: the engine may have the image
 			return nil, fmt.Errorf("Docker engine at %s: permission denied for this user: %w", e.host, err)
 		}
-		return nil, fmt.Errorf("%w at %s: %w", ErrNoEngine, e.host, err)
+		return nil, fmt.Errorf("%w at %s: %w", errNoEngine, e.host, err)
 	}
 	if answer.StatusCode == http.StatusOK {
 		return answer.Body, nil
@@ -108,7 +108,7 @@ func (e *engine) get(ctx context.Context, path string, query url.Values) (io.Rea
 		said.Message = strings.TrimSpace(string(raw))
 	}
 	if answer.StatusCode == http.StatusNotFound {
-		return nil, fmt.Errorf("%w: %s", ErrNoSuchImage, said.Message)
+		return nil, fmt.Errorf("%w: %s", errNoSuchImage, said.Message)
 	}
 	return nil, fmt.Errorf("Docker engine at %s: answered %s: %s", e.host, answer.Status, said.Message)
 }

@@ -63,7 +63,7 @@ func TestHostileLayers(t *testing.T) {
 		{"too many entries", [][]byte{plain(File("a", ""), File("b", ""), File("c", ""))}, image.Limits{Entries: 2}, []string{"more than 2 entries", "raise the limit"}},
 		{"too many entries of one name", [][]byte{plain(slices.Repeat([]Entry{File("a", "")}, 9)...)}, image.Limits{Entries: 8}, []string{"entry 9: found more than 8 entries"}},
 		{"too many whiteouts", [][]byte{plain(slices.Repeat([]Entry{File(".wh.a", "")}, 5)...), plain(slices.Repeat([]Entry{File(".wh.a", "")}, 5)...)}, image.Limits{Entries: 8}, []string{"of 2 (sha256:", "more than 8 entries"}},
-		{"too long attributes", [][]byte{plain(labels...)}, image.Limits{Entries: 100}, []string{`"31"`, "bytes of names, links and attributes"}},
+		{"too long attributes", [][]byte{plain(labels...)}, image.Limits{Entries: 100}, []string{`"32"`, "bytes of names, links and attributes"}},
 		{"too many bytes", [][]byte{plain(File("a", strings.Repeat("x", 1<<20)))}, image.Limits{Bytes: 1 << 19}, []string{"more than 524288 bytes", "raise the limit"}},
 		{"no archive at all", [][]byte{bytes.Repeat([]byte("x"), 5000)}, image.Limits{}, []string{"entry 1", "invalid tar header"}},
 		{"xz with a large dictionary", [][]byte{wide.Bytes()}, image.Limits{}, []string{"more than 33554432 bytes of dictionary for an xz archive"}},

@@ -100,6 +100,25 @@ func Open(ctx context.Context, ref string, o Options) (*Image, error) {
 	panic("unreachable: the last transport has no prefix")
 }
 
+// OpenBuilt is [Open] for the name of an image that may just have been built: without the kind of a place in
+// the name, the Docker engine comes first, as in nitro-cli, since the registry may have another image by that
+// name. If the image is the registry's, missed says why it is not the engine's.
+func OpenBuilt(ctx context.Context, ref string, o Options) (img *Image, missed, err error) {
+	if HasTransport(ref) {
+		img, err = Open(ctx, ref, o)
+		return img, nil, err
+	}
+	if img, err = Open(ctx, "docker-daemon:"+ref, o); err == nil ||
+		!errors.Is(err, errNoSuchImage) && !errors.Is(err, errNoEngine) {
+		return img, nil, err
+	}
+	missed = err
+	if img, err = Open(ctx, ref, o); err != nil {
+		err = errors.Join(missed, err)
+	}
+	return img, missed, err
+}
+
 // Config returns the image's configuration. It must not be changed.
 func (i *Image) Config() *v1.ConfigFile { return i.config }
 

@@ -156,11 +156,8 @@ func (a *arena) put(s string) (uint32, error) {
 		if int64(len(a.blocks)) >= a.limit>>arenaBits {
 			return 0, &LimitError{"bytes of names, links and attributes", a.limit, 0, "Entries"}
 		}
-		size := arenaBlock
-		if last++; last == 0 && need <= 16<<10 {
-			size = 16 << 10 // most trees are made of a few files
-		}
-		a.blocks = append(a.blocks, make([]byte, 0, size))
+		last++
+		a.blocks = append(a.blocks, make([]byte, 0, arenaBlock))
 	}
 	b := a.blocks[last]
 	at := uint32(last)<<arenaBits | uint32(len(b))

@@ -42,9 +42,9 @@ func keychain() authn.Keychain {
 
 // repository is a repository of a registry.
 type repository struct {
-	name name.Repository
-	opts []remote.Option
-	ctx  context.Context
+	name  name.Repository
+	opts  []remote.Option
+	first *remote.Descriptor // the answer for the reference itself
 }
 
 func openRegistry(ctx context.Context, rest string, o Options) (*Image, error) {
@@ -52,31 +52,20 @@ func openRegistry(ctx context.Context, rest string, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := repository{name: ref.Context(), ctx: ctx, opts: []remote.Option{
+	r := repository{name: ref.Context(), opts: []remote.Option{
 		remote.WithAuthFromKeychain(keychain()), remote.WithContext(ctx), remote.WithUserAgent("neb"),
 		remote.WithTransport(boundedManifests{remote.DefaultTransport}),
 	}}
-	d, err := remote.Get(ref, r.opts...)
-	if err != nil {
+	if r.first, err = remote.Get(ref, r.opts...); err != nil {
 		return nil, err
 	}
-	return fromManifest(ctx, &firstBlob{r, d}, d.Descriptor, o)
-}
-
-// firstBlob is a repository that has answered for the reference itself already.
-type firstBlob struct {
-	repository
-	first *remote.Descriptor
-}
-
-func (f *firstBlob) read(ctx context.Context, d v1.Descriptor) ([]byte, error) {
-	if d.Digest == f.first.Digest {
-		return f.first.Manifest, check(f.first.Manifest, d)
-	}
-	return f.repository.read(ctx, d)
+	return fromManifest(ctx, r, r.first.Descriptor, o)
 }
 
 func (r repository) read(_ context.Context, d v1.Descriptor) ([]byte, error) {
+	if d.Digest == r.first.Digest {
+		return r.first.Manifest, check(r.first.Manifest, d)
+	}
 	if _, err := blobName(d); err != nil {
 		return nil, err
 	}

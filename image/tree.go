@@ -51,6 +51,12 @@ func (e *Entry) IsRegular() bool { return e.Mode&initramfs.TypeMask == initramfs
 // Tree is a file tree whose names are in memory and whose bodies stay in files. Several goroutines must not
 // use it at the same time. Close frees its temporary files.
 type Tree struct {
+	*tables
+	root uint32
+}
+
+// tables are what a tree shares with its parts, see [Tree.Sub].
+type tables struct {
 	nodes   slab[node]
 	inodes  slab[inode]
 	names   arena
@@ -59,13 +65,12 @@ type Tree struct {
 	files   []bodies
 	limits  Limits
 	dir     string
-	root    uint32
 	budget  *budget
 	layers  int        // counted over all images
 	links   int64      // bytes of symbolic links followed, see resolve
 	closing sync.Mutex // of closer: layers are read at the same time
 	closer  []io.Closer
-	window  window
+	small   []byte // of CopyBody
 }
 
 // bodies is a place of bodies: a file with those of a layer, or a directory of this machine.
@@ -86,10 +91,10 @@ const (
 // dir, or in os.TempDir() if dir is empty. They need the space of all layers, decompressed.
 func NewTree(dir string, limits Limits) *Tree {
 	limits = limits.orDefault()
-	t := &Tree{
+	t := &Tree{tables: &tables{
 		index: map[uint64]uint32{}, seed: maphash.MakeSeed(), files: make([]bodies, 1),
 		limits: limits, budget: newBudget(limits), dir: dir,
-	}
+	}}
 	t.names.limit = limits.names()
 	t.nodes.add(node{}) // index 0 means none
 	t.inodes.add(inode{})
@@ -281,20 +286,12 @@ func (w *walker) walk(dir uint32, prefix []byte) error {
 	return nil
 }
 
-// Sub is the part of a tree below a directory, as if that were the root: symbolic links do not lead out of
-// it.
-type Sub struct {
-	t    *Tree
-	root uint32
-}
-
-// Sub finds or creates the directory at path.
-func (t *Tree) Sub(path string) (*Sub, error) {
+// Sub finds or creates the directory at path, and returns the part of the tree below it as a tree of its own:
+// symbolic links do not lead out of it. It is closed with the whole tree.
+func (t *Tree) Sub(path string) (*Tree, error) {
 	root, err := t.makeDir(path)
-	return &Sub{t, root}, err
+	return &Tree{t.tables, root}, err
 }
-
-func (t *Tree) top() *Sub { return &Sub{t, t.root} }
 
 // makeDir finds or creates the directory at path, for changes that no layer brings.
 func (t *Tree) makeDir(path string) (uint32, error) {
@@ -304,68 +301,43 @@ func (t *Tree) makeDir(path string) (uint32, error) {
 
 // Lookup finds an entry by its path. It follows symbolic links on the way, within the tree, but not the last
 // part.
-func (t *Tree) Lookup(path string) (*Entry, bool) { return t.top().Lookup(path) }
-
-// Put creates an entry with the given content, or replaces the existing one: a directory over a directory
-// changes its attributes and keeps its content. Missing parents are created with mode 0755; symbolic links on
-// the way are followed within the tree. The content, of e.Size bytes, may be nil if there is none.
-func (t *Tree) Put(e *Entry, content []byte) error { return t.top().Put(e, content) }
-
-// Remove removes an entry and everything below it. It is no error if the entry does not exist.
-func (t *Tree) Remove(path string) error { return t.top().Remove(path) }
-
-// Lookup is [Tree.Lookup] below the directory.
-func (s *Sub) Lookup(path string) (*Entry, bool) {
-	id, err := s.t.find(s.root, path)
+func (t *Tree) Lookup(path string) (*Entry, bool) {
+	id, err := t.find(t.root, path)
 	if err != nil || id == 0 {
 		return nil, false
 	}
 	e := &Entry{Path: path}
-	s.t.fill(e, s.t.inodes.at(s.t.nodes.at(id).inode))
+	t.fill(e, t.inodes.at(t.nodes.at(id).inode))
 	return e, true
 }
 
-// Put is [Tree.Put] below the directory.
-func (s *Sub) Put(e *Entry, content []byte) error {
+// Put creates an entry with the given content, or replaces the existing one: a directory over a directory
+// changes its attributes and keeps its content. Missing parents are created with mode 0755; symbolic links on
+// the way are followed within the tree. The content may be nil if there is none.
+func (t *Tree) Put(e *Entry, content []byte) error {
 	c := *e
 	c.body = body{}
 	if e.IsRegular() {
 		c.Size = int64(len(content))
 		if c.Size > 0 {
-			if err := s.t.keep(&c, content); err != nil {
+			if err := t.keep(&c, content); err != nil {
 				return fmt.Errorf("%s: %w", e.Path, err)
 			}
 		}
 	}
-	return s.place(&c)
+	return t.place(&c)
 }
 
-// Remove is [Tree.Remove] below the directory.
-func (s *Sub) Remove(path string) error {
-	id, err := s.t.find(s.root, path)
+// Remove removes an entry and everything below it. It is no error if the entry does not exist.
+func (t *Tree) Remove(path string) error {
+	id, err := t.find(t.root, path)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if id != 0 && id != s.root {
-		s.t.remove(id)
+	if id != 0 && id != t.root {
+		t.remove(id)
 	}
 	return nil
-}
-
-// PutReader is Put with the bytes of a reader, which it keeps on disk.
-func (t *Tree) PutReader(e *Entry, r io.Reader) error {
-	f, err := t.spool()
-	if err != nil {
-		return fmt.Errorf("%s: %w", e.Path, err)
-	}
-	c := *e
-	if c.Size, err = io.Copy(f, r); err == nil {
-		c.body, err = t.from(bodies{file: f})
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", e.Path, err)
-	}
-	return t.top().place(&c)
 }
 
 // PutFile is Put with the bytes of a file of this machine. The tree keeps its own handle of it.
@@ -375,28 +347,33 @@ func (t *Tree) PutFile(e *Entry, name string) error {
 		return fmt.Errorf("%s: %w", e.Path, err)
 	}
 	t.CloseLater(f)
-	c := *e
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is not a regular file", name)
 	}
-	if err == nil {
-		c.Size = info.Size()
-		c.body, err = t.from(bodies{file: f})
-	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", e.Path, err)
 	}
-	return t.top().place(&c)
+	return t.PutPart(e, f, 0, info.Size())
 }
 
-func (s *Sub) place(e *Entry) error {
-	t := s.t
+// PutPart is Put with size bytes of f from byte at. The tree needs f until it is closed.
+func (t *Tree) PutPart(e *Entry, f *os.File, at, size int64) error {
+	c := *e
+	var err error
+	if c.body, err = t.from(bodies{file: f}); err != nil {
+		return fmt.Errorf("%s: %w", e.Path, err)
+	}
+	c.Size, c.body.at = size, at
+	return t.place(&c)
+}
+
+func (t *Tree) place(e *Entry) error {
 	t.layers++
 	if t.layers > maxLayers {
 		return &LimitError{What: "layers and files", Limit: maxLayers}
 	}
-	m := merge{t: t, root: s.root, layer: uint16(t.layers)}
+	m := merge{t: t, root: t.root, layer: uint16(t.layers)}
 	err := checkPath(e.Path)
 	if err == nil {
 		err = m.put(e)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,12 +19,11 @@ import (
 )
 
 type buildFlags struct {
-	name, dir, file, prefix, arch string
-	formats                       []string
-	docker, pull, noSBOM, strict  bool
+	name, dir, file, prefix, arch, format string
+	docker, pull, noSBOM, strict          bool
 }
 
-func newBuild(g *global) *cobra.Command {
+func newBuild(s streams) *cobra.Command {
 	var f buildFlags
 	cmd := &cobra.Command{
 		Use:   "build [flags] FILE.yml...",
@@ -33,15 +33,15 @@ func newBuild(g *global) *cobra.Command {
 			"docker://. With --docker, a name without such a prefix is looked up in the Docker engine first, then in\n" +
 			"its registry.",
 		Args: cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return build(cmd.Context(), g, &f, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return build(cmd.Context(), s, &f, args) },
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.name, "name", "",
 		"beginning of the names of the output files (default: name of the last FILE)")
 	flags.StringVar(&f.dir, "dir", "", "directory of the output files")
-	flags.StringVar(&f.file, "o", "", "output file of a single format, - for standard output (tar only)")
-	flags.StringSliceVarP(&f.formats, "format", "f", nil,
-		"formats to write: "+linuxkit.FormatNames()+" (default kernel+initrd; tar with --o)")
+	flags.StringVar(&f.file, "o", "", "output file of the format tar, - for standard output")
+	flags.StringVarP(&f.format, "format", "f", "",
+		"format to write: "+linuxkit.FormatNames()+" (default kernel+initrd; tar with --o)")
 	flags.StringVar(&f.prefix, "prefix", "",
 		"directory for the trees of the images, with a slash at the end (overrides the YAML)")
 	flags.StringVar(&f.arch, "arch", runtime.GOARCH, "architecture of the images: amd64 or arm64")
@@ -55,14 +55,14 @@ func newBuild(g *global) *cobra.Command {
 	return cmd
 }
 
-func build(ctx context.Context, g *global, f *buildFlags, args []string) error {
+func build(ctx context.Context, s streams, f *buildFlags, args []string) error {
 	out, err := f.output(args)
 	if err != nil {
 		return err
 	}
-	dir := filepath.Dir(out.Base)
+	dir := filepath.Dir(out.File)
 	if out.File == "-" {
-		out.Stdout, dir = g.out, ""
+		out.Stdout, dir = s.out, ""
 	}
 	machine, ok := arch.Parse(f.arch)
 	if !ok {
@@ -77,7 +77,7 @@ func build(ctx context.Context, g *global, f *buildFlags, args []string) error {
 	}
 	config := &linuxkit.Config{}
 	for _, arg := range args {
-		c, err := readConfig(g, arg)
+		c, err := readConfig(s, arg)
 		if err != nil {
 			return err
 		}
@@ -87,8 +87,8 @@ func build(ctx context.Context, g *global, f *buildFlags, args []string) error {
 		config.Prefix = f.prefix
 	}
 	options := image.Options{Arch: machine.Name, TempDir: dir, Limits: limits}
-	find := finder{global: g, docker: f.docker && !f.pull, options: options}
-	tree, err := linuxkit.Build(ctx, config, linuxkit.Options{Open: find.open, Dir: dir, Limits: limits})
+	open := func(ctx context.Context, ref string) (*image.Image, error) { return f.open(ctx, s, ref, options) }
+	tree, err := linuxkit.Build(ctx, config, linuxkit.Options{Open: open, Dir: dir, Limits: limits})
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func build(ctx context.Context, g *global, f *buildFlags, args []string) error {
 	}
 	out.Approve = func() error {
 		for _, line := range lost.Lines() {
-			fmt.Fprintf(g.err, "linuxkit: %s\n", line)
+			fmt.Fprintf(s.err, "linuxkit: %s\n", line)
 		}
 		if f.strict && len(lost.Lines()) > 0 {
 			return errors.New("--strict: the ramdisk cannot hold everything in the image, see above")
@@ -110,31 +110,21 @@ func build(ctx context.Context, g *global, f *buildFlags, args []string) error {
 	return linuxkit.Write(ctx, tree, *out)
 }
 
-// output returns the files that the flags ask for.
+// output returns what the flags ask for.
 func (f *buildFlags) output(args []string) (*linuxkit.Output, error) {
-	names := f.formats
-	if len(names) == 0 {
-		names = []string{"kernel+initrd"}
-		if f.file != "" {
-			names = []string{linuxkit.Tar}
-		}
+	if f.file != "" && (f.name != "" || f.dir != "") {
+		return nil, errors.New("--o cannot be combined with --name or --dir")
 	}
-	formats, err := linuxkit.FindFormats(names)
+	fallback := "kernel+initrd"
+	if f.file != "" {
+		fallback = linuxkit.Tar
+	}
+	format, err := linuxkit.FindFormat(cmp.Or(f.format, fallback))
 	if err != nil {
 		return nil, err
 	}
-	out := &linuxkit.Output{Formats: formats, File: f.file, Base: f.file}
-	if f.file != "" {
-		switch {
-		case f.name != "":
-			return nil, errors.New("--o cannot be combined with --name")
-		case f.dir != "":
-			return nil, errors.New("--o cannot be combined with --dir")
-		case formats[0].Name != linuxkit.Tar:
-			return nil, fmt.Errorf("--o cannot be combined with format %s: use --name and --dir",
-				formats[0].Name)
-		}
-		return out, nil
+	if f.file != "" && format.Name != linuxkit.Tar {
+		return nil, fmt.Errorf("--o cannot be combined with format %s: use --name and --dir", format.Name)
 	}
 	name := f.name
 	if name == "" {
@@ -143,12 +133,12 @@ func (f *buildFlags) output(args []string) (*linuxkit.Output, error) {
 			name = "moby" // LinuxKit's default
 		}
 	}
-	out.Base = filepath.Join(f.dir, name)
-	return out, nil
+	file := cmp.Or(f.file, filepath.Join(f.dir, name)+format.Suffix)
+	return &linuxkit.Output{Format: format, File: file}, nil
 }
 
-func readConfig(g *global, name string) (*linuxkit.Config, error) {
-	r := g.in
+func readConfig(s streams, name string) (*linuxkit.Config, error) {
+	r := s.in
 	switch {
 	case strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://"):
 		return nil, fmt.Errorf("%s: URLs are not supported: download the file, check it and pass its name", name)
@@ -169,41 +159,19 @@ func readConfig(g *global, name string) (*linuxkit.Config, error) {
 	return linuxkit.Parse(name, data)
 }
 
-// finder opens images by their names in the YAML.
-type finder struct {
-	*global
-	docker  bool // look in the Docker engine first
-	options image.Options
-}
-
-func (f *finder) open(ctx context.Context, ref string) (*image.Image, error) {
-	if image.HasTransport(ref) {
-		return image.Open(ctx, ref, f.options)
-	}
-	var missed error
-	if f.docker {
-		var img *image.Image
-		if img, missed = image.Open(ctx, "docker-daemon:"+ref, f.options); missed == nil {
-			f.say("%s: from the Docker engine", ref)
-			return img, nil
-		}
-		if !errors.Is(missed, image.ErrNoSuchImage) && !errors.Is(missed, image.ErrNoEngine) {
-			return nil, missed
-		}
-	}
-	if mirror := os.Getenv("LINUXKIT_MIRROR"); mirror != "" {
+// open opens an image by its name in the YAML.
+func (f *buildFlags) open(ctx context.Context, s streams, ref string, o image.Options) (*image.Image, error) {
+	if mirror := os.Getenv("LINUXKIT_MIRROR"); mirror != "" && !image.HasTransport(ref) {
 		return nil, fmt.Errorf("image %s: LINUXKIT_MIRROR=%s is not supported: unset it, or name the image in the mirror",
 			ref, mirror)
 	}
-	img, err := image.Open(ctx, ref, f.options)
-	if err != nil {
-		return nil, errors.Join(missed, err)
+	if !f.docker || f.pull {
+		return image.Open(ctx, ref, o)
 	}
-	// Not even --quiet hides it: the registry's image may differ from the one that was just built.
-	if missed != nil {
-		fmt.Fprintf(f.err, "linuxkit: %v; using the image from its registry\n", missed)
-	} else {
-		f.say("%s: from its registry", ref)
+	img, missed, err := image.OpenBuilt(ctx, ref, o)
+	if err == nil && missed != nil {
+		// Not even --quiet hides it: the registry's image may differ from the one that was just built.
+		fmt.Fprintf(s.err, "linuxkit: %v; using the image from its registry\n", missed)
 	}
-	return img, nil
+	return img, err
 }

@@ -267,9 +267,9 @@ func TestErrors(t *testing.T) {
 		{[]string{"--cert-file", "x", "build", good}, "--cert-file"},
 		{[]string{"build", "--format", "iso-efi", good}, `invalid format "iso-efi": expected one of kernel+initrd, kernel+initrd-nogz, tar; use neb eif build for`},
 		{[]string{"build", "--format", "tar-kernel-initrd", good}, `invalid format "tar-kernel-initrd"`},
-		{[]string{"build", "--format", "tar,kernel+initrd", good}, "format tar cannot be combined with another"},
-		{[]string{"build", "--o", "x", "--name", "y", good}, "--o cannot be combined with --name"},
-		{[]string{"build", "--o", "x", "--dir", "y", good}, "--o cannot be combined with --dir"},
+		{[]string{"build", "--format", "tar,kernel+initrd", good}, `invalid format "tar,kernel+initrd"`},
+		{[]string{"build", "--o", "x", "--name", "y", good}, "--o cannot be combined with --name or --dir"},
+		{[]string{"build", "--o", "x", "--dir", "y", good}, "--o cannot be combined with --name or --dir"},
 		{[]string{"build", "--o", "x", "--format", "kernel+initrd", good}, "--o cannot be combined with format kernel+initrd"},
 		{[]string{"build", "--arch", "riscv64", good}, "riscv64"},
 		{[]string{"build", "--max-bytes", "x", good}, "unknown flag: --max-bytes"},
@@ -452,7 +452,7 @@ func TestWhereImagesAreLookedFor(t *testing.T) {
 		t.Errorf("no engine: %q, %s", got, said)
 	}
 	push("second")
-	if got := who(); got != "second" || !strings.Contains(said, ref+": from its registry") {
+	if got := who(); got != "second" || said != "" {
 		t.Errorf("from the registry: %q, %s", got, said)
 	}
 	saved := DockerSave(t, "amd64", "engine:1", [][]byte{Layer(t, File("who", "engine"))})

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -227,25 +226,15 @@ func (o *eifBuild) check() error {
 	return nil
 }
 
-// openImage opens the image of --image or --docker-uri. For the latter the Docker engine comes first, as in
-// nitro-cli: the registry may have another image by the name of one that was just built.
+// openImage opens the image of --image or --docker-uri.
 func (o *eifBuild) openImage(ctx context.Context, s streams) (*image.Image, error) {
 	options := image.Options{Arch: o.build.Arch}
 	if o.image != "" {
 		return image.Open(ctx, o.image, options)
 	}
-	if image.HasTransport(o.dockerURI) {
-		return image.Open(ctx, o.dockerURI, options)
-	}
-	img, err := image.Open(ctx, "docker-daemon:"+o.dockerURI, options)
-	switch {
-	case err == nil:
-		complain(s, "%s: from the Docker engine", o.dockerURI)
-	case errors.Is(err, image.ErrNoSuchImage) || errors.Is(err, image.ErrNoEngine):
-		complain(s, "%v", err)
-		if img, err = image.Open(ctx, o.dockerURI, options); err == nil {
-			complain(s, "%s: from its registry", o.dockerURI)
-		}
+	img, missed, err := image.OpenBuilt(ctx, o.dockerURI, options)
+	if err == nil && missed != nil {
+		complain(s, "%v; using the image from its registry", missed)
 	}
 	return img, err
 }

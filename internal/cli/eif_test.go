@@ -487,13 +487,13 @@ func TestDockerURI(t *testing.T) {
 			t.Errorf("%s: the file does not start %s", from, start)
 		}
 	}
-	try("an engine that has it", uri+": from the Docker engine", "/engine", "--docker-uri", uri)
+	try("an engine that has it", "", "/engine", "--docker-uri", uri)
 	try("--image", "", "/registry", "--image", uri)
 	has = false
 	try("an engine that has it not", "the Docker engine has no such image", "/registry", "--docker-uri", uri)
 	engine.Close()
 	try("no engine", "no Docker engine answers at tcp://", "/registry", "--docker-uri", uri)
-	try("no engine", uri+": from its registry", "/registry", "--docker-uri", uri)
+	try("no engine", "; using the image from its registry", "/registry", "--docker-uri", uri)
 }
 
 // TestEIFDescription sets every field of the description by its flag, and reads what was written.

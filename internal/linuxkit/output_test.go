@@ -50,7 +50,7 @@ func TestNothingBeforeTheEnd(t *testing.T) {
 		}
 		defer tree.Close()
 		err = linuxkit.Write(t.Context(), tree, linuxkit.Output{
-			Base: filepath.Join(dir, "x"), Formats: must(linuxkit.FindFormats([]string{"kernel+initrd-nogz"})),
+			File: filepath.Join(dir, "x-initrd.img"), Format: must(linuxkit.FindFormat("kernel+initrd-nogz")),
 			Approve: func() error {
 				if now := names(); now != before {
 					t.Errorf("before the end there is %q", now)
@@ -89,14 +89,14 @@ func TestOutputThroughLinks(t *testing.T) {
 	}
 	tree := image.NewTree(dir, image.Limits{})
 	defer tree.Close()
-	out := linuxkit.Output{Base: filepath.Join(dir, "x"), Formats: must(linuxkit.FindFormats([]string{"tar"}))}
+	out := linuxkit.Output{File: filepath.Join(dir, "x.tar"), Format: must(linuxkit.FindFormat("tar"))}
 	if err := linuxkit.Write(t.Context(), tree, out); err != nil {
 		t.Fatal(err)
 	}
 	if link, err := os.Readlink(filepath.Join(dir, "x.tar")); link != "real" || len(must(os.ReadFile(target))) != 1024 {
 		t.Errorf("x.tar leads to %q (%v), and %s has not the archive", link, err, target)
 	}
-	out.Base = filepath.Join(dir, "d")
+	out.File = filepath.Join(dir, "d.tar")
 	if err := linuxkit.Write(t.Context(), tree, out); err == nil || !strings.Contains(err.Error(), "d.tar is not a regular file, and would be replaced by one") {
 		t.Errorf("over a directory: %v", err)
 	}
@@ -120,15 +120,16 @@ func TestStopped(t *testing.T) {
 	if err := tree.PutFile(&image.Entry{Path: "b", Mode: 0o100644}, big); err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range linuxkit.Formats {
-		t.Run(f.Name, func(t *testing.T) {
+	for _, name := range strings.Split(linuxkit.FormatNames(), ", ") {
+		t.Run(name, func(t *testing.T) {
+			f := must(linuxkit.FindFormat(name))
 			dir := t.TempDir()
 			why := errors.New("the test wants no more")
 			ctx, stop := context.WithCancelCause(t.Context())
 			if f.Name == linuxkit.Tar {
 				stop(why) // it loses nothing
 			}
-			err := linuxkit.Write(ctx, tree, linuxkit.Output{Base: filepath.Join(dir, "x"), Formats: []linuxkit.Format{f}, Ramdisk: image.Ramdisk{
+			err := linuxkit.Write(ctx, tree, linuxkit.Output{File: filepath.Join(dir, "x"), Format: f, Ramdisk: image.Ramdisk{
 				Lost: func(string, string) error { stop(why); return nil },
 			}})
 			if !errors.Is(err, why) {

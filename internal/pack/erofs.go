@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -87,7 +86,7 @@ func (d *disk) addParts(name string, description *contract.Description, partSize
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	d.tree.CloseLater(f)
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -98,13 +97,7 @@ func (d *disk) addParts(name string, description *contract.Description, partSize
 	for at := int64(0); at < info.Size(); at += partSize {
 		part := contract.RootPart(int(description.ErofsParts))
 		e := &image.Entry{Path: strings.TrimPrefix(part, "/"), Mode: file0600}
-		if at == 0 && info.Size() <= partSize {
-			err = d.tree.PutFile(e, name)
-		} else {
-			e.Size = min(partSize, info.Size()-at)
-			err = d.tree.PutReader(e, io.NewSectionReader(f, at, e.Size))
-		}
-		if err != nil {
+		if err := d.tree.PutPart(e, f, at, min(partSize, info.Size()-at)); err != nil {
 			return err
 		}
 		description.ErofsParts++
