@@ -74,7 +74,8 @@ var (
 )
 
 // issue makes a certificate. template's issuer is the last of the chain, or itself.
-func (a *authority) issue(t testing.TB, template *x509.Certificate, curve elliptic.Curve) (*x509.Certificate, *ecdsa.PrivateKey) {
+func (a *authority) issue(t testing.TB, template *x509.Certificate, curve elliptic.Curve) (*x509.Certificate,
+	*ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(curve, rand.Reader)
 	if err != nil {
@@ -157,7 +158,8 @@ var es384 = []byte{0xa1, 0x01, 0x38, 0x22}
 // sign makes a document of a payload.
 func sign(t testing.TB, key *ecdsa.PrivateKey, protected, body []byte) []byte {
 	t.Helper()
-	digest := sha512.Sum384(join(head(4, 4), text("Signature1"), octets(protected), octets(nil), octets(body)))
+	digest := sha512.Sum384(join(head(4, 4), text("Signature1"), octets(protected), octets(nil),
+		octets(body)))
 	r, s, err := ecdsa.Sign(rand.Reader, key, digest[:])
 	if err != nil {
 		t.Fatal(err)
@@ -185,8 +187,10 @@ func TestGoodDocument(t *testing.T) {
 		if err := d.Verify(a.chain[0], now); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if d.ModuleID != "i-1234-enc5678" || !d.Time.Equal(now) || !bytes.Equal(d.PCRs[0], pcr0) || len(d.PCRs) != 2 ||
-			d.PublicKey != nil || string(d.UserData) != "hello" || !bytes.Equal(d.Nonce, []byte{1, 2, 3}) || d.Debug() {
+		if d.ModuleID != "i-1234-enc5678" || !d.Time.Equal(now) || !bytes.Equal(d.PCRs[0], pcr0) ||
+			len(d.PCRs) != 2 ||
+			d.PublicKey != nil || string(d.UserData) != "hello" || !bytes.Equal(d.Nonce, []byte{1, 2, 3}) ||
+			d.Debug() {
 			t.Errorf("%s: %+v", name, d)
 		}
 	}
@@ -205,9 +209,12 @@ func TestCompare(t *testing.T) {
 		find []string
 	}{
 		{"nothing", nsm.Expectation{}, nil},
-		{"all of it", nsm.Expectation{PCRs: map[int][]byte{0: pcr0, 8: pcr8}, Nonce: []byte{1, 2, 3}, UserData: []byte("hello")}, nil},
-		{"other registers", nsm.Expectation{PCRs: map[int][]byte{0: pcr8, 8: pcr0}}, []string{"PCR0", "PCR8"}},
-		{"a register that is not there", nsm.Expectation{PCRs: map[int][]byte{3: pcr0}}, []string{"does not have it"}},
+		{"all of it", nsm.Expectation{PCRs: map[int][]byte{0: pcr0, 8: pcr8}, Nonce: []byte{1, 2, 3},
+			UserData: []byte("hello")}, nil},
+		{"other registers", nsm.Expectation{PCRs: map[int][]byte{0: pcr8, 8: pcr0}}, []string{"PCR0",
+			"PCR8"}},
+		{"a register that is not there", nsm.Expectation{PCRs: map[int][]byte{3: pcr0}},
+			[]string{"does not have it"}},
 		{"another nonce", nsm.Expectation{Nonce: []byte{1, 2}}, []string{"nonce: expected"}},
 		{"an empty nonce", nsm.Expectation{Nonce: []byte{}}, []string{"nonce: expected"}},
 		{"a key that is not there", nsm.Expectation{PublicKey: []byte{1}}, []string{"found none"}},
@@ -243,19 +250,27 @@ func TestVerifyRefuses(t *testing.T) {
 		want   string
 	}{
 		{"an expired target", nil, expired, "certificate (subject \"CN=i-1234.enclave\") is valid from"},
-		{"a target of the future", nil, func(c *x509.Certificate) { c.NotBefore = now.Add(time.Minute) }, "is valid from"},
+		{"a target of the future", nil, func(c *x509.Certificate) { c.NotBefore = now.Add(time.Minute) },
+			"is valid from"},
 		{"an expired root", at(0, expired), nil, "cabundle[0]"},
 		{"an expired authority", at(2, expired), nil, "cabundle[2]"},
-		{"an authority that is none", at(3, func(c *x509.Certificate) { c.IsCA = false }), nil, "cabundle[3] (subject \"CN=instance\"): not a certificate of an authority"},
-		{"an authority that may not sign", at(1, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }), nil, "cabundle[1]"},
-		{"an authority without a key usage", at(1, func(c *x509.Certificate) { c.KeyUsage = 0 }), nil, "cabundle[1]"},
-		{"a chain longer than allowed", at(1, func(c *x509.Certificate) { c.MaxPathLen = 1 }), nil, "chain of certificates"},
-		{"a target that is an authority", nil, func(c *x509.Certificate) { c.IsCA = true }, "found a certificate of an authority"},
-		{"a target that may not sign", nil, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign }, "does not allow signatures"},
+		{"an authority that is none", at(3, func(c *x509.Certificate) { c.IsCA = false }), nil,
+			"cabundle[3] (subject \"CN=instance\"): not a certificate of an authority"},
+		{"an authority that may not sign", at(1,
+			func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }), nil, "cabundle[1]"},
+		{"an authority without a key usage", at(1, func(c *x509.Certificate) { c.KeyUsage = 0 }), nil,
+			"cabundle[1]"},
+		{"a chain longer than allowed", at(1, func(c *x509.Certificate) { c.MaxPathLen = 1 }), nil,
+			"chain of certificates"},
+		{"a target that is an authority", nil, func(c *x509.Certificate) { c.IsCA = true },
+			"found a certificate of an authority"},
+		{"a target that may not sign", nil, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign },
+			"does not allow signatures"},
 		{"an unknown critical extension", nil, func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 		}, "critical extension"},
-		{"a target without basic constraints", nil, func(c *x509.Certificate) { c.BasicConstraintsValid = false }, "no basic constraints"},
+		{"a target without basic constraints", nil,
+			func(c *x509.Certificate) { c.BasicConstraintsValid = false }, "no basic constraints"},
 		{"a target with a critical usage of its own", nil, func(c *x509.Certificate) {
 			serverAuth := []byte{0x30, 0x0a, 0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01}
 			c.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 37}, Critical: true, Value: serverAuth}}
@@ -302,19 +317,24 @@ func TestVerifyRefusesOthers(t *testing.T) {
 		document []byte
 		want     string
 	}{
-		{"another root", sign(t, otherKey, es384, payload(b.fields(otherTarget))), "does not start with the trusted root"},
+		{"another root", sign(t, otherKey, es384, payload(b.fields(otherTarget))),
+			"does not start with the trusted root"},
 		{"re-signed with another key", sign(t, otherKey, es384, good), "not by the key"},
-		{"another chain's target", sign(t, otherKey, es384, payload(a.fields(otherTarget))), "chain of certificates"},
+		{"another chain's target", sign(t, otherKey, es384, payload(a.fields(otherTarget))),
+			"chain of certificates"},
 		{"a chain out of order", sign(t, key, es384, payload(swapped.fields(target))), "order"},
-		{"a chain with a hole", sign(t, key, es384, payload((&authority{chain: []*x509.Certificate{a.chain[0], a.chain[3]}}).fields(target))), "chain of certificates"},
+		{"a chain with a hole", sign(t, key, es384, payload((&authority{chain: []*x509.Certificate{a.chain[0],
+			a.chain[3]}}).fields(target))), "chain of certificates"},
 		{"a target on P-256", sign(t, key, es384, payload(a.fields(small))), "P-384"},
-		{"an authority on P-256", sign(t, weakKey, es384, payload(weak.fields(weakTarget))), "cabundle[2] (subject \"CN=zone\"): found an ECDSA key"},
+		{"an authority on P-256", sign(t, weakKey, es384, payload(weak.fields(weakTarget))),
+			"cabundle[2] (subject \"CN=zone\"): found an ECDSA key"},
 		{"a time before the certificate", of(from.Add(-time.Second)), "its certificate is valid from"},
 		{"a time after the certificate", of(to.Add(time.Second)), "its certificate is valid from"},
 		{"a time of 10 years ahead", of(now.AddDate(10, 0, 0)), "its certificate is valid from"},
 		{"a time in seconds", of(time.UnixMilli(now.Unix())), "its certificate is valid from"},
 		{"a time in the future", of(now.Add(6 * time.Minute)), "in the future"},
-		{"a certificate that is none", sign(t, key, es384, change(a.fields(target), "certificate", octets([]byte("x")))), "certificate"},
+		{"a certificate that is none", sign(t, key, es384, change(a.fields(target), "certificate",
+			octets([]byte("x")))), "certificate"},
 	} {
 		d, err := nsm.Parse(test.document)
 		if err != nil {
@@ -367,31 +387,32 @@ func TestParseRefuses(t *testing.T) {
 	}
 	good := payload(f)
 	for name, body := range map[string][]byte{
-		"an empty module":          change(f, "module_id", text("")),
-		"another digest":           change(f, "digest", text("SHA256")),
-		"a timestamp of zero":      change(f, "timestamp", number(0)),
-		"a negative timestamp":     change(f, "timestamp", head(1, 5)),
-		"a huge timestamp":         change(f, "timestamp", number(1<<63)),
-		"no registers":             pcrs(head(5, 0)),
-		"33 registers":             pcrs(many),
-		"register 32":              pcrs(head(5, 1), number(32), octets(pcr0)),
-		"register -1":              pcrs(head(5, 1), head(1, 0), octets(pcr0)),
-		"a register by name":       pcrs(head(5, 1), text("0"), octets(pcr0)),
-		"a register twice":         pcrs(head(5, 2), number(0), octets(pcr0), number(0), octets(pcr8)),
-		"a register of 47 bytes":   pcrs(head(5, 1), number(0), octets(pcr0[1:])),
-		"a register in text":       pcrs(head(5, 1), number(0), text(string(make([]byte, 48)))),
-		"an empty certificate":     change(f, "certificate", octets(nil)),
-		"an empty bundle":          change(f, "cabundle", head(4, 0)),
-		"a bundle of text":         change(f, "cabundle", join(head(4, 1), text("x"))),
-		"a bundle with nothing":    change(f, "cabundle", join(head(4, 1), octets(nil))),
-		"an empty public key":      change(f, "public_key", octets(nil)),
-		"an unknown field":         payload(append(f[:len(f):len(f)], field{"note", null})),
-		"a field in other letters": change(append(f[:len(f):len(f)], field{"Digest", text("SHA384")}), "digest", nil),
-		"trailing bytes":           append(bytes.Clone(good), 0),
-		"a payload that is cut":    good[:len(good)-1],
-		"an empty payload":         {},
-		"a payload of 16,385":      join(good, make([]byte, 16385-len(good))),
-		"a list":                   head(4, 0),
+		"an empty module":        change(f, "module_id", text("")),
+		"another digest":         change(f, "digest", text("SHA256")),
+		"a timestamp of zero":    change(f, "timestamp", number(0)),
+		"a negative timestamp":   change(f, "timestamp", head(1, 5)),
+		"a huge timestamp":       change(f, "timestamp", number(1<<63)),
+		"no registers":           pcrs(head(5, 0)),
+		"33 registers":           pcrs(many),
+		"register 32":            pcrs(head(5, 1), number(32), octets(pcr0)),
+		"register -1":            pcrs(head(5, 1), head(1, 0), octets(pcr0)),
+		"a register by name":     pcrs(head(5, 1), text("0"), octets(pcr0)),
+		"a register twice":       pcrs(head(5, 2), number(0), octets(pcr0), number(0), octets(pcr8)),
+		"a register of 47 bytes": pcrs(head(5, 1), number(0), octets(pcr0[1:])),
+		"a register in text":     pcrs(head(5, 1), number(0), text(string(make([]byte, 48)))),
+		"an empty certificate":   change(f, "certificate", octets(nil)),
+		"an empty bundle":        change(f, "cabundle", head(4, 0)),
+		"a bundle of text":       change(f, "cabundle", join(head(4, 1), text("x"))),
+		"a bundle with nothing":  change(f, "cabundle", join(head(4, 1), octets(nil))),
+		"an empty public key":    change(f, "public_key", octets(nil)),
+		"an unknown field":       payload(append(f[:len(f):len(f)], field{"note", null})),
+		"a field in other letters": change(append(f[:len(f):len(f)], field{"Digest", text("SHA384")}),
+			"digest", nil),
+		"trailing bytes":        append(bytes.Clone(good), 0),
+		"a payload that is cut": good[:len(good)-1],
+		"an empty payload":      {},
+		"a payload of 16,385":   join(good, make([]byte, 16385-len(good))),
+		"a list":                head(4, 0),
 	} {
 		if _, err := nsm.Parse(sign(t, key, es384, body)); err == nil {
 			t.Errorf("%s is read", name)
@@ -400,16 +421,17 @@ func TestParseRefuses(t *testing.T) {
 
 	document := sign(t, key, es384, good)
 	for name, document := range map[string][]byte{
-		"nothing":            {},
-		"trailing bytes":     append(bytes.Clone(document), 0),
-		"another tag":        join([]byte{0xd3}, document),
-		"two tags":           join([]byte{0xd2, 0xd2}, document),
-		"ES256":              sign(t, key, []byte{0xa1, 0x01, 0x26}, good),
-		"no algorithm":       sign(t, key, []byte{0xa0}, good),
-		"algorithm -1":       sign(t, key, []byte{0xa1, 0x01, 0x20}, good),
-		"a second header":    sign(t, key, []byte{0xa2, 0x01, 0x38, 0x22, 0x04, 0x41, 0x31}, good),
-		"an unprotected one": bytes.Replace(document, join(octets(es384), head(5, 0)), join(octets(es384), []byte{0xa1, 0x04, 0x41, 0x31}), 1),
-		"a large document":   join(document, make([]byte, 20000)),
+		"nothing":         {},
+		"trailing bytes":  append(bytes.Clone(document), 0),
+		"another tag":     join([]byte{0xd3}, document),
+		"two tags":        join([]byte{0xd2, 0xd2}, document),
+		"ES256":           sign(t, key, []byte{0xa1, 0x01, 0x26}, good),
+		"no algorithm":    sign(t, key, []byte{0xa0}, good),
+		"algorithm -1":    sign(t, key, []byte{0xa1, 0x01, 0x20}, good),
+		"a second header": sign(t, key, []byte{0xa2, 0x01, 0x38, 0x22, 0x04, 0x41, 0x31}, good),
+		"an unprotected one": bytes.Replace(document, join(octets(es384), head(5, 0)), join(octets(es384),
+			[]byte{0xa1, 0x04, 0x41, 0x31}), 1),
+		"a large document": join(document, make([]byte, 20000)),
 	} {
 		if _, err := nsm.Parse(document); err == nil {
 			t.Errorf("%s is read", name)
@@ -428,8 +450,9 @@ func TestMutations(t *testing.T) {
 	a := newAuthority(t)
 	target, key := a.issue(t, targetTemplate(), elliptic.P384())
 	values := map[string][]byte{
-		"null": null, "number": number(7), "negative": head(1, 7), "text": text("x"), "bytes": octets([]byte{7}),
-		"list": head(4, 0), "map": head(5, 0), "boolean": {0xf5}, "float": {0xf9, 0x3c, 0x00},
+		"null": null, "number": number(7), "negative": head(1, 7), "text": text("x"),
+		"bytes": octets([]byte{7}),
+		"list":  head(4, 0), "map": head(5, 0), "boolean": {0xf5}, "float": {0xf9, 0x3c, 0x00},
 		"a tag": join(head(6, 24), octets([]byte{7})),
 	}
 	certificates := join(head(4, 17), bytes.Repeat(octets([]byte{7}), 17))
@@ -558,7 +581,8 @@ func FuzzParse(f *testing.F) {
 	f.Add(join([]byte{0xd2}, document))
 	f.Add(document[:100])
 	f.Add(sign(f, key, es384, change(a.fields(target), "pcrs", head(5, 0))))
-	f.Add(join(head(4, 4), octets([]byte{0xa1, 0x01, 0x20}), head(5, 0), octets(good), octets(make([]byte, 64))))
+	f.Add(join(head(4, 4), octets([]byte{0xa1, 0x01, 0x20}), head(5, 0), octets(good), octets(make([]byte,
+		64))))
 	f.Fuzz(func(t *testing.T, document []byte) {
 		d, err := nsm.Parse(document)
 		if err != nil {

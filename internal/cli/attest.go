@@ -178,7 +178,8 @@ func (o *attestVerify) print(
 	s streams, path string, d *nsm.Document, result inspect.DocResult, findings []inspect.Finding,
 ) error {
 	var root *rootReport
-	if !slices.ContainsFunc(findings, func(f inspect.Finding) bool { return f.Code == inspect.DocSignature }) {
+	unsigned := func(f inspect.Finding) bool { return f.Code == inspect.DocSignature }
+	if !slices.ContainsFunc(findings, unsigned) {
 		sum := sha256.Sum256(o.want.Root.Raw)
 		root = &rootReport{o.want.Root.Subject.String(), hex.EncodeToString(sum[:]),
 			o.want.Root.Equal(nsm.AWSRoot())}

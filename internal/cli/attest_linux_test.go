@@ -23,7 +23,9 @@ func attested(t *testing.T, root *devca.Authority, pcr0 eif.PCR, nonce []byte) [
 		ID: "i-1234567890abcdef0-enc1", PCRs: map[int]emulated.Digest{0: emulated.Digest(pcr0)},
 		Chain: root.Identity("i-1234567890abcdef0", "i-1234567890abcdef0-enc1").Chain,
 	})
-	client := nsm.Module{Exchange: func(request []byte) ([]byte, error) { return module.Answer(request), nil }}
+	client := nsm.Module{Exchange: func(request []byte) ([]byte, error) {
+		return module.Answer(request), nil
+	}}
 	document, err := client.Attest(nil, nonce, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +63,8 @@ func TestAttestVerify(t *testing.T) {
 		out    string
 		err    string
 	}{
-		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + under, 0, ": verified; \"i-1234567890abcdef0-enc1\"", ""},
+		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + under, 0,
+			": verified; \"i-1234567890abcdef0-enc1\"", ""},
 		{"hex --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + under, 0, ": verified", ""},
 		{"b64 --pcr0 " + pcrs["PCR0"] + " --nonce 0102" + under, 0, ": verified", ""},
 		{"bin --pcr0 " + pcrs["PCR0"] + " --nonce 0102", 1, "does not start with the trusted root", ""},

@@ -62,8 +62,8 @@ func newKMSServeCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve [FILE]",
 		Short: "Serve AWS KMS on a port of this machine",
-		Long: `Serve the part of AWS KMS that enclaves use, over HTTP and TLS on a loopback address, with the keys
-in FILE (default: kms.json in the user's configuration directory). Key policies are evaluated against the
+		Long: `Serve the part of AWS KMS that enclaves use, over HTTP and TLS on a loopback address, with the
+keys in FILE (default: kms.json in the user's configuration directory). Key policies are evaluated against the
 attestation documents of requests, which must be signed under the user's development root ('neb attest ca
 init'). A request that is denied is explained on standard error.
 
@@ -89,15 +89,17 @@ It is for development and protects nothing: whoever can read FILE has the keys.`
 	return cmd
 }
 
-func serveKMS(ctx context.Context, s streams, server *kms.Server, address, credentials, authority string) error {
+func serveKMS(ctx context.Context, s streams, server *kms.Server, address, credentials,
+	authority string) error {
 	host, _, err := net.SplitHostPort(address)
 	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return usagef("invalid --listen %q: expected HOST:PORT with a loopback address", address)
 	}
 	if credentials != "" {
-		profile, err := config.LoadSharedConfigProfile(ctx, "default", func(o *config.LoadSharedConfigOptions) {
-			o.CredentialsFiles, o.ConfigFiles = []string{credentials}, []string{}
-		})
+		profile, err := config.LoadSharedConfigProfile(ctx, "default",
+			func(o *config.LoadSharedConfigOptions) {
+				o.CredentialsFiles, o.ConfigFiles = []string{credentials}, []string{}
+			})
 		if err == nil && !profile.Credentials.HasKeys() {
 			err = errors.New("no access key in the profile default")
 		}
@@ -138,8 +140,8 @@ func newKMSCreateKeyCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create-key [FILE]",
 		Short: "Make a key for 'neb kms serve' and 'neb run --kms'",
-		Long: `Make a symmetric key in FILE (default: kms.json in the user's configuration directory), and print its
-ARN. It is what CreateKey of AWS KMS does. Without --policy, the key has AWS's default policy, which allows
+		Long: `Make a symmetric key in FILE (default: kms.json in the user's configuration directory), and print
+its ARN. It is what CreateKey of AWS KMS does. Without --policy, the key has AWS's default policy, which allows
 everything to the account.`,
 		Example: "  neb kms create-key",
 		Args:    cobra.MaximumNArgs(1),
@@ -188,7 +190,7 @@ func newKMSPutKeyPolicyCommand(s streams) *cobra.Command {
 	return cmd
 }
 
-// keyAndPolicy is the stand-in for the file of keys in the arguments, and the text of a file, if there is one.
+// keyAndPolicy is the stand-in for the file of keys in the arguments, and the text of a file if one is named.
 func (o *kmsFlags) keyAndPolicy(s streams, args []string, policy string) (*kms.Server, string, error) {
 	server, err := o.server(s, args)
 	if err != nil || policy == "" {

@@ -29,7 +29,8 @@ func TestKMS(t *testing.T) {
 		}
 	}
 	status, arn, errs := command("kms", "create-key", at("keys"), "--region", "eu-west-1")
-	if arn = strings.TrimSpace(arn); status != 0 || !strings.HasPrefix(arn, "arn:aws:kms:eu-west-1:111122223333:key/") {
+	if arn = strings.TrimSpace(arn); status != 0 || !strings.HasPrefix(arn,
+		"arn:aws:kms:eu-west-1:111122223333:key/") {
 		t.Fatalf("create-key: status %d, printed %q, said %s", status, arn, errs)
 	}
 	for _, test := range []struct {
@@ -46,7 +47,8 @@ func TestKMS(t *testing.T) {
 		{"serve --attestation-ca " + at("text"), 1, "not a directory"},
 		{"serve a b", 2, "at most 1 arg"},
 		{"create-key --policy " + at("nothing"), 1, "--policy: open"},
-		{"create-key --policy " + at("text"), 1, "MalformedPolicyDocumentException: the policy is not valid JSON"},
+		{"create-key --policy " + at("text"), 1,
+			"MalformedPolicyDocumentException: the policy is not valid JSON"},
 		{"create-key --policy " + at("locked"), 1, "will not allow you to update the key policy"},
 		{"create-key " + at("text"), 1, "mode 0644, expected 0600"},
 		{"create-key", 0, ""},
@@ -57,7 +59,8 @@ func TestKMS(t *testing.T) {
 	} {
 		status, out, errs := command(strings.Fields("kms " + test.args)...)
 		if status != test.status || !strings.Contains(errs, test.want) {
-			t.Errorf("neb kms %s: status %d, expected %d; printed %s; said %s, expected %q", test.args, status,
+			t.Errorf("neb kms %s: status %d, expected %d; printed %s; said %s, expected %q", test.args,
+				status,
 				test.status, out, errs, test.want)
 		}
 	}

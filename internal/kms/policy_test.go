@@ -65,7 +65,8 @@ func TestConditions(t *testing.T) {
 		{`"Null": {` + pcr + `: "true"}`, false, true},
 		{`"ForAnyValue:StringEquals": {"kms:EncryptionContextKeys": "purpose"}`, true, false},
 		{`"ForAnyValue:StringEquals": {"kms:EncryptionContextKeys": "other"}`, false, false},
-		{`"ForAnyValue:StringEqualsIgnoreCase": {"kms:EncryptionContextKeys": ["other", "PURPOSE"]}`, true, false},
+		{`"ForAnyValue:StringEqualsIgnoreCase": {"kms:EncryptionContextKeys": ["other", "PURPOSE"]}`, true,
+			false},
 		{`"ForAnyValue:StringNotEquals": {"kms:EncryptionContextKeys": "purpose"}`, true, false},
 		{`"ForAnyValue:StringNotEquals": {"kms:EncryptionContextKeys": ["a", "purpose"]}`, false, false},
 		{`"ForAllValues:StringEquals": {"kms:EncryptionContextKeys": ["a", "purpose", "z"]}`, true, true},
@@ -81,17 +82,19 @@ func TestConditions(t *testing.T) {
 		{`"ArnNotEquals": {"aws:PrincipalArn": "` + roleARN + `"}`, false, true},
 		{`"StringEquals": {` + pcr + `: "` + a0 + `", "kms:EncryptionContext:purpose": "test"}`, true, false},
 		{`"StringEquals": {` + pcr + `: "` + a0 + `", "kms:EncryptionContext:purpose": "x"}`, false, false},
-		{`"StringEquals": {` + pcr + `: "` + a0 + `"}, "Null": {"kms:EncryptionContextKeys": false}`, true, false},
+		{`"StringEquals": {` + pcr + `: "` + a0 + `"}, "Null": {"kms:EncryptionContextKeys": false}`, true,
+			false},
 		// What the stand-in does not know allows nothing.
 		{`"IpAddress": {"aws:SourceIp": "127.0.0.1"}`, false, false},
 		{`"Bool": {"kms:GrantIsForAWSResource": "true"}`, false, false},
-		{`"StringEquals": {"aws:PrincipalArn": "arn:aws:iam::111122223333:role/${aws:username}"}`, false, false},
+		{`"StringEquals": {"aws:PrincipalArn": "arn:aws:iam::111122223333:role/${aws:username}"}`, false,
+			false},
 		{`"StringNotEquals": {"kms:RecipientAttestation:PCR32": "x"}`, false, false},
 		{`"ForSomeValues:StringEquals": {` + pcr + `: "` + a0 + `"}`, false, false},
 	} {
 		text := func(effect string) string {
-			return `{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "kms:*",
-				"Resource": "*"}, {"Effect": "` + effect + `", "Principal": {"AWS": "` + roleARN + `"},
+			return `{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*",
+				"Action": "kms:*", "Resource": "*"}, {"Effect": "` + effect + `", "Principal": {"AWS": "` + roleARN + `"},
 				"Action": ["kms:decrypt"], "Resource": "*", "Condition": {` + test.condition + `}}]}`
 		}
 		allow := strings.Replace(text("Allow"), `"kms:*"`, `"kms:PutKeyPolicy"`, 1)
@@ -101,9 +104,11 @@ func TestConditions(t *testing.T) {
 		}{{enclave, test.want}, {attributes{}, test.without}} {
 			got, why := tryPolicy(t, allow, "kms:Decrypt", c.a)
 			if got != c.want || got == (why != "") {
-				t.Errorf("Allow with %s: %v, expected %v (%s); attributes %v", test.condition, got, c.want, why, c.a)
+				t.Errorf("Allow with %s: %v, expected %v (%s); attributes %v", test.condition, got, c.want,
+					why, c.a)
 			}
-			// The same condition in a statement that denies, after one that allows all. What cannot be decided
+			// The same condition in a statement that denies, after one that allows all. What cannot be
+			// decided
 			// denies.
 			denies := c.want || strings.Contains(why, "the stand-in does not know")
 			if got, why := tryPolicy(t, text("Deny"), "kms:Decrypt", c.a); got == denies {
@@ -116,7 +121,8 @@ func TestConditions(t *testing.T) {
 // TestStatements evaluates principals, actions, resources and the order of statements.
 func TestStatements(t *testing.T) {
 	statement := func(effect, principal, action, resource string) string {
-		return fmt.Sprintf(`{"Sid": %q, "Effect": %q, "Principal": %s, "Action": %s, "Resource": %s}`, effect, effect,
+		return fmt.Sprintf(`{"Sid": %q, "Effect": %q, "Principal": %s, "Action": %s, "Resource": %s}`, effect,
+			effect,
 			principal, action, resource)
 	}
 	const all = `"*"`
@@ -128,27 +134,41 @@ func TestStatements(t *testing.T) {
 	}{
 		{"everyone", []string{statement("Allow", all, all, all)}, true, ""},
 		{"the role", []string{statement("Allow", `{"AWS": "`+roleARN+`"}`, `"kms:Decrypt"`, all)}, true, ""},
-		{"one of two roles", []string{statement("Allow", `{"AWS": ["arn:aws:iam::1:role/x", "`+roleARN+`"]}`, all, all)}, true, ""},
+		{"one of two roles", []string{statement("Allow", `{"AWS": ["arn:aws:iam::1:role/x", "`+roleARN+`"]}`,
+			all, all)}, true, ""},
 		{"the account", []string{statement("Allow", `{"AWS": "111122223333"}`, all, all)}, true, ""},
-		{"the account's root", []string{statement("Allow", `{"AWS": "arn:aws:iam::111122223333:root"}`, all, all)}, true, ""},
-		{"another account", []string{statement("Allow", `{"AWS": "444455556666"}`, all, all)}, false, `the Principal is "444455556666"`},
-		{"another role", []string{statement("Allow", `{"AWS": "arn:aws:iam::111122223333:role/web"}`, all, all)}, false,
+		{"the account's root", []string{statement("Allow", `{"AWS": "arn:aws:iam::111122223333:root"}`, all,
+			all)}, true, ""},
+		{"another account", []string{statement("Allow", `{"AWS": "444455556666"}`, all, all)}, false,
+			`the Principal is "444455556666"`},
+		{"another role", []string{statement("Allow", `{"AWS": "arn:aws:iam::111122223333:role/web"}`, all,
+			all)}, false,
 			"the caller is " + roleARN},
-		{"a service", []string{statement("Allow", `{"Service": "ec2.amazonaws.com"}`, all, all)}, false, "the Principal is"},
-		{"a pattern of actions", []string{statement("Allow", all, `["kms:Encrypt", "kms:De*"]`, all)}, true, ""},
+		{"a service", []string{statement("Allow", `{"Service": "ec2.amazonaws.com"}`, all, all)}, false,
+			"the Principal is"},
+		{"a pattern of actions", []string{statement("Allow", all, `["kms:Encrypt", "kms:De*"]`, all)}, true,
+			""},
 		{"an action in other letters", []string{statement("Allow", all, `"KMS:decrypt"`, all)}, true, ""},
-		{"another action", []string{statement("Allow", all, `"kms:Encrypt"`, all)}, false, "no statement is about this action"},
-		{"another resource", []string{statement("Allow", all, all, `"arn:aws:kms:us-east-1:111122223333:key/other"`)}, false, "no statement"},
-		{"the key", []string{statement("Allow", all, all, `"arn:aws:kms:us-east-1:111122223333:key/?"`)}, true, ""},
-		{"Deny after Allow", []string{statement("Allow", all, all, all), statement("Deny", all, `"kms:Decrypt"`, all)}, false,
+		{"another action", []string{statement("Allow", all, `"kms:Encrypt"`, all)}, false,
+			"no statement is about this action"},
+		{"another resource", []string{statement("Allow", all, all,
+			`"arn:aws:kms:us-east-1:111122223333:key/other"`)}, false, "no statement"},
+		{"the key", []string{statement("Allow", all, all, `"arn:aws:kms:us-east-1:111122223333:key/?"`)},
+			true, ""},
+		{"Deny after Allow", []string{statement("Allow", all, all, all), statement("Deny", all,
+			`"kms:Decrypt"`, all)}, false,
 			`statement "Deny" denies it`},
-		{"Deny before Allow", []string{statement("Deny", all, `"kms:Decrypt"`, all), statement("Allow", all, all, all)}, false,
+		{"Deny before Allow", []string{statement("Deny", all, `"kms:Decrypt"`, all), statement("Allow", all,
+			all, all)}, false,
 			`statement "Deny" denies it`},
-		{"Deny of another", []string{statement("Deny", `{"AWS": "444455556666"}`, all, all), statement("Allow", all, all, all)}, true, ""},
+		{"Deny of another", []string{statement("Deny", `{"AWS": "444455556666"}`, all, all),
+			statement("Allow", all, all, all)}, true, ""},
 		{"no statement", nil, false, "no statement"},
 	} {
-		text := `{"Version": "2012-10-17", "Id": "key", "Statement": [` + strings.Join(test.statements, ",") + `]}`
-		if got, why := tryPolicy(t, text, "kms:Decrypt", nil); got != test.want || !strings.Contains(why, test.why) {
+		text := `{"Version": "2012-10-17", "Id": "key", "Statement": [` + strings.Join(test.statements, ",") +
+			`]}`
+		got, why := tryPolicy(t, text, "kms:Decrypt", nil)
+		if got != test.want || !strings.Contains(why, test.why) {
 			t.Errorf("%s: %v (%s), expected %v (%s)", test.name, got, why, test.want, test.why)
 		}
 	}
@@ -182,14 +202,17 @@ func TestPolicyRejected(t *testing.T) {
 		{policy(good[:len(good)-1] + `, "Condition": {"StringEquals": "x"}}`), "cannot unmarshal"},
 		{policy(good[:len(good)-1] + `, "Condition": {"StringEquals": {"k": {}}}}`), "expected a text"},
 		{policy(good[:len(good)-1] + `, "Condition": {"StringEquals": {"k": [["x"]]}}}`), "expected a text"},
-		{policy(good[:len(good)-1] + `, "NotAction": "x"}`), `statement "Web": expected one of Action and NotAction`},
+		{policy(good[:len(good)-1] + `, "NotAction": "x"}`),
+			`statement "Web": expected one of Action and NotAction`},
 		{policy(good[:len(good)-1] + `, "NotPrincipal": "*"}`), "does not know NotPrincipal"},
 		{policy(strings.Replace(good, "Allow", "allow", 1)), "expected Allow or Deny"},
 		{policy(strings.Replace(good, `"Action": "*", `, "", 1)), "one of Action and NotAction"},
 		{policy(strings.Replace(good, `, "Resource": "*"`, "", 1)), "Resource is missing"},
 		{policy(strings.Replace(good, `"Principal": "*", `, "", 1)), "Principal is missing"},
-		{policy(strings.Replace(good, `"Principal": "*"`, `"Principal": "`+roleARN+`"`, 1)), "Principal is invalid"},
-		{policy(strings.Replace(good, `"Sid": "Web", `, "", 1) + `, {"Effect": "x"}`), "statement 2: the Effect"},
+		{policy(strings.Replace(good, `"Principal": "*"`, `"Principal": "`+roleARN+`"`, 1)),
+			"Principal is invalid"},
+		{policy(strings.Replace(good, `"Sid": "Web", `, "", 1) + `, {"Effect": "x"}`),
+			"statement 2: the Effect"},
 	} {
 		if _, err := parsePolicy([]byte(test.text)); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%.200s: %v, expected %q", test.text, err, test.want)
@@ -198,10 +221,11 @@ func TestPolicyRejected(t *testing.T) {
 }
 
 func FuzzPolicy(f *testing.F) {
-	f.Add(`{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": {"AWS": ["*"]}, "Action": "kms:*",
-		"Resource": ["*"], "Condition": {"ForAnyValue:StringLike": {"kms:EncryptionContextKeys": ["a*", "?"]}}}}`, "a")
-	f.Add(`{"Version": "2012-10-17", "Statement": [{"Sid": "x", "Effect": "Deny", "Principal": "*", "NotAction": [],
-		"Resource": 1, "Condition": {"Null": {"kms:RecipientAttestation:PCR0": true}}}]}`, "")
+	f.Add(`{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": {"AWS": ["*"]},
+		"Action": "kms:*", "Resource": ["*"],
+		"Condition": {"ForAnyValue:StringLike": {"kms:EncryptionContextKeys": ["a*", "?"]}}}}`, "a")
+	f.Add(`{"Version": "2012-10-17", "Statement": [{"Sid": "x", "Effect": "Deny", "Principal": "*",
+		"NotAction": [], "Resource": 1, "Condition": {"Null": {"kms:RecipientAttestation:PCR0": true}}}]}`, "")
 	caller, _ := ParseCaller(roleARN)
 	f.Fuzz(func(t *testing.T, text, value string) {
 		p, err := parsePolicy([]byte(text))

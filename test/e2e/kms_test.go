@@ -21,7 +21,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
-// TestKMS has an enclave that asks for a data key under a policy on PCR0, and gets it; the same image with one
+// TestKMS has an enclave that asks for a data key under a policy on PCR0, and gets it; the same image with
+// one
 // byte changed is denied, and neb says which register.
 func TestKMS(t *testing.T) { dataKey(t, "x86_64", "amd64", guestPath) }
 
@@ -62,8 +63,8 @@ func dataKey(t *testing.T, arch, goarch, guest string) {
 		entry{"key.der", 0o644, public}, entry{"byte", 0o644, []byte{1}})
 	eif, m := packFor(t, arch, ociLayout(t, image))
 	neb(t, "kms", "put-key-policy", "--key", arn, "--policy", write("policy", []byte(policy(fmt.Sprintf(`,
-		{"Sid": "Enclave", "Effect": "Allow", "Principal": "*", "Action": "kms:GenerateDataKey", "Resource": "*",
-			"Condition": {"StringEqualsIgnoreCase": {"kms:RecipientAttestation:PCR0": %q}}}`,
+		{"Sid": "Enclave", "Effect": "Allow", "Principal": "*", "Action": "kms:GenerateDataKey",
+			"Resource": "*", "Condition": {"StringEqualsIgnoreCase": {"kms:RecipientAttestation:PCR0": %q}}}`,
 		m.Measurements["PCR0"])))))
 
 	neb(t, "attest", "ca", "init")
@@ -75,7 +76,8 @@ func dataKey(t *testing.T, arch, goarch, guest string) {
 	if err := json.Unmarshal([]byte(r.find(t, "^answer: (.*?)\r?$")), &answer); err != nil {
 		t.Fatal(err)
 	}
-	decrypt := exec.Command(openssl, "cms", "-decrypt", "-inform", "DER", "-inkey", write("key.pem", key), "-in",
+	decrypt := exec.Command(openssl, "cms", "-decrypt", "-inform", "DER", "-inkey", write("key.pem", key),
+		"-in",
 		write("answer", answer.CiphertextForRecipient))
 	plaintext, err := decrypt.Output()
 	if err != nil || len(plaintext) != 32 || answer.Plaintext != nil || answer.KeyID != arn {
@@ -97,8 +99,8 @@ func dataKey(t *testing.T, arch, goarch, guest string) {
 	if denied := r.find(t, "^answer: (.*?)\r?$"); !strings.Contains(denied, "AccessDeniedException") {
 		t.Errorf("the changed image: %s", denied)
 	}
-	want := fmt.Sprintf(`statement "Enclave": kms:RecipientAttestation:PCR0: found %q, StringEqualsIgnoreCase `+
-		`expects %q`, other.Measurements["PCR0"], m.Measurements["PCR0"])
+	want := fmt.Sprintf(`statement "Enclave": kms:RecipientAttestation:PCR0: found %q, `+
+		`StringEqualsIgnoreCase expects %q`, other.Measurements["PCR0"], m.Measurements["PCR0"])
 	if !strings.Contains(r.stderr, want) {
 		t.Errorf("neb said\n%s\nexpected\n%s", r.stderr, want)
 	}
