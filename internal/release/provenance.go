@@ -6,58 +6,21 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
 
 const home = "https://github.com/nitro-enclaves-bootstrap/neb"
 
 // Types and identifiers of the provenance, explained in docs/releases.md.
 const (
-	statementType = "https://in-toto.io/Statement/v1"
-	predicateType = "https://slsa.dev/provenance/v1"
-	buildType     = home + "/blob/main/docs/releases.md#build-type"
-	builderID     = home + "/blob/main/docs/releases.md#builder"
-	// PayloadType is the media type of a statement in a [sign.Envelope].
-	PayloadType = "application/vnd.in-toto+json"
+	buildType = home + "/blob/main/docs/releases.md#build-type"
+	builderID = home + "/blob/main/docs/releases.md#builder"
 )
-
-// statement is an in-toto statement v1 whose predicate is SLSA provenance v1
-// (in-toto/attestation spec/v1/statement.md and slsa.dev/spec/v1.0/provenance).
-type statement struct {
-	Type          string     `json:"_type"`
-	Subject       []resource `json:"subject"`
-	PredicateType string     `json:"predicateType"`
-	Predicate     provenance `json:"predicate"`
-}
-
-// resource is an in-toto ResourceDescriptor.
-type resource struct {
-	Name             string            `json:"name,omitempty"`
-	URI              string            `json:"uri,omitempty"`
-	Digest           map[string]string `json:"digest,omitempty"`
-	DownloadLocation string            `json:"downloadLocation,omitempty"`
-}
-
-type provenance struct {
-	BuildDefinition struct {
-		BuildType            string         `json:"buildType"`
-		ExternalParameters   map[string]any `json:"externalParameters"`
-		InternalParameters   internal       `json:"internalParameters"`
-		ResolvedDependencies []resource     `json:"resolvedDependencies"`
-	} `json:"buildDefinition"`
-	RunDetails struct {
-		Builder    builder    `json:"builder"`
-		Byproducts []resource `json:"byproducts"`
-	} `json:"runDetails"`
-}
 
 // internal describes the machine that built, as explained in docs/releases.md.
 type internal struct {
 	Host      string                  `json:"host"`      // Debian's name of its architecture
 	Isolation map[string]sandbox.Mode `json:"isolation"` // by "component architecture"
-}
-
-type builder struct {
-	ID string `json:"id"`
 }
 
 // lockName is the name of the lock in the resolved dependencies.
@@ -66,29 +29,28 @@ const lockName = "neb.lock"
 // statement returns the provenance. It contains no time, so the same source gives the same statement.
 func (r Release) statement(l *lock.Lock, blobs []file, modules []module, archive, bill []byte) ([]byte,
 	error) {
-	s := statement{Type: statementType, PredicateType: predicateType}
-	s.Subject = append(s.Subject, resource{Name: archiveName(r.Version), Digest: digestOf(archive)})
+	s := sign.NewStatement[internal](buildType, builderID)
+	s.Subject = append(s.Subject, sign.Resource{Name: archiveName(r.Version), Digest: digestOf(archive)})
 	for _, b := range blobs {
-		s.Subject = append(s.Subject, resource{Name: top + b.name, Digest: digestOf(b.data)})
+		s.Subject = append(s.Subject, sign.Resource{Name: top + b.name, Digest: digestOf(b.data)})
 	}
 
 	def := &s.Predicate.BuildDefinition
-	def.BuildType = buildType
 	def.ExternalParameters = map[string]any{"version": r.Version, "architectures": Architectures(),
 		"source": home}
 	def.InternalParameters = internal{r.Host, r.isolation()}
 	if r.Commit != "" {
 		def.ResolvedDependencies = append(def.ResolvedDependencies,
-			resource{URI: "git+" + home, Digest: map[string]string{"gitCommit": r.Commit}})
+			sign.Resource{URI: "git+" + home, Digest: map[string]string{"gitCommit": r.Commit}})
 	}
 	def.ResolvedDependencies = append(def.ResolvedDependencies,
-		resource{Name: lockName, Digest: digestOf(r.Lock)})
+		sign.Resource{Name: lockName, Digest: digestOf(r.Lock)})
 	files, err := inputs(l, r.Host)
 	if err != nil {
 		return nil, err
 	}
 	for _, f := range files {
-		def.ResolvedDependencies = append(def.ResolvedDependencies, resource{
+		def.ResolvedDependencies = append(def.ResolvedDependencies, sign.Resource{
 			Name: f.Name, URI: packageURL(f), Digest: map[string]string{"sha256": f.SHA256},
 			DownloadLocation: SnapshotURL(f),
 		})
@@ -99,15 +61,14 @@ func (r Release) statement(l *lock.Lock, blobs []file, modules []module, archive
 			return nil, err
 		}
 		def.ResolvedDependencies = append(def.ResolvedDependencies,
-			resource{Name: m.path, URI: m.purl(), Digest: map[string]string{"dirHash": sum}})
+			sign.Resource{Name: m.path, URI: m.purl(), Digest: map[string]string{"dirHash": sum}})
 	}
 	for _, f := range ownInputs() {
 		def.ResolvedDependencies = append(def.ResolvedDependencies,
-			resource{Name: f.name, Digest: digestOf(f.data)})
+			sign.Resource{Name: f.name, Digest: digestOf(f.data)})
 	}
 
-	s.Predicate.RunDetails.Builder.ID = builderID
-	s.Predicate.RunDetails.Byproducts = []resource{{Name: billName(r.Version), Digest: digestOf(bill)}}
+	s.Predicate.RunDetails.Byproducts = []sign.Resource{{Name: billName(r.Version), Digest: digestOf(bill)}}
 	return indented(s)
 }
 

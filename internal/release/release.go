@@ -138,7 +138,7 @@ func (r Release) Make(ctx context.Context, dir string) ([]string, error) {
 	files := append([]file{{archiveName(r.Version), archive}}, documents...)
 	files = append(files, file{sumsName, sumsOf(files)})
 	if r.Key != nil {
-		sealed, err := sign.Seal(PayloadType, documents[1].data, r.Key)
+		sealed, err := sign.Seal(sign.StatementType, documents[1].data, r.Key)
 		if err != nil {
 			return nil, err
 		}

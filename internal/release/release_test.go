@@ -243,7 +243,7 @@ func TestPapers(t *testing.T) {
 	}
 	files = append(files, l.Kernel, l.Go.Hosts["amd64"])
 
-	var s statement
+	var s sign.Statement[internal]
 	readJSON(t, filepath.Join(dir, "enclaves-blobs-1.2.0.provenance.json"), &s)
 	materials := map[string]bool{}
 	for _, d := range s.Predicate.BuildDefinition.ResolvedDependencies {
@@ -757,7 +757,7 @@ func TestTampering(t *testing.T) {
 					return bytes.Replace(b, []byte(`"version": "1.2.0"`), []byte(`"version": "1.3.0"`), 1)
 				})
 			}},
-		{"provenance with a field of its own", "not a provenance statement of neb", nil, true,
+		{"provenance with a field of its own", "not a statement of neb", nil, true,
 			func(t *testing.T, dir string) {
 				edit(t, filepath.Join(dir, provenance),
 					func(b []byte) []byte { return bytes.Replace(b, []byte("{"), []byte(`{"more": 1,`), 1) })
@@ -843,7 +843,7 @@ func TestSigned(t *testing.T) {
 			} else if first, _ := os.ReadFile(envelope); !bytes.Equal(first, second) {
 				t.Error("two signatures of one statement differ")
 			}
-			foreign, err := sign.Seal(PayloadType, []byte(`{"_type": "another statement"}`), key)
+			foreign, err := sign.Seal(sign.StatementType, []byte(`{"_type": "another statement"}`), key)
 			if err != nil {
 				t.Fatal(err)
 			}

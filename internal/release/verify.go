@@ -3,7 +3,6 @@ package release
 import (
 	"bytes"
 	"crypto"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,7 +23,7 @@ type Verified struct {
 	dir     string
 	files   []file // archive, bill of materials, provenance
 	blobs   []file
-	said    statement // content of the provenance
+	said    sign.Statement[internal] // content of the provenance
 }
 
 // Verify checks the release whose archive is at path and whose other files are in the same directory: the
@@ -75,7 +74,7 @@ func (v *Verified) Signed(key crypto.PublicKey) error {
 	if err != nil {
 		return fmt.Errorf("provenance is not signed: %w", err)
 	}
-	statement, err := sign.Open(PayloadType, envelope, key)
+	statement, err := sign.Open(sign.StatementType, envelope, key)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -153,24 +152,16 @@ func (v *Verified) Compare(r Release) ([]output.Finding, error) {
 
 // readStatement reads the provenance and checks that neb made it, for this version and this lock.
 func (v *Verified) readStatement(lockData []byte) error {
-	s := &v.said
-	d := json.NewDecoder(bytes.NewReader(v.files[2].data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(s); err != nil {
-		return fmt.Errorf("not a provenance statement of neb: %w", err)
+	var err error
+	if v.said, err = sign.ParseStatement[internal](buildType, v.files[2].data); err != nil {
+		return err
 	}
-	for _, c := range []struct{ what, found, expected string }{
-		{"_type", s.Type, statementType},
-		{"predicateType", s.PredicateType, predicateType},
-		{"buildType", s.Predicate.BuildDefinition.BuildType, buildType},
-		{"version", fmt.Sprint(s.Predicate.BuildDefinition.ExternalParameters["version"]), v.Version},
-	} {
-		if c.found != c.expected {
-			return fmt.Errorf("%s: expected %q, found %q", c.what, c.expected, c.found)
-		}
+	def := v.said.Predicate.BuildDefinition
+	if found := fmt.Sprint(def.ExternalParameters["version"]); found != v.Version {
+		return fmt.Errorf("version: expected %q, found %q", v.Version, found)
 	}
 	locks := 0
-	for _, r := range s.Predicate.BuildDefinition.ResolvedDependencies {
+	for _, r := range def.ResolvedDependencies {
 		if r.Name != lockName {
 			continue
 		}

@@ -1,7 +1,6 @@
 package trust
 
 import (
-	"bytes"
 	"crypto"
 	"encoding/hex"
 	"encoding/json"
@@ -36,17 +35,22 @@ type File struct{ Name, SHA256 string }
 // Input is an input of an output.
 type Input struct{ Name, Version, SHA256 string }
 
+// machine describes the machine that built, as explained in docs/sharing.md.
+type machine struct {
+	Host      string `json:"host"`
+	Isolation string `json:"isolation"`
+}
+
 // Sign returns the signed statement: an in-toto statement with SLSA provenance in a DSSE envelope.
 func (o Output) Sign(key crypto.Signer) ([]byte, error) {
-	s := sign.Statement{Type: sign.InTotoV1, PredicateType: sign.SLSAv1}
+	s := sign.NewStatement[machine](buildType, builderID)
 	for _, f := range o.Files {
 		s.Subject = append(s.Subject, sign.Resource{Name: f.Name,
 			Digest: map[string]string{"sha256": f.SHA256}})
 	}
-	def, run := &s.Predicate.BuildDefinition, &s.Predicate.RunDetails
-	def.BuildType = buildType
+	def := &s.Predicate.BuildDefinition
 	def.ExternalParameters = map[string]any{"component": o.Component, "architecture": o.Arch, "key": o.Key}
-	def.InternalParameters = map[string]any{"host": o.Host, "isolation": o.Isolation}
+	def.InternalParameters = machine{o.Host, o.Isolation}
 	for _, in := range o.Inputs {
 		r := sign.Resource{Name: in.Name, Digest: map[string]string{"sha256": in.SHA256}}
 		if in.Version != "" {
@@ -54,8 +58,7 @@ func (o Output) Sign(key crypto.Signer) ([]byte, error) {
 		}
 		def.ResolvedDependencies = append(def.ResolvedDependencies, r)
 	}
-	run.Builder.ID = builderID
-	run.Metadata = &sign.Metadata{FinishedOn: o.Time.UTC().Truncate(time.Second)}
+	s.Predicate.RunDetails.Metadata = &sign.Metadata{FinishedOn: o.Time.UTC().Truncate(time.Second)}
 	payload, err := json.Marshal(s)
 	if err != nil {
 		return nil, err
@@ -69,30 +72,18 @@ func (o Output) Sign(key crypto.Signer) ([]byte, error) {
 
 // parse reads the statement in an envelope. It leaves out the inputs: the key has their hash.
 func parse(payload []byte) (Output, error) {
-	var s sign.Statement
-	d := json.NewDecoder(bytes.NewReader(payload))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&s); err != nil {
-		return Output{}, fmt.Errorf("not a statement of neb: %w", err)
+	s, err := sign.ParseStatement[machine](buildType, payload)
+	if err != nil {
+		return Output{}, fmt.Errorf("statement: %w", err)
 	}
 	def := s.Predicate.BuildDefinition
-	text := func(m map[string]any, name string) string {
-		value, _ := m[name].(string)
+	text := func(name string) string {
+		value, _ := def.ExternalParameters[name].(string)
 		return value
 	}
-	for _, c := range []struct{ what, found, expected string }{
-		{"_type", s.Type, sign.InTotoV1},
-		{"predicateType", s.PredicateType, sign.SLSAv1},
-		{"buildType", def.BuildType, buildType},
-	} {
-		if c.found != c.expected {
-			return Output{}, fmt.Errorf("statement: %s: expected %q, found %q", c.what, c.expected, c.found)
-		}
-	}
 	o := Output{
-		Key: text(def.ExternalParameters, "key"), Component: text(def.ExternalParameters, "component"),
-		Arch: text(def.ExternalParameters, "architecture"), Host: text(def.InternalParameters, "host"),
-		Isolation: text(def.InternalParameters, "isolation"),
+		Key: text("key"), Component: text("component"), Arch: text("architecture"),
+		Host: def.InternalParameters.Host, Isolation: def.InternalParameters.Isolation,
 	}
 	if m := s.Predicate.RunDetails.Metadata; m != nil {
 		o.Time = m.FinishedOn

@@ -113,8 +113,8 @@ func TestUntrustedForms(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string][2]string{
-		"another statement type": {sign.InTotoV1, "https://in-toto.io/Statement/v0.1"},
-		"another predicate":      {sign.SLSAv1, "https://example.com"},
+		"another statement type": {"https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"},
+		"another predicate":      {"https://slsa.dev/provenance/v1", "https://example.com"},
 		"another build type":     {"#build-type", "#other"},
 		"a hash that is none":    {strings.Repeat("ab", 32), "abc"},
 		"an unknown field":       {`"subject"`, `"x":1,"subject"`},
