@@ -56,40 +56,53 @@ type Header struct {
 	// names of the same inode only when it is 2 or more. Exactly one of the names brings the bytes, the
 	// others have Size 0.
 	Links uint32
+	// LinkTo is the first name of a file with several. [Reader] sets it on the others; [Writer] ignores it.
+	LinkTo string
 }
 
 // ErrTooLarge is the error for a file of more than [MaxSize] bytes.
 var ErrTooLarge = errors.New("a newc archive cannot hold a file of 4 GiB or more")
 
-// Check returns an error if an archive cannot hold h. The kernel would skip such an entry silently.
+// Check returns an error if an archive cannot hold h. The kernel would skip such an entry silently, or make
+// something else of it.
 func (h *Header) Check() error {
 	if err := CheckName(h.Name); err != nil {
 		return err
 	}
+	if err := checkFields(h); err != nil {
+		return fmt.Errorf("%s: %w", h.Name, err)
+	}
+	return nil
+}
+
+// checkFields checks everything but the name. do_header skips the body of what has none, do_name removes what
+// has the name of an entry of unknown type; umode_t has 16 bits, dev_t 12 and 20; an owner of -1 is none.
+func checkFields(h *Header) error {
 	switch h.Mode & TypeMask {
 	case TypeFile:
 		if h.Size > MaxSize {
-			return fmt.Errorf("%s: %w (it has %d bytes)", h.Name, ErrTooLarge, h.Size)
+			return fmt.Errorf("%w (it has %d bytes)", ErrTooLarge, h.Size)
 		}
 	case TypeSymlink:
 		if h.Size < 1 || h.Size > MaxPath {
-			return fmt.Errorf("%s: invalid symbolic link of %d bytes: expected 1 to %d", h.Name, h.Size, MaxPath)
+			return fmt.Errorf("invalid symbolic link of %d bytes: expected 1 to %d", h.Size, MaxPath)
 		}
-	case TypeDir, TypeChar, TypeBlock, TypeFifo, TypeSocket:
+	case TypeChar, TypeBlock, TypeDir, TypeFifo, TypeSocket:
 		if h.Size != 0 {
-			return fmt.Errorf("%s: invalid size %d: mode %o has no content", h.Name, h.Size, h.Mode)
+			return fmt.Errorf("invalid size %d: mode %o has no content", h.Size, h.Mode)
 		}
 	default:
-		return fmt.Errorf("%s: invalid mode %o: unknown file type", h.Name, h.Mode)
+		return fmt.Errorf("invalid mode %o: unknown file type", h.Mode)
 	}
-	if h.Size < 0 {
-		return fmt.Errorf("%s: invalid size %d", h.Name, h.Size)
-	}
-	if h.Mode > 0o177777 {
-		return fmt.Errorf("%s: invalid mode %o: bits above the file type", h.Name, h.Mode)
-	}
-	if h.UID == 1<<32-1 || h.GID == 1<<32-1 {
-		return fmt.Errorf("%s: invalid owner %d:%d: out of range", h.Name, h.UID, h.GID)
+	switch kind := h.Mode & TypeMask; {
+	case h.Size < 0:
+		return fmt.Errorf("invalid size %d", h.Size)
+	case h.Mode > 0o177777:
+		return fmt.Errorf("invalid mode %o: bits above the file type", h.Mode)
+	case h.UID == 1<<32-1 || h.GID == 1<<32-1:
+		return fmt.Errorf("invalid owner %d:%d: out of range", h.UID, h.GID)
+	case (kind == TypeChar || kind == TypeBlock) && (h.Major >= 1<<12 || h.Minor >= 1<<20):
+		return fmt.Errorf("invalid device %d:%d: expected at most %d:%d", h.Major, h.Minor, 1<<12-1, 1<<20-1)
 	}
 	return nil
 }

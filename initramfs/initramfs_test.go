@@ -109,6 +109,9 @@ func TestReadWhatWasWritten(t *testing.T) {
 	for i, e := range got {
 		w := want[i]
 		w.Size, w.Inode, w.Links = e.Size, e.Inode, e.Links // numbered by the writer
+		if e.Name == "fff" {
+			w.LinkTo = "ff"
+		}
 		if e != w {
 			t.Errorf("entry %d: %+v, want %+v", i, e, w)
 		}
@@ -260,7 +263,7 @@ func TestOrderErrors(t *testing.T) {
 		entries []Header
 		want    string
 	}{
-		{"below a file", []Header{file("a", 0), file("a/b", 0)}, "no entry for its directory before it"},
+		{"below a file", []Header{file("a", 0), file("a/b", 0)}, "below the name of an earlier entry that is no directory"},
 		{"duplicate entry", []Header{file("a", 0), file("a", 0)}, "duplicate entry"},
 		{"file over a directory", []Header{dir("a"), dir("b"), file("a", 0)}, "earlier entry of this name is a directory"},
 		{"body missing", []Header{file("a", 1), file("b", 0)}, "1 bytes shorter"},
@@ -300,17 +303,30 @@ func TestReaderRefuses(t *testing.T) {
 	}
 	edit := func(at int, with string) string { return whole[:at] + with + whole[at+len(with):] }
 	for name, data := range map[string]string{
-		"magic":             edit(0, "070702"),
-		"digit":             edit(6, "x"),
-		"name of no length": edit(94, "00000000"),
-		"name of 4 GiB":     edit(94, "FFFFFFFF"),
-		"name without NUL":  edit(113, "x"),
-		"more after it":     whole + "x",
-		"not aligned":       whole + "\x00" + whole,
-		"NUL in the name":   record("a\x00b", TypeFile, 0) + record(trailer, 0, 0),
-		"trailer with body": record(trailer, 0, 4) + "more" + whole,
-		"trailer as a link": record(trailer, TypeSymlink, 0),
-		"link to too much":  record("a", TypeSymlink, MaxPath+1) + strings.Repeat("x", MaxPath+1) + record(trailer, 0, 0),
+		"magic":               edit(0, "070702"),
+		"digit":               edit(6, "x"),
+		"name of no length":   edit(94, "00000000"),
+		"name of 4 GiB":       edit(94, "FFFFFFFF"),
+		"name without NUL":    edit(113, "x"),
+		"more after it":       whole + "x",
+		"not aligned":         whole + "\x00" + whole,
+		"NUL in the name":     record("a\x00b", TypeFile, 0) + record(trailer, 0, 0),
+		"trailer with body":   record(trailer, 0, 4) + "more" + whole,
+		"trailer as a link":   record(trailer, TypeSymlink, 0),
+		"body of a directory": record("a", TypeDir, 4) + "body" + record(trailer, 0, 0),
+		"unknown type":        record("a", 0, 0) + record(trailer, 0, 0),
+		"high bits of a mode": record("a", 1<<16|TypeFile, 0) + record(trailer, 0, 0),
+		"empty link":          record("a", TypeSymlink, 0) + record(trailer, 0, 0),
+		"NUL in a target":     record("a", TypeSymlink, 4) + "a\x00bc" + record(trailer, 0, 0),
+		"no directory":        record("a/b", TypeFile, 0) + record(trailer, 0, 0),
+		"below a link":        record("a", TypeSymlink, 4) + "/dev" + record("a/b", TypeFile, 0) + record(trailer, 0, 0),
+		"twice":               record("a", TypeFile, 0) + record("./a", TypeFile, 0) + record(trailer, 0, 0),
+		"other console":       record("dev/console", TypeChar, 0) + record(trailer, 0, 0),
+		"file over /dev":      record("dev", TypeFile, 0) + record(trailer, 0, 0),
+		"dots":                record("../a", TypeFile, 0) + record(trailer, 0, 0),
+		"slash after a file":  record("a/", TypeFile, 0) + record(trailer, 0, 0),
+		"root as a file":      record(".", TypeFile, 0) + record(trailer, 0, 0),
+		"link to too much":    record("a", TypeSymlink, MaxPath+1) + strings.Repeat("x", MaxPath+1) + record(trailer, 0, 0),
 	} {
 		if _, err := read(strings.NewReader(data)); err == nil {
 			t.Errorf("%s: taken", name)
@@ -322,6 +338,32 @@ func TestReaderRefuses(t *testing.T) {
 func record(name string, mode uint32, size int) string {
 	r := fmt.Sprintf("070701%08X%08X%032X%08X%032X%08X%08X%s\x00", 1, mode, 0, size, 0, len(name)+1, 0, name)
 	return r + strings.Repeat("\x00", -len(r)&3)
+}
+
+// TestReaderNames reads names as other writers write them: with what the kernel's tree has before.
+func TestReaderNames(t *testing.T) {
+	got, err := read(strings.NewReader(record(".", TypeDir|0o755, 0) + record("./a/", TypeDir|0o755, 0) +
+		record("/a/b", TypeFile|0o644, 0) + record("dev/null", TypeChar, 0) + record(trailer, 0, 0)))
+	if err != nil || len(got) != 4 {
+		t.Errorf("%+v (%v)", got, err)
+	}
+}
+
+// TestContinue reads two ramdisks into one tree: the second has no entry for a directory of the first.
+func TestContinue(t *testing.T) {
+	r := NewReader(strings.NewReader(record("a", TypeDir, 0) + record(trailer, 0, 0)))
+	for _, want := range []string{"a", "a/b"} {
+		if h, err := r.Next(); err != nil || h.Name != want {
+			t.Fatalf("%+v (%v), expected %s", h, err, want)
+		}
+		if _, err := r.Next(); err != io.EOF {
+			t.Fatalf("%v at the end", err)
+		}
+		r.Continue(strings.NewReader(record("a/b", TypeFile, 0) + record(trailer, 0, 0)))
+	}
+	if _, err := r.Next(); err == nil || !strings.Contains(err.Error(), "duplicate entry") {
+		t.Errorf("a file of an earlier ramdisk: %v", err)
+	}
 }
 
 // TestReaderPaddedNames reads names with more than one NUL at the end, as gen_init_cpio writes them.

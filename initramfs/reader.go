@@ -15,21 +15,44 @@ type Reader struct {
 	pos  int64     // bytes consumed
 	left int64     // bytes of the current body not yet read
 	end  bool      // a trailer has been read and nothing but zeros since
-	nth  int       // of the archive, from 0
+	tree *unpacked
 }
+
+// RefusedError is the error for an entry of which the kernel makes something else than its header says.
+type RefusedError struct {
+	Header *Header
+	At     int64 // bytes before the entry in its ramdisk, uncompressed
+	Err    error
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("newc archive, entry %q at byte %d: the kernel may unpack something else: %v",
+		e.Header.Name, e.At, e.Err)
+}
+
+func (e *RefusedError) Unwrap() error { return e.Err }
 
 // NewReader returns a Reader of an uncompressed archive. It reads ahead. If r is an io.Seeker, it skips
 // bodies that the caller does not read.
 func NewReader(r io.Reader) *Reader {
 	seek, _ := r.(io.Seeker)
-	return &Reader{r: bufio.NewReaderSize(r, 64<<10), seek: seek}
+	return &Reader{r: bufio.NewReaderSize(r, 64<<10), seek: seek, tree: newUnpacked()}
+}
+
+// Continue goes on with the ramdisk after the one that has ended with io.EOF: the kernel unpacks it into the
+// same tree.
+func (r *Reader) Continue(in io.Reader) {
+	r.seek, _ = in.(io.Seeker)
+	r.r.Reset(in)
+	r.pos, r.end = 0, false
 }
 
 // Next goes to the next entry. After the last it returns io.EOF. Several archives may follow each other, with
 // zeros between them, as in concatenated ramdisks: their entries come one after the other, and inode numbers
 // start anew with each.
 //
-// An archive without its trailer, or with anything but zeros after it, is an error.
+// An archive without its trailer, or with anything but zeros after it, is an error. So is an entry of which
+// the kernel makes something else than its header says: a [RefusedError].
 func (r *Reader) Next() (*Header, error) {
 	if err := r.skipBody(); err != nil {
 		return nil, err
@@ -49,11 +72,17 @@ func (r *Reader) Next() (*Header, error) {
 			return nil, fmt.Errorf("newc archive, entry at byte %d: %w", start, noEOF(err))
 		}
 		if h.Name != trailer {
-			if r.end {
-				r.nth++
-			}
 			r.end = false
 			r.left = h.Size
+			err := r.tree.entry(h)
+			if err == nil && h.Mode&TypeMask == TypeSymlink { // for do_symlink, the target ends at a NUL
+				if target, _ := r.r.Peek(int(h.Size)); bytes.IndexByte(target, 0) >= 0 {
+					err = errors.New("the target of the symbolic link has a NUL")
+				}
+			}
+			if err != nil {
+				return nil, &RefusedError{h, start, err}
+			}
 			return h, nil
 		}
 		if h.Size != 0 || h.Mode&TypeMask == TypeSymlink {
@@ -61,12 +90,10 @@ func (r *Reader) Next() (*Header, error) {
 			return nil, fmt.Errorf("newc archive, entry at byte %d: trailer has mode %o and %d bytes, "+
 				"expected no symbolic link and no bytes", start, h.Mode, h.Size)
 		}
+		r.tree.endArchive()
 		r.end = true
 	}
 }
-
-// Archive returns the number of the archive that the current entry is in, from 0.
-func (r *Reader) Archive() int { return r.nth }
 
 // Offset returns the position in the stream of the next byte of the current body.
 func (r *Reader) Offset() int64 { return r.pos }
@@ -126,9 +153,6 @@ func (r *Reader) header() (*Header, error) {
 	}
 	if err := r.skipPad(); err != nil {
 		return nil, err
-	}
-	if f[1]&TypeMask == TypeSymlink && f[6] > MaxPath {
-		return nil, fmt.Errorf("the symbolic link %q points to %d bytes: the kernel skips one of more than %d", text, f[6], MaxPath)
 	}
 	return &Header{
 		Name: string(text), Inode: f[0], Mode: f[1], UID: f[2], GID: f[3], Links: f[4],

@@ -4,9 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
-	"strings"
 )
 
 // bufferSize holds headers and small bodies together, so that 200,000 small files are not 400,000 writes.
@@ -20,7 +18,7 @@ type Writer struct {
 	left    int64  // bytes that the current entry still needs
 	name    string // of the current entry
 	inode   uint32 // the highest number used
-	dirs    dirs
+	names   names
 	err     error // the first error; nothing is written after it
 	closed  bool
 }
@@ -29,7 +27,7 @@ type Writer struct {
 //
 // If w is an *os.File and a body comes from another one (see [Writer.ReadFrom]), the kernel copies the bytes.
 func NewWriter(w io.Writer) *Writer {
-	return &Writer{w: bufio.NewWriterSize(w, bufferSize), under: w, dirs: newDirs()}
+	return &Writer{w: bufio.NewWriterSize(w, bufferSize), under: w, names: newNames()}
 }
 
 // WriteHeader ends the current entry and begins the next. The kernel creates no parents, so an entry must
@@ -42,8 +40,8 @@ func (w *Writer) WriteHeader(h *Header) error {
 	if err := h.Check(); err != nil {
 		return w.fail(err)
 	}
-	if err := w.dirs.add(h.Name, h.Mode&TypeMask == TypeDir); err != nil {
-		return w.fail(err)
+	if _, err := w.names.add(h.Name, h.Mode, h.ModTime); err != nil {
+		return w.fail(fmt.Errorf("%s: %w", h.Name, err))
 	}
 	inode := h.Inode
 	if inode == 0 {
@@ -195,36 +193,4 @@ func (w *Writer) fail(err error) error {
 		w.err = err
 	}
 	return w.err
-}
-
-// dirs knows the directories of an archive, by a hash of their names so that a million of them fit in memory,
-// and the name of the last entry. It finds duplicate files only if they follow each other, as in every sorted
-// order.
-type dirs struct {
-	seed  maphash.Seed
-	known map[uint64]struct{}
-	last  string
-}
-
-func newDirs() dirs { return dirs{seed: maphash.MakeSeed(), known: map[uint64]struct{}{}} }
-
-func (d *dirs) has(name string) bool {
-	_, ok := d.known[maphash.String(d.seed, name)]
-	return ok
-}
-
-func (d *dirs) add(name string, dir bool) error {
-	if i := strings.LastIndexByte(name, '/'); i >= 0 && !d.has(name[:i]) {
-		return fmt.Errorf("%s: the archive has no entry for its directory before it, and the kernel creates none", name)
-	}
-	switch {
-	case dir:
-		d.known[maphash.String(d.seed, name)] = struct{}{}
-	case d.has(name):
-		return fmt.Errorf("%s: an earlier entry of this name is a directory", name)
-	case name == d.last:
-		return fmt.Errorf("%s: duplicate entry", name)
-	}
-	d.last = name
-	return nil
 }

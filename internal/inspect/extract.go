@@ -65,61 +65,74 @@ func ExtractSections(ctx context.Context, f *eif.File, dir string) ([]string, er
 // in bytes, and name. After those of a ramdisk with an erofs root, it prints the names in the latter, below
 // rootfs/.
 func ListRamdisks(ctx context.Context, f *eif.File, w io.Writer) error {
-	for i, s := range f.All(eif.Ramdisk) {
-		line := func(n *node, path string) error {
-			name := visible(path)
-			if n.is(initramfs.TypeSymlink) {
-				name += " -> " + visible(n.target)
+	var roots []bool // of each ramdisk: it has an erofs root
+	line := func(i int, n *node, path string) error {
+		name := visible(path)
+		if n.is(initramfs.TypeSymlink) {
+			name += " -> " + visible(n.target)
+		}
+		_, err := fmt.Fprintf(w, "%d %s %d:%d %d %s\n", i, modeText(n.mode), n.uid, n.gid, n.size, name)
+		return errors.Join(err, context.Cause(ctx))
+	}
+	disks := f.All(eif.Ramdisk)
+	// begin lists the erofs roots of the ramdisks before the ith.
+	begin := func(i int) error {
+		for ; len(roots) <= i; roots = append(roots, false) {
+			last := len(roots) - 1
+			if last < 0 || !roots[last] {
+				continue
 			}
-			_, err := fmt.Fprintf(w, "%d %s %d:%d %d %s\n", i, modeText(n.mode), n.uid, n.gid, n.size, name)
+			err := erofsNames(ctx, f, disks[last], func(n *node) error { return line(last, n, "rootfs/"+n.path) })
+			if err != nil {
+				return fmt.Errorf("ramdisk %d: %w", last, err)
+			}
+		}
+		return nil
+	}
+	err := WalkRamdisks(f, func(i int, h *initramfs.Header, body *initramfs.Reader) error {
+		if err := begin(i); err != nil {
 			return err
 		}
-		err := walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
-			n, err := newNode(h, body)
-			if err != nil {
-				return fmt.Errorf("%q: %w", h.Name, err)
-			}
-			return errors.Join(line(n, n.path), context.Cause(ctx))
-		})
-		if err == nil {
-			err = erofsNames(ctx, f, s, func(n *node) error { return line(n, "rootfs/"+n.path) })
-		}
+		roots[i] = roots[i] || isPart(h.Name)
+		n, err := newNode(h, body)
 		if err != nil {
-			return fmt.Errorf("ramdisk %d: %w", i, err)
+			return fmt.Errorf("%q: %w", h.Name, err)
 		}
+		return line(i, n, n.path)
+	})
+	if err != nil {
+		return err
 	}
-	return nil
+	return begin(len(disks))
 }
 
 // UnpackRamdisks unpacks the ramdisks of a file into a directory for each, dir/0, dir/1 …. It writes nothing
 // outside of them, whatever the names are. It sets owners if the user may do that. It calls warn for what it
 // does not make: device nodes, and the files in an erofs root, which stays an image.
 func UnpackRamdisks(ctx context.Context, f *eif.File, dir string, warn func(string)) error {
-	for i, s := range f.All(eif.Ramdisk) {
-		if err := unpackRamdisk(ctx, f, s, filepath.Join(dir, fmt.Sprint(i)), warn); err != nil {
-			return fmt.Errorf("ramdisk %d: %w", i, err)
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	var all []*unpacker
+	begin := func(i int) error {
+		for len(all) <= i {
+			dir := filepath.Join(dir, fmt.Sprint(len(all)))
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				return err
+			}
+			root, err := os.OpenRoot(dir)
+			if err != nil {
+				return err
+			}
+			all = append(all, &unpacker{root: root, warn: warn})
 		}
+		return nil
 	}
-	return nil
-}
-
-func unpackRamdisk(ctx context.Context, f *eif.File, s eif.Section, dir string, warn func(string)) error {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o777); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return err
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	u := unpacker{root: root, links: map[hardLink]string{}, warn: warn}
-	err = walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
-		if err := context.Cause(ctx); err != nil {
+	err := WalkRamdisks(f, func(i int, h *initramfs.Header, body *initramfs.Reader) error {
+		if err := errors.Join(context.Cause(ctx), begin(i)); err != nil {
 			return err
 		}
-		if err := u.entry(h, body, body.Archive()); err != nil {
+		if err := all[i].entry(h, body); err != nil {
 			return fmt.Errorf("%q: %w", h.Name, err)
 		}
 		if isPart(h.Name) && "/"+h.Name == contract.RootPart(0) {
@@ -129,26 +142,24 @@ func unpackRamdisk(ctx context.Context, f *eif.File, s eif.Section, dir string, 
 		return nil
 	})
 	if err == nil {
-		err = u.finishDirs()
+		err = begin(len(f.All(eif.Ramdisk)) - 1)
 	}
-	return errors.Join(err, root.Close())
-}
-
-// hardLink is what all names of a file have in common (init/initramfs.c, find_link).
-type hardLink struct {
-	archive int
-	device  [2]uint32
-	inode   uint32
+	for _, u := range all {
+		if err == nil {
+			err = u.finishDirs()
+		}
+		err = errors.Join(err, u.root.Close())
+	}
+	return err
 }
 
 type unpacker struct {
-	root  *os.Root
-	links map[hardLink]string // the first name of each file that has several
-	dirs  []initramfs.Header
-	warn  func(string)
+	root *os.Root
+	dirs []initramfs.Header
+	warn func(string)
 }
 
-func (u *unpacker) entry(h *initramfs.Header, body io.Reader, archive int) error {
+func (u *unpacker) entry(h *initramfs.Header, body io.Reader) error {
 	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 	if name == "" {
 		return nil
@@ -172,17 +183,15 @@ func (u *unpacker) entry(h *initramfs.Header, body io.Reader, archive int) error
 		}
 		return u.owner(name, h)
 	case initramfs.TypeFile:
-		flags, file := os.O_CREATE|os.O_EXCL, hardLink{archive, h.Device, h.Inode}
-		if first, ok := u.links[file]; ok && h.Links > 1 {
-			if err := u.root.Link(first, name); err != nil || h.Size == 0 {
+		flags := os.O_CREATE | os.O_EXCL
+		if h.LinkTo != "" {
+			if err := u.root.Link(h.LinkTo, name); err != nil || h.Size == 0 {
 				return err
 			}
 			if err := u.root.Chmod(name, 0o600); err != nil { // the first name's may forbid writing
 				return err
 			}
 			flags = os.O_TRUNC // GNU cpio stores the bytes with the last name
-		} else if h.Links > 1 {
-			u.links[file] = name
 		}
 		out, err := u.root.OpenFile(name, os.O_WRONLY|flags, 0o600)
 		if err != nil {

@@ -21,6 +21,7 @@ type node struct {
 	size           int64  // of a file, in bytes
 	time           int64  // seconds since 1970
 	target         string // of a symbolic link
+	linkTo         string // the first name of the file, if this is another
 	xattrs         string // name="value" …; archives have none
 }
 
@@ -57,7 +58,7 @@ func archive(ctx context.Context, f *eif.File, s eif.Section) tree {
 func newNode(h *initramfs.Header, body io.Reader) (*node, error) {
 	n := &node{
 		path: h.Name, mode: h.Mode, uid: h.UID, gid: h.GID, links: h.Links, major: h.Major, minor: h.Minor,
-		size: h.Size, time: int64(h.ModTime),
+		size: h.Size, time: int64(h.ModTime), linkTo: h.LinkTo,
 	}
 	if n.is(initramfs.TypeSymlink) {
 		target, err := io.ReadAll(body)
@@ -177,6 +178,7 @@ func compare(a, b *node, sameContent bool) string {
 	differ(a.major != b.major || a.minor != b.minor,
 		"device %d:%d and %d:%d", a.major, a.minor, b.major, b.minor)
 	differ(a.links != b.links, "%d and %d hard links", a.links, b.links)
+	differ(a.linkTo != b.linkTo, "hard link to %q and %q", a.linkTo, b.linkTo)
 	differ(a.target != b.target, "target %q and %q", a.target, b.target)
 	differ(a.size != b.size && a.target == b.target, "size %d and %d", a.size, b.size)
 	differ(a.size == b.size && !sameContent, "content")

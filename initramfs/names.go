@@ -1,0 +1,152 @@
+package initramfs
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"strings"
+)
+
+// maxLinked is how many bytes of names a Reader keeps for files with several: a compressed ramdisk of some
+// megabytes can have a thousand times as many.
+const maxLinked = 64 << 20
+
+// names are those that an archive has so far. It keeps hashes, so that a million of them fit in memory.
+type names struct {
+	seed  maphash.Seed
+	dirs  map[uint64]int64 // with the time of the first entry, or noTime
+	files map[uint64]struct{}
+}
+
+const noTime = -1
+
+func newNames() names {
+	return names{maphash.MakeSeed(), map[uint64]int64{}, map[uint64]struct{}{}}
+}
+
+// add returns the time of the first entry of the name. The kernel creates no parents (init/initramfs.c,
+// do_name), and follows symbolic links on its way to a name, so the directory of a name must be an earlier
+// entry. A name may occur once, that of a directory several times.
+func (n *names) add(name string, mode, time uint32) (uint32, error) {
+	if i := strings.LastIndexByte(name, '/'); i >= 0 {
+		parent := maphash.String(n.seed, name[:i])
+		if _, ok := n.files[parent]; ok {
+			return 0, errors.New("it is below the name of an earlier entry that is no directory")
+		}
+		if _, ok := n.dirs[parent]; !ok {
+			return 0, errors.New("the archive has no entry for its directory before it, and the kernel creates none")
+		}
+	}
+	id := maphash.String(n.seed, name)
+	first, isDir := n.dirs[id]
+	_, isFile := n.files[id]
+	switch {
+	case isDir && mode&TypeMask != TypeDir:
+		return 0, errors.New("an earlier entry of this name is a directory")
+	case isFile:
+		return 0, errors.New("duplicate entry: an earlier one has this name")
+	case isDir && first != noTime:
+		return uint32(first), nil
+	case mode&TypeMask == TypeDir:
+		n.dirs[id] = int64(time)
+	default:
+		n.files[id] = struct{}{}
+	}
+	return time, nil
+}
+
+// unpacked follows what the kernel makes of the entries of one archive after the other.
+type unpacked struct {
+	names
+	links  map[linkKey]*Header // the first entry of each file with several names, in the current archive
+	linked int                 // bytes of their names
+}
+
+// linkKey is what all names of a file have in common (init/initramfs.c, find_link).
+type linkKey struct {
+	device [2]uint32
+	inode  uint32
+	kind   uint32
+}
+
+// newUnpacked returns the tree that every kernel starts with (usr/default_cpio_list): /dev, /dev/console and
+// /root.
+func newUnpacked() *unpacked {
+	u := &unpacked{names: newNames(), links: map[linkKey]*Header{}}
+	for _, dir := range []string{"dev", "root"} {
+		u.dirs[maphash.String(u.seed, dir)] = noTime
+	}
+	return u
+}
+
+// endArchive forgets the inodes (init/initramfs.c, do_name: free_hash).
+func (u *unpacked) endArchive() { clear(u.links) }
+
+// entry returns an error if the kernel makes something else of an entry than its header says. It sets what
+// follows from earlier entries.
+func (u *unpacked) entry(h *Header) error {
+	name, err := plainName(h)
+	if err != nil {
+		return err
+	}
+	if err := checkFields(h); err != nil {
+		return err
+	}
+	kind := h.Mode & TypeMask
+	if name == "" {
+		if kind != TypeDir {
+			return fmt.Errorf("mode %o, expected a directory", h.Mode)
+		}
+		return nil
+	}
+	// mknod does not replace a device of the same type.
+	if name == "dev/console" && kind == TypeChar && (h.Major != 5 || h.Minor != 1) {
+		return fmt.Errorf("device %d:%d, but the kernel has made it as 5:1", h.Major, h.Minor)
+	}
+	first, err := u.add(name, h.Mode, h.ModTime)
+	if err != nil {
+		return err
+	}
+	if kind == TypeDir {
+		h.ModTime = first // dir_utime sets times from the last entry to the first
+		return nil
+	}
+	if h.Links < 2 || kind == TypeSymlink { // maybe_link
+		return nil
+	}
+	key := linkKey{h.Device, h.Inode, kind}
+	old := u.links[key]
+	if old == nil {
+		if u.linked += len(name); u.linked > maxLinked {
+			return fmt.Errorf("the names of hard links have more than %d bytes: too many to follow", maxLinked)
+		}
+		c := *h
+		c.Name = name
+		u.links[key] = &c
+		return nil
+	}
+	h.LinkTo = old.Name
+	switch {
+	case kind != TypeFile:
+		return fmt.Errorf("a second name of the device, fifo or socket %q: the kernel ignores its other fields", old.Name)
+	case old.Mode != h.Mode || old.UID != h.UID || old.GID != h.GID || old.ModTime != h.ModTime:
+		return fmt.Errorf("a second name of %q with another mode, owner or time: a file has only one", old.Name)
+	}
+	return nil
+}
+
+// plainName returns the path that an entry is unpacked to, relative to the root, which is "". `find . | cpio`
+// writes "./" before names, other programs "/", and some "/" after the name of a directory.
+func plainName(h *Header) (string, error) {
+	name, ok := strings.CutPrefix(h.Name, "./")
+	if !ok {
+		name = strings.TrimPrefix(name, "/")
+	}
+	if name == "." || name == "" && h.Name != "" {
+		return "", nil
+	}
+	if h.Mode&TypeMask == TypeDir {
+		name = strings.TrimSuffix(name, "/")
+	}
+	return name, CheckName(name)
+}
