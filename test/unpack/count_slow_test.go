@@ -1,0 +1,5 @@
+//go:build slow
+
+package unpack_test
+
+const archives = 10_000

@@ -1,0 +1,6 @@
+//go:build !slow
+
+package unpack_test
+
+// archives is how many ramdisks the kernel's code and neb read in a quick run.
+const archives = 1_000
