@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
@@ -82,22 +83,14 @@ func tarHeader(e *Entry, names map[uint32]string) (*tar.Header, error) {
 	if e.Links > 1 {
 		names[e.Inode] = e.Path
 	}
-	switch e.Mode & initramfs.TypeMask {
-	case initramfs.TypeFile:
-		h.Typeflag, h.Size = tar.TypeReg, e.Size
-	case initramfs.TypeDir:
-		h.Typeflag = tar.TypeDir
-		h.Name += "/"
-	case initramfs.TypeSymlink:
-		h.Typeflag = tar.TypeSymlink
-	case initramfs.TypeChar:
-		h.Typeflag = tar.TypeChar
-	case initramfs.TypeBlock:
-		h.Typeflag = tar.TypeBlock
-	case initramfs.TypeFifo:
-		h.Typeflag = tar.TypeFifo
-	default:
+	kind := e.Mode & initramfs.TypeMask
+	i := slices.IndexFunc(tarTypes, func(t tarType) bool { return t.mode == kind })
+	if i < 0 {
 		return nil, errors.New("a tar archive cannot hold a socket")
+	}
+	h.Typeflag, h.Size = tarTypes[i].flag, e.Size
+	if e.IsDir() {
+		h.Name += "/"
 	}
 	for _, x := range e.Xattrs {
 		if h.PAXRecords == nil {

@@ -59,3 +59,25 @@ func TestNoConfiguration(t *testing.T) {
 		t.Errorf("the context %q, %v", name, err)
 	}
 }
+
+func TestSameImage(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		same bool
+	}{
+		{"alpine", "docker.io/library/alpine:latest", true},
+		{"docker.io/alpine:3", "library/alpine:3", true},
+		{"index.docker.io/a/b", "a/b:latest", true},
+		{"localhost/a", "localhost/a:latest", true},
+		{"localhost:5000/a:1", "localhost:5000/a:1", true},
+		{"Not A Reference", "Not A Reference", true},
+		{"Not A Reference", "alpine", false},
+		{"alpine:3", "alpine", false},
+		{"host.example/alpine", "alpine", false},
+		{"a/b", "b", false},
+	} {
+		if got := sameImage(c.a, c.b); got != c.same {
+			t.Errorf("%s and %s: %t, want %t", c.a, c.b, got, c.same)
+		}
+	}
+}

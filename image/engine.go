@@ -56,7 +56,7 @@ func openEngine(ctx context.Context, rest string, o Options) (*Image, error) {
 		return nil, fmt.Errorf("response of the Docker engine at %s: %w", e.host, err)
 	}
 	// Without a tag, the engine would send all tags of the repository.
-	named := slices.ContainsFunc(info.RepoTags, func(tag string) bool { return Expand(tag) == Expand(rest) })
+	named := slices.ContainsFunc(info.RepoTags, func(tag string) bool { return sameImage(tag, rest) })
 	if named && !strings.ContainsAny(rest[strings.LastIndexByte(rest, '/')+1:], ":@") {
 		rest += ":latest"
 	}

@@ -60,11 +60,3 @@ func ExampleTree_Put() {
 	// 100644 etc/motd 6
 	// 100644 app 10
 }
-
-func ExampleExpand() {
-	fmt.Println(image.Expand("alpine"))
-	fmt.Println(image.Expand("host.example/app@sha256:0123"))
-	// Output:
-	// docker.io/library/alpine:latest
-	// host.example/app@sha256:0123
-}

@@ -124,7 +124,7 @@ func nameOf(d v1.Descriptor) string {
 // default host.
 func isNamed(d v1.Descriptor, want string) bool {
 	for _, key := range []string{annotationImageName, annotationName} {
-		if name := d.Annotations[key]; name != "" && (name == want || Expand(name) == Expand(want)) {
+		if name := d.Annotations[key]; name != "" && sameImage(name, want) {
 			return true
 		}
 	}
@@ -205,7 +205,7 @@ func fromDockerSave(in files, want string, o Options) (*Image, error) {
 	at := -1
 	for i, m := range all {
 		for _, tag := range m.RepoTags {
-			if want != "" && Expand(tag) == Expand(want) {
+			if want != "" && sameImage(tag, want) {
 				at = i
 			}
 		}

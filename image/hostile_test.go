@@ -145,7 +145,7 @@ func TestBomb(t *testing.T) {
 	}
 	head := bytes.Clone(b.Bytes())
 	for _, way := range []Compression{Gzip, Zstd, Xz} {
-		bomb := way.Pack(t, append(head, make([]byte, 64<<20)...))
+		bomb := way.Pack(t, append(head, make([]byte, 16<<20)...))
 		l := NewLayout(t)
 		l.Name(l.Manifest(l.JSON("c", Config("amd64", [][]byte{nil})), []Descriptor{l.Blob(string(way), bomb)}), "")
 		rejected(t, "oci:"+l.Dir(), image.Limits{Bytes: 8 << 20}, "more than 8388608 bytes, decompressed")

@@ -238,24 +238,6 @@ func TestManyFiles(t *testing.T) {
 	runtime.KeepAlive(layer)
 }
 
-func TestExpand(t *testing.T) {
-	for ref, want := range map[string]string{
-		"alpine":               "docker.io/library/alpine:latest",
-		"alpine:3":             "docker.io/library/alpine:3",
-		"me/app":               "docker.io/me/app:latest",
-		"localhost/app":        "localhost/app:latest",
-		"host.example/a/b:1":   "host.example/a/b:1",
-		"host:5000/a":          "host:5000/a:latest",
-		"a/b/c":                "docker.io/a/b/c:latest",
-		"app@sha256:0123":      "docker.io/library/app@sha256:0123",
-		"docker.io/library/x:": "docker.io/library/x:",
-	} {
-		if got := image.Expand(ref); got != want {
-			t.Errorf("%s: %s, want %s", ref, got, want)
-		}
-	}
-}
-
 // TestPlaces opens images in directories whose names hold what separates a name or digest from the place.
 func TestPlaces(t *testing.T) {
 	l := NewLayout(t)

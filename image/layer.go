@@ -107,7 +107,7 @@ func openZstd(ctx context.Context, in *bufio.Reader, w *windowRoom) (io.Reader, 
 		runtime.GC() // several windows would be garbage at a time if the room were free before the memory is
 		w.room.Release(window)
 	}
-	return zstdReader{r, window}, done, nil
+	return r, done, nil
 }
 
 // firstWindow returns the window of the first zstd frame that has one, in bytes; 0 if it is not in head.
@@ -131,21 +131,6 @@ func firstWindow(head []byte) int64 {
 	}
 }
 
-// zstdReader explains an error about a window.
-type zstdReader struct {
-	*zstd.Decoder
-	window int64
-}
-
-func (z zstdReader) Read(b []byte) (int, error) {
-	n, err := z.Decoder.Read(b)
-	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
-		err = fmt.Errorf("a later zstd frame needs a window of more than %d bytes, the first did not: %w",
-			z.window, err)
-	}
-	return n, err
-}
-
 // openXZ waits until there is room for the largest dictionary, which is what a window is for zstd.
 func openXZ(ctx context.Context, in *bufio.Reader, w *windowRoom) (io.Reader, func(), error) {
 	if err := w.room.Acquire(ctx, w.limit); err != nil {
@@ -153,27 +138,13 @@ func openXZ(ctx context.Context, in *bufio.Reader, w *windowRoom) (io.Reader, fu
 	}
 	done := func() { w.room.Release(w.limit) }
 	r, err := xz.NewReader(in, uint32(min(w.limit, math.MaxUint32)))
-	if err = xzError(err, w.limit); err != nil {
+	if err == xz.ErrMemlimit {
+		err = &LimitError{What: "bytes of dictionary for an xz archive", Limit: w.limit, Field: "Window"}
+	}
+	if err != nil {
 		done()
 	}
-	return xzReader{r, w.limit}, done, err
-}
-
-type xzReader struct {
-	*xz.Reader
-	limit int64
-}
-
-func (x xzReader) Read(b []byte) (int, error) {
-	n, err := x.Reader.Read(b)
-	return n, xzError(err, x.limit)
-}
-
-func xzError(err error, limit int64) error {
-	if err == xz.ErrMemlimit {
-		return &LimitError{What: "bytes of dictionary for an xz archive", Limit: limit, Field: "Window"}
-	}
-	return err
+	return r, done, err
 }
 
 // read decompresses a layer into a temporary file of the tree, unless it is a plain archive in a file, and
@@ -315,25 +286,35 @@ func isSparse(h *tar.Header) bool {
 	return false
 }
 
-// tarTypes are the file types of entries.
-var tarTypes = map[byte]uint32{
-	tar.TypeReg:       initramfs.TypeFile,
-	tar.TypeCont:      initramfs.TypeFile,
-	tar.TypeGNUSparse: initramfs.TypeFile,
-	tar.TypeLink:      initramfs.TypeFile,
-	tar.TypeSymlink:   initramfs.TypeSymlink,
-	tar.TypeChar:      initramfs.TypeChar,
-	tar.TypeBlock:     initramfs.TypeBlock,
-	tar.TypeDir:       initramfs.TypeDir,
-	tar.TypeFifo:      initramfs.TypeFifo,
+type tarType struct {
+	flag byte
+	mode uint32
+}
+
+// tarTypes are the file types of entries. The first with a type is what is written for it.
+var tarTypes = []tarType{
+	{tar.TypeReg, initramfs.TypeFile},
+	{tar.TypeCont, initramfs.TypeFile},
+	{tar.TypeGNUSparse, initramfs.TypeFile},
+	{tar.TypeLink, initramfs.TypeFile},
+	{tar.TypeSymlink, initramfs.TypeSymlink},
+	{tar.TypeChar, initramfs.TypeChar},
+	{tar.TypeBlock, initramfs.TypeBlock},
+	{tar.TypeDir, initramfs.TypeDir},
+	{tar.TypeFifo, initramfs.TypeFifo},
 }
 
 const paxXattr = "SCHILY.xattr."
 
 // entry returns what a header of a layer describes. link is the target of a hard link.
 func entry(h *tar.Header) (e *Entry, link string, err error) {
-	kind, ok := tarTypes[h.Typeflag]
-	if !ok {
+	var kind uint32
+	for _, t := range tarTypes {
+		if t.flag == h.Typeflag {
+			kind = t.mode
+		}
+	}
+	if kind == 0 {
 		return nil, "", fmt.Errorf("unsupported type %q", h.Typeflag)
 	}
 	const ids = 1<<32 - 2 // the kernel takes the next one for "no owner"

@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -13,20 +12,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// Expand adds the default host, directory and tag to a reference, as Docker does: "alpine" becomes
-// docker.io/library/alpine:latest.
-func Expand(ref string) string {
-	first, _, found := strings.Cut(ref, "/")
-	switch {
-	case !found:
-		ref = "docker.io/library/" + ref
-	case !strings.ContainsAny(first, ".:") && first != "localhost":
-		ref = "docker.io/" + ref
-	}
-	if last := ref[strings.LastIndexByte(ref, '/')+1:]; !strings.ContainsAny(last, ":@") {
-		ref += ":latest"
-	}
-	return ref
+// sameImage reports whether two references name the same image. Tools write them with or without the default
+// host, directory and tag, as Docker does.
+func sameImage(a, b string) bool {
+	x, err1 := name.ParseReference(a)
+	y, err2 := name.ParseReference(b)
+	return a == b || err1 == nil && err2 == nil && x.Name() == y.Name()
 }
 
 // keychain has the credentials of the docker command for registries, and Podman's if that has none.

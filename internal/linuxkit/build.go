@@ -197,16 +197,14 @@ func parents(t *image.Tree, e *image.Entry, mode uint32) error {
 			mode |= class & 0o111
 		}
 	}
-	dir := path.Dir(e.Path)
-	for i := 0; i <= len(dir) && dir != "."; i++ {
-		if i < len(dir) && dir[i] != '/' || i > 0 && dir[i-1] == '/' {
-			continue
-		}
-		if _, ok := t.Lookup(dir[:i]); ok {
+	parts := strings.FieldsFunc(path.Dir(e.Path), func(r rune) bool { return r == '/' })
+	for i := range parts {
+		dir := strings.Join(parts[:i+1], "/")
+		if _, ok := t.Lookup(dir); ok || dir == "." {
 			continue
 		}
 		p := *e
-		p.Path, p.Mode = dir[:i], initramfs.TypeDir|mode&0o777
+		p.Path, p.Mode = dir, initramfs.TypeDir|mode&0o777
 		if err := t.Put(&p, nil); err != nil {
 			return err
 		}
