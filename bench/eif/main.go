@@ -77,7 +77,7 @@ func bench(dir, blobs string, runs int, sizes []string) error {
 		commands := [][]string{
 			{"sha384sum", base + ".layer"},
 			{"gzip", "-dc", base + ".layer.gz"},
-			{neb, "eif", "build", "--image", "oci-archive:" + base + ".oci.tar", "--arch", "x86_64", "--blobs", blobs, "--cmd", "/f0", "--output", base + ".eif"},
+			{neb, "eif", "build", "--image", "oci-archive:" + base + ".oci.tar", "--arch", "x86_64", "--blobs", blobs, "--cmd", "/f0", "--allow", "command-format", "--output", base + ".eif"},
 			{"sha384sum", base + ".eif"},
 			{neb, "eif", "describe", base + ".eif"},
 		}

@@ -46,7 +46,7 @@ func (e *enclave) describeNitroCLI() error {
 		f := fail("read", contract.CmdPath, err)
 		return f.because(unpacking(f.cause))
 	}
-	e.about.Cmd = lines(cmd)
+	e.about.Cmd = contract.Lines(cmd)
 	if len(e.about.Cmd) == 0 {
 		return fail("read", contract.CmdPath, errors.New("the file is empty")).because(
 			"the image has neither CMD nor ENTRYPOINT")
@@ -55,27 +55,12 @@ func (e *enclave) describeNitroCLI() error {
 	if err != nil && err != unix.ENOENT {
 		return fail("read", contract.EnvPath, err)
 	}
-	if e.env = lines(env); len(e.env) == 0 {
+	if e.env = contract.Lines(env); len(e.env) == 0 {
 		e.env = []string{"PATH=" + referencePath}
 	}
 	unix.Unlink(contract.CmdPath)
 	unix.Unlink(contract.EnvPath)
 	return nil
-}
-
-// lines returns the lines of one of nitro-cli's files. Like C strings, they end at a NUL byte.
-func lines(s string) []string {
-	if s == "" {
-		return nil
-	}
-	all := make([]string, 0, strings.Count(s, "\n")+1)
-	for s != "" {
-		var line string
-		line, s, _ = strings.Cut(s, "\n")
-		line, _, _ = strings.Cut(line, "\x00")
-		all = append(all, line)
-	}
-	return all
 }
 
 // unpacking returns the kernel's message about a ramdisk that it could not unpack, or otherwise if there is

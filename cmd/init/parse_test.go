@@ -101,8 +101,8 @@ func TestLines(t *testing.T) {
 		"\n":             {""},
 		"A=b\x00c\nD=\n": {"A=b", "D="},
 	} {
-		if got := lines(file); !reflect.DeepEqual(got, want) {
-			t.Errorf("lines(%q) = %q, want %q", file, got, want)
+		if got := contract.Lines(file); !reflect.DeepEqual(got, want) {
+			t.Errorf("Lines(%q) = %q, want %q", file, got, want)
 		}
 	}
 }
@@ -419,7 +419,7 @@ func FuzzResolveUser(f *testing.F) {
 	f.Add("", "\n\n", "\n")
 	f.Fuzz(func(t *testing.T, spec, passwd, group string) {
 		a, err := resolveUser(spec, passwd, group)
-		if err == nil && (a.uid < 0 || a.uid > maxID || a.gid < 0 || a.gid > maxID || a.home == "") {
+		if err == nil && (a.uid < 0 || a.uid > contract.MaxKernelID || a.gid < 0 || a.gid > contract.MaxKernelID || a.home == "") {
 			t.Errorf("%+v", a)
 		}
 	})
@@ -438,7 +438,7 @@ func FuzzDiagnose(f *testing.F) {
 func FuzzLines(f *testing.F) {
 	f.Add("/app\n\n-v\x00\n")
 	f.Fuzz(func(t *testing.T, s string) {
-		for _, l := range lines(s) {
+		for _, l := range contract.Lines(s) {
 			if strings.ContainsAny(l, "\n\x00") {
 				t.Errorf("%q", l)
 			}

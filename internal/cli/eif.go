@@ -18,6 +18,7 @@ func newEIFCommand(s streams) *cobra.Command {
 		newEIFBuildCommand(s),
 		fromRegistry(s, newEIFDescribeCommand(s)),
 		fromRegistry(s, newEIFExtractCommand(s)),
+		fromRegistry(s, newEIFCheckCommand(s)),
 		newEIFSignCommand(s),
 		newEIFRepairCommand(s),
 		fromRegistry(s, newEIFVerifyCommand(s)),

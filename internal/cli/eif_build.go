@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/epoch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/preflight"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
@@ -33,6 +35,7 @@ type eifBuild struct {
 	metadata         string
 	rootFormat       string
 	compat           string
+	allow            []string
 	key              keyFlags
 	output           string
 	missing          buildFlags     // of missing blobs
@@ -105,6 +108,8 @@ output, in the form of nitro-cli build-enclave.`,
 		"format of the application's tree: cpio, or erofs (compressed, needs less memory)")
 	f.StringVar(&o.compat, "compat", "",
 		"nitro-cli: build what nitro-cli builds from the same blobs, with the same registers")
+	f.StringArrayVar(&o.allow, "allow", nil,
+		"build although the check of the image finds this; a `code` of 'neb eif check'; repeatable")
 	f.StringVarP(&o.output, "output", "o", "", "`file` to write")
 	alwaysJSON(cmd)
 	o.missing.add(cmd)
@@ -179,7 +184,7 @@ func (o *eifBuild) run(ctx context.Context, s streams) (err error) {
 		return fmt.Errorf("%s: %w", o.output, err)
 	}
 	complain(s, "%s: %d bytes; the enclave needs at least %d MiB of memory",
-		o.output, result.Size, (4*result.Size+1<<20-1)>>20)
+		o.output, result.Size, result.Memory>>20)
 	return printMeasurements(s, result.Measurements)
 }
 
@@ -200,6 +205,12 @@ func (o *eifBuild) check() error {
 		return usagef("invalid --arch %q: expected x86_64 or aarch64", o.build.Arch)
 	case o.compat != "" && o.compat != nitroCLI:
 		return usagef("invalid --compat %q: expected nitro-cli", o.compat)
+	}
+	for _, code := range o.allow {
+		if !slices.ContainsFunc(preflight.Codes, func(k preflight.Kind) bool { return string(k.Code) == code }) {
+			return usagef("invalid --allow %q: expected a code that 'neb eif check' prints", code)
+		}
+		o.build.Allow = append(o.build.Allow, preflight.Code(code))
 	}
 	v := &o.build.Overrides
 	for _, text := range []struct {

@@ -123,7 +123,8 @@ func TestEIFErofs(t *testing.T) {
 		output := f.path(fmt.Sprintf("%d.eif", len(built)))
 		status, _, errs := command("eif", "build", "--rootfs", f.path(build.tree), "--rootfs-format", "erofs",
 			"--arch", "x86_64",
-			"--blobs", f.path("blobs"), "--nsm=", "--cmd", "/hello", "--output", output)
+			"--blobs", f.path("blobs"), "--nsm=", "--cmd", "/hello", "--allow", "command-format",
+			"--output", output)
 		if status != 0 {
 			t.Fatalf("status %d: %s", status, errs)
 		}
@@ -174,7 +175,8 @@ func TestEIFErofsTimes(t *testing.T) {
 		name, parts := f.path("t"+epoch+".eif"), f.path("parts"+epoch)
 		for _, args := range [][]string{
 			{"eif", "build", "--rootfs", f.path("times.tar"), "--rootfs-format", "erofs", "--arch", "x86_64",
-				"--blobs", f.path("blobs"), "--nsm=", "--cmd", "/x", "--output", name},
+				"--blobs", f.path("blobs"), "--nsm=", "--cmd", "/x", "--allow", "command-missing",
+				"--output", name},
 			{"eif", "extract", name, "--output", parts, "--unpack"},
 		} {
 			if status, _, errs := command(args...); status != 0 {

@@ -105,10 +105,10 @@ func newEIFFiles(t *testing.T) eifFiles {
 	var tree bytes.Buffer
 	w := tar.NewWriter(&tree)
 	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "hello", Mode: 0o755,
-		Size: 5}); err != nil {
+		Size: int64(program.Len())}); err != nil {
 		t.Fatal(err)
 	}
-	w.Write([]byte("hello"))
+	w.Write(program.Bytes())
 	w.Close()
 	for name, content := range map[string][]byte{
 		"blobs/bzImage":        kernel,
@@ -224,7 +224,7 @@ func TestEIFCommands(t *testing.T) {
 		{"eif diff " + a + " " + other + " --json", 1, `"Section":"cmdline"`, ""},
 		{"eif diff " + a, 2, "", "accepts 2 arg"},
 
-		{"eif extract " + a + " --list", 0, "1 -rwxr-xr-x 0:0 5 rootfs/hello", ""},
+		{"eif extract " + a + " --list", 0, "1 -rwxr-xr-x 0:0 164 rootfs/hello", ""},
 		{"eif extract " + a + " --output " + f.path("parts") + " --unpack", 0, "parts/ramdisk-1", ""},
 		{"eif extract " + a, 2, "", "--output or --list is required"},
 
@@ -478,7 +478,7 @@ func TestDockerURI(t *testing.T) {
 	try := func(from, said, start string, flags ...string) {
 		t.Helper()
 		args := append([]string{"eif", "build", "--arch", "x86_64", "--blobs", f.path("blobs"), "--nsm=",
-			"--output", f.path("d.eif")}, flags...)
+			"--allow", "command-missing", "--output", f.path("d.eif")}, flags...)
 		status, _, errs := command(args...)
 		if status != 0 || !strings.Contains(errs, said) {
 			t.Errorf("%s: status %d: %s", from, status, errs)

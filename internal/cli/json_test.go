@@ -73,6 +73,7 @@ func TestJSONFieldsAreDocumented(t *testing.T) {
 		{"neb verify", output.Finding{}},
 		{"neb cache", cacheReport{}},
 		{"neb eif describe", inspect.Description{}},
+		{"neb eif check", eifCheckReport{}},
 		{"neb eif verify", eifVerifyReport{}},
 		{"neb eif diff", inspect.Difference{}},
 		{"neb attest verify", attestReport{}},
@@ -104,6 +105,7 @@ func TestJSONWordsAreDocumented(t *testing.T) {
 		{"../inspect", "Result", []string{"neb eif verify"}, 5},
 		{"../inspect", "Code", []string{"neb eif verify", "neb attest verify"}, 16},
 		{"../inspect", "DocResult", []string{"neb attest verify"}, 3},
+		{"../preflight", "Severity", []string{"neb eif check"}, 3},
 		{"../machine", "EventKind", []string{"neb run"}, 7},
 		{"../machine/timeline", "Result", []string{"neb run"}, 5},
 	} {

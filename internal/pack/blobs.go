@@ -11,6 +11,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/preflight"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
@@ -78,7 +79,7 @@ func (b Blobs) open(archName string) (_ *openBlobs, err error) {
 		return nil, err
 	}
 	can, err := contract.ReadCapabilities(init)
-	if err := errors.Join(checkProgram(init, archName), err); err != nil {
+	if err := errors.Join(preflight.CheckInit(init, archName), err); err != nil {
 		return nil, fmt.Errorf("%s: %w", b.Init, err)
 	}
 	o.structured = can.Has(contract.ReadsApp) && can.Has(contract.ReadsModules)
@@ -88,7 +89,7 @@ func (b Blobs) open(archName string) (_ *openBlobs, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := checkModule(nsm, archName, o.release); err != nil {
+		if err := preflight.CheckModule(nsm, archName, o.release); err != nil {
 			return nil, fmt.Errorf("%s: %w", b.NSM, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/preflight"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
@@ -62,16 +64,22 @@ type Build struct {
 	// ENTRYPOINT if there is a CMD, WORKDIR and USER.
 	NitroCLI bool
 
+	Allow []preflight.Code // findings of these codes neither end the build nor cause a warning
+
 	TempDir    string                  // for the bodies of layers; "" is os.TempDir()
 	ErofsTools ErofsTools              // makes erofs images; nil if this machine cannot
 	Progress   func(done, total int64) // bytes written of the application's tree or its erofs image; may be nil
 	Warn       func(string)            // receives a line for everything that an archive cannot hold; may be nil
+
+	app      preflight.Application // without its root
+	findings []preflight.Finding
 }
 
 // Result is what a build made.
 type Result struct {
 	eif.Measurements
-	Size int64 // of the file, in bytes
+	Size   int64 // of the file, in bytes
+	Memory int64 // that the enclave needs to start, in bytes
 }
 
 // config returns the image's configuration, or an empty one without an image.
@@ -148,6 +156,16 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 	if err := kernel.CheckCmdline(blobs.cmdline); err != nil {
 		return nil, err
 	}
+	b.app = preflight.Application{
+		Arch: b.Arch, About: Application(b.config(), b.Overrides), Reference: !blobs.structured || b.NitroCLI,
+	}
+	if b.Blobs.Config != "" {
+		text, err := stream.ReadFile(b.Blobs.Config, 4<<20)
+		if err != nil {
+			return nil, err
+		}
+		b.app.Config = string(text)
+	}
 	metadata, err := b.metadata(blobs)
 	if err != nil {
 		return nil, err
@@ -158,6 +176,9 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 	}
 	defer bootstrap.close()
 	defer application.close()
+	if err := b.judge(blobs); err != nil {
+		return nil, err
+	}
 
 	out, err := eif.NewWriter(w, b.Arch)
 	if err != nil {
@@ -202,7 +223,38 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 	if err := out.Close(); err != nil {
 		return nil, err
 	}
-	return &Result{Measurements: measurements, Size: out.Size()}, nil
+	usage := preflight.Usage{
+		Ramdisks: out.Size(), // little more than they are
+		Pages:    bootstrap.usage.Pages + application.usage.Pages,
+		Inodes:   bootstrap.usage.Inodes + application.usage.Inodes,
+	}
+	return &Result{Measurements: measurements, Size: out.Size(), Memory: usage.LeastMemory(out.Size())}, nil
+}
+
+// check looks for what keeps the application in a tree from starting.
+func (b *Build) check(root *image.Tree) {
+	b.app.Root = root
+	b.findings = b.app.Check()
+}
+
+// judge warns of what was found, and fails if the enclave would not start, unless the caller allows that.
+func (b *Build) judge(blobs *openBlobs) error {
+	all := append(b.findings,
+		preflight.CheckKernel(blobs.kernel, blobs.kernel.Size(), b.Arch, blobs.cmdline, b.app.Config)...)
+	failed := &preflight.Failed{}
+	for _, f := range all {
+		if f.Severity == preflight.Note || slices.Contains(b.Allow, f.Code) {
+			continue
+		}
+		b.warn("%v", f)
+		if f.Severity == preflight.Error {
+			failed.Findings = append(failed.Findings, f)
+		}
+	}
+	if len(failed.Findings) > 0 {
+		return failed
+	}
+	return nil
 }
 
 // ReadMetadata reads a user's own metadata from a file: a JSON object or null, of at most [MaxMetadata]

@@ -16,6 +16,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/linuxkit"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/preflight"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
@@ -31,8 +32,9 @@ const (
 // disk is a ramdisk that is ready to be written.
 type disk struct {
 	tree     *image.Tree
-	complete bool   // the last entry marks the ramdisk as whole
-	work     string // a directory that close removes; may be empty
+	complete bool            // the last entry marks the ramdisk as whole
+	work     string          // a directory that close removes; may be empty
+	usage    preflight.Usage // set by write
 }
 
 func (d *disk) close() {
@@ -52,6 +54,7 @@ func (d *disk) write(ctx context.Context, w io.Writer, b *Build, progress func(d
 	if d.complete {
 		marker = linuxkit.Marker()
 	}
+	d.usage = out.usage
 	var lost linuxkit.Losses
 	err = d.tree.WriteRamdisk(out, image.Ramdisk{
 		Epoch:  b.latest(),
@@ -76,6 +79,7 @@ type counter struct {
 	w           io.Writer
 	progress    func(done, total int64)
 	done, total int64 // the total is an estimate
+	usage       preflight.Usage
 }
 
 func newCounter(
@@ -87,9 +91,12 @@ func newCounter(
 	c := &counter{w: stream.Writer(ctx, w), progress: progress}
 	const header = 160 // bytes, with an average name
 	return c, t.Walk(func(e *image.Entry) error {
+		size := int64(len(e.Target))
 		if c.total += header; e.First {
 			c.total += e.Size
+			size += e.Size
 		}
+		c.usage.Entry(e.Mode, size)
 		return nil
 	})
 }
@@ -145,7 +152,7 @@ func (b *Build) bootstrap(ctx context.Context, blobs *openBlobs) (*disk, error) 
 			errs = append(errs, fmt.Errorf("two modules have the name %s", filepath.Base(file)))
 		}
 		modules.Paths = append(modules.Paths, name)
-		errs = append(errs, checkModuleFile(file, b.Arch, blobs.release), putFile(t, name, file))
+		errs = append(errs, preflight.CheckModuleFile(file, b.Arch, blobs.release), putFile(t, name, file))
 	}
 	switch {
 	case blobs.structured:
@@ -206,6 +213,7 @@ func (b *Build) root(ctx context.Context, t *image.Tree, prefix string) error {
 			}
 		}
 	}
+	b.check(in)
 	return b.warnHidden(t, prefix)
 }
 
@@ -341,5 +349,16 @@ func (b *Build) nitroApplication(ctx context.Context, _ *openBlobs) (*disk, erro
 		text := strings.Join(append(slices.Clone(f.lines), ""), "\n")
 		c.Files = append(c.Files, linuxkit.File{Path: f.path, Contents: &text, Mode: "0644"})
 	}
-	return b.linuxkitDisk(ctx, c)
+	d, err := b.linuxkitDisk(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	root, err := d.tree.Sub("rootfs")
+	if err != nil {
+		d.close()
+		return nil, err
+	}
+	b.app.About = contract.Description{Cmd: command, Env: config.Env}
+	b.check(root)
+	return d, nil
 }

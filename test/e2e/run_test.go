@@ -223,7 +223,7 @@ func TestExitReport(t *testing.T) {
 		want int
 	}{
 		{"status", []string{"/guest", "exit", "7"}, []string{"--exit-report", "9001"}, 7},
-		{"no such program", []string{"/none"}, []string{"--exit-report", "9001"}, 126},
+		{"no such program", []string{"/none"}, []string{"--exit-report", "9001", "--allow", "command-missing"}, 126},
 		{"no report", []string{"/guest", "exit", "7"}, nil, 126},
 	} {
 		t.Run(c.name, func(t *testing.T) {

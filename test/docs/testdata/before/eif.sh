@@ -1,8 +1,8 @@
 # The files that docs/eif.md speaks of: a tree, an image of it, and two images to compare.
-mkdir tree
-printf '#!/bin/sh\n' > tree/server
-chmod +x tree/server
-tar -cf tree.tar tree
+mkdir server tree
+echo 'package main; func main() {}' > server/main.go
+CGO_ENABLED=0 go build -o tree/server ./server/main.go
+tar -C tree -cf tree.tar server
 neb eif build --rootfs tree --entrypoint /server --output hello.eif
 cp hello.eif yesterday.eif
 cp hello.eif today.eif

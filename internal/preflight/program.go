@@ -1,4 +1,4 @@
-package pack
+package preflight
 
 import (
 	"bytes"
@@ -19,8 +19,8 @@ func machine(archName string) elf.Machine {
 	return a.ELF
 }
 
-// checkProgram rejects an init that cannot run on arch.
-func checkProgram(r io.ReaderAt, arch string) error {
+// CheckInit rejects an init that cannot run on arch.
+func CheckInit(r io.ReaderAt, arch string) error {
 	f, err := elf.NewFile(r)
 	if err != nil {
 		return fmt.Errorf("not an ELF program: %w", err)
@@ -39,8 +39,8 @@ func checkProgram(r io.ReaderAt, arch string) error {
 // maxModule is larger than any module, in bytes uncompressed.
 const maxModule = 256 << 20
 
-// checkModuleFile is checkModule for a file, which may be compressed.
-func checkModuleFile(path, arch, release string) error {
+// CheckModuleFile is CheckModule for a file, which may be compressed.
+func CheckModuleFile(path, arch, release string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -58,7 +58,7 @@ func checkModuleFile(path, arch, release string) error {
 		module = bytes.NewReader(b)
 	}
 	if err == nil {
-		err = checkModule(module, arch, release)
+		err = CheckModule(module, arch, release)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -66,8 +66,8 @@ func checkModuleFile(path, arch, release string) error {
 	return nil
 }
 
-// checkModule rejects a module that a kernel of the release cannot load on arch.
-func checkModule(r io.ReaderAt, arch, release string) error {
+// CheckModule rejects a module that a kernel of the release cannot load on arch.
+func CheckModule(r io.ReaderAt, arch, release string) error {
 	f, err := elf.NewFile(r)
 	if err != nil {
 		return fmt.Errorf("not a kernel module: %w", err)
