@@ -1,11 +1,12 @@
 package machine
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,8 +57,6 @@ type Config struct {
 	Debug bool
 	// Args are further arguments for QEMU.
 	Args []string
-	// Messages receives the standard error of QEMU. It may be nil.
-	Messages io.Writer
 }
 
 // Event is something that happened, with the time since the start of QEMU.
@@ -98,6 +97,7 @@ type Machine struct {
 	once     map[EventKind]bool
 	running  chan struct{} // closed when cmd is set
 	beat     chan struct{}
+	beatOnce sync.Once
 	off      chan struct{} // closed when QEMU is gone
 	done     chan struct{}
 	released sync.Once
@@ -206,9 +206,6 @@ func (m *Machine) startQEMU(ctx context.Context, q qemu, args []string) (err err
 		// QEMU must not receive Ctrl-C, and must die with neb.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Cloneflags: namespaces}
 		cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = stdout, &m.stderr, inherited
-		if m.cfg.Messages != nil {
-			cmd.Stderr = io.MultiWriter(&m.stderr, m.cfg.Messages)
-		}
 		return cmd
 	}
 	started := make(chan error)
@@ -262,7 +259,7 @@ func (m *Machine) wait() {
 	case m.killed.Load():
 		m.err = m.reason
 	case errors.As(err, &exit):
-		m.err = fmt.Errorf("%s: %w: %s", filepath.Base(m.cmd.Path), err, m.stderr.String())
+		m.err = fmt.Errorf("QEMU: %w: %s", err, bytes.TrimSpace(m.stderr))
 	default:
 		m.err = err
 	}
@@ -366,13 +363,7 @@ func (m *Machine) answer(_ context.Context, c *vsock.Conn) {
 		m.event(Event{Kind: Parent, Text: "the console is silent: the enclave's kernel has no driver for " +
 			"the serial line of this machine, or its command line names another console"})
 	}
-	m.events.Lock()
-	select {
-	case <-m.beat:
-	default:
-		close(m.beat)
-	}
-	m.events.Unlock()
+	m.beatOnce.Do(func() { close(m.beat) })
 	// The enclave closes first, because its init may check how the connection ends.
 	c.Read(b[:])
 }
@@ -412,63 +403,44 @@ func (m *Machine) reboot() {
 	m.event(Event{Kind: Rebooted})
 }
 
-// readConsole copies the serial line and splits it into lines.
-func (m *Machine) readConsole(r io.ReadCloser) {
-	defer r.Close()
-	var line []byte
-	buf := make([]byte, 4096)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 {
-			m.spoke.Store(true)
-		}
-		if n > 0 && m.cfg.Console != nil {
-			m.cfg.Console.Write(buf[:n])
-		}
-		for _, b := range buf[:n] {
-			switch {
-			case b == '\n':
-				m.event(Event{Kind: Line, Text: strings.TrimRight(string(line), "\r")})
-				line = line[:0]
-			case len(line) < maxLine:
-				line = append(line, b)
-			}
-		}
-		if err != nil {
-			if len(line) > 0 {
-				m.event(Event{Kind: Line, Text: strings.TrimRight(string(line), "\r")})
-			}
-			return
-		}
-	}
-}
-
 // maxLine is the largest number of bytes of a console line in an event; longer lines are truncated.
 const maxLine = 16 << 10
 
-// A tail keeps the end of what is written to it, for errors.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
+// readConsole copies the serial line and splits it into lines.
+func (m *Machine) readConsole(r io.ReadCloser) {
+	defer r.Close()
+	lines := bufio.NewReaderSize(io.TeeReader(r, (*console)(m)), maxLine)
+	for {
+		line, more, err := lines.ReadLine()
+		if err != nil {
+			return
+		}
+		m.event(Event{Kind: Line, Text: strings.TrimRight(string(line), "\r")})
+		for more && err == nil {
+			_, more, err = lines.ReadLine()
+		}
+	}
 }
+
+// console is what the console's bytes are written to.
+type console Machine
+
+func (c *console) Write(p []byte) (int, error) {
+	c.spoke.Store(true)
+	if c.cfg.Console != nil {
+		c.cfg.Console.Write(p)
+	}
+	return len(p), nil // the enclave continues when nobody can read it
+}
+
+// A tail keeps the end of what is written to it, for errors.
+type tail []byte
 
 func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if over := len(t.b) - 4096; over > 0 {
-		t.b = append(t.b[:0], t.b[over:]...)
-	}
+	*t = append(*t, p...)
+	*t = (*t)[max(0, len(*t)-4096):]
 	return len(p), nil
 }
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(string(t.b))
-}
-
-var _ net.Conn = (*vsock.Conn)(nil)
 
 // An image is an open EIF.
 type image struct {

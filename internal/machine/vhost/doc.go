@@ -2,38 +2,13 @@
 // vhost-user protocol, the enclave's memory, and its split virtqueues.
 //
 // A device consists of two parts. A [Device] answers QEMU's messages, maps the memory that it shares, and waits
-// for the enclave to notify its queues. A [Handler] is what the
-// particular device does: it takes each [Buffer] from a [Queue], reads and writes it, and gives it back. A
-// device with one queue whose requests fit in one buffer is this:
+// for the enclave to notify its queues. A [Handler] is what the particular device does: it takes each [Buffer]
+// from a [Queue], reads and writes it, and gives it back. The shortest device is that of package
+// [github.com/nitro-enclaves-bootstrap/neb/internal/machine/nsm].
 //
-//	type upper struct {
-//		dev *vhost.Device
-//		buf vhost.Buffer // reused, so that a request allocates nothing
-//	}
-//
-//	func (u *upper) Start()           {}
-//	func (u *upper) Stop()            {}
-//	func (u *upper) Broken(err error) { log.Print(err) }
-//	func (u *upper) Failed(err error) { log.Print(err) }
-//
-//	func (u *upper) Kick(int) bool {
-//		q := u.dev.Queue(0)
-//		for q.Take(&u.buf) {
-//			request := make([]byte, min(u.buf.Len(), 4096)) // the enclave chooses Len
-//			io.ReadFull(&u.buf, request)
-//			u.buf.Write(bytes.ToUpper(request))
-//			q.Give(&u.buf)
-//		}
-//		q.Notify()
-//		return false
-//	}
-//
-//	u := &upper{}
-//	u.dev = vhost.New(vhost.Config{Queues: []string{"request"}, Handler: u})
-//	file, err := u.dev.Connect()
-//
-// QEMU inherits file as its descriptor 3, and gets -chardev socket,id=upper,fd=3 and a vhost-user device
-// with chardev=upper. The machine's memory must be shared (a memory backend with share=on).
+// [Device.Connect] returns a file that QEMU inherits, as its descriptor N, with -chardev socket,id=NAME,fd=N
+// and a vhost-user device with chardev=NAME. The machine's memory must be shared (a memory backend with
+// share=on).
 //
 // The enclave is not trusted: whatever it writes into its rings, a queue either returns buffers that lie
 // inside the enclave's memory, or reports the ring as broken and is not used until the enclave resets the

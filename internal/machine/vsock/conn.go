@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -491,7 +492,8 @@ func (c *Conn) die(err error) {
 	delete(c.d.conns, c.key)
 	if c.queued {
 		c.queued = false
-		c.d.ready.remove(c)
+		i := slices.Index(c.d.ready, c)
+		c.d.ready = slices.Delete(c.d.ready, i, i+1)
 	}
 	c.end()
 	if c.ending != nil {
@@ -548,7 +550,7 @@ func (c *Conn) tell(what uint8) {
 	c.say |= what
 	if !c.queued {
 		c.queued = true
-		c.d.ready.push(c)
+		c.d.ready = append(c.d.ready, c)
 	}
 	c.d.pump()
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -110,7 +109,7 @@ type Device struct {
 	closed   bool          // no more work may begin
 	started  chan struct{} // closed while running
 	conns    map[key]*Conn
-	ready    fifo
+	ready    []*Conn // have something to send, the first comes next
 	resets   []header
 	stalled  bool          // the enclave's packets wait until ours have gone
 	serving  int           // connections of the enclave that count against MaxConns
@@ -120,35 +119,6 @@ type Device struct {
 	reported map[Event]bool
 	taken    [queues]vhost.Buffer // each queue has its own, because a packet taken from one may send others
 }
-
-// A fifo is a queue of connections that have something to send.
-type fifo struct {
-	items []*Conn
-	first int
-}
-
-func (f *fifo) push(c *Conn) { f.items = append(f.items, c) }
-
-func (f *fifo) pop() *Conn {
-	c := f.items[f.first]
-	f.items[f.first] = nil
-	if f.first++; f.first == len(f.items) {
-		f.items, f.first = f.items[:0], 0
-	} else if f.first > 1024 && f.first > len(f.items)/2 {
-		n := copy(f.items, f.items[f.first:])
-		clear(f.items[n:])
-		f.items, f.first = f.items[:n], 0
-	}
-	return c
-}
-
-// remove removes a connection from the queue.
-func (f *fifo) remove(c *Conn) {
-	i := f.first + slices.Index(f.items[f.first:], c)
-	f.items = slices.Delete(f.items, i, i+1)
-}
-
-func (f *fifo) len() int { return len(f.items) - f.first }
 
 // New makes a device. [Device.Connect] connects it to QEMU.
 func New(cfg Config) (*Device, error) {
@@ -347,7 +317,7 @@ func (r *rings) Failed(err error) { (*Device)(r).report(Event{Kind: Failed, Err:
 // pump sends the packets of the connections, in turn, while the enclave provides buffers.
 func (d *Device) pump() {
 	q, b := d.vhost.Queue(queueRX), &d.taken[queueRX]
-	for (len(d.resets) > 0 || d.ready.len() > 0) && q.Take(b) {
+	for (len(d.resets) > 0 || len(d.ready) > 0) && q.Take(b) {
 		room := b.Room() - headerSize
 		if b.Len() > 0 || room <= 0 {
 			q.Fail(fmt.Errorf("receive buffer has %d bytes to write and %d to read, expected more than %d and 0",
@@ -381,13 +351,14 @@ func (d *Device) nextPacket(h *header, room int) (payload []byte, ok bool) {
 		d.resets = d.resets[:n-1]
 		return nil, true
 	}
-	for d.ready.len() > 0 {
-		c := d.ready.pop()
+	for len(d.ready) > 0 {
+		c := d.ready[0]
+		d.ready[0], d.ready = nil, d.ready[1:]
 		c.queued = false
 		if payload, ok = c.emit(h, room); ok {
 			if c.hasMore() {
 				c.queued = true
-				d.ready.push(c)
+				d.ready = append(d.ready, c)
 			}
 			return payload, true
 		}
@@ -397,7 +368,7 @@ func (d *Device) nextPacket(h *header, room int) (payload []byte, ok bool) {
 
 // mustWait reports whether the device must send before it receives more.
 func (d *Device) mustWait() bool {
-	return len(d.resets) >= maxResets || d.cfg.PushBack && len(d.resets)+d.ready.len() > 0
+	return len(d.resets) >= maxResets || d.cfg.PushBack && len(d.resets)+len(d.ready) > 0
 }
 
 // drain receives a batch of packets from the enclave and returns whether there may be more.

@@ -391,7 +391,7 @@ func TestFloodOfConnections(t *testing.T) {
 					}
 				}
 				g.d.vhost.Lock()
-				resets, conns, ready := len(g.d.resets), len(g.d.conns), g.d.ready.len()
+				resets, conns, ready := len(g.d.resets), len(g.d.conns), len(g.d.ready)
 				g.d.vhost.Unlock()
 				if resets > maxResets+cfg.MaxConns || conns > cfg.MaxConns || ready > conns {
 					t.Fatalf("%d resets and %d connections wait, of %d that there are", resets, ready, conns)
@@ -655,7 +655,7 @@ func TestPushBack(t *testing.T) {
 	waitFor(t, "the response", func() bool {
 		g.d.vhost.Lock()
 		defer g.d.vhost.Unlock()
-		return g.d.ready.len() > 0
+		return len(g.d.ready) > 0
 	})
 	if g.trySend(from(1001, 7, opRequest), nil, 50*time.Millisecond) {
 		t.Fatal("a packet was taken while one waits")
