@@ -87,12 +87,14 @@ func (t *Tree) AddTarReader(ctx context.Context, r io.Reader, prefix string) err
 }
 
 // WriteTar writes the tree as a tar archive, in the order of [Tree.Walk] (PAX if a name, number or attribute
-// needs it), with extended attributes. Times after latest, in seconds since 1970, become latest.
-func (t *Tree) WriteTar(w io.Writer, latest int64) error {
+// needs it), with extended attributes. Times after epoch, in seconds since 1970, become epoch; nil keeps all.
+func (t *Tree) WriteTar(w io.Writer, epoch *int64) error {
 	out := tar.NewWriter(w)
 	names := map[uint32]string{}
 	err := t.Walk(func(e *Entry) error {
-		e.ModTime = min(e.ModTime, latest)
+		if epoch != nil {
+			e.ModTime = min(e.ModTime, *epoch)
+		}
 		h, err := tarHeader(e, names)
 		if err == nil {
 			err = out.WriteHeader(h)

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 
+	dockerconfig "github.com/docker/cli/cli/config"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 )
 
@@ -154,17 +155,9 @@ func currentContext(config string) (string, error) {
 	if config == "" {
 		return "", nil
 	}
-	file := filepath.Join(config, "config.json")
-	raw, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
-		return "", nil
-	}
-	var c struct{ CurrentContext string }
-	if err == nil {
-		err = json.Unmarshal(raw, &c)
-	}
+	c, err := dockerconfig.Load(config)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", file, err)
+		return "", err
 	}
 	return c.CurrentContext, nil
 }
@@ -247,11 +240,10 @@ func (at endpoint) tls() (*tls.Config, error) {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	cert := filepath.Join(at.tlsDir, "cert.pem")
-	if _, err := os.Stat(cert); errors.Is(err, os.ErrNotExist) {
+	pair, err := tls.LoadX509KeyPair(filepath.Join(at.tlsDir, "cert.pem"), filepath.Join(at.tlsDir, "key.pem"))
+	if errors.Is(err, os.ErrNotExist) {
 		return c, nil
 	}
-	pair, err := tls.LoadX509KeyPair(cert, filepath.Join(at.tlsDir, "key.pem"))
 	if err != nil {
 		return nil, err
 	}

@@ -121,7 +121,8 @@ func TestTarRound(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	if err := tree.WriteTar(file, 5); err != nil {
+	epoch := int64(5)
+	if err := tree.WriteTar(file, &epoch); err != nil {
 		t.Fatal(err)
 	}
 	again := newTree(t, image.Limits{})

@@ -42,6 +42,9 @@ func run(args []string, s streams) int {
 	return 0
 }
 
+// like is the release of LinuxKit that has this command line. The suffix -neb tells the two programs apart.
+const like = "v1.5.2-neb"
+
 func newRoot(s streams) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "linuxkit",
@@ -59,7 +62,12 @@ func newRoot(s streams) *cobra.Command {
 	flags.BoolP("quiet", "q", false, "accepted for compatibility: linuxkit prints errors and warnings only")
 	flags.IntP("verbose", "v", 1, "accepted for compatibility, with and without a number")
 	flags.Lookup("verbose").NoOptDefVal = "1"
-	root.AddCommand(newBuild(s), newVersion(s))
+	root.AddCommand(newBuild(s), &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		Run:   func(*cobra.Command, []string) { fmt.Fprintln(s.out, "linuxkit version", like) },
+	})
 	return root
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math"
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
@@ -108,9 +107,5 @@ func writeGzip(w io.Writer, t *image.Tree, o image.Ramdisk) error {
 }
 
 func writeTar(w io.Writer, t *image.Tree, o image.Ramdisk) error {
-	latest := int64(math.MaxInt64)
-	if o.Epoch != nil {
-		latest = *o.Epoch
-	}
-	return t.WriteTar(w, latest)
+	return t.WriteTar(w, o.Epoch)
 }

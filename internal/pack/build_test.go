@@ -160,15 +160,18 @@ func newImage(t testing.TB, config v1.Config) v1.Image {
 	return img
 }
 
+// tag is the image's name in a Docker engine that others may use at the same time.
+var tag = fmt.Sprintf("neb-test/server:%d", os.Getpid())
+
 // archiveOf is an image as docker save writes it.
 func archiveOf(t testing.TB, img v1.Image) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image.tar")
-	tag, err := name.NewTag("neb-test/server:1")
+	ref, err := name.NewTag(tag)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tarball.WriteToFile(path, tag, img); err != nil {
+	if err := tarball.WriteToFile(path, ref, img); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -330,9 +333,9 @@ func TestSameFromDocker(t *testing.T) {
 	if out, err := exec.Command("docker", "load", "--input", archive).CombinedOutput(); err != nil {
 		t.Fatalf("docker load: %v: %s", err, out)
 	}
-	defer exec.Command("docker", "image", "rm", "neb-test/server:1").Run()
+	defer exec.Command("docker", "image", "rm", tag).Run()
 	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64)
-	a := sumOf(t, &pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: openImage(t, "docker-daemon:neb-test/server:1")})
+	a := sumOf(t, &pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: openImage(t, "docker-daemon:"+tag)})
 	b := sumOf(t, &pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: openImage(t, "docker-archive:"+archive)})
 	if a != b {
 		t.Errorf("the engine's image makes %s, and the archive %s", a, b)

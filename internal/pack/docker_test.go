@@ -63,10 +63,10 @@ func TestCommandsInDocker(t *testing.T) {
 			if out, err := exec.Command("docker", "load", "--input", archive).CombinedOutput(); err != nil {
 				t.Fatalf("docker load: %v: %s", err, out)
 			}
-			defer exec.Command("docker", "image", "rm", "neb-test/server:1").Run()
+			defer exec.Command("docker", "image", "rm", tag).Run()
 			args := []string{"create"}
 			for _, a := range c.options {
-				args = append(args, strings.Replace(a, "IMAGE", "neb-test/server:1", 1))
+				args = append(args, strings.Replace(a, "IMAGE", tag, 1))
 			}
 			id, err := exec.Command("docker", args...).CombinedOutput()
 			if c.want == "" {
@@ -115,8 +115,8 @@ func TestVolumesInDocker(t *testing.T) {
 	if out, err := exec.Command("docker", "load", "--input", archiveOf(t, newImage(t, config))).CombinedOutput(); err != nil {
 		t.Fatalf("docker load: %v: %s", err, out)
 	}
-	defer exec.Command("docker", "image", "rm", "neb-test/server:1").Run()
-	id, err := exec.Command("docker", "create", "neb-test/server:1").Output()
+	defer exec.Command("docker", "image", "rm", tag).Run()
+	id, err := exec.Command("docker", "create", tag).Output()
 	if err != nil {
 		t.Fatal(err)
 	}

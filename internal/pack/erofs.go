@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,17 +63,13 @@ func (b *Build) tar(ctx context.Context, name string) error {
 	if err := b.root(ctx, t, ""); err != nil {
 		return err
 	}
-	latest := int64(math.MaxInt64)
-	if l := b.latest(); l != nil {
-		latest = *l
-	}
 	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
 	out, err := newCounter(ctx, f, t, b.Progress)
 	if err == nil {
-		err = t.WriteTar(out, latest)
+		err = t.WriteTar(out, b.latest())
 		out.end()
 	}
 	return errors.Join(err, f.Close())

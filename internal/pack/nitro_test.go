@@ -24,7 +24,7 @@ func TestNitroCLI(t *testing.T) {
 	if out, err := exec.Command("docker", "load", "--input", archive).CombinedOutput(); err != nil {
 		t.Fatalf("docker load: %v: %s", err, out)
 	}
-	defer exec.Command("docker", "image", "rm", "neb-test/server:1").Run()
+	defer exec.Command("docker", "image", "rm", tag).Run()
 
 	work := t.TempDir()
 	linuxkit := filepath.Join(work, "linuxkit")
@@ -54,7 +54,7 @@ files:
     source: %[1]s/nsm.ko
     mode: "0755"
 `, dir))
-	customer := "---\nprefix: rootfs/\ninit:\n  - neb-test/server:1\nfiles:\n"
+	customer := "---\nprefix: rootfs/\ninit:\n  - " + tag + "\nfiles:\n"
 	for _, name := range []string{"dev", "run", "sys", "var", "proc", "tmp"} {
 		customer += fmt.Sprintf("  - path: rootfs/%s\n    directory: true\n    mode: \"0755\"\n", name)
 	}
