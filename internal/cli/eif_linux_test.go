@@ -91,7 +91,7 @@ func TestCheckImage(t *testing.T) {
 		"--signing-certificate", f.path("expired.pem"), "--private-key", f.path("key.pem"), "--allow-expired")
 	for path, want := range map[string]string{good: "", cut: "checksum mismatch", expired: "valid from"} {
 		var said bytes.Buffer
-		if told, err := checkImage(t.Context(), streams{err: &said}, path); err != nil || told.ExitReport != 9001 {
+		if told, _, err := checkImage(t.Context(), streams{err: &said}, path); err != nil || told.ExitReport != 9001 {
 			t.Fatalf("exit report to port %d, expected 9001 (%v)", told.ExitReport, err)
 		}
 		if text := said.String(); !strings.Contains(text, want) || (want == "") != (text == "") {

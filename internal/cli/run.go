@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,6 +27,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/timeline"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/preflight"
 )
 
 // Exit statuses of neb run that are not the application's.
@@ -161,18 +163,13 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 			return err
 		}
 	}
-	st, err := os.Stat(path)
+	description, least, err := checkImage(ctx, s, path)
 	if err != nil {
 		return failed(err)
 	}
-	description, err := checkImage(ctx, s, path)
-	if err != nil {
-		return failed(err)
-	}
-	if least := machine.MinMemory(st.Size()); o.memory > 0 && o.memory<<20 < least {
-		complain(s,
-			"warning: %d MiB of memory is less than four times the EIF (%d MiB): nitro-cli would reject it",
-			o.memory, least>>20)
+	if o.memory > 0 && o.memory<<20 < least {
+		complain(s, "warning: %d MiB of memory is less than the %d MiB that the image needs to start", o.memory,
+			least>>20)
 	}
 	var plot *atomicfile.File
 	if o.plot != "" {
@@ -229,7 +226,7 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	}
 	m, err := machine.Start(context.WithoutCancel(ctx), machine.Config{
 		Emulator: o.qemu, EIF: path,
-		Memory: o.memory << 20, CPUs: o.cpus, Cmdline: o.cmdline, Accel: o.accel, Machine: o.machine,
+		Memory: cmp.Or(o.memory<<20, preflight.DefaultMemory(least)), CPUs: o.cpus, Cmdline: o.cmdline, Accel: o.accel, Machine: o.machine,
 		Root: o.root, RoleARN: o.parent.role, InstanceID: o.parent.instance, Debug: o.debugMode,
 		Console: console, Event: tl.Add,
 		Vsock: vsock.Config{CID: o.cid, AllowHostCID: o.hostCID, Handlers: parent.handlers()},
@@ -386,21 +383,21 @@ func interrupted(ctx context.Context) int {
 }
 
 // checkImage prints what is wrong with an EIF that may start here and not on EC2, and fails for other files.
-// It returns what the image's init was told, where it is neb's.
-func checkImage(ctx context.Context, s streams, path string) (contract.Description, error) {
+// It returns what the image's init was told, where it is neb's, and the memory that the image needs to start.
+func checkImage(ctx context.Context, s streams, path string) (d contract.Description, least int64, err error) {
 	report, in, err := inspect.ReadFile(ctx, path, time.Now())
 	if err != nil {
-		return contract.Description{}, err
+		return d, 0, err
 	}
 	defer in.Close()
 	if report.File.PCIe() {
-		return contract.Description{}, fmt.Errorf("%s: the image is of a PCIe enclave, whose root is a disk: "+
+		return d, 0, fmt.Errorf("%s: the image is of a PCIe enclave, whose root is a disk: "+
 			"neb run emulates enclaves without a PCI bus", path)
 	}
 	warnLayout(s, path, report.File)
 	for _, problem := range report.Problems {
 		complain(s, "warning: %s; EC2 may reject this image ('neb eif verify' lists all problems)", problem)
 	}
-	description, _ := inspect.Application(report.File)
-	return description, nil
+	d, _ = inspect.Application(report.File)
+	return d, report.Memory, nil
 }

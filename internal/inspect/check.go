@@ -42,7 +42,7 @@ func Check(ctx context.Context, path string, needs Needs) (*Checked, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, size := r.File, info.Size()
+	f := r.File
 	c := &Checked{}
 	add := func(all ...preflight.Finding) { c.Findings = append(c.Findings, all...) }
 	for _, problem := range slices.Concat(r.Problems, r.Warnings) {
@@ -50,14 +50,14 @@ func Check(ctx context.Context, path string, needs Needs) (*Checked, error) {
 	}
 	tree := image.NewTree("", image.Limits{})
 	defer tree.Close()
-	usage, err := unpackAll(ctx, tree, f, in)
+	err = unpackAll(ctx, tree, f, in)
 	if cause := context.Cause(ctx); cause != nil {
 		return nil, cause
 	}
-	c.Memory = usage.LeastMemory(size)
+	c.Memory = r.Memory
 	if needs.Memory > 0 && needs.Memory < c.Memory {
 		add(preflight.Find(preflight.Memory, "it has %d MiB, and needs at least %d MiB: the EIF has %d bytes, "+
-			"and its ramdisks %d names and %d pages", needs.Memory>>20, c.Memory>>20, size, usage.Inodes, usage.Pages))
+			"and its ramdisks %d names and %d pages", needs.Memory>>20, c.Memory>>20, info.Size(), r.Usage.Inodes, r.Usage.Pages))
 	}
 	cmdline, _ := f.Cmdline()
 	release := ""
@@ -80,26 +80,23 @@ func Check(ctx context.Context, path string, needs Needs) (*Checked, error) {
 }
 
 // unpackAll unpacks all ramdisks of a file into a tree, one over the other.
-func unpackAll(ctx context.Context, tree *image.Tree, f *eif.File, in *os.File) (u preflight.Usage, err error) {
+func unpackAll(ctx context.Context, tree *image.Tree, f *eif.File, in *os.File) error {
 	unpacker, err := tree.Unpacker(in)
 	if err != nil {
-		return u, err
+		return err
 	}
 	disks := f.All(eif.Ramdisk)
 	plain := make([]bool, len(disks))
 	for i, s := range disks {
-		u.Ramdisks += s.Size
 		plain[i] = isPlain(f, s)
 	}
-	err = WalkRamdisks(f, func(i int, h *initramfs.Header, body *initramfs.Reader) error {
-		u.Entry(h.Mode, h.Size)
+	return WalkRamdisks(f, func(i int, h *initramfs.Header, body *initramfs.Reader) error {
 		at := int64(-1)
 		if plain[i] {
 			at = disks[i].Content() + body.Offset()
 		}
 		return errors.Join(unpacker.Add(h, body, at), context.Cause(ctx))
 	})
-	return u, err
 }
 
 // checkTree checks PID 1, the NSM driver and the application in the tree that the ramdisks make.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/preflight"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
@@ -27,6 +28,9 @@ type Report struct {
 	Certificate *x509.Certificate // the signing certificate; nil if there is no readable signature
 	Signed      bool              // there is a signature section
 	SignatureOK bool              // the signature is by the certificate's key, and for this image
+
+	Usage  preflight.Usage // of the ramdisks, up to the first that cannot be unpacked
+	Memory int64           // that the enclave needs to start, in bytes
 
 	Problems []Finding // what is wrong
 	Warnings []Finding // what a hypervisor passes over; see [Report.Verify]
@@ -77,12 +81,13 @@ func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Re
 	// The ramdisks are listed while the file is hashed.
 	type listing struct {
 		names []string
+		usage preflight.Usage
 		err   error
 	}
 	listed := make(chan listing, 1)
 	go func() {
-		names, err := foreignNames(ctx, f)
-		listed <- listing{names, err}
+		names, usage, err := foreignNames(ctx, f)
+		listed <- listing{names, usage, err}
 	}()
 	pass, err := f.Measure(ctx)
 	list := <-listed
@@ -92,7 +97,8 @@ func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Re
 	if pass == nil {
 		return nil, err
 	}
-	r.Pass = pass
+	r.Pass, r.Usage = pass, list.usage
+	r.Memory = r.Usage.LeastMemory(size)
 	if err != nil {
 		r.problem(Signature, "%v", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/compression"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/preflight"
 )
 
 // plainMagic is how a newc archive starts.
@@ -87,9 +88,8 @@ const maxForeign = 20
 
 // foreignNames lists the names in the ramdisks after the first that do not belong there. The kernel unpacks
 // one ramdisk over the other, so that a later one can replace PID 1 and the driver that PCR1 measures, and
-// PCR1 would identify nothing.
-func foreignNames(ctx context.Context, f *eif.File) ([]string, error) {
-	var found []string
+// PCR1 would identify nothing. It counts what all ramdisks need to be unpacked.
+func foreignNames(ctx context.Context, f *eif.File) (found []string, u preflight.Usage, err error) {
 	check := func(i int, h *initramfs.Header) {
 		switch {
 		case i == 0 || len(found) > maxForeign || contract.Belongs(path.Clean("/"+h.Name), false):
@@ -102,7 +102,9 @@ func foreignNames(ctx context.Context, f *eif.File) ([]string, error) {
 	}
 	r := initramfs.NewReader(nil)
 	for i, s := range f.All(eif.Ramdisk) {
+		u.Ramdisks += s.Size
 		err := readRamdisk(r, f, s, func(h *initramfs.Header) error {
+			u.Entry(h.Mode, h.Size)
 			check(i, h)
 			return context.Cause(ctx)
 		})
@@ -111,8 +113,8 @@ func foreignNames(ctx context.Context, f *eif.File) ([]string, error) {
 			check(i, refused.Header)
 		}
 		if err != nil {
-			return found, fmt.Errorf("ramdisk %d: %w", i, err)
+			return found, u, fmt.Errorf("ramdisk %d: %w", i, err)
 		}
 	}
-	return found, nil
+	return found, u, nil
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/nsm"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vhost"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/preflight"
 )
 
 // lastWords limits how long the host may read what the enclave sent before it ended.
@@ -33,7 +34,7 @@ type Config struct {
 	Emulator string
 	// EIF is the image to boot.
 	EIF string
-	// Memory in bytes; 0 means [DefaultMemory] of the image. CPUs; 0 means 1.
+	// Memory in bytes; 0 means four times the image's size, at least 512 MiB. CPUs; 0 means 1.
 	Memory int64
 	CPUs   int
 	// Cmdline is appended to the image's kernel command line. Measurements do not change with it.
@@ -115,7 +116,7 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	}
 	defer img.f.Close()
 	if cfg.Memory == 0 {
-		cfg.Memory = DefaultMemory(img.size)
+		cfg.Memory = preflight.DefaultMemory(preflight.Usage{}.LeastMemory(img.size))
 	}
 	if cfg.CPUs == 0 {
 		cfg.CPUs = 1

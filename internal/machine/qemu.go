@@ -20,13 +20,6 @@ import (
 
 const mib = 1 << 20
 
-// MinMemory returns the least memory with which nitro-cli would start an image of the given size, in bytes:
-// four times the image.
-func MinMemory(size int64) int64 { return (4*size + mib - 1) / mib * mib }
-
-// DefaultMemory returns the memory of a machine by default, in bytes: MinMemory, but at least 512 MiB.
-func DefaultMemory(size int64) int64 { return max(MinMemory(size), 512*mib) }
-
 // NitroEnclave is the value of [Config].Machine for QEMU's own emulation of a Nitro Enclave (since QEMU 9.2,
 // x86_64, where QEMU was built with libcbor). It has a loader, measurements and a Nitro Secure Module that
 // share no code with this package; its attestation documents are not signed.

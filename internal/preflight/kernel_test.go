@@ -84,7 +84,7 @@ func TestMemory(t *testing.T) {
 			t.Errorf("%s: %d MiB, want %d to %d", c.name, got, c.least, c.most)
 		}
 	}
-	if got := (Usage{}).DefaultMemory(mib); got != 512*mib {
+	if got := DefaultMemory(Usage{}.LeastMemory(mib)); got != 512*mib {
 		t.Errorf("by default %d MiB", got/mib)
 	}
 	var u Usage

@@ -54,5 +54,5 @@ func (u Usage) LeastMemory(eif int64) int64 {
 	return (max(needed, 4*eif) + mib - 1) / mib * mib
 }
 
-// DefaultMemory returns the memory that neb run gives an enclave, in bytes.
-func (u Usage) DefaultMemory(eif int64) int64 { return max(u.LeastMemory(eif), leastMemory) }
+// DefaultMemory returns the memory that neb run gives an enclave that needs at least so much, in bytes.
+func DefaultMemory(least int64) int64 { return max(least, leastMemory) }
