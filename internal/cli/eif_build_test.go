@@ -18,11 +18,17 @@ func TestImageWithoutPlatform(t *testing.T) {
 	const said = "the image's configuration names no architecture: taken for --arch x86_64"
 	for machine, want := range map[elf.Machine]string{elf.EM_X86_64: "", elf.EM_AARCH64: "[command-arch]"} {
 		var program bytes.Buffer
-		if err := binary.Write(&program, binary.LittleEndian, elf.Header64{
-			Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1},
-			Type:  uint16(elf.ET_EXEC), Machine: uint16(machine), Version: 1, Ehsize: 64,
-		}); err != nil {
-			t.Fatal(err)
+		for _, part := range []any{
+			elf.Header64{
+				Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1},
+				Type:  uint16(elf.ET_EXEC), Machine: uint16(machine), Version: 1,
+				Ehsize: 64, Phoff: 64, Phentsize: 56, Phnum: 1,
+			},
+			elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Filesz: 120, Memsz: 120},
+		} {
+			if err := binary.Write(&program, binary.LittleEndian, part); err != nil {
+				t.Fatal(err)
+			}
 		}
 		app := images.File("app", program.String()).With(func(h *tar.Header) { h.Mode = 0o755 })
 		layers := images.Layers(t, []images.Entry{app})
