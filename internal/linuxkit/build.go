@@ -52,7 +52,12 @@ func Build(ctx context.Context, c *Config, o Options) (_ *image.Tree, err error)
 		}
 	}
 	for i, ref := range c.Init {
-		if err := addImage(ctx, t, ref, c.Prefix, o); err != nil {
+		img, err := o.Open(ctx, ref)
+		if err == nil {
+			t.CloseLater(img)
+			err = t.AddImage(ctx, img, c.Prefix)
+		}
+		if err != nil {
 			if i > 0 {
 				err = fmt.Errorf("%w (it goes over %s)", err, strings.Join(c.Init[:i], ", "))
 			}
@@ -63,20 +68,19 @@ func Build(ctx context.Context, c *Config, o Options) (_ *image.Tree, err error)
 		}
 	}
 	for i := range c.Files {
-		if err := addFile(t, &c.Files[i]); err != nil {
+		f, root := c.Files[i], t
+		if below, ok := strings.CutPrefix(strings.Trim(f.Path, "/"), c.Prefix); ok && c.Prefix != "" && len(c.Init) > 0 {
+			// Links of the images lead on from the images' root.
+			if root, err = t.Sub(c.Prefix); err != nil {
+				return nil, fmt.Errorf("files: %s: %w", f.Path, err)
+			}
+			f.Path = below
+		}
+		if err := addFile(root, &f); err != nil {
 			return nil, fmt.Errorf("files: %w", err)
 		}
 	}
 	return t, nil
-}
-
-func addImage(ctx context.Context, t *image.Tree, ref, prefix string, o Options) error {
-	img, err := o.Open(ctx, ref)
-	if err != nil {
-		return err
-	}
-	t.CloseLater(img)
-	return t.AddImage(ctx, img, prefix)
 }
 
 // presented lists what LinuxKit changes in the tree of an image, so that it looks as a container sees it.
