@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -12,7 +13,9 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/output"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/resolve"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
@@ -33,9 +36,10 @@ type builtFile struct {
 
 func newBuildCommand(s streams) *cobra.Command {
 	var (
-		flags  buildFlags
-		dir    string
-		asJSON bool
+		flags   buildFlags
+		dir     string
+		missing bool
+		asJSON  bool
 	)
 	targets := slices.Concat([]string{"all"}, component.Names, []string{emulatorTarget})
 	cmd := &cobra.Command{
@@ -79,33 +83,24 @@ against neb.lock and keeps the file in the store (see 'neb cache').`,
 				complain(s, "warning: %s", warning)
 			}
 
+			ctx := cmd.Context()
 			var report buildReport
-			if slices.Contains(args, emulatorTarget) {
-				if report.Emulator, err = b.Emulator(cmd.Context()); err != nil {
-					return err
-				}
+			build := func() (err error) {
+				report, err = buildTargets(ctx, b, names, archs, dir, slices.Contains(args, emulatorTarget))
+				return err
 			}
-			if len(names) > 0 {
-				wanted := map[string][]string{}
-				for _, a := range archs {
-					wanted[a] = names
-				}
-				built, err := output.Build(cmd.Context(), b, wanted)
-				if err != nil {
+			if missing {
+				var o resolve.Options
+				if o.Mirrors, err = fetch.OfMachine(ctx, "/", flags.mirrorOnly); err != nil {
 					return err
 				}
-				if err := output.Write(dir, built); err != nil {
-					return err
-				}
-				report.Output = dir
-				for _, set := range built {
-					for _, o := range set.Outputs {
-						for _, f := range o.Files {
-							path := set.Arch + "/" + f.Name
-							report.Files = append(report.Files, builtFile{path, f.Size, f.SHA256})
-						}
-					}
-				}
+				o.Progress = resolving(s)
+				err = updateMissing(ctx, s, b, o, build)
+			} else {
+				err = build()
+			}
+			if err != nil {
+				return err
 			}
 			if asJSON {
 				return printJSON(s, report)
@@ -125,6 +120,9 @@ against neb.lock and keeps the file in the store (see 'neb cache').`,
 	choices(cmd, "arch", append(slices.Clone(component.Archs), both)...)
 	flags.add(cmd)
 	flags.addKernel(cmd)
+	cmd.Flags().BoolVar(&missing, "update-missing", false,
+		"use newer versions of locked files that are gone from the mirrors, and list them; "+
+			"the output is then not the one of the lock")
 	cmd.Flags().StringVar(&flags.pushKey, "push", "",
 		"sign what is built with the private key in this PEM `file` and push it to the remotes")
 	cmd.Flags().BoolVar(&flags.wait, "wait", false,
@@ -132,6 +130,39 @@ against neb.lock and keeps the file in the store (see 'neb cache').`,
 	cmd.Flags().StringVarP(&dir, "output", "o", "result", "`directory` of the result")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print what was built as JSON")
 	return cmd
+}
+
+// buildTargets builds the emulator, if that is wanted, and components, and writes them to dir.
+func buildTargets(ctx context.Context, b *component.Builder, names, archs []string, dir string, emulator bool) (
+	report buildReport, err error) {
+	if emulator {
+		if report.Emulator, err = b.Emulator(ctx); err != nil {
+			return report, err
+		}
+	}
+	if len(names) == 0 {
+		return report, nil
+	}
+	wanted := map[string][]string{}
+	for _, a := range archs {
+		wanted[a] = names
+	}
+	built, err := output.Build(ctx, b, wanted)
+	if err != nil {
+		return report, err
+	}
+	if err := output.Write(dir, built); err != nil {
+		return report, err
+	}
+	report.Output = dir
+	for _, set := range built {
+		for _, o := range set.Outputs {
+			for _, f := range o.Files {
+				report.Files = append(report.Files, builtFile{set.Arch + "/" + f.Name, f.Size, f.SHA256})
+			}
+		}
+	}
+	return report, nil
 }
 
 // arch returns the architectures of --arch, each once, in the order of [component.Archs].

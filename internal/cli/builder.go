@@ -7,6 +7,7 @@ type buildFlags struct {
 	archs        []string
 	jobs         int
 	offline      bool
+	mirrorOnly   bool
 	source       string
 	fragments    []string
 	patches      []string
@@ -23,6 +24,7 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.IntVarP(&f.jobs, "jobs", "j", 0, "number of parallel jobs (default: one per processor)")
 	flags.BoolVar(&f.offline, "offline", false, "use what the store has, download nothing")
+	f.addMirrorOnly(cmd)
 	flags.StringVar(&f.source, "source", "",
 		"neb's source `directory`, for init and linuxkit (default: $NEB_SOURCE, the checkout around "+
 			"the current directory, or the source of this version)")
@@ -30,6 +32,12 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 	f.addRemote(cmd)
 	flags.IntVar(&f.require, "require", 0,
 		"take from a remote what `N` trusted keys state (default: $NEB_REMOTE_REQUIRE, or 1)")
+}
+
+// addMirrorOnly adds the flag of commands that download from mirrors.
+func (f *buildFlags) addMirrorOnly(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.mirrorOnly, "mirror-only", false,
+		"download Debian's files from the mirrors in $NEB_MIRROR only")
 }
 
 // addRemote adds the flag of commands that use remotes.

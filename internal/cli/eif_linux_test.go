@@ -100,6 +100,41 @@ func TestCheckImage(t *testing.T) {
 	}
 }
 
+// TestEmulatorGone runs an image where no mirror has the locked emulator any more.
+func TestEmulatorGone(t *testing.T) {
+	f := newEIFFiles(t)
+	path, _ := f.build(t, "hello.eif", "--cmd", "/hello")
+	t.Setenv("NEB_CACHE", filepath.Join(t.TempDir(), "store"))
+	t.Setenv("NEB_MIRROR", "file://"+t.TempDir())
+	for version, want := range map[string][]string{
+		"":       {"neb update emulator", "install QEMU 10.1 or later", "not found in $PATH"},
+		"10.0.2": {"neb update emulator", "expected version 10.1 or later, found", "10.0.2"},
+		"11.0.1": {"warning: the locked emulator is gone from the mirrors, using", "neb update emulator"},
+	} {
+		bin := t.TempDir()
+		t.Setenv("PATH", bin)
+		for _, program := range []string{"qemu-system-x86_64", "qemu-system-aarch64"} {
+			if version == "" {
+				break
+			}
+			script := "#!/bin/sh\necho QEMU emulator version " + version + "\nexit 0\n"
+			if err := os.WriteFile(filepath.Join(bin, program), []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var out, errs bytes.Buffer
+		code := Main([]string{"run", path, "--mirror-only", "--attestation-ca", "new", "--timeout", "20s"}, &out, &errs)
+		if code == 0 || version != "11.0.1" && code != exitMachine {
+			t.Errorf("QEMU %s: exit status %d", version, code)
+		}
+		for _, w := range want {
+			if !strings.Contains(errs.String(), w) {
+				t.Errorf("QEMU %s: expected %q in %s", version, w, &errs)
+			}
+		}
+	}
+}
+
 // TestEIFErofs packs a compressed root with the locked tools, in the sandbox: the same bytes twice, its tree
 // listed and compared.
 func TestEIFErofs(t *testing.T) {

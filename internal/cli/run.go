@@ -22,6 +22,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/devca"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/kms"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
@@ -138,6 +139,7 @@ ca init' made, or under one made for this run.`,
 		"no effect: the console is always attached; for compatibility with nitro-cli")
 	f.MarkHidden("attach-console")
 	f.BoolVar(&o.build.offline, "offline", false, "do not download a missing emulator")
+	o.build.addMirrorOnly(cmd)
 	aliases(cmd, map[string]string{"cpu-count": "cpus", "enclave-cid": "cid"})
 	return cmd
 }
@@ -163,10 +165,11 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 			return err
 		}
 	}
-	description, least, err := checkImage(ctx, s, path)
+	description, report, err := checkImage(ctx, s, path)
 	if err != nil {
 		return failed(err)
 	}
+	least := report.Memory
 	if o.memory > 0 && o.memory<<20 < least {
 		complain(s, "warning: %d MiB of memory is less than the %d MiB that the image needs to start", o.memory,
 			least>>20)
@@ -187,7 +190,17 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 			return failed(err)
 		}
 		defer done()
-		if o.qemu, err = b.Emulator(ctx); err != nil {
+		o.qemu, err = b.Emulator(ctx)
+		var gone *fetch.GoneError
+		if errors.As(err, &gone) {
+			if o.qemu, err = machine.Installed(ctx, report.File.Arch()); err != nil {
+				err = fmt.Errorf("%w\nemulator: run 'neb update emulator', or install QEMU 10.1 or later (%w)", gone, err)
+			} else {
+				complain(s, "warning: the locked emulator is gone from the mirrors, using %s: "+
+					"'neb update emulator' locks a newer one", o.qemu)
+			}
+		}
+		if err != nil {
 			return failed(err)
 		}
 	}
@@ -383,15 +396,17 @@ func interrupted(ctx context.Context) int {
 }
 
 // checkImage prints what is wrong with an EIF that may start here and not on EC2, and fails for other files.
-// It returns what the image's init was told, where it is neb's, and the memory that the image needs to start.
-func checkImage(ctx context.Context, s streams, path string) (d contract.Description, least int64, err error) {
+// It returns what the image's init was told, where it is neb's, and the report, whose file is closed.
+func checkImage(ctx context.Context, s streams, path string) (
+	d contract.Description, report *inspect.Report, err error,
+) {
 	report, in, err := inspect.ReadFile(ctx, path, time.Now())
 	if err != nil {
-		return d, 0, err
+		return d, nil, err
 	}
 	defer in.Close()
 	if report.File.PCIe() {
-		return d, 0, fmt.Errorf("%s: the image is of a PCIe enclave, whose root is a disk: "+
+		return d, nil, fmt.Errorf("%s: the image is of a PCIe enclave, whose root is a disk: "+
 			"neb run emulates enclaves without a PCI bus", path)
 	}
 	warnLayout(s, path, report.File)
@@ -399,5 +414,5 @@ func checkImage(ctx context.Context, s streams, path string) (d contract.Descrip
 		complain(s, "warning: %s; EC2 may reject this image ('neb eif verify' lists all problems)", problem)
 	}
 	d, _ = inspect.Application(report.File)
-	return d, report.Memory, nil
+	return d, report, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/resolve"
@@ -20,6 +21,7 @@ import (
 
 func newUpdateCommand(s streams) *cobra.Command {
 	var name, goVersion string
+	var flags buildFlags
 	cmd := &cobra.Command{
 		Use:   "update [" + strings.Join(lock.Parts, "|") + "]...",
 		Short: "Resolve neb.lock again from signed package indexes",
@@ -55,7 +57,7 @@ neb prints each version that changes, and marks downgrades. The lock is embedded
 					return err
 				}
 			}
-			mirrors, err := fetch.OfMachine(cmd.Context(), "/")
+			mirrors, err := fetch.OfMachine(cmd.Context(), "/", flags.mirrorOnly)
 			if err != nil {
 				return err
 			}
@@ -66,6 +68,7 @@ neb prints each version that changes, and marks downgrades. The lock is embedded
 		"lock `file` to update (default: neb.lock in $NEB_SOURCE, or in the checkout around the current directory)")
 	cmd.Flags().StringVar(&goVersion, "go", "",
 		"Go `version` to use, as in 1.26.8 (default: the newest patch release)")
+	flags.addMirrorOnly(cmd)
 	return cmd
 }
 
@@ -81,19 +84,7 @@ func update(
 		return err
 	}
 	after, err := resolve.Update(ctx, before, parts, resolve.Options{
-		Mirrors: mirrors,
-		Go:      goVersion,
-		Progress: func(e progress.Event) {
-			switch {
-			case e.Note != "":
-				complain(s, "%s", e.Note)
-			case e.Total == 0:
-				fmt.Fprintf(s.err, "%s\n", e.Stage)
-			case e.Done == e.Total:
-				fmt.Fprintf(s.err, "%s: %d %s\n", e.Stage, e.Total, e.Unit)
-			}
-		},
-	})
+		Mirrors: mirrors, Go: goVersion, Progress: resolving(s)})
 	if err != nil {
 		return err
 	}
@@ -108,4 +99,41 @@ func update(
 		fmt.Fprintln(s.out, "no version changed; the dates of the indexes are updated")
 	}
 	return nil
+}
+
+// resolving prints the progress of resolving a lock.
+func resolving(s streams) progress.Func {
+	return func(e progress.Event) {
+		if e.Note != "" {
+			complain(s, "%s", e.Note)
+		} else {
+			fmt.Fprintln(s.err, e.Stage)
+		}
+	}
+}
+
+// updateMissing repeats a build whose lock names files that are gone from the mirrors, with newer versions of
+// these.
+func updateMissing(ctx context.Context, s streams, b *component.Builder, o resolve.Options, build func() error) error {
+	for {
+		err := build()
+		var gone *fetch.GoneError
+		if !errors.As(err, &gone) {
+			return err
+		}
+		after, resolveErr := resolve.Replace(ctx, b.Lock, gone.Files, o)
+		if resolveErr != nil {
+			return fmt.Errorf("%w\n--update-missing: %w", err, resolveErr)
+		}
+		changes := lock.Diff(b.Lock, after)
+		if len(changes) == 0 {
+			return fmt.Errorf("%w\n--update-missing: the signed indexes have no other versions", err)
+		}
+		for _, c := range changes {
+			complain(s, "%s", c)
+		}
+		complain(s, "warning: these versions are not in the committed lock: the output will not be its bytes; "+
+			"'neb update' keeps them")
+		b.Lock = after
+	}
 }

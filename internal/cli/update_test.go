@@ -8,10 +8,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
 
 	"github.com/nitro-enclaves-bootstrap/neb"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/resolve"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/mirror"
 )
 
 func TestUpdateMisused(t *testing.T) {
@@ -75,5 +82,65 @@ func TestUpdateRefused(t *testing.T) {
 	}
 	if after, err := os.ReadFile(name); err != nil || !bytes.Equal(after, neb.LockFile) {
 		t.Errorf("the lock was changed (%v)", err)
+	}
+}
+
+// TestUpdateMissing has a mirror that dropped the locked kernel for a newer one.
+func TestUpdateMissing(t *testing.T) {
+	archives, now := mirror.NewArchives(t), time.Now()
+	key := mirror.Key(t, "archive", now)
+	newer := []byte("Linux 6.12.2")
+	stanza := mirror.Stanza("linux-source-6.12", "6.12.2-1", "all", newer)
+	for suite, archive := range map[string]string{"trixie": lock.Debian, "trixie-updates": lock.Debian,
+		"trixie-security": lock.Security} {
+		archives.Publish(t, mirror.Suite{Archive: archive, Name: suite, Date: now.Add(-time.Hour), Signed: now, Key: key,
+			Indexes: map[string]string{"binary-amd64/Packages": stanza}})
+	}
+	const path = "/debian/pool/main/linux-source-6.12_6.12.2-1_all.deb"
+	archives.Put(path, newer)
+	t.Setenv("NEB_MIRROR", archives.URL)
+	t.Setenv("GOPROXY", "off")
+	mirrors, err := fetch.OfMachine(t.Context(), "/", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]openpgp.EntityList{lock.Debian: {key}, lock.Security: {key}}
+	try := func() (*component.Builder, string, error) {
+		l, err := lock.Read(bytes.NewReader(neb.LockFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Indexes = nil
+		l.Kernel = mirror.Locked("linux-source-6.12", []byte("Linux 6.12.1"))
+		b := &component.Builder{Lock: l, Only: true}
+		if b.Store, err = store.Open(t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+		defer b.Store.Close()
+		build := func() error { return b.Fetch(t.Context(), []lock.File{b.Lock.Kernel}) }
+		if err := build(); err == nil || !strings.Contains(err.Error(), "neb build --update-missing") {
+			t.Errorf("without --update-missing: %v", err)
+		}
+		var errs bytes.Buffer
+		err = updateMissing(t.Context(), streams{err: &errs}, b, resolve.Options{Mirrors: mirrors, Keys: keys}, build)
+		return b, errs.String(), err
+	}
+	b, said, err := try()
+	if err != nil || b.Lock.Kernel.SHA256 != mirror.Hash(newer) {
+		t.Errorf("found %s, %v", b.Lock.Kernel.Version, err)
+	}
+	for _, want := range []string{"linux-source-6.12 (amd64): removed, was 1.0-1",
+		"linux-source-6.12 (all): added, 6.12.2-1", "not in the committed lock"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("expected %q in %s", want, said)
+		}
+	}
+	archives.Put(path, nil)
+	if _, _, err := try(); err == nil || !strings.Contains(err.Error(), "no other versions") {
+		t.Errorf("a mirror that lacks the newer one, too: %v", err)
+	}
+	keys = nil
+	if _, _, err := try(); err == nil || !strings.Contains(err.Error(), "invalid OpenPGP signature") {
+		t.Errorf("indexes by another key: %v", err)
 	}
 }

@@ -245,6 +245,26 @@ func findQEMU(ctx context.Context, emulator, architecture string) (qemu, error) 
 	return q, nil
 }
 
+// Installed returns the QEMU for an architecture in PATH. It fails if that is older than 10.1, the first with the
+// device of the NSM.
+func Installed(ctx context.Context, architecture string) (string, error) {
+	path, err := exec.LookPath(boards[architecture].program)
+	if err != nil {
+		return "", err
+	}
+	out, err := qemu{path: path}.command(ctx, "-version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	var major, minor int
+	if n, _ := fmt.Sscanf(string(out), "QEMU emulator version %d.%d", &major, &minor); n != 2 ||
+		major < 10 || major == 10 && minor < 1 {
+		first, _, _ := strings.Cut(string(out), "\n")
+		return "", fmt.Errorf("%s: expected version 10.1 or later, found %.100q", path, first)
+	}
+	return path, nil
+}
+
 // command returns a command with these arguments. QEMU sees no variable that it does not need: the user's
 // credentials may be among the others.
 func (q qemu) command(ctx context.Context, args ...string) *exec.Cmd {

@@ -59,6 +59,7 @@ type Builder struct {
 	Source   string        // neb's own source tree; "" searches for it
 	Jobs     int           // parallel processes; 0: one for each processor
 	Offline  bool          // download nothing
+	Only     bool          // download from the mirrors in NEB_MIRROR only
 	Progress progress.Func // may be nil
 	Fresh    bool          // build components even if the store has them, and keep them until it is closed
 

@@ -10,6 +10,7 @@ package fetch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -36,19 +37,25 @@ type Mirrors struct {
 	stall time.Duration // how long a mirror may send nothing; 0: [defaultStall]
 }
 
-// OfMachine returns the mirrors that this machine is configured for: those of NEB_MIRROR, of the apt
-// configuration below root ("/" except in tests), and of GOPROXY.
-func OfMachine(ctx context.Context, root string) (Mirrors, error) {
-	m := Mirrors{Archives: map[string][]string{}, Snapshots: Snapshots}
+// OfMachine returns the mirrors that this machine is configured for: those of NEB_MIRROR and GOPROXY and, unless
+// only is set, those of the apt configuration below root ("/" except in tests) and the archive of snapshots.
+func OfMachine(ctx context.Context, root string, only bool) (Mirrors, error) {
+	m := Mirrors{Archives: map[string][]string{}, Proxies: proxies(GoProxy(ctx))}
 	if err := m.addNamed(os.Getenv("NEB_MIRROR")); err != nil {
 		return Mirrors{}, err
+	}
+	if only {
+		if len(m.Archives) == 0 {
+			return Mirrors{}, errors.New("--mirror-only needs NEB_MIRROR, which is not set")
+		}
+		return m, nil
 	}
 	for _, source := range aptSources(root) {
 		if archive := source.archive(); archive != "" {
 			m.add(archive, source.uri)
 		}
 	}
-	m.Proxies = proxies(GoProxy(ctx))
+	m.Snapshots = Snapshots
 	return m, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/mirror"
 )
 
 // machine writes an apt configuration and returns the root above it.
@@ -107,7 +108,7 @@ deb http://flat.example/repo ./
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Setenv("NEB_MIRROR", "")
-			m, err := OfMachine(t.Context(), machine(t, tt.files))
+			m, err := OfMachine(t.Context(), machine(t, tt.files), false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -136,7 +137,7 @@ func TestNamedMirrors(t *testing.T) {
 		{"http://apt.example/debian", []string{"http://apt.example/debian"}, nil},
 	} {
 		t.Setenv("NEB_MIRROR", tt.value)
-		m, err := OfMachine(t.Context(), root)
+		m, err := OfMachine(t.Context(), root, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,10 +156,28 @@ func TestNamedMirrors(t *testing.T) {
 	for _, value := range []string{"m.example/debian", "ftp://m.example/debian", "http://",
 		"http://ok.example %zz"} {
 		t.Setenv("NEB_MIRROR", value)
-		if _, err := OfMachine(t.Context(), root); err == nil ||
+		if _, err := OfMachine(t.Context(), root, false); err == nil ||
 			!strings.Contains(err.Error(), "NEB_MIRROR") {
 			t.Errorf("%q: expected an error about NEB_MIRROR, found %v", value, err)
 		}
+	}
+}
+
+// TestMirrorOnly: neither apt's mirrors nor the snapshots are asked.
+func TestMirrorOnly(t *testing.T) {
+	root := machine(t, map[string]string{"sources.list": "deb http://apt.example/debian trixie main\n"})
+	t.Setenv("NEB_MIRROR", "http://own.example")
+	m, err := OfMachine(t.Context(), root, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := mirror.Locked("bash", []byte("x"))
+	if got, want := m.urls(f), []string{"http://own.example/debian/" + f.Path}; !reflect.DeepEqual(got, want) {
+		t.Errorf("expected %q, found %q", want, got)
+	}
+	t.Setenv("NEB_MIRROR", " ")
+	if _, err := OfMachine(t.Context(), root, true); err == nil || !strings.Contains(err.Error(), "needs NEB_MIRROR") {
+		t.Errorf("without NEB_MIRROR: %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -178,6 +179,10 @@ func TestMissingAndUnreachable(t *testing.T) {
 	m := mirrors(gone)
 	m.Snapshots = down.URL
 	_, _, err := download(t, m, mirror.Locked("bash", mirror.Content(100)), nil)
+	var missing *GoneError
+	if !errors.As(err, &missing) || len(missing.Files) != 1 || missing.Files[0].Name != "bash" {
+		t.Errorf("expected bash to be missing, found %v", err)
+	}
 	wants(t, err, "bash 1.0-1", "download failed", "neb update", "--update-missing", gone.URL, "not found", down.URL, "refused")
 }
 

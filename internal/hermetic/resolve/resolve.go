@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"time"
@@ -56,16 +57,50 @@ type resolver struct {
 	Options
 	before   *lock.Lock
 	releases map[place]*release
+	gone     []lock.File // with [Replace]
 }
 
 // Update returns a copy of the lock with some parts resolved anew. before may be an empty lock; then all
 // parts must be resolved, and Options.Go is required.
 func Update(ctx context.Context, before *lock.Lock, parts []string, o Options) (*lock.Lock, error) {
-	if o.Now.IsZero() {
-		o.Now = time.Now()
+	return (&resolver{Options: o, before: before}).update(ctx, parts)
+}
+
+// Replace returns a copy of the lock in which newer versions replace the files of Debian's archives that are
+// gone, those that were built from the same source packages, and what the newer ones do not accept. All other
+// files stay.
+func Replace(ctx context.Context, before *lock.Lock, gone []lock.File, o Options) (*lock.Lock, error) {
+	r := &resolver{Options: o, before: before, gone: gone}
+	var parts []string
+	if r.isGone(before.Kernel) {
+		parts = append(parts, lock.PartKernel)
 	}
-	r := &resolver{Options: o, before: before, releases: map[place]*release{}}
-	after := *before
+	for part, packages := range locked(before) {
+		if slices.ContainsFunc(packages, func(p lock.Package) bool { return r.isGone(p.File) }) {
+			parts = append(parts, part)
+		}
+	}
+	return r.update(ctx, parts)
+}
+
+// locked returns the packages of a lock, by part.
+func locked(l *lock.Lock) map[string][]lock.Package {
+	return map[string][]lock.Package{lock.PartToolchain: l.Packages, lock.PartEmulator: l.Emulator}
+}
+
+// isGone reports whether a locked file must be replaced. Debian's pool has a directory for each source package.
+func (r *resolver) isGone(f lock.File) bool {
+	return slices.ContainsFunc(r.gone, func(g lock.File) bool {
+		return f.Archive == g.Archive && path.Dir(f.Path) == path.Dir(g.Path)
+	})
+}
+
+func (r *resolver) update(ctx context.Context, parts []string) (*lock.Lock, error) {
+	if r.Now.IsZero() {
+		r.Now = time.Now()
+	}
+	r.releases = map[place]*release{}
+	after := *r.before
 	steps := map[string]func(context.Context, *lock.Lock) error{
 		lock.PartKernel:    r.kernel,
 		lock.PartToolchain: r.toolchain,
@@ -75,7 +110,7 @@ func Update(ctx context.Context, before *lock.Lock, parts []string, o Options) (
 		if !slices.Contains(parts, part) {
 			continue
 		}
-		o.Progress.Send(progress.Event{Stage: "resolve " + part})
+		r.Progress.Send(progress.Event{Stage: "resolve " + part})
 		if err := steps[part](ctx, &after); err != nil {
 			return nil, fmt.Errorf("update %s: %w", part, err)
 		}
@@ -148,8 +183,10 @@ func (r *resolver) toolchain(ctx context.Context, l *lock.Lock) error {
 	if l.Packages, err = r.packages(ctx, lock.PartToolchain, toolchainSuites); err != nil {
 		return err
 	}
-	if err := r.golang(ctx, l); err != nil {
-		return err
+	if r.gone == nil {
+		if err := r.golang(ctx, l); err != nil {
+			return err
+		}
 	}
 	r.record(l, lock.PartToolchain, toolchainSuites)
 	return nil
@@ -168,7 +205,12 @@ func (r *resolver) emulator(ctx context.Context, l *lock.Lock) error {
 func (r *resolver) packages(ctx context.Context, part string, suites []place) ([]lock.Package, error) {
 	packages := map[string]*lock.Package{} // by name and architecture
 	for _, host := range lock.Hosts {
-		u := newUniverse(host, part, suites)
+		u := newUniverse(host, part, append([]place{lockPlace}, suites...))
+		for _, p := range locked(r.before)[part] {
+			if r.gone != nil && !r.isGone(p.File) && p.Sets[host] != nil {
+				u.add(lockedCandidate(p))
+			}
+		}
 		for _, p := range suites {
 			err := r.each(ctx, p, "binary-"+host+"/Packages", func(s debian.Stanza) error {
 				// Other packages of backports are newer than the closure needs.
@@ -194,7 +236,32 @@ func (r *resolver) packages(ctx context.Context, part string, suites []place) ([
 	for _, p := range packages {
 		list = append(list, *p)
 	}
+	// A replacement may need newer versions of files that are not gone. Then those of their source packages
+	// are replaced, too, because the lock does not tell which versions go together.
+	again := false
+	for _, old := range locked(r.before)[part] {
+		now := packages[old.Name+" "+old.Arch]
+		if r.gone != nil && now != nil && now.File != old.File && !r.isGone(old.File) {
+			r.gone = append(r.gone, old.File)
+			again = true
+		}
+	}
+	if again {
+		return r.packages(ctx, part, suites)
+	}
 	return list, nil
+}
+
+// lockPlace is where candidates come from that stay in the lock.
+var lockPlace = place{"", "neb.lock"}
+
+// lockedCandidate returns a package that stays in the lock.
+func lockedCandidate(p lock.Package) *candidate {
+	c := &candidate{File: p.File, place: lockPlace}
+	for _, name := range p.Needs {
+		c.depends = append(c.depends, []debian.Relation{{Name: name}})
+	}
+	return c
 }
 
 func (r *resolver) candidate(p place, s debian.Stanza) (*candidate, error) {

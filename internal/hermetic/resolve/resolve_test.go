@@ -2,142 +2,27 @@ package resolve
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
-	"io"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
-	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
-	"github.com/ProtonMail/go-crypto/openpgp/packet"
-	"github.com/ulikunitz/xz"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/mirror"
 )
 
 // now is when the tests happen.
 var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-func newKey(t *testing.T, name string) *openpgp.Entity {
-	t.Helper()
-	key, err := openpgp.NewEntity(name, "", name+"@example.org", &packet.Config{
-		Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return now.Add(-1000 * time.Hour) },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-func sum(data []byte) string {
-	s := sha256.Sum256(data)
-	return hex.EncodeToString(s[:])
-}
-
-// suite is one suite of a stand-in archive.
-type suite struct {
-	place
-	codename string // "": that of the place
-	date     time.Time
-	until    time.Time // zero: for ever
-	key      *openpgp.Entity
-	indexes  map[string]string // by name below main/, without .xz
-}
-
-// archive is stand-in archives on an HTTP server.
-type archive struct {
-	*httptest.Server
-	mu    sync.Mutex
-	files map[string][]byte // by path
-	asked []string
-}
-
-func newArchive(t *testing.T) *archive {
-	a := &archive{files: map[string][]byte{}}
-	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.asked = append(a.asked, r.URL.Path)
-		data, ok := a.files[r.URL.Path]
-		if !ok {
-			http.NotFound(w, r)
-			return
-		}
-		_, _ = w.Write(data)
-	}))
-	t.Cleanup(a.Close)
-	return a
-}
-
-// publish puts a suite on the server, signed.
-func (a *archive) publish(t *testing.T, s suite) {
-	t.Helper()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	dir := "/" + s.archive + "/dists/" + s.suite + "/"
-	if s.codename == "" {
-		s.codename = s.suite
-	}
-	var release bytes.Buffer
-	fmt.Fprintf(&release, "Origin: Debian\nCodename: %s\nDate: %s\n", s.codename,
-		s.date.Format("Mon, 02 Jan 2006 15:04:05 UTC"))
-	if !s.until.IsZero() {
-		fmt.Fprintf(&release, "Valid-Until: %s\n", s.until.Format("Mon, 02 Jan 2006 15:04:05 UTC"))
-	}
-	fmt.Fprintf(&release, "Acquire-By-Hash: yes\nSHA256:\n")
-	for name, text := range s.indexes {
-		var packed bytes.Buffer
-		w, err := xz.WriterConfig{DictCap: 1 << 16}.NewWriter(&packed) // small: there are hundreds of them
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = io.WriteString(w, text)
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-		name = "main/" + name + ".xz"
-		a.files[dir+name] = packed.Bytes()
-		fmt.Fprintf(&release, " %s %d %s\n", sum(packed.Bytes()), packed.Len(), name)
-	}
-	var signed bytes.Buffer
-	w, err := clearsign.Encode(&signed, s.key.PrivateKey,
-		&packet.Config{Time: func() time.Time { return now.Add(-time.Hour) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, _ = w.Write(release.Bytes())
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	a.files[dir+"InRelease"] = signed.Bytes()
-}
-
-// change replaces a file of the server.
-func (a *archive) change(path string, f func([]byte) []byte) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if data := f(a.files[path]); data == nil {
-		delete(a.files, path)
-	} else {
-		a.files[path] = data
-	}
-}
-
 // pkg is a stanza of a Packages index; more are further lines of it.
 func pkg(name, version, arch string, more ...string) string {
-	path := "pool/main/" + name + "_" + version + "_" + arch + ".deb"
-	return fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\nFilename: %s\nSize: "+
-		"1000\nSHA256: %s\n%s\n\n", name, version, arch, path, sum([]byte(path)), strings.Join(more, "\n"))
+	return mirror.Stanza(name, version, arch, []byte(name+version+arch), more...)
 }
 
 // roots are stanzas of all packages that a host's sets begin with, but for those that are named.
@@ -173,35 +58,35 @@ func TestMain(m *testing.M) {
 
 // world is a full set of archives whose toolchain resolves.
 type world struct {
-	*archive
+	*mirror.Archives
 	debian, security *openpgp.Entity
-	suites           map[place]*suite
+	suites           map[place]*mirror.Suite
 	options          Options
 	before           *lock.Lock
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{archive: newArchive(t), debian: newKey(t, "debian"), security: newKey(t, "security")}
+	w := &world{Archives: mirror.NewArchives(t), debian: mirror.Key(t, "debian", now), security: mirror.Key(t, "security", now)}
 	kernel := pkg("linux-source-6.12", "6.12.107-1", "all") + pkg("linux-source-6.12", "6.12.99-1", "all")
-	w.suites = map[place]*suite{
-		mainSuite: {place: mainSuite, date: now.Add(-100 * time.Hour), key: w.debian,
-			indexes: map[string]string{
+	w.suites = map[place]*mirror.Suite{
+		mainSuite: {Archive: mainSuite.archive, Name: mainSuite.suite, Signed: now.Add(-time.Hour), Date: now.Add(-100 * time.Hour), Key: w.debian,
+			Indexes: map[string]string{
 				"binary-amd64/Packages": roots("amd64") + pkg("libc6", "1.0-1", "amd64") + kernel,
 				"binary-arm64/Packages": roots("arm64") + pkg("libc6", "1.0-1", "arm64") + kernel,
 			}},
 		// QEMU in a newer version than that of the main suite, and a library that must not be taken from
 		// here.
-		backportsSuite: {place: backportsSuite, date: now.Add(-20 * time.Hour),
-			until: now.Add(80 * time.Hour), key: w.debian, indexes: map[string]string{
+		backportsSuite: {Archive: backportsSuite.archive, Name: backportsSuite.suite, Signed: now.Add(-time.Hour), Date: now.Add(-20 * time.Hour),
+			Until: now.Add(80 * time.Hour), Key: w.debian, Indexes: map[string]string{
 				"binary-amd64/Packages": qemu("amd64") + pkg("libc6", "9.0-1", "amd64"),
 				"binary-arm64/Packages": qemu("arm64") + pkg("libc6", "9.0-1", "arm64"),
 			}},
-		updatesSuite: {place: updatesSuite, date: now.Add(-50 * time.Hour), until: now.Add(50 * time.Hour),
-			key: w.debian, indexes: map[string]string{
+		updatesSuite: {Archive: updatesSuite.archive, Name: updatesSuite.suite, Signed: now.Add(-time.Hour), Date: now.Add(-50 * time.Hour), Until: now.Add(50 * time.Hour),
+			Key: w.debian, Indexes: map[string]string{
 				"binary-amd64/Packages": "",
 			}},
-		securitySuite: {place: securitySuite, date: now.Add(-10 * time.Hour), until: now.Add(90 * time.Hour),
-			key: w.security, indexes: map[string]string{
+		securitySuite: {Archive: securitySuite.archive, Name: securitySuite.suite, Signed: now.Add(-time.Hour), Date: now.Add(-10 * time.Hour), Until: now.Add(90 * time.Hour),
+			Key: w.security, Indexes: map[string]string{
 				"binary-amd64/Packages": pkg("linux-source-6.12", "6.12.117-1", "all") +
 					pkg("bash", "1.0-1+deb13u1", "amd64"),
 				"binary-arm64/Packages": pkg("linux-source-6.12", "6.12.117-1", "all"),
@@ -218,7 +103,7 @@ func newWorld(t *testing.T) *world {
 		v := toolchainPrefix + "1.26.8.linux-" + host
 		w.before.Go.Hosts[host] = lock.File{Name: toolchainModule, Version: v, Arch: host,
 			Archive: lock.GoProxy, Path: toolchainModule + "/@v/" + v +
-				".zip", Size: 1, SHA256: sum([]byte(host))}
+				".zip", Size: 1, SHA256: mirror.Hash([]byte(host))}
 	}
 	return w
 }
@@ -227,7 +112,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) update(t *testing.T, parts ...string) (*lock.Lock, error) {
 	t.Helper()
 	for _, s := range w.suites {
-		w.publish(t, *s)
+		w.Publish(t, *s)
 	}
 	return Update(t.Context(), w.before, parts, w.options)
 }
@@ -274,8 +159,8 @@ func TestUpdate(t *testing.T) {
 	var indexes []string
 	for _, x := range l.Indexes {
 		indexes = append(indexes, x.Part+" "+x.Suite)
-		inRelease := w.files["/"+x.Archive+"/dists/"+x.Suite+"/InRelease"]
-		if x.SHA256 != sum(inRelease) || !x.Date.Equal(w.suites[place{x.Archive, x.Suite}].date) {
+		inRelease := w.Get("/" + x.Archive + "/dists/" + x.Suite + "/InRelease")
+		if x.SHA256 != mirror.Hash(inRelease) || !x.Date.Equal(w.suites[place{x.Archive, x.Suite}].Date) {
 			t.Errorf("index %s: expected date and hash of its InRelease, found %v and %s", x.Suite, x.Date,
 				x.SHA256)
 		}
@@ -301,9 +186,9 @@ func TestPartialUpdate(t *testing.T) {
 			}
 			w.before = before
 			for _, s := range w.suites {
-				s.date = s.date.Add(time.Hour)
-				for name, text := range s.indexes {
-					s.indexes[name] = strings.NewReplacer("1.0-1", "1.0-2", "6.12.117", "6.12.118", "11.1-1",
+				s.Date = s.Date.Add(time.Hour)
+				for name, text := range s.Indexes {
+					s.Indexes[name] = strings.NewReplacer("1.0-1", "1.0-2", "6.12.117", "6.12.118", "11.1-1",
 						"11.2-1").Replace(text)
 				}
 			}
@@ -332,6 +217,75 @@ func TestPartialUpdate(t *testing.T) {
 	}
 }
 
+// TestReplace has the mirrors drop some files of a lock: newer versions replace these, and those of the same
+// source packages, with what they need; all else stays, though it is newer in the indexes, too.
+func TestReplace(t *testing.T) {
+	w := newWorld(t)
+	bash := "/b/bash/bash_"
+	for _, host := range lock.Hosts {
+		w.suites[mainSuite].Indexes["binary-"+host+"/Packages"] = roots(host, "bash", "make") +
+			strings.Replace(pkg("libc6", "1.0-1", host), "main/", "main/g/glibc/", 1) + pkg("make", "1.0-1", host, "Depends: libc6") +
+			strings.Replace(pkg("bash", "1.0-1", host, "Depends: libc6"), "/bash_", bash, 1) +
+			strings.Replace(pkg("bash-data", "1.0-1", host), "/bash-data_", "/b/bash/bash-data_", 1) +
+			strings.Replace(pkg("linux-source-6.12", "6.12.107-1", "all"), "main/", "main/l/linux/", 1)
+	}
+	delete(w.suites[securitySuite].Indexes, "binary-arm64/Packages")
+	w.suites[securitySuite].Indexes = map[string]string{"binary-amd64/Packages": "", "binary-arm64/Packages": ""}
+	before, err := w.update(t, lock.Parts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := strings.NewReplacer("1.0-1", "1.0-2", "6.12.107", "6.12.108", "Depends: libc6", "Depends: libc6, new")
+	for _, host := range lock.Hosts {
+		index := &w.suites[mainSuite].Indexes
+		(*index)["binary-"+host+"/Packages"] = newer.Replace((*index)["binary-"+host+"/Packages"]) +
+			pkg("new", "3", host)
+	}
+	w.before = before
+	replace := func(gone ...lock.File) []string {
+		t.Helper()
+		for _, s := range w.suites {
+			w.Publish(t, *s)
+		}
+		after, err := Replace(t.Context(), before, gone, w.options)
+		if err != nil {
+			return []string{err.Error()}
+		}
+		if _, err := lock.Read(bytes.NewReader(after.Bytes())); err != nil {
+			t.Errorf("the new lock cannot be read: %v", err)
+		}
+		var changes []string
+		for _, c := range lock.Diff(before, after) {
+			changes = append(changes, c.String())
+		}
+		return changes
+	}
+	file, _ := before.Package("amd64", "bash")
+	if got, want := replace(file.File), []string{
+		"bash (amd64): 1.0-1 -> 1.0-2", "bash (arm64): 1.0-1 -> 1.0-2", "new (amd64): added, 3", "new (arm64): added, 3",
+	}; !slices.Equal(got, want) {
+		t.Errorf("bash is gone: expected %q, found %q", want, got)
+	}
+	if got, want := replace(before.Kernel), []string{"linux-source-6.12 (all): 6.12.107-1 -> 6.12.108-1"}; !slices.Equal(got, want) {
+		t.Errorf("the kernel is gone: expected %q, found %q", want, got)
+	}
+	if got := replace(before.Go.Hosts["amd64"]); len(got) != 0 {
+		t.Errorf("Go is gone: expected no changes, found %q", got)
+	}
+	index := w.suites[mainSuite].Indexes
+	index["binary-amd64/Packages"] = strings.ReplaceAll(index["binary-amd64/Packages"], "libc6, new", "libc6 (>= 1.0-2)")
+	if got, want := replace(file.File), []string{
+		"bash (amd64): 1.0-1 -> 1.0-2", "bash (arm64): 1.0-1 -> 1.0-2", "libc6 (amd64): 1.0-1 -> 1.0-2",
+		"libc6 (arm64): 1.0-1 -> 1.0-2", "new (arm64): added, 3",
+	}; !slices.Equal(got, want) {
+		t.Errorf("a version that needs a newer one of what is there: expected %q, found %q", want, got)
+	}
+	w.suites[mainSuite].Key = mirror.Key(t, "stranger", now)
+	if got := replace(file.File); len(got) != 1 || !strings.Contains(got[0], "invalid OpenPGP signature") {
+		t.Errorf("index by an unknown key: found %q", got)
+	}
+}
+
 // TestRefused serves indexes that must not be taken.
 func TestRefused(t *testing.T) {
 	const inRelease = "/debian-security/dists/trixie-security/InRelease"
@@ -341,7 +295,7 @@ func TestRefused(t *testing.T) {
 		after func(*world, func(string)) // after it, by path
 		words []string
 	}{
-		{"expired", func(_ *testing.T, w *world) { w.suites[securitySuite].until = now.Add(-time.Second) },
+		{"expired", func(_ *testing.T, w *world) { w.suites[securitySuite].Until = now.Add(-time.Second) },
 			nil,
 			[]string{"expired", "trixie-security", "2026-11-23T11:59:59Z"}},
 		{"older than the lock", func(_ *testing.T, w *world) {
@@ -349,55 +303,55 @@ func TestRefused(t *testing.T) {
 				Suite: "trixie-security", Component: "main", Date: now.Add(-9 * time.Hour), SHA256: strings.Repeat("0", 64)}}
 		}, nil, []string{"older than the lock", "trixie-security", "2026-11-23T02:00:00Z",
 			"2026-11-23T03:00:00Z"}},
-		{"unknown key", func(t *testing.T, w *world) { w.suites[securitySuite].key = newKey(t, "stranger") },
+		{"unknown key", func(t *testing.T, w *world) { w.suites[securitySuite].Key = mirror.Key(t, "stranger", now) },
 			nil,
 			[]string{"invalid OpenPGP signature", "resolve/keys"}},
-		{"key of the other archive", func(_ *testing.T, w *world) { w.suites[securitySuite].key = w.debian },
+		{"key of the other archive", func(_ *testing.T, w *world) { w.suites[securitySuite].Key = w.debian },
 			nil,
 			[]string{"invalid OpenPGP signature"}},
 		{"changed after signing", nil, func(w *world, _ func(string)) {
-			w.change(inRelease, func(b []byte) []byte {
+			w.Change(inRelease, func(b []byte) []byte {
 				return bytes.Replace(b, []byte("SHA256:\n"),
 					[]byte("SHA256:\n "+strings.Repeat("0", 64)+" 1 main/x\n"), 1)
 			})
 		}, []string{"invalid OpenPGP signature"}},
 		{"not signed", nil, func(w *world, _ func(string)) {
-			w.change(inRelease, func([]byte) []byte { return []byte("Origin: Debian\nCodename: trixie-security\n") })
+			w.Change(inRelease, func([]byte) []byte { return []byte("Origin: Debian\nCodename: trixie-security\n") })
 		}, []string{"no OpenPGP signature"}},
 		{"more behind the signature", nil, func(w *world, _ func(string)) {
-			w.change(inRelease, func(b []byte) []byte { return append(b, "\nPackage: evil\n"...) })
+			w.Change(inRelease, func(b []byte) []byte { return append(b, "\nPackage: evil\n"...) })
 		}, []string{"trailing data after the signature"}},
 		{"another suite under this name",
-			func(_ *testing.T, w *world) { w.suites[securitySuite].codename = "bookworm-security" }, nil,
+			func(_ *testing.T, w *world) { w.suites[securitySuite].Codename = "bookworm-security" }, nil,
 			[]string{"expected codename trixie-security", `"bookworm-security"`}},
 		{"no date", nil, func(w *world, sign func(string)) { sign("Codename: trixie-security\n") },
 			[]string{"Date"}},
 		{"no such suite", nil, func(w *world, _ func(string)) {
-			w.change(inRelease, func([]byte) []byte { return nil })
+			w.Change(inRelease, func([]byte) []byte { return nil })
 		}, []string{"no mirror has a valid InRelease file", "trixie-security", "not found"}},
 		{"index changed", nil, func(w *world, _ func(string)) {
-			w.change("/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz",
+			w.Change("/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz",
 				func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
 		}, []string{"binary-amd64/Packages.xz", "wrong content", "SHA-256"}},
 		{"index missing", nil, func(w *world, _ func(string)) {
-			w.change("/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz",
+			w.Change("/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz",
 				func([]byte) []byte { return nil })
 		}, []string{"binary-amd64/Packages.xz", "not found"}},
 		{"index not vouched for", func(_ *testing.T,
 			w *world) {
-			delete(w.suites[securitySuite].indexes, "binary-amd64/Packages")
+			delete(w.suites[securitySuite].Indexes, "binary-amd64/Packages")
 		}, nil,
 			[]string{"no entry for main/binary-amd64/Packages.xz"}},
 		{"no kernel anywhere", func(_ *testing.T, w *world) {
 			for _, s := range w.suites {
-				for name, text := range s.indexes {
-					s.indexes[name] = strings.ReplaceAll(text, "linux-source-6.12", "linux-source-6.13")
+				for name, text := range s.Indexes {
+					s.Indexes[name] = strings.ReplaceAll(text, "linux-source-6.12", "linux-source-6.13")
 				}
 			}
 		}, nil, []string{"package linux-source-6.12 not found"}},
 		{"nonsense in an index", func(_ *testing.T,
 			w *world) {
-			w.suites[mainSuite].indexes["binary-amd64/Packages"] = "no field\n"
+			w.suites[mainSuite].Indexes["binary-amd64/Packages"] = "no field\n"
 		}, nil,
 			[]string{"binary-amd64/Packages.xz", "line 1"}},
 	} {
@@ -407,19 +361,11 @@ func TestRefused(t *testing.T) {
 				tt.spoil(t, w)
 			}
 			for _, s := range w.suites {
-				w.publish(t, *s)
+				w.Publish(t, *s)
 			}
 			if tt.after != nil {
 				tt.after(w, func(text string) {
-					var signed bytes.Buffer
-					out, err := clearsign.Encode(&signed, w.security.PrivateKey,
-						&packet.Config{Time: func() time.Time { return now }})
-					if err != nil {
-						t.Fatal(err)
-					}
-					_, _ = io.WriteString(out, text)
-					out.Close()
-					w.change(inRelease, func([]byte) []byte { return signed.Bytes() })
+					w.Put(inRelease, mirror.Sign(t, w.security, now, []byte(text)))
 				})
 			}
 			_, err := Update(t.Context(), w.before, []string{lock.PartKernel}, w.options)
@@ -428,16 +374,33 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestMixAndMatch serves yesterday's list of packages, with its valid signature of yesterday, under today's
+// signed Release file, at every path that is asked.
+func TestMixAndMatch(t *testing.T) {
+	w, yesterday := newWorld(t), mirror.NewArchives(t)
+	old := *w.suites[securitySuite]
+	old.Date = old.Date.Add(-24 * time.Hour)
+	old.Indexes = map[string]string{"binary-amd64/Packages": pkg("linux-source-6.12", "6.12.1-1", "all")}
+	yesterday.Publish(t, old)
+	for _, s := range w.suites {
+		w.Publish(t, *s)
+	}
+	const list = "/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz"
+	w.Put(list, yesterday.Get(list))
+	_, err := Update(t.Context(), w.before, []string{lock.PartKernel}, w.options)
+	wants(t, err, "binary-amd64/Packages.xz of debian-security trixie-security", "wrong content", w.URL)
+}
+
 // TestMirrorPassedOver has a first mirror whose index is refused: the second one's is taken.
 func TestMirrorPassedOver(t *testing.T) {
 	w, stale := newWorld(t), newWorld(t)
 	for _, s := range w.suites {
-		w.publish(t, *s)
+		w.Publish(t, *s)
 	}
 	for at, s := range stale.suites {
-		s.key = w.suites[at].key
-		s.until = now.Add(-time.Hour)
-		stale.publish(t, *s)
+		s.Key = w.suites[at].Key
+		s.Until = now.Add(-time.Hour)
+		stale.Publish(t, *s)
 	}
 	for name, urls := range w.options.Mirrors.Archives {
 		w.options.Mirrors.Archives[name] = append([]string{stale.URL + "/" + name}, urls...)
@@ -452,15 +415,8 @@ func TestMirrorPassedOver(t *testing.T) {
 func TestSnapshotsOnly(t *testing.T) {
 	w := newWorld(t)
 	for at, s := range w.suites {
-		w.publish(t, *s)
-		w.mu.Lock()
-		for path, data := range w.files {
-			if rest, ok := strings.CutPrefix(path, "/"+at.archive+"/"); ok {
-				w.files["/archive/"+at.archive+"/20261123T120000Z/"+rest] = data
-				delete(w.files, path)
-			}
-		}
-		w.mu.Unlock()
+		w.Publish(t, *s)
+		w.Move("/"+at.archive+"/", "/archive/"+at.archive+"/20261123T120000Z/")
 	}
 	w.options.Mirrors = fetch.Mirrors{Snapshots: w.URL + "/archive"}
 	l, err := Update(t.Context(), w.before, []string{lock.PartKernel}, w.options)
@@ -521,8 +477,8 @@ func TestClosure(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			w.suites[securitySuite].indexes["binary-amd64/Packages"] = ""
-			w.suites[mainSuite].indexes["binary-amd64/Packages"] = roots("amd64", "bash") +
+			w.suites[securitySuite].Indexes["binary-amd64/Packages"] = ""
+			w.suites[mainSuite].Indexes["binary-amd64/Packages"] = roots("amd64", "bash") +
 				pkg("bash", "1.0-1", "amd64", strings.Split(tt.bash, "\n")...) + tt.index
 			l, err := w.update(t, lock.PartToolchain)
 			if tt.words != nil {
@@ -550,7 +506,7 @@ func TestClosure(t *testing.T) {
 	}
 	t.Run("security where the main archive has none", func(t *testing.T) {
 		w := newWorld(t)
-		w.suites[mainSuite].indexes["binary-amd64/Packages"] = roots("amd64", "bash")
+		w.suites[mainSuite].Indexes["binary-amd64/Packages"] = roots("amd64", "bash")
 		l, err := w.update(t, lock.PartToolchain)
 		if err != nil {
 			t.Fatal(err)
@@ -562,20 +518,20 @@ func TestClosure(t *testing.T) {
 	})
 	t.Run("root missing", func(t *testing.T) {
 		w := newWorld(t)
-		w.suites[mainSuite].indexes["binary-arm64/Packages"] = roots("arm64", "bison")
+		w.suites[mainSuite].Indexes["binary-arm64/Packages"] = roots("arm64", "bison")
 		_, err := w.update(t, lock.PartToolchain)
 		wants(t, err, "host arm64", "set base", "package bison not found")
 	})
 	t.Run("hosts that disagree", func(t *testing.T) {
 		w := newWorld(t)
 		for _, host := range lock.Hosts {
-			w.suites[mainSuite].indexes["binary-"+host+"/Packages"] = roots(host, "bash") +
+			w.suites[mainSuite].Indexes["binary-"+host+"/Packages"] = roots(host, "bash") +
 				pkg("bash", "1.0-1", host, "Depends: a") +
 				strings.Replace(pkg("a", "1", "all"), "pool/", "pool/"+host+"/", 1) + "\n"
 		}
-		i := strings.Index(w.suites[mainSuite].indexes["binary-arm64/Packages"], "Package: a\n")
-		text := w.suites[mainSuite].indexes["binary-arm64/Packages"]
-		w.suites[mainSuite].indexes["binary-arm64/Packages"] = text[:i] +
+		i := strings.Index(w.suites[mainSuite].Indexes["binary-arm64/Packages"], "Package: a\n")
+		text := w.suites[mainSuite].Indexes["binary-arm64/Packages"]
+		w.suites[mainSuite].Indexes["binary-arm64/Packages"] = text[:i] +
 			strings.Replace(text[i:], "SHA256: ", "SHA256: 0", 1)
 		_, err := w.update(t, lock.PartToolchain)
 		wants(t, err, "a: the indexes of the hosts differ")
