@@ -126,6 +126,20 @@ func TestRootWithLabels(t *testing.T) {
 		}
 		same(t, list(t, tree), lines)
 	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	go func() {
+		w.Write(Gzip.Pack(t, archive))
+		w.Close()
+	}()
+	piped := newTree(t, image.Limits{})
+	if _, err := piped.AddRoot(t.Context(), fmt.Sprintf("/proc/self/fd/%d", r.Fd()), ""); err != nil {
+		t.Fatal(err)
+	}
+	same(t, list(t, piped), lines)
 	empty := filepath.Join(t.TempDir(), "empty.tar")
 	if err := os.WriteFile(empty, nil, 0o644); err != nil {
 		t.Fatal(err)
