@@ -74,13 +74,7 @@ func openEngine(ctx context.Context, rest string, o Options) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("archive from the Docker engine at %s: %w", e.host, err)
 	}
-	img, err := fromFiles(ctx, saved, "", o)
-	if err != nil {
-		saved.Close()
-		return nil, err
-	}
-	img.closers = append(img.closers, saved)
-	return img, nil
+	return fromFiles(ctx, saved, "", o)
 }
 
 func (e *engine) get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {

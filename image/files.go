@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -34,7 +35,13 @@ func openFileOrDir(ctx context.Context, rest string, o Options) (*Image, error) 
 	if err != nil {
 		return nil, err
 	}
-	return openPlace(ctx, name, info.IsDir(), want, o)
+	var in files = &dirFiles{dir: name}
+	if !info.IsDir() {
+		if in, err = openArchive(ctx, name, o); err != nil {
+			return nil, err
+		}
+	}
+	return fromFiles(ctx, in, want, o)
 }
 
 // splitPlace separates the path of a file or directory from the name of an image in it, which may be empty.
@@ -52,25 +59,19 @@ func splitPlace(rest string) (path, name string) {
 	return rest, ""
 }
 
-func openPlace(ctx context.Context, name string, dir bool, want string, o Options) (*Image, error) {
-	var fs files = &dirFiles{dir: name}
-	if !dir {
-		var err error
-		if fs, err = openArchive(ctx, name, o); err != nil {
-			return nil, err
-		}
-	}
-	img, err := fromFiles(ctx, fs, want, o)
+// fromFiles opens the image called want, or the only one if want is empty. The image closes the files; they are
+// closed after an error too.
+func fromFiles(ctx context.Context, in files, want string, o Options) (*Image, error) {
+	img, err := find(ctx, in, want, o)
 	if err != nil {
-		fs.Close()
+		in.Close()
 		return nil, err
 	}
-	img.closers = append(img.closers, fs)
+	img.closers = append(img.closers, in)
 	return img, nil
 }
 
-// fromFiles opens the image called want, or the only one if want is empty.
-func fromFiles(ctx context.Context, in files, want string, o Options) (*Image, error) {
+func find(ctx context.Context, in files, want string, o Options) (*Image, error) {
 	index, err := readPiece(in, "index.json")
 	if errors.Is(err, os.ErrNotExist) {
 		return fromDockerSave(in, want, o)
@@ -193,30 +194,23 @@ func fromDockerSave(in files, want string, o Options) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("manifest.json: %w", err)
 	}
-	var all []struct {
+	type saved struct {
 		Config   string
 		RepoTags []string
 		Layers   []string
 	}
+	var all []saved
 	if err := decode(raw, &all); err != nil {
 		return nil, fmt.Errorf("manifest.json: %w", err)
 	}
 	var names []string
-	at := -1
-	for i, m := range all {
-		for _, tag := range m.RepoTags {
-			if want != "" && sameImage(tag, want) {
-				at = i
-			}
-		}
-		if want != "" && configID(m.Config) == strings.TrimPrefix(want, "sha256:") {
-			at = i
-		}
+	for _, m := range all {
 		names = append(names, m.RepoTags...)
 	}
-	if want == "" && len(all) == 1 {
-		at = 0
-	}
+	at := slices.IndexFunc(all, func(m saved) bool {
+		named := slices.ContainsFunc(m.RepoTags, func(tag string) bool { return sameImage(tag, want) })
+		return named || want == "" && len(all) == 1 || configID(m.Config) == strings.TrimPrefix(want, "sha256:")
+	})
 	if at < 0 {
 		return nil, fmt.Errorf("found %d images, none of them %q: %s",
 			len(all), want, strings.Join(names, ", "))

@@ -90,7 +90,7 @@ func openZstd(ctx context.Context, in *bufio.Reader, w *windowRoom) (io.Reader, 
 	}
 	window := max(firstWindow(head), min(smallWindow, w.limit))
 	if window > w.limit {
-		return nil, nil, &LimitError{"bytes of window for a zstd layer", w.limit, window, "Window"}
+		return nil, nil, &LimitError{"bytes of window for a zstd layer", w.limit, "Window"}
 	}
 	if err := w.room.Acquire(ctx, window); err != nil {
 		return nil, nil, err

@@ -89,14 +89,7 @@ func newWindowRoom(l Limits) *windowRoom {
 type LimitError struct {
 	What  string // "entries", "bytes"
 	Limit int64
-	Found int64  // 0 if the total is not known
 	Field string // of [Limits] that raises the limit, "" if none does
 }
 
-func (e *LimitError) Error() string {
-	if e.Found != 0 {
-		return fmt.Sprintf("found %d %s, expected at most %d: raise the limit if you trust the image",
-			e.Found, e.What, e.Limit)
-	}
-	return fmt.Sprintf("found more than %d %s: raise the limit if you trust the image", e.Limit, e.What)
-}
+func (e *LimitError) Error() string { return fmt.Sprintf("found more than %d %s", e.Limit, e.What) }

@@ -245,7 +245,7 @@ func (t *Tree) resolve(root uint32, path string, create bool, m *merge) (uint32,
 			target := string(t.names.get(uint32(t.inodes.at(t.nodes.at(id).inode).body.at)))
 			// A short name can lead through long targets again and again.
 			if t.links += int64(len(target) + len(rest)); t.links > t.limits.links() {
-				return 0, &LimitError{"bytes of symbolic links in the paths of names", t.limits.links(), 0, "Entries"}
+				return 0, &LimitError{"bytes of symbolic links in the paths of names", t.limits.links(), "Entries"}
 			}
 			if hops++; hops > maxHops || len(target)+len(rest) > 2*maxLink {
 				return 0, fmt.Errorf("%s leads through more than %d symbolic links, or to a path of more than %d bytes",

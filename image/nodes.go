@@ -154,7 +154,7 @@ func (a *arena) put(s string) (uint32, error) {
 	last := len(a.blocks) - 1
 	if last < 0 || cap(a.blocks[last])-len(a.blocks[last]) < need {
 		if int64(len(a.blocks)) >= a.limit>>arenaBits {
-			return 0, &LimitError{"bytes of names, links and attributes", a.limit, 0, "Entries"}
+			return 0, &LimitError{"bytes of names, links and attributes", a.limit, "Entries"}
 		}
 		last++
 		a.blocks = append(a.blocks, make([]byte, 0, arenaBlock))

@@ -39,7 +39,7 @@ func hint(err error) string {
 	if exceeded, ok := errors.AsType[*image.LimitError](err); ok {
 		for _, l := range limits {
 			if l.field == exceeded.Field {
-				return " (" + l.variable + ")"
+				return ": raise " + l.variable + " if you trust the image"
 			}
 		}
 	}

@@ -350,7 +350,7 @@ func TestEnvironment(t *testing.T) {
 	}
 	for _, c := range []struct{ name, value, want string }{
 		{"SOURCE_DATE_EPOCH", "yesterday", `invalid SOURCE_DATE_EPOCH: found "yesterday"`},
-		{"LINUXKIT_MAX_ENTRIES", "1", "more than 1 entries: raise the limit if you trust the image (LINUXKIT_MAX_ENTRIES)"},
+		{"LINUXKIT_MAX_ENTRIES", "1", "more than 1 entries: raise LINUXKIT_MAX_ENTRIES if you trust the image"},
 		{"LINUXKIT_MAX_BYTES", "100", "more than 100 bytes"},
 		{"LINUXKIT_MAX_BYTES", "-1", `invalid LINUXKIT_MAX_BYTES: found "-1"`},
 	} {
