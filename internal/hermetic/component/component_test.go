@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
@@ -305,6 +306,29 @@ func TestOfflineNamesWhatIsMissing(t *testing.T) {
 	_, err := b.recipe(t.Context(), "thing", fakeRecipe("echo hello\n"))
 	if err == nil || !strings.Contains(err.Error(), "gcc-14") || !strings.Contains(err.Error(), "--offline") {
 		t.Errorf("found %v", err)
+	}
+}
+
+// TestUndeclaredInput has a build read what it does not list as an input: files of this machine, by the names
+// that they have outside and those that toolchains look at, and another file of the store.
+func TestUndeclaredInput(t *testing.T) {
+	require.Sandbox(t)
+	b, _ := newFake(t)
+	outside := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(outside, []byte("undeclared"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	stored := filepath.Join(b.Store.Dir(), "downloads", "extra")
+	if err := os.WriteFile(stored, []byte("undeclared"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{outside, stored, "/etc/hostname", "/etc/passwd", "/proc/1/root" + outside,
+		"../../../../../../.." + outside} {
+		o, err := b.recipe(t.Context(), "thing", fakeRecipe("copy "+path+" /out/copied\n"))
+		var exit *sandbox.ExitError
+		if !errors.As(err, &exit) {
+			t.Errorf("%s: expected the build to fail, found %v, %v", path, o.Dir, err)
+		}
 	}
 }
 

@@ -323,6 +323,45 @@ func TestListAndPrune(t *testing.T) {
 	}
 }
 
+// TestPruneBesideBuild prunes everything while an output is made, a working directory and a log are in use.
+func TestPruneBesideBuild(t *testing.T) {
+	s := open(t)
+	other, err := Open(s.Dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	work, err := s.Work(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := s.Log("making")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	var made atomic.Int32
+	if _, _, err := s.Output(t.Context(), "k", func(dir string) error {
+		if err := maker(&made)(dir); err != nil {
+			return err
+		}
+		gone, err := other.Prune(t.Context(), func(Item) bool { return true })
+		if len(gone) > 0 {
+			t.Errorf("pruned beside the build: %v", gone)
+		}
+		other.sweep(t.Context())
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(work); err != nil {
+		t.Error(err)
+	}
+	if gone, err := other.Prune(t.Context(), func(Item) bool { return true }); err != nil || len(gone) > 0 {
+		t.Errorf("pruned what the build uses: %v, %v", gone, err)
+	}
+}
+
 // TestPruneHears ends the context while a third item is looked at: the first two are pruned, no other.
 func TestPruneHears(t *testing.T) {
 	s := open(t)
