@@ -45,6 +45,11 @@ var forms = []struct {
 // CheckFile rejects a kernel of size bytes that arch cannot start: one in another form, or a truncated one.
 func CheckFile(r io.ReaderAt, size int64, arch string) error {
 	found, want := "neither a bzImage nor an Image", ""
+	for magic, form := range map[string]string{"\x7fELF": "an ELF file (vmlinux)", "MZ\x00\x00zimg": "an EFI zboot image"} {
+		if has(r, 0, magic) {
+			found = form
+		}
+	}
 	for _, form := range forms {
 		if form.arch == arch {
 			want = form.name

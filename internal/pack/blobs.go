@@ -18,7 +18,7 @@ import (
 
 // Blobs are the paths of the files under the application.
 type Blobs struct {
-	Kernel  string // bzImage or Image
+	Kernel  string // bzImage or Image; an Image may be wrapped for EFI (zboot)
 	Config  string // the kernel's configuration; may be empty
 	Cmdline string // the kernel's command line
 	Init    string // PID 1
@@ -67,6 +67,9 @@ func (b Blobs) open(archName string) (_ *openBlobs, err error) {
 	}
 	if o.kernel, err = o.file("the kernel", b.Kernel); err != nil {
 		return nil, err
+	}
+	if o.kernel, err = unwrap(o.kernel); err != nil {
+		return nil, fmt.Errorf("%s: %w", b.Kernel, err)
 	}
 	if err := kernel.CheckFile(o.kernel, o.kernel.Size(), archName); err != nil {
 		return nil, fmt.Errorf("%s: %w", b.Kernel, err)

@@ -73,6 +73,7 @@ const (
 	ModuleMismatch    Code = "module-mismatch"
 	KernelFeature     Code = "kernel-feature"
 	KernelLinker      Code = "kernel-linker"
+	TextOffset        Code = "text-offset"
 	RootOption        Code = "root-option"
 	KASLR             Code = "kaslr"
 	Memory            Code = "memory"
@@ -123,6 +124,8 @@ var Codes = []Kind{
 		"build the kernel with the option: neb build kernel --config-fragment"},
 	{KernelLinker, Warning, "the kernel was linked with LLD: such kernels were reported not to start on Nitro",
 		"link it with GNU ld"},
+	{TextOffset, Warning, "Nitro's loader places an Image (aarch64) at the address in its header, and nothing runs at 0",
+		"write 0x200000 as text_offset, eight bytes little-endian at byte 8; neb build does"},
 	{RootOption, Warning, "the command line names a root file system, which enclaves do not have",
 		"remove root= from the command line"},
 	{KASLR, Note, "the kernel places itself at a random address, which no kernel of Amazon's does",

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/compression"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
 // features are programs that need an option of the kernel, by their names. The option must be built in: neb
@@ -60,6 +61,12 @@ var rootOption = regexp.MustCompile(`(^| )root=\S+`)
 func CheckKernel(r io.ReaderAt, size int64, archName, cmdline, config string) (found []Finding) {
 	if banner := linkedBy(r, size, archName); banner != "" {
 		found = append(found, Find(KernelLinker, "its banner says %.200q", banner))
+	}
+	var offset [8]byte
+	if _, err := r.ReadAt(offset[:], 8); err == nil && archName == arch.AArch64 {
+		if n := binary.LittleEndian.Uint64(offset[:]); n != kernel.TextOffset {
+			found = append(found, Find(TextOffset, "its text_offset is %#x, expected %#x", n, kernel.TextOffset))
+		}
 	}
 	// The reference for aarch64 has root=/dev/ram0, which has no effect beside a ramdisk with /init.
 	option := strings.TrimSpace(rootOption.FindString(cmdline))

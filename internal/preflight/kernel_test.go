@@ -15,6 +15,9 @@ const (
 	lldBanner = "Linux version 6.6.30 (b@h) (clang version 17.0.6, LLD 17.0.6) #1 SMP"
 )
 
+// placed is the head of an Image with the text_offset of Nitro.
+const placed = "MZ\x00\x00\x00\x00\x00\x00\x00\x00\x20\x00\x00\x00\x00\x00"
+
 // bzImage is the head of a bzImage with a compressed kernel.
 func bzImage(t *testing.T, payload string) []byte {
 	t.Helper()
@@ -37,8 +40,10 @@ func TestCheckKernel(t *testing.T) {
 	}{
 		{"GNU ld", arch.X86_64, "console=ttyS0", "", bzImage(t, gnuBanner), nil},
 		{"LLD", arch.X86_64, "console=ttyS0", "", bzImage(t, lldBanner), []Code{KernelLinker}},
-		{"LLD, aarch64", arch.AArch64, "console=ttyS0", "", []byte(strings.Repeat("x", 1<<20-20) + lldBanner),
+		{"LLD, aarch64", arch.AArch64, "console=ttyS0", "", []byte(placed + strings.Repeat("x", 1<<20-40) + lldBanner),
 			[]Code{KernelLinker}},
+		{"an Image at 0", arch.AArch64, "", "", make([]byte, 100), []Code{TextOffset}},
+		{"an Image in its place", arch.AArch64, "", "", []byte(placed), nil},
 		{"a payload beyond the file", arch.X86_64, "", "", bzImage(t, lldBanner)[:3000], nil},
 		{"no kernel", arch.X86_64, "", "", nil, nil},
 		{"a root", arch.X86_64, "console=ttyS0 root=/dev/ram0", "", nil, []Code{RootOption}},
@@ -74,7 +79,7 @@ func TestMemory(t *testing.T) {
 		eif         int64
 		least, most int64 // MiB
 	}{
-		{"a small enclave", usage(10, 1000), 9 * mib, 64, 128},
+		{"a small enclave", usage(10, 1000), 9 * mib, 56, 128},
 		{"80,000 small files", usage(80_000, 100), 32 * mib, 650, 760},
 		{"a large file", usage(1, 500*mib), 509 * mib, 2036, 2036},
 		{"a compressed ramdisk of a large file", Usage{Ramdisks: 50 * mib, Pages: 128_000, Inodes: 1}, 59 * mib,

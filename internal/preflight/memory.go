@@ -33,7 +33,7 @@ const (
 
 	// kernelMemory is what firmware and the kernel itself take before they count the memory, with a reserve;
 	// pageMemory is the size of struct page. inodeMemory is an inode and its name in memory.
-	kernelMemory = 40 * mib
+	kernelMemory = 28 * mib
 	pageMemory   = 64
 	inodeMemory  = 1216
 
