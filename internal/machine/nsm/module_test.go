@@ -249,3 +249,23 @@ func flat(all []Digest) (b []byte) {
 	}
 	return b
 }
+
+// BenchmarkAnswer measures what the module itself costs; docs/benchmarks.md has the times.
+func BenchmarkAnswer(b *testing.B) {
+	m, _, _ := newModule(b)
+	nonce := make([]byte, 32)
+	for name, request := range map[string]any{
+		"GetRandom":   "GetRandom",
+		"Attestation": map[string]any{"Attestation": map[string]any{"nonce": nonce, "user_data": nil}},
+	} {
+		encoded, err := cbor.Marshal(request)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				m.Answer(encoded)
+			}
+		})
+	}
+}
