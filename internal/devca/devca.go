@@ -281,7 +281,12 @@ func (a *Authority) Identity(instance, module string) *Identity {
 func (e *Identity) Chain(now time.Time) ([][]byte, crypto.Signer, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if n := len(e.chain); n == 0 || now.After(e.chain[n-1].Certificate.NotAfter.Add(-renewal)) {
+	var leaf x509.Certificate
+	if n := len(e.chain); n > 0 {
+		leaf = *e.chain[n-1].Certificate
+	}
+	// A clock that was set back can be before the certificate, too.
+	if now.After(leaf.NotAfter.Add(-renewal)) || now.Before(leaf.NotBefore) {
 		if err := e.renew(now); err != nil {
 			return nil, nil, fmt.Errorf("certificates of the enclave: %w", err)
 		}

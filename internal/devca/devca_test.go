@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -119,5 +120,51 @@ func TestChain(t *testing.T) {
 	next, _, err := identity.Chain(now.Add(3 * time.Hour))
 	if err != nil || string(next[4]) == string(ders[4]) || string(next[0]) != string(ders[0]) {
 		t.Errorf("the certificate was not renewed, or the root was: %v", err)
+	}
+}
+
+// Two runs share a root and nothing else, and a clock that is set back gets certificates that are valid then.
+func TestTwoRuns(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ca")
+	made, err := Init(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	seen := map[string]bool{}
+	for run := range 2 {
+		root, err := Load(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		identity := root.Identity("i-0123456789abcdef0", fmt.Sprintf("i-0123456789abcdef0-enc%d", run))
+		for _, at := range []time.Time{now, now.Add(-2 * time.Hour)} {
+			ders, _, err := identity.Chain(at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			roots, others := x509.NewCertPool(), x509.NewCertPool()
+			roots.AddCert(made.Certificate)
+			for _, der := range ders[1:4] {
+				c, err := x509.ParseCertificate(der)
+				if err != nil {
+					t.Fatal(err)
+				}
+				others.AddCert(c)
+			}
+			leaf, err := x509.ParseCertificate(ders[4])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := leaf.Verify(x509.VerifyOptions{
+				Roots: roots, Intermediates: others, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+			}); err != nil {
+				t.Errorf("run %d at %v: %v", run, at, err)
+			}
+			if seen[string(ders[4])] {
+				t.Errorf("run %d has the certificate of another", run)
+			}
+			seen[string(ders[4])] = true
+		}
 	}
 }
