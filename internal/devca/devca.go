@@ -303,16 +303,17 @@ func (e *Identity) renew(now time.Time) error {
 	const domain = ".local.neb.nitro-enclaves"
 	chain := []*Authority{e.root}
 	for _, link := range []struct {
-		name      string
-		life      time.Duration
-		authority bool
+		name  string
+		life  time.Duration
+		below int // authorities below it, as Amazon's certificates limit them; -1 for the enclave's own
 	}{
-		{"region" + domain, regionLife, true},
-		{"zone" + domain, zoneLife, true},
-		{e.instance + domain, instanceLife, true},
-		{e.module + domain, enclaveLife, false},
+		{"region" + domain, regionLife, 2},
+		{"zone" + domain, zoneLife, 1},
+		{e.instance + domain, instanceLife, 0},
+		{e.module + domain, enclaveLife, -1},
 	} {
-		next, err := issue(chain[len(chain)-1], link.name, now.Add(-backdate), link.life, link.authority)
+		next, err := issue(chain[len(chain)-1], link.name, now.Add(-backdate), link.life, link.below >= 0,
+			func(c *x509.Certificate) { c.MaxPathLen, c.MaxPathLenZero = link.below, link.below == 0 })
 		if err != nil {
 			return err
 		}

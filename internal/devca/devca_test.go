@@ -108,6 +108,9 @@ func TestChain(t *testing.T) {
 		if len(der) > 1024 {
 			t.Errorf("certificate %d has %d bytes, and a document takes 1,024", i, len(der))
 		}
+		if want := []int{-1, 2, 1, 0, -1}[i]; c.MaxPathLen != want {
+			t.Errorf("certificate %d: path length %d, expected %d", i, c.MaxPathLen, want)
+		}
 		if last := i == len(ders)-1; c.IsCA == last || !c.BasicConstraintsValid || c.SignatureAlgorithm != x509.ECDSAWithSHA384 {
 			t.Errorf("certificate %d: %+v", i, c)
 		}
