@@ -19,9 +19,11 @@ type switches struct {
 	grace     time.Duration
 	heartbeat time.Duration // from init's start
 	linger    time.Duration
+	net       time.Duration // from init's start
 }
 
-var defaults = switches{grace: 10 * time.Second, heartbeat: 20 * time.Second, linger: 30 * time.Second}
+var defaults = switches{grace: 10 * time.Second, heartbeat: 20 * time.Second, linger: 30 * time.Second,
+	net: 10 * time.Second}
 
 // switchTable has a row for each switch; set reports whether the value is valid.
 var switchTable = []struct {
@@ -40,6 +42,9 @@ var switchTable = []struct {
 	}},
 	{contract.SwitchHeartbeat, "a time like 20s", func(s *switches, v string) bool {
 		return duration(v, &s.heartbeat)
+	}},
+	{contract.SwitchNet, "a time like 10s", func(s *switches, v string) bool {
+		return duration(v, &s.net)
 	}},
 	{contract.SwitchLinger, "a time like 30s", func(s *switches, v string) bool {
 		return duration(v, &s.linger)

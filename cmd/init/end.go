@@ -21,8 +21,12 @@ func (e *enclave) wait(pid int) error {
 		if err == nil && got == pid {
 			break
 		}
+		if err == nil {
+			e.carrierEnded(got)
+		}
 	}
 	group = 0
+	e.closeLink()
 	e.clear()
 	if status.Signaled() {
 		return ended{signal: int(status.Signal())}

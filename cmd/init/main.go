@@ -13,6 +13,7 @@ package main
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,7 @@ type enclave struct {
 	about      contract.Description
 	account    account
 	env        []string
+	link       netLink
 }
 
 // steps lead to the application, in order. The heartbeat takes three of them, so that the other steps run
@@ -50,16 +52,23 @@ var steps = []struct {
 	{"root", false, (*enclave).makeRoot},
 	{"mounts", false, (*enclave).mountAll},
 	{"network", true, (*enclave).setNetwork},
+	{"network", true, (*enclave).startLink},
 	{"random", true, (*enclave).waitForRandom},
 	{"user", true, (*enclave).findUser},
 	{"devices", true, (*enclave).giveDevices},
 	{"limits", true, (*enclave).raiseLimits},
 	{"workdir", true, (*enclave).enterWorkingDir},
 	{"heartbeat", false, (*enclave).heartbeatAnswered},
+	{"network", true, (*enclave).awaitLink},
 }
 
 func main() {
 	if unix.Getpid() != 1 {
+		if line, err := readFile("/proc/self/cmdline", contract.MaxSize); err == nil {
+			if argv := strings.Split(line, "\x00"); argv[0] == carrierName {
+				carry(argv[1:])
+			}
+		}
 		say("this program must be PID 1 of an enclave")
 		unix.Exit(2)
 	}
@@ -82,7 +91,7 @@ func main() {
 		}
 	}
 	phase = "exec"
-	pid, err := e.start()
+	pid, err := e.launch()
 	if err != nil {
 		e.end(phase, err)
 	}

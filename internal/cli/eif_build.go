@@ -101,6 +101,13 @@ output, in the form of nitro-cli build-enclave.`,
 	f.StringVar(&o.nsmMode, "nsm-mode", "", "permissions of /dev/nsm, `octal` (default: 0600)")
 	f.Uint32Var(&v.ExitReport, "exit-report", 0,
 		"vsock `port` of the parent to report the application's end to (default: none)")
+	f.BoolVar(&v.Network, "net", false, "give the enclave a network, which the parent carries (neb net serve)")
+	f.StringArrayVar(&v.Egress, "egress", nil,
+		"with --net: what the enclave may reach, `HOST[:PORT[-PORT]][/tcp|/udp]`, where HOST is NAME, *.NAME, "+
+			"*, an address or a prefix; or imds, or vsock; repeatable (default: everything but imds)")
+	f.StringArrayVar(&v.Ingress, "ingress", nil,
+		"with --net: ports at which the enclave may be reached, `PORT[-PORT][/tcp|/udp]`; repeatable "+
+			"(default: all)")
 	f.StringArrayVar(&b.Modules, "module", nil,
 		"kernel module `file` to load after nsm.ko, in this order; repeatable")
 	f.BoolVar(&b.ModulesOpen, "modules-open", false, "allow the enclave to load further modules")

@@ -502,7 +502,8 @@ func TestEIFDescription(t *testing.T) {
 	path, _ := f.build(t, "all.eif", "--entrypoint", "/hello", "--cmd", "two\nlines", "--env", "A=b",
 		"--workdir", "/srv", "--user", "7:8", "--stop-signal", "SIGINT",
 		"--hostname", "vault", "--loopback=false", "--nsm-owner", "9", "--nsm-mode", "0660", "--exit-report",
-		"9001", "--modules-open")
+		"9001", "--net", "--egress", "api.example.com:443", "--egress", "imds", "--ingress", "443",
+		"--modules-open")
 	if status, _, errs := command("eif", "extract", path, "--output", f.path("parts"),
 		"--unpack"); status != 0 {
 		t.Fatal(errs)
@@ -515,6 +516,7 @@ func TestEIFDescription(t *testing.T) {
 		Entrypoint: []string{"/hello"}, Cmd: []string{"two\nlines"}, Env: []string{"A=b"}, WorkingDir: "/srv",
 		User: "7:8", StopSignal: "SIGINT",
 		Hostname: "vault", LoopbackDown: true, NSMOwner: "9", NSMMode: 0o660, ExitReport: 9001,
+		Network: true, Egress: []string{"api.example.com:443", "imds"}, Ingress: []string{"443"},
 		Complete: true,
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -540,6 +542,7 @@ func TestEIFDescription(t *testing.T) {
 		{"--nsm-mode=0", 2, "from 0001 to 0777"},
 		{"--nsm-mode=01777", 2, "from 0001 to 0777"},
 		{"--nsm-owner=a:b:c", 1, "NSMOwner"},
+		{"--egress=api.example.com", 1, "without Network: set --net"},
 		{"--exit-report=4294967295", 1, "ExitReport"},
 		{"--exit-report=4294967296", 2, "--exit-report"},
 		{"--stop-signal=SIGNONE", 1, "StopSignal"},

@@ -17,6 +17,8 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/netrule"
 )
 
 // Paths of the shared files, as init sees them before it changes the root. The first ramdisk of an EIF is the
@@ -57,6 +59,7 @@ const (
 	SwitchEnd       = "neb.end"       // how the machine ends: reboot (default) or halt
 	SwitchGrace     = "neb.grace"     // from StopSignal to SIGKILL for what the application leaves; default 10s
 	SwitchHeartbeat = "neb.heartbeat" // limit for the parent's answer; default 20s
+	SwitchNet       = "neb.net"       // limit for the parent's connection of [Description.Network]; default 10s
 	SwitchLinger    = "neb.linger"    // between the line of a failure and the end of the machine; default 30s
 )
 
@@ -111,6 +114,10 @@ type Description struct {
 	NSMOwner     string // owner of /dev/nsm, written as User; "" is the application's user and group
 	NSMMode      uint32 // permission bits of /dev/nsm; 0 is 0600
 	ExitReport   uint32 // vsock port of the parent that gets a Report at the end; 0: none
+
+	Network bool     // init makes a network device, whose frames the parent carries
+	Egress  []string // rules of package netrule for what the enclave may reach; none: everything
+	Ingress []string // rules for who may reach it; none: everything
 }
 
 // fields maps keys to the fields of d, in the order of the file.
@@ -129,6 +136,9 @@ func (d *Description) fields() []field {
 		{key: "NSMOwner", text: &d.NSMOwner, check: user},
 		{key: "NSMMode", number: &d.NSMMode, limit: 0o777, octal: true},
 		{key: "ExitReport", number: &d.ExitReport, limit: 1<<32 - 2},
+		{key: "Network", flag: &d.Network, word: "tap"},
+		{key: "Egress", list: &d.Egress},
+		{key: "Ingress", list: &d.Ingress},
 	}
 }
 
@@ -164,6 +174,12 @@ func startable(d *Description) error {
 	if d.ExitReport == HeartbeatPort {
 		return errors.New(Path + ": ExitReport: port " + strconv.Itoa(HeartbeatPort) +
 			" is reserved for the heartbeat")
+	}
+	if !d.Network && len(d.Egress)+len(d.Ingress) > 0 {
+		return errors.New(Path + ": rules of egress or ingress without Network: set --net")
+	}
+	if _, err := netrule.Parse(d.Egress, d.Ingress); err != nil {
+		return errors.New(Path + ": " + err.Error())
 	}
 	return nil
 }

@@ -22,6 +22,9 @@ var full = Description{
 	NSMOwner:     "100:101",
 	NSMMode:      0o640,
 	ExitReport:   9001,
+	Network:      true,
+	Egress:       []string{"api.example.com:443", "imds"},
+	Ingress:      []string{"443/tcp"},
 }
 
 // TestGolden fixes the bytes: an init in the field must read what a later packer writes.
@@ -99,6 +102,9 @@ func TestEncodeRefuses(t *testing.T) {
 		"mode":            {Description{Cmd: cmd, NSMMode: 0o1000}, "NSMMode"},
 		"too many parts":  {Description{Cmd: cmd, ErofsParts: 1025}, "ErofsParts"},
 		"VMADDR_PORT_ANY": {Description{Cmd: cmd, ExitReport: 1<<32 - 1}, "ExitReport"},
+		"no network":      {Description{Cmd: cmd, Ingress: []string{"443"}}, "without Network: set --net"},
+		"a rule": {Description{Cmd: cmd, Network: true, Egress: []string{"a b"}},
+			`/neb/app: egress rule "a b": column 2`},
 	} {
 		if _, err := Encode(c.d); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want an error with %q", name, err, c.want)
@@ -134,6 +140,8 @@ func TestDecodeRefuses(t *testing.T) {
 		"leading zero":    {head + "ExitReport=0900\x00", "number"},
 		"zero":            {head + "ExitReport=0\x00", "number"},
 		"mode in decimal": {head + "NSMMode=384\x00", "number"},
+		"network":         {head + "Network=veth\x00", `expected "tap"`},
+		"rule":            {head + "Network=tap\x00Egress=:\x00", "egress rule"},
 		"no command":      {"Version=1\x00User=a\x00", "nothing to start"},
 		"larger than read": {head + strings.Repeat("Cmd=x\x00", MaxSize/6),
 			"2097166 bytes, the limit is 2097152"},

@@ -13,12 +13,13 @@ const (
 	ReadsApp     = "app1"     // reads the [Description] at [Path], version 1
 	ReadsModules = "modules1" // loads the [Modules] at [ModulesPath], version 1
 	MountsErofs  = "erofs"    // mounts the parts [RootPart] as its root
+	MakesNetwork = "tap1"     // makes the network device of [Description.Network]
 )
 
 // Note is the descriptor of the ELF note in neb's init: a name, and the words of what that init can do,
 // separated by colons. The Go linker writes it with -buildid (owner "Go", type 4), so that a plain go build
 // makes the same program.
-const Note = noteName + ":" + ReadsApp + ":" + ReadsModules + ":" + MountsErofs
+const Note = noteName + ":" + ReadsApp + ":" + ReadsModules + ":" + MountsErofs + ":" + MakesNetwork
 
 const noteName = "neb-init"
 

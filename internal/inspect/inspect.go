@@ -257,10 +257,17 @@ type Description struct {
 
 	Architecture string
 	Flags        string `json:",omitempty"` // of a PCIe enclave
+	Network      *Network `json:",omitempty"`
 	Sections     []SectionDescription
 	Unmeasured   []string
 	Problems     []Finding
 	Warnings     []Finding
+}
+
+// Network is the network that the application's description asks for.
+type Network struct {
+	Egress, Ingress []string // rules
+	Unlimited       []string // the directions without rules: "egress", "ingress"
 }
 
 // SectionDescription describes one section.
@@ -297,6 +304,15 @@ func (r *Report) Describe() (*Description, error) {
 		var err error
 		if d.Metadata, err = describeMetadata(r.Metadata); err != nil {
 			return nil, err
+		}
+	}
+	if a, ok := Application(r.File); ok && a.Network {
+		d.Network = &Network{append([]string{}, a.Egress...), append([]string{}, a.Ingress...), []string{}}
+		if len(a.Egress) == 0 {
+			d.Network.Unlimited = append(d.Network.Unlimited, "egress")
+		}
+		if len(a.Ingress) == 0 {
+			d.Network.Unlimited = append(d.Network.Unlimited, "ingress")
 		}
 	}
 	for i, s := range r.File.Sections {

@@ -30,6 +30,9 @@ type Overrides struct {
 	NSMOwner     string
 	NSMMode      uint32
 	ExitReport   uint32
+	Network      bool
+	Egress       []string
+	Ingress      []string
 }
 
 func (o Overrides) none() bool { return reflect.ValueOf(o).IsZero() }
@@ -55,6 +58,9 @@ func Application(config v1.Config, o Overrides) contract.Description {
 		NSMOwner:     o.NSMOwner,
 		NSMMode:      o.NSMMode,
 		ExitReport:   o.ExitReport,
+		Network:      o.Network,
+		Egress:       o.Egress,
+		Ingress:      o.Ingress,
 	}
 	if o.Entrypoint != nil {
 		d.Entrypoint, d.Cmd = o.Entrypoint, nil

@@ -50,6 +50,7 @@ type openBlobs struct {
 	cmdline         string
 	structured      bool // init reads contract.Path
 	erofs           bool // init mounts an erofs root
+	network         bool // init makes a network device
 
 	files []*os.File
 }
@@ -87,6 +88,7 @@ func (b Blobs) open(archName string) (_ *openBlobs, err error) {
 	}
 	o.structured = can.Has(contract.ReadsApp) && can.Has(contract.ReadsModules)
 	o.erofs = o.structured && can.Has(contract.MountsErofs)
+	o.network = o.structured && can.Has(contract.MakesNetwork)
 	if o.nsm = b.NSM != ""; o.nsm {
 		nsm, err := o.file("the driver", b.NSM)
 		if err != nil {

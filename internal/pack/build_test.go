@@ -362,9 +362,9 @@ func TestOverrides(t *testing.T) {
 		{"nothing", pack.Overrides{}, contract.Description{Entrypoint: []string{"/bin/server"}, Cmd: []string{"-v", "two words"}, Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000", StopSignal: "SIGINT"}},
 		{"the entrypoint takes the arguments with it", pack.Overrides{Entrypoint: []string{"/x"}}, contract.Description{Entrypoint: []string{"/x"}, Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000", StopSignal: "SIGINT"}},
 		{"arguments", pack.Overrides{Cmd: []string{"-q"}}, contract.Description{Entrypoint: []string{"/bin/server"}, Cmd: []string{"-q"}, Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000", StopSignal: "SIGINT"}},
-		{"what images cannot say", pack.Overrides{StopSignal: &term, Hostname: "h", LoopbackDown: true, NSMOwner: "a", NSMMode: 0o660, ExitReport: 1}, contract.Description{
+		{"what images cannot say", pack.Overrides{StopSignal: &term, Hostname: "h", LoopbackDown: true, NSMOwner: "a", NSMMode: 0o660, ExitReport: 1, Network: true, Egress: []string{"imds"}, Ingress: []string{"1"}}, contract.Description{
 			Entrypoint: []string{"/bin/server"}, Cmd: []string{"-v", "two words"}, Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000",
-			StopSignal: "SIGTERM", Hostname: "h", LoopbackDown: true, NSMOwner: "a", NSMMode: 0o660, ExitReport: 1,
+			StopSignal: "SIGTERM", Hostname: "h", LoopbackDown: true, NSMOwner: "a", NSMMode: 0o660, ExitReport: 1, Network: true, Egress: []string{"imds"}, Ingress: []string{"1"},
 		}},
 		{"the rest", pack.Overrides{Env: []string{"A=c", "N="}, WorkingDir: &root, User: &empty}, contract.Description{Entrypoint: []string{"/bin/server"}, Cmd: []string{"-v", "two words"}, Env: []string{"PATH=/bin", "A=c", "N="}, WorkingDir: "/", StopSignal: "SIGINT"}},
 	} {

@@ -240,6 +240,9 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 		if err := b.checkUnderstood(description, blobs); err != nil {
 			return err
 		}
+		if description.Network && !blobs.network {
+			return fmt.Errorf("%s cannot make a network: use neb's init or omit --net", b.Blobs.Init)
+		}
 		if b.RootFormat == Erofs {
 			if !blobs.erofs {
 				return fmt.Errorf("%s cannot mount an erofs root: use neb's init or --rootfs-format cpio", b.Blobs.Init)
