@@ -32,6 +32,7 @@ const (
 // rules. It is a process with one thread, which blocks in poll only.
 type carrier struct {
 	tap, control int
+	dial         func() (int, error) // begins to connect to the parent
 	filter       *netrule.Filter
 	began        time.Time
 	now          time.Duration // since began
@@ -81,7 +82,7 @@ func carry(arguments []string) {
 }
 
 func newCarrier(tap, control int, rules *netrule.Rules) *carrier {
-	c := &carrier{tap: tap, control: control, fd: -1, pause: firstRetry, began: time.Now(),
+	c := &carrier{tap: tap, control: control, dial: callNetwork, fd: -1, pause: firstRetry, began: time.Now(),
 		out: make([]byte, 0, bufferSize), in: make([]byte, 0, bufferSize),
 		filter: netrule.NewFilter(rules, contract.NetworkGateway[0], contract.NetworkGateway[1]),
 	}
@@ -139,13 +140,15 @@ func (c *carrier) step() bool {
 
 // connect begins to connect to the parent.
 func (c *carrier) connect() {
-	fd, err := call(contract.NetworkPort)
+	fd, err := c.dial()
 	if err != nil {
 		c.lost(err)
 		return
 	}
 	c.fd = fd
 }
+
+func callNetwork() (int, error) { return call(contract.NetworkPort) }
 
 // lost closes the connection, to try again later.
 func (c *carrier) lost(err error) {

@@ -11,6 +11,7 @@ func platformCommands(s streams) []*cobra.Command {
 		newReleaseCommand(s),
 		newCacheCommand(s),
 		newTrustCommand(s),
+		newNetCommand(s),
 		fromRegistry(s, newRunCommand(s)),
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/output"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/timeline"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/network"
 )
 
 // sections returns the text of each section of docs/json.md by its heading, subsections included.
@@ -78,6 +79,7 @@ func TestJSONFieldsAreDocumented(t *testing.T) {
 		{"neb eif diff", inspect.Difference{}},
 		{"neb attest verify", attestReport{}},
 		{"neb run", timeline.Event{}},
+		{"neb net status", network.Status{}},
 	} {
 		fields(reflect.TypeOf(c.printed), func(name string) {
 			if name == "Text" && c.section == "neb eif describe" || name == "Code" &&
@@ -107,6 +109,7 @@ func TestJSONWordsAreDocumented(t *testing.T) {
 		{"../inspect", "DocResult", []string{"neb attest verify"}, 3},
 		{"../preflight", "Severity", []string{"neb eif check"}, 3},
 		{"../machine", "EventKind", []string{"neb run"}, 7},
+		{"../network", "EventKind", []string{"neb run"}, 3},
 		{"../machine/timeline", "Result", []string{"neb run"}, 5},
 	} {
 		words := constants(t, c.dir, c.kind)

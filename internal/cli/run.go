@@ -60,6 +60,9 @@ type runOptions struct {
 	authority string
 	root      *devca.Authority // as authority says
 	debugMode bool
+	net       bool
+	netFlags  netFlags
+	netGiven  string // a flag of them that was given
 	kms       bool
 	kmsKeys   string
 	kmsPort   uint32
@@ -96,6 +99,7 @@ ca init' made, or under one made for this run.`,
 			case path == "":
 				return usagef("an EIF is required (see 'neb run --help')")
 			}
+			o.netGiven = o.netFlags.given(cmd)
 			return o.run(cmd.Context(), s, path)
 		},
 	}
@@ -134,6 +138,8 @@ ca init' made, or under one made for this run.`,
 	f.BoolVar(&o.kms, "kms", false, "serve a stand-in for AWS KMS on a vsock port of the parent")
 	f.StringVar(&o.kmsKeys, "kms-keys", "", "`file` with its keys (default: that of 'neb kms serve')")
 	f.Uint32Var(&o.kmsPort, "kms-port", kms.Port, "its vsock `port`")
+	f.BoolVar(&o.net, "net", false, "carry the network of an image that was built with --net")
+	o.netFlags.add(cmd)
 	f.BoolVar(&o.debugMode, "debug-mode", false, "make all attested PCRs zero, as EC2 does in debug mode")
 	f.Bool("attach-console", true,
 		"no effect: the console is always attached; for compatibility with nitro-cli")
@@ -160,7 +166,7 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	}
 	parent := services{ports: map[uint32]service{}}
 	defer parent.close()
-	for _, add := range []func(streams, *services) error{o.addListen, o.addConnect, o.addKMS} {
+	for _, add := range []func(streams, *services) error{o.addListen, o.addConnect, o.addKMS, o.addNet} {
 		if err := add(s, &parent); err != nil {
 			return err
 		}
@@ -223,6 +229,13 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	})
 	if port := description.ExitReport; port != 0 && parent.ports[port].handler == nil {
 		parent.ports[port] = service{"the image's exit report", tl.ServeReport}
+	}
+	parent.timeline = tl
+	if description.Network != o.net {
+		complain(s, "warning: "+map[bool]string{
+			true:  "the image asks for a network: give it one with --net",
+			false: "the image asks for no network, --net has no effect: build it with --net",
+		}[description.Network])
 	}
 	timeout := context.Background()
 	if o.timeout > 0 {

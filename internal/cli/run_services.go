@@ -7,15 +7,17 @@ import (
 	"fmt"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/timeline"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
 )
 
 // services are what neb run offers beside the enclave. Each option that adds some has a method of runOptions
 // for it.
 type services struct {
-	ports   map[uint32]service       // by vsock port of the parent
-	started []func(*machine.Machine) // called when the enclave runs
-	closers []func()                 // called before neb run returns, the last first
+	ports    map[uint32]service       // by vsock port of the parent
+	started  []func(*machine.Machine) // called when the enclave runs
+	closers  []func()                 // called before neb run returns, the last first
+	timeline *timeline.Timeline       // for events; set before the enclave starts
 }
 
 // A service serves one vsock port of the parent.

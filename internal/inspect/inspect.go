@@ -256,7 +256,7 @@ type Description struct {
 	Metadata           json.RawMessage `json:",omitempty"`
 
 	Architecture string
-	Flags        string `json:",omitempty"` // of a PCIe enclave
+	Flags        string   `json:",omitempty"` // of a PCIe enclave
 	Network      *Network `json:",omitempty"`
 	Sections     []SectionDescription
 	Unmeasured   []string

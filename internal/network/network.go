@@ -69,7 +69,6 @@ const (
 	Up      EventKind = "network-up"      // an enclave connected
 	Down    EventKind = "network-down"    // its connection ended
 	Refused EventKind = "network-refused" // the rules inside refused packets
-	Message EventKind = "network-message" // words for people: something that was asked for failed
 )
 
 // An Event is something that happened to the network of an enclave.
@@ -78,7 +77,7 @@ type Event struct {
 	CID    uint32 // of the enclave
 	Reason string // of Refused: a reason of package netrule
 	Count  int    // of Refused: how many packets, since the last event for this reason
-	Text   string // of Refused: the first of them; of Message
+	Text   string // of Refused: the first of them
 }
 
 // Limits for each enclave.

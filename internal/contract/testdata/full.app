@@ -19,3 +19,7 @@ Loopback=down
 NSMOwner=100:101
 NSMMode=0640
 ExitReport=9001
+Network=tap
+Egress=api.example.com:443
+Egress=imds
+Ingress=443/tcp

@@ -42,7 +42,8 @@ type Event struct {
 	Result   Result   `json:"result,omitempty"`   // of end
 	Status   *int     `json:"status,omitempty"`   // of end: the exit status of neb run
 	Signal   string   `json:"signal,omitempty"`   // of end: the signal that killed the application
-	Reason   string   `json:"reason,omitempty"`   // of end: words for people
+	Reason   string   `json:"reason,omitempty"`   // of end: words for people; of network-refused: a word
+	Count    int      `json:"count,omitempty"`    // of network-refused: packets since the last such event
 }
 
 // Result says how a run ended.
@@ -72,6 +73,7 @@ type Timeline struct {
 	mu       sync.Mutex
 	marks    map[string]time.Duration // milestones, since power-on
 	last     time.Duration            // the latest milestone
+	on       time.Time                // of power-on
 	seen     map[string]time.Duration // when a landmark first appeared in a line of the kernel
 	reported *Ending                  // through vsock
 	printed  *Ending                  // on the console
@@ -91,6 +93,9 @@ func seconds(t time.Duration) float64 { return t.Round(time.Microsecond).Seconds
 func (t *Timeline) Add(e machine.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if e.Kind == machine.PowerOn {
+		t.on = time.Now()
+	}
 	switch e.Kind {
 	case machine.Line:
 		t.line(e.Text, e.Since)
@@ -99,6 +104,17 @@ func (t *Timeline) Add(e machine.Event) {
 	default:
 		t.mark(string(e.Kind), e.Since)
 	}
+}
+
+// Network emits an event of the enclave's network.
+func (t *Timeline) Network(kind, reason string, count int, text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := Event{Event: kind, Time: seconds(time.Since(t.on)), Reason: reason, Count: count}
+	if text != "" {
+		e.Text = &text
+	}
+	t.emit(e)
 }
 
 // mark records a milestone the first time it is reached.

@@ -1,0 +1,278 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/binary"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// world is what an enclave reaches over its network in a test: servers on this machine's loopback.
+type world struct {
+	ca       []byte // PEM, of the certificate of https
+	https    string // port of a server of TLS, whose certificate is for api.example.com
+	echo     string // port of a TCP server that sends back what it gets
+	udp      string // the same for UDP
+	resolver string // address of a resolver that knows every name as the enclave's address of this machine
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	w := &world{}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true,
+		BasicConstraintsValid: true, DNSNames: []string{"api.example.com", "other.example.com"}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprintf(rw, "hello %s %d", r.URL.Path, n)
+	}))
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	_, w.https, _ = net.SplitHostPort(server.Listener.Addr().String())
+
+	l := listen(t, "tcp").(net.Listener)
+	go serveEach(l, func(c net.Conn) { io.Copy(c, c); c.(*net.TCPConn).CloseWrite() })
+	_, w.echo, _ = net.SplitHostPort(l.Addr().String())
+	for _, p := range []struct {
+		address *string
+		answer  func([]byte) []byte
+	}{{&w.udp, bytes.Clone}, {&w.resolver, resolve}} {
+		c := listen(t, "udp").(net.PacketConn)
+		*p.address = c.LocalAddr().String()
+		go func() {
+			b := make([]byte, 1<<16)
+			for {
+				n, from, err := c.ReadFrom(b)
+				if err != nil {
+					return
+				}
+				c.WriteTo(p.answer(b[:n]), from)
+			}
+		}()
+	}
+	// The resolver answers over TCP at the same port.
+	tcp, err := net.Listen("tcp", w.resolver)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tcp.Close() })
+	go serveEach(tcp, func(c net.Conn) {
+		for {
+			var size [2]byte
+			if _, err := io.ReadFull(c, size[:]); err != nil {
+				return
+			}
+			query := make([]byte, binary.BigEndian.Uint16(size[:]))
+			if _, err := io.ReadFull(c, query); err != nil {
+				return
+			}
+			answer := resolve(query)
+			c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...))
+		}
+	})
+	_, w.udp, _ = net.SplitHostPort(w.udp)
+	return w
+}
+
+func listen(t testing.TB, network string) io.Closer {
+	t.Helper()
+	var c io.Closer
+	var err error
+	if network == "udp" {
+		c, err = net.ListenPacket(network, "127.0.0.1:0")
+	} else {
+		c, err = net.Listen(network, "127.0.0.1:0")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func serveEach(l net.Listener, serve func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			serve(c)
+		}()
+	}
+}
+
+// resolve answers a query for the address of a name with 192.168.127.254, and other queries with no record.
+func resolve(query []byte) []byte {
+	end := bytes.IndexByte(query[12:], 0) + 12 + 5
+	b := append(bytes.Clone(query[:end]), 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 168, 127, 254)
+	b[2], b[3] = 0x81, 0x80
+	clear(b[6:12])
+	if kind := binary.BigEndian.Uint16(query[end-4:]); kind == 1 {
+		b[7] = 1
+		return b
+	}
+	return b[:end]
+}
+
+// events are the events of neb run --json, and the console.
+type netEvents struct {
+	console string
+	network []string // kind, reason and text of the network's events
+}
+
+func readEvents(t testing.TB, stdout string) netEvents {
+	t.Helper()
+	var all netEvents
+	for line := range strings.Lines(stdout) {
+		var e struct {
+			Event, Text, Reason string
+			Count               int
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if e.Event == "console" {
+			all.console += e.Text + "\n"
+		}
+		if strings.HasPrefix(e.Event, "network-") {
+			all.network = append(all.network, strings.TrimSpace(e.Event+" "+e.Reason+" "+e.Text))
+		}
+	}
+	return all
+}
+
+// An ordinary program reaches what the rules allow, and nothing else.
+func TestNetwork(t *testing.T) {
+	w := newWorld(t)
+	published := listen(t, "tcp").(net.Listener)
+	publish := published.Addr().String()
+	published.Close()
+	acts := []struct{ do, want string }{
+		{"get https://api.example.com:" + w.https + "/x", "200 OK hello /x 0"},
+		{"get https://other.example.com:" + w.https + "/x", "no name: server misbehaving"},
+		{"echo 192.168.127.254:" + w.echo + " 4", "4194304 bytes"},
+		{"echo [fd6e:6562::fe]:" + w.echo + " 1", "connection refused"},
+		{"udp 192.168.127.254:" + w.udp, "ping"},
+		{"udp 192.168.127.254:1", "no route to host"},
+		{"echo 203.0.113.1:443 1", "connection refused"},
+		{"echo 169.254.169.254:80 1", "connection refused"},
+		{"vsock", "operation not permitted"},
+		{"read /etc/resolv.conf", "nameserver 192.168.127.1"},
+		{"carrier", "Uid:4294967293 Gid:4294967293 CapPrm:0000000000000000 CapEff:0000000000000000 " +
+			"CapAmb:0000000000000000 NoNewPrivs:1 Seccomp:2"},
+		{"serve :8080 3", "done"},
+	}
+	args := []string{"net"}
+	for _, a := range acts {
+		args = append(args, a.do)
+	}
+	image := guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, Cmd: args},
+		entry{"ca.pem", 0o644, w.ca})
+	eif, _ := pack(t, ociLayout(t, image), "--net", "--egress", "api.example.com:"+w.https,
+		"--egress", "192.168.127.254:"+w.echo+"/tcp", "--egress", "192.168.127.254:"+w.udp+"/udp",
+		"--ingress", "8080")
+
+	cmd := exec.CommandContext(t.Context(), nebPath, runArgs("--json", "--timeout", "5m", "--net",
+		"--host-loopback", "--net-dns", w.resolver, "--publish", publish+":8080", eif)...)
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	var once sync.Once
+	var clients sync.WaitGroup
+	for b := make([]byte, 4096); ; {
+		n, err := stdout.Read(b)
+		said.Write(b[:n])
+		if strings.Contains(said.String(), `"text":"listening`) {
+			once.Do(func() {
+				for range 3 {
+					clients.Go(func() {
+						c, err := net.Dial("tcp", publish)
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						defer c.Close()
+						io.WriteString(c, "hello")
+						c.(*net.TCPConn).CloseWrite()
+						if got, err := io.ReadAll(c); string(got) != "hello" || err != nil {
+							t.Errorf("%q %v", got, err)
+						}
+					})
+				}
+			})
+		}
+		if err != nil {
+			break
+		}
+	}
+	clients.Wait()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, &stderr)
+	}
+	events := readEvents(t, said.String())
+	for _, a := range acts {
+		if !strings.Contains(events.console, a.do+": "+a.want) {
+			t.Errorf("no line %q", a.do+": "+a.want)
+		}
+	}
+	for _, want := range []string{"neb: network up after ", "neb: network refused dns: name other.example.com"} {
+		if !strings.Contains(events.console, want) {
+			t.Errorf("no line %q", want)
+		}
+	}
+	kB := 0
+	if _, after, ok := strings.Cut(events.console, "Seccomp:2 memory:"); ok {
+		fmt.Sscan(after, &kB)
+	}
+	if kB < 100 || kB > 8<<10 {
+		t.Errorf("the carrier used %d kB of memory, the limit is 8 MiB", kB)
+	}
+	all := strings.Join(events.network, "\n")
+	for _, want := range []string{"network-up", "network-refused dns name other.example.com",
+		"network-refused egress ", "network-refused imds tcp 169.254.169.254:80", "network-down"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no event %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Logf("%s\n%s\n%s", events.console, all, &stderr)
+	}
+}
