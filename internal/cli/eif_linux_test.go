@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
@@ -91,7 +92,12 @@ func TestCheckImage(t *testing.T) {
 		"--signing-certificate", f.path("expired.pem"), "--private-key", f.path("key.pem"), "--allow-expired")
 	for path, want := range map[string]string{good: "", cut: "checksum mismatch", expired: "valid from"} {
 		var said bytes.Buffer
-		if told, _, err := checkImage(t.Context(), streams{err: &said}, path); err != nil || told.ExitReport != 9001 {
+		report, in, err := inspect.ReadFile(t.Context(), path, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		if told, err := checkImage(streams{err: &said}, path, report); err != nil || told.ExitReport != 9001 {
 			t.Fatalf("exit report to port %d, expected 9001 (%v)", told.ExitReport, err)
 		}
 		if text := said.String(); !strings.Contains(text, want) || (want == "") != (text == "") {

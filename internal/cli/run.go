@@ -171,7 +171,12 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 			return err
 		}
 	}
-	description, report, err := checkImage(ctx, s, path)
+	report, in, err := inspect.ReadFile(ctx, path, time.Now())
+	if err != nil {
+		return failed(err)
+	}
+	defer in.Close()
+	description, err := checkImage(s, path, report)
 	if err != nil {
 		return failed(err)
 	}
@@ -251,7 +256,7 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		}
 	}
 	m, err := machine.Start(context.WithoutCancel(ctx), machine.Config{
-		Emulator: o.qemu, EIF: path,
+		Emulator: o.qemu, EIF: path, File: report.File, Measured: &report.Pass.Measurements,
 		Memory: cmp.Or(o.memory<<20, preflight.DefaultMemory(least)), CPUs: o.cpus, Cmdline: o.cmdline, Accel: o.accel, Machine: o.machine,
 		Root: o.root, RoleARN: o.parent.role, InstanceID: o.parent.instance, Debug: o.debugMode,
 		Console: console, Event: tl.Add,
@@ -408,18 +413,11 @@ func interrupted(ctx context.Context) int {
 	return exitSignal + int(syscall.SIGINT)
 }
 
-// checkImage prints what is wrong with an EIF that may start here and not on EC2, and fails for other files.
-// It returns what the image's init was told, where it is neb's, and the report, whose file is closed.
-func checkImage(ctx context.Context, s streams, path string) (
-	d contract.Description, report *inspect.Report, err error,
-) {
-	report, in, err := inspect.ReadFile(ctx, path, time.Now())
-	if err != nil {
-		return d, nil, err
-	}
-	defer in.Close()
+// checkImage prints what is wrong with an EIF that may start here and not on EC2, and fails for one that
+// cannot start here. It returns what the image's init was told, where it is neb's.
+func checkImage(s streams, path string, report *inspect.Report) (d contract.Description, err error) {
 	if report.File.PCIe() {
-		return d, nil, fmt.Errorf("%s: the image is of a PCIe enclave, whose root is a disk: "+
+		return d, fmt.Errorf("%s: the image is of a PCIe enclave, whose root is a disk: "+
 			"neb run emulates enclaves without a PCI bus", path)
 	}
 	warnLayout(s, path, report.File)
@@ -427,5 +425,5 @@ func checkImage(ctx context.Context, s streams, path string) (
 		complain(s, "warning: %s; EC2 may reject this image ('neb eif verify' lists all problems)", problem)
 	}
 	d, _ = inspect.Application(report.File)
-	return d, report, nil
+	return d, nil
 }

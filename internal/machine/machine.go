@@ -32,8 +32,11 @@ const lastWords = 5 * time.Second
 type Config struct {
 	// Emulator is the directory with bin/qemu-system-*, or one QEMU program.
 	Emulator string
-	// EIF is the image to boot.
-	EIF string
+	// EIF is the path of the image to boot. A caller that has opened and measured it gives the other two and
+	// Memory as well, so that the image that boots is the one that it read.
+	EIF      string
+	File     *eif.File
+	Measured *eif.Measurements
 	// Memory in bytes; 0 means four times the image's size, at least 512 MiB. CPUs; 0 means 1.
 	Memory int64
 	CPUs   int
@@ -110,11 +113,15 @@ type Machine struct {
 
 // Start boots the enclave. It returns when QEMU runs; ctx ends it.
 func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
-	img, err := open(cfg.EIF)
-	if err != nil {
-		return nil, err
+	img := &image{path: cfg.EIF, file: cfg.File}
+	if img.file == nil {
+		var f io.Closer
+		if img, f, err = open(cfg.EIF); err != nil {
+			return nil, err
+		}
+		defer f.Close()
 	}
-	defer img.f.Close()
+	img.arch = img.file.Arch()
 	if cfg.Memory == 0 {
 		cfg.Memory = preflight.DefaultMemory(preflight.Usage{}.LeastMemory(img.size))
 	}
@@ -446,26 +453,25 @@ func (t *tail) Write(p []byte) (int, error) {
 // An image is an open EIF.
 type image struct {
 	path string
-	size int64
+	size int64 // 0 if the caller has opened it
 	arch string
 	file *eif.File
-	f    *os.File // behind file
 }
 
-func open(path string) (*image, error) {
+func open(path string) (*image, io.Closer, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	st, err := f.Stat()
 	if err != nil {
 		f.Close()
-		return nil, err
+		return nil, nil, err
 	}
 	file, err := eif.Open(f, st.Size())
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return &image{path: path, size: st.Size(), arch: file.Arch(), file: file, f: f}, nil
+	return &image{path: path, size: st.Size(), file: file}, f, nil
 }

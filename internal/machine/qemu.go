@@ -152,9 +152,13 @@ func (m *Machine) module() string { return m.cfg.InstanceID + "-" + enclave }
 func (m *Machine) startNSM(ctx context.Context, img *image) error {
 	cfg := nsm.Config{ID: m.module()}
 	if !m.cfg.Debug {
-		measured, err := img.file.Measure(ctx)
-		if err != nil {
-			return fmt.Errorf("%s: %w", img.path, err)
+		measured := m.cfg.Measured
+		if measured == nil {
+			pass, err := img.file.Measure(ctx)
+			if err != nil {
+				return fmt.Errorf("%s: %w", img.path, err)
+			}
+			measured = &pass.Measurements
 		}
 		cfg.PCRs = map[int]nsm.Digest{
 			0: nsm.Digest(measured.PCR0), 1: nsm.Digest(measured.PCR1), 2: nsm.Digest(measured.PCR2),
