@@ -34,7 +34,8 @@ func (n *names) add(name string, mode, time uint32) (uint32, error) {
 			return 0, errors.New("it is below the name of an earlier entry that is no directory")
 		}
 		if _, ok := n.dirs[parent]; !ok {
-			return 0, errors.New("the archive has no entry for its directory before it, and the kernel creates none")
+			return 0, errors.New("the archive has no entry for its directory before it, and the kernel " +
+				"creates none")
 		}
 	}
 	id := maphash.String(n.seed, name)
@@ -118,7 +119,8 @@ func (u *unpacked) entry(h *Header) error {
 	old := u.links[key]
 	if old == nil {
 		if u.linked += len(name); u.linked > maxLinked {
-			return fmt.Errorf("the names of hard links have more than %d bytes: too many to follow", maxLinked)
+			return fmt.Errorf("the names of hard links have more than %d bytes: too many to follow",
+				maxLinked)
 		}
 		c := *h
 		c.Name = name
@@ -128,9 +130,11 @@ func (u *unpacked) entry(h *Header) error {
 	h.LinkTo = old.Name
 	switch {
 	case kind != TypeFile:
-		return fmt.Errorf("a second name of the device, fifo or socket %q: the kernel ignores its other fields", old.Name)
+		return fmt.Errorf("a second name of %q, which is no file: the kernel ignores its other fields",
+			old.Name)
 	case old.Mode != h.Mode || old.UID != h.UID || old.GID != h.GID || old.ModTime != h.ModTime:
-		return fmt.Errorf("a second name of %q with another mode, owner or time: a file has only one", old.Name)
+		return fmt.Errorf("a second name of %q with another mode, owner or time: a file has only one",
+			old.Name)
 	}
 	return nil
 }

@@ -2,8 +2,12 @@
 // into ramdisks. See docs/linuxkit.md.
 package main
 
-import "os"
+import (
+	"os"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/printable"
+)
 
 func main() {
-	os.Exit(run(os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
+	os.Exit(run(os.Args[1:], streams{os.Stdin, os.Stdout, printable.Writer(os.Stderr)}))
 }

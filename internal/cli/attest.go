@@ -186,13 +186,13 @@ func (o *attestVerify) print(
 	}
 	if !o.asJSON {
 		for _, f := range findings {
-			fmt.Fprintf(s.out, "%s: %s\n", path, f.Text)
+			printLine(s.out, "%s: %s", path, f.Text)
 		}
 		line := fmt.Sprintf("%s: %s; %q, %s", path, result, d.ModuleID, d.Time.Format(time.RFC3339))
 		if root != nil {
 			line += fmt.Sprintf("; root %s", root.Subject)
 		}
-		_, err := fmt.Fprintln(s.out, line)
+		err := printLine(s.out, "%v", line)
 		return err
 	}
 	r := attestReport{

@@ -43,7 +43,7 @@ Without it, each 'neb run' signs under a root of its own that exists only as lon
 			} else if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(s.out, dir)
+			err = printLine(s.out, "%v", dir)
 			return err
 		},
 	}

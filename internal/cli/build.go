@@ -106,10 +106,10 @@ against neb.lock and keeps the file in the store (see 'neb cache').`,
 				return printJSON(s, report)
 			}
 			for _, f := range report.Files {
-				fmt.Fprintf(s.out, "%s  %s\n", f.SHA256, filepath.Join(report.Output, f.Path))
+				printLine(s.out, "%s  %s", f.SHA256, filepath.Join(report.Output, f.Path))
 			}
 			if report.Emulator != "" {
-				fmt.Fprintln(s.out, report.Emulator)
+				printLine(s.out, "%v", report.Emulator)
 			}
 			return nil
 		},

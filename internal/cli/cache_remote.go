@@ -154,7 +154,7 @@ func listRemote(ctx context.Context, s streams, flags *buildFlags, asJSON bool) 
 		return printJSON(s, report)
 	}
 	for _, k := range report {
-		fmt.Fprintf(s.out, "%s  %s\n", k.Remote, k.Key)
+		printLine(s.out, "%s  %s", k.Remote, k.Key)
 	}
 	return nil
 }

@@ -22,18 +22,26 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/printable"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
-// streams is where a command writes. All commands share one, and nothing else prints.
+// streams is where a command writes. All commands share one, and nothing else prints. In neb both are
+// [printable.Writer].
 type streams struct {
 	out io.Writer // results
 	err io.Writer // progress, warnings, errors
 }
 
-// complain prints a line to standard error.
+// complain prints a message to standard error.
 func complain(s streams, format string, args ...any) {
-	fmt.Fprintf(s.err, "neb: "+format+"\n", args...)
+	fmt.Fprintf(s.err, "neb: %s\n", printable.Indent(fmt.Sprintf(format, args...)))
+}
+
+// printLine prints one line: a line break in an argument is escaped.
+func printLine(w io.Writer, format string, args ...any) error {
+	_, err := fmt.Fprintln(w, printable.Line(fmt.Sprintf(format, args...)))
+	return err
 }
 
 // printJSON prints a value as JSON, in the form of nitro-cli: indented by two spaces, without escapes for
@@ -103,7 +111,8 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		}
 	}()
 
-	root := newRoot(streams{out: stdout, err: stderr})
+	s := streams{out: printable.Writer(stdout), err: printable.Writer(stderr)}
+	root := newRoot(s)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -114,7 +123,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		exit = &ExitError{Code: 1, Err: err}
 	}
 	if exit.Err != nil {
-		fmt.Fprintf(stderr, "neb: %v\n", exit.Err)
+		complain(s, "%v", exit.Err)
 	}
 	return exit.Code
 }

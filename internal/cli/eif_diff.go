@@ -2,7 +2,6 @@ package cli
 
 import (
 	"encoding/json"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -39,7 +38,7 @@ and the registers that change with it. The exit status is 0 if the files are the
 				if asJSON {
 					_ = json.NewEncoder(s.out).Encode(d)
 				} else {
-					fmt.Fprintln(s.out, d)
+					printLine(s.out, "%v", d)
 				}
 			})
 			if err == nil && differ {

@@ -41,7 +41,7 @@ each ramdisk into a subdirectory with its number. --list prints the entries of t
 				var names []string
 				names, err = inspect.ExtractSections(cmd.Context(), file, output)
 				for _, name := range names {
-					fmt.Fprintln(s.out, filepath.Join(output, name))
+					printLine(s.out, "%v", filepath.Join(output, name))
 				}
 				if err == nil && unpack {
 					warn := func(line string) { complain(s, "%s", line) }

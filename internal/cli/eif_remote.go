@@ -55,7 +55,7 @@ an EIF.`,
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(s.out, "%s%s@%s\n", remote.Scheme, repository, digest)
+			printLine(s.out, "%s%s@%s", remote.Scheme, repository, digest)
 			return nil
 		},
 	}
@@ -79,7 +79,7 @@ EIF is written only if its registers have these values.`,
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(s.out, name)
+			printLine(s.out, "%v", name)
 			return nil
 		},
 	}

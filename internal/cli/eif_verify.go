@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
@@ -56,9 +54,9 @@ certificate, PCR0 or PCR8 was expected. Otherwise it is "partial" if another reg
 				err = printJSON(s, eifVerifyReport{result, append([]inspect.Finding{}, findings...)})
 			} else {
 				for _, f := range findings {
-					fmt.Fprintf(s.out, "%s: %s\n", args[0], f.Text)
+					printLine(s.out, "%s: %s", args[0], f.Text)
 				}
-				_, err = fmt.Fprintf(s.out, "%s: %s\n", args[0], result)
+				err = printLine(s.out, "%s: %s", args[0], result)
 			}
 			if err == nil && len(findings) > 0 {
 				err = errSaid

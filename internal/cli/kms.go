@@ -128,7 +128,7 @@ func serveKMS(ctx context.Context, s streams, server *kms.Server, address, crede
 	}
 	defer l.Close()
 	complain(s, "kms: %d keys in %s, for development only: they protect nothing", n, server.File)
-	if _, err := fmt.Fprintf(s.out, "http://%s\n", l.Addr()); err != nil {
+	if err := printLine(s.out, "http://%s", l.Addr()); err != nil {
 		return err
 	}
 	return server.Serve(ctx, l)
@@ -154,7 +154,7 @@ everything to the account.`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(s.out, arn)
+			err = printLine(s.out, "%v", arn)
 			return err
 		},
 	}

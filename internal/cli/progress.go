@@ -10,6 +10,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/printable"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 )
 
@@ -33,7 +34,7 @@ type progressView struct {
 }
 
 func newProgress(w io.Writer) *progressView {
-	f, ok := w.(*os.File)
+	f, ok := printable.Raw(w).(*os.File)
 	return &progressView{w: w, bar: ok && term.IsTerminal(int(f.Fd())), now: time.Now}
 }
 
@@ -71,7 +72,7 @@ func (p *progressView) event(e progress.Event) {
 func (p *progressView) line() {
 	if now := p.now(); p.last != p.shown && now.Sub(p.said) >= progressEvery {
 		p.shown, p.said = p.last, now
-		fmt.Fprintf(p.w, "%s: %s\n", p.stage, amount(p.last))
+		printLine(p.w, "%s: %s", p.stage, amount(p.last))
 	}
 }
 
@@ -89,20 +90,20 @@ func (p *progressView) note(text string) {
 	if p.drawn != nil {
 		_ = p.drawn.Clear()
 	}
-	fmt.Fprintln(p.w, text)
+	fmt.Fprintln(p.w, printable.Indent(text))
 }
 
 func (p *progressView) begin(e progress.Event) {
 	p.stage, p.started, p.said = e.Stage, p.now(), p.now()
 	if !p.bar {
 		p.shown = e
-		fmt.Fprintf(p.w, "%s: %s\n", e.Stage, amount(e))
+		printLine(p.w, "%s: %s", e.Stage, amount(e))
 		p.timer = time.AfterFunc(progressEvery, p.tick)
 		return
 	}
 	p.drawn = progressbar.NewOptions64(e.Total,
-		progressbar.OptionSetWriter(p.w),
-		progressbar.OptionSetDescription(e.Stage),
+		progressbar.OptionSetWriter(printable.Raw(p.w)),
+		progressbar.OptionSetDescription(printable.Line(e.Stage)),
 		progressbar.OptionShowBytes(e.Unit == "bytes"),
 		progressbar.OptionShowCount(),
 		progressbar.OptionFullWidth(),
@@ -123,7 +124,7 @@ func (p *progressView) end() {
 		p.timer.Stop()
 	}
 	took := p.now().Sub(p.started).Round(100 * time.Millisecond)
-	fmt.Fprintf(p.w, "%s: %s in %v\n", p.stage, amount(p.last), took)
+	printLine(p.w, "%s: %s in %v", p.stage, amount(p.last), took)
 	p.stage = ""
 }
 

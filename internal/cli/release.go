@@ -64,7 +64,7 @@ machine; the other files also name the architecture of the build machine and the
 				return err
 			}
 			for _, name := range names {
-				fmt.Fprintln(s.out, filepath.Join(dir, name))
+				printLine(s.out, "%v", filepath.Join(dir, name))
 			}
 			return nil
 		},

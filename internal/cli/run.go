@@ -29,6 +29,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/timeline"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vsock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/preflight"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/printable"
 )
 
 // Exit statuses of neb run that are not the application's.
@@ -223,7 +224,11 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	hurry := make(chan os.Signal, 4)
 	notify(hurry)
 	defer signal.Stop(hurry)
-	out := &outlet{s.out, make(chan error, 1)}
+	to := s.out
+	if !o.asJSON {
+		to = printable.Raw(to) // the console
+	}
+	out := &outlet{to, make(chan error, 1)}
 	tl := timeline.New(func(e timeline.Event) {
 		if e.Event == string(machine.Parent) {
 			complain(s, "%s", *e.Text)
@@ -251,7 +256,7 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	var console io.Writer
 	if !o.asJSON {
 		console = out
-		if f, ok := s.out.(*os.File); ok && !o.raw && term.IsTerminal(int(f.Fd())) {
+		if f, ok := printable.Raw(s.out).(*os.File); ok && !o.raw && term.IsTerminal(int(f.Fd())) {
 			console = machine.NewTerminal(out)
 		}
 	}

@@ -62,7 +62,7 @@ func newTrustAddCommand(s streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(s.out, key.ID)
+			printLine(s.out, "%v", key.ID)
 			return nil
 		},
 	}
@@ -84,7 +84,7 @@ func newTrustRmCommand(s streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(s.out, key.ID)
+			printLine(s.out, "%v", key.ID)
 			return nil
 		},
 	}
@@ -171,7 +171,7 @@ keys disagree.`,
 						disagree++
 					}
 					if len(list) == 0 && !asJSON {
-						fmt.Fprintf(s.out, "%s %s: no statement\n", name, a)
+						printLine(s.out, "%s %s: no statement", name, a)
 					}
 					report = append(report, list...)
 				}
@@ -235,15 +235,16 @@ func trustStatements(name, arch string, list []component.Statement) []trustState
 
 func printTrust(s streams, report []trustStatement) {
 	for _, t := range report {
-		fmt.Fprintf(s.out, "%s %s: %s", t.Component, t.Arch, t.State)
+		said := fmt.Sprintf("%s built it on %s (%s, %s)", strings.Join(t.Keys, ", "), t.Host, t.Isolation, t.Time)
 		if t.Problem != "" {
-			fmt.Fprintf(s.out, ": %s\n", t.Problem)
+			said = t.Problem
+		}
+		printLine(s.out, "%s %s: %s: %s", t.Component, t.Arch, t.State, said)
+		if t.Problem != "" {
 			continue
 		}
-		fmt.Fprintf(s.out, ": %s built it on %s (%s, %s)\n", strings.Join(t.Keys, ", "), t.Host, t.Isolation,
-			t.Time)
 		for _, f := range t.Files {
-			fmt.Fprintf(s.out, "  %s\n", f)
+			printLine(s.out, "  %s", f)
 		}
 	}
 }

@@ -93,10 +93,10 @@ func update(
 	}
 	changes := lock.Diff(before, after)
 	for _, c := range changes {
-		fmt.Fprintln(s.out, c)
+		printLine(s.out, "%v", c)
 	}
 	if len(changes) == 0 {
-		fmt.Fprintln(s.out, "no version changed; the dates of the indexes are updated")
+		printLine(s.out, "no version changed; the dates of the indexes are updated")
 	}
 	return nil
 }

@@ -146,11 +146,11 @@ func (o *verifyOptions) report(s streams, what string, findings []output.Finding
 		if o.asJSON {
 			continue
 		}
-		fmt.Fprintf(s.out, "%-10s  %s", f.State, f.Path)
+		line := fmt.Sprintf("%-10s  %s", f.State, f.Path)
 		if f.State == output.Different && f.Expected != "" {
-			fmt.Fprintf(s.out, "  (expected SHA-256 %s, found %s)", f.Expected, f.Found)
+			line += fmt.Sprintf("  (expected SHA-256 %s, found %s)", f.Expected, f.Found)
 		}
-		fmt.Fprintln(s.out)
+		printLine(s.out, "%s", line)
 	}
 	if wrong > 0 {
 		return fmt.Errorf("%s: %d of %d files differ from what this source and lock build%s",

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/printable"
 )
 
 // Difference is one way in which two files differ.
@@ -22,7 +23,7 @@ type Difference struct {
 func (d Difference) String() string {
 	where := d.Section
 	if d.Path != "" {
-		where += ": " + visible(d.Path)
+		where += ": " + printable.Name(d.Path)
 	}
 	measured := "not measured"
 	if len(d.PCRs) > 0 {

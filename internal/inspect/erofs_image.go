@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/printable"
 )
 
 // erofsImage reads names, attributes and the targets of links from an erofs image (Linux, fs/erofs/erofs_fs.h
@@ -171,7 +172,7 @@ func attribute(b []byte) (string, int) {
 	if !ok {
 		prefix = fmt.Sprintf("%d:", b[1])
 	}
-	return fmt.Sprintf("%s=%q", visible(prefix+string(b[4:4+name])), b[4+name:4+name+value]), 4 + name + value
+	return fmt.Sprintf("%s=%q", printable.Name(prefix+string(b[4:4+name])), b[4+name:4+name+value]), 4 + name + value
 }
 
 // data reads the content of a directory or a symbolic link, of at most the given number of bytes.

@@ -14,6 +14,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/printable"
 )
 
 // ExtractSections writes each section of a file into a directory, which it makes if necessary: kernel,
@@ -67,9 +68,9 @@ func ExtractSections(ctx context.Context, f *eif.File, dir string) ([]string, er
 func ListRamdisks(ctx context.Context, f *eif.File, w io.Writer) error {
 	var roots []bool // of each ramdisk: it has an erofs root
 	line := func(i int, n *node, path string) error {
-		name := visible(path)
+		name := printable.Name(path)
 		if n.is(initramfs.TypeSymlink) {
-			name += " -> " + visible(n.target)
+			name += " -> " + printable.Name(n.target)
 		}
 		_, err := fmt.Fprintf(w, "%d %s %d:%d %d %s\n", i, modeText(n.mode), n.uid, n.gid, n.size, name)
 		return errors.Join(err, context.Cause(ctx))
@@ -82,7 +83,9 @@ func ListRamdisks(ctx context.Context, f *eif.File, w io.Writer) error {
 			if last < 0 || !roots[last] {
 				continue
 			}
-			err := erofsNames(ctx, f, disks[last], func(n *node) error { return line(last, n, "rootfs/"+n.path) })
+			err := erofsNames(ctx, f, disks[last], func(n *node) error {
+				return line(last, n, "rootfs/"+n.path)
+			})
 			if err != nil {
 				return fmt.Errorf("ramdisk %d: %w", last, err)
 			}
@@ -203,7 +206,7 @@ func (u *unpacker) entry(h *initramfs.Header, body io.Reader) error {
 		}
 		return u.ownerAndMode(name, h)
 	}
-	u.warn(visible(h.Name) + ": a device, fifo or socket, which is not made")
+	u.warn(printable.Name(h.Name) + ": a device, fifo or socket, which is not made")
 	return nil
 }
 

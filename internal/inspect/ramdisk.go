@@ -37,9 +37,11 @@ func isPlain(f *eif.File, s eif.Section) bool {
 	return string(head[:n]) == plainMagic
 }
 
-// WalkRamdisks calls use for each entry of all ramdisks, with a reader of the entry's content. It fails at the
-// first thing that the kernel may read in another way, or unpack elsewhere.
-func WalkRamdisks(f *eif.File, use func(i int, h *initramfs.Header, body *initramfs.Reader) error) error {
+// WalkRamdisks calls use for each entry of all ramdisks, with a reader of the entry's content. It fails at
+// the first thing that the kernel may read in another way, or unpack elsewhere.
+func WalkRamdisks(
+	f *eif.File, use func(i int, h *initramfs.Header, body *initramfs.Reader) error,
+) error {
 	r := initramfs.NewReader(nil)
 	for i, s := range f.All(eif.Ramdisk) {
 		if err := readRamdisk(r, f, s, func(h *initramfs.Header) error { return use(i, h, r) }); err != nil {
@@ -96,8 +98,8 @@ func foreignNames(ctx context.Context, f *eif.File) (found []string, u preflight
 		case len(found) == maxForeign:
 			found = append(found, "and more")
 		default:
-			found = append(found, fmt.Sprintf("ramdisk %d: %q does not belong there: the kernel unpacks it over "+
-				"the first ramdisk", i, h.Name))
+			found = append(found, fmt.Sprintf("ramdisk %d: %q does not belong there: the kernel unpacks it "+
+				"over the first ramdisk", i, h.Name))
 		}
 	}
 	r := initramfs.NewReader(nil)

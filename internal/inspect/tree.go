@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
@@ -68,15 +67,6 @@ func newNode(h *initramfs.Header, body io.Reader) (*node, error) {
 		n.target = string(target)
 	}
 	return n, nil
-}
-
-// visible returns a name on a line of its own: quoted if it would otherwise look like something else, because
-// of a line break or another character that does not show.
-func visible(name string) string {
-	if quoted := strconv.Quote(name); quoted != `"`+name+`"` || strings.Contains(name, " -> ") {
-		return quoted
-	}
-	return name
 }
 
 // modeText returns a mode as ls -l prints it.

@@ -95,9 +95,16 @@ int init_utimes(const char *name, struct timespec64 *times)
 
 struct file *filp_open(const char *name, int flags, umode_t mode)
 {
-	/* Without O_CREAT for a file that exists: fs.protected_regular of the host does not apply. */
-	int fd = open(name, flags & ~O_CREAT);
 	struct file *f;
+	struct stat s;
+	int fd;
+
+	/* A hard link to a name that has become a fifo or a device: the kernel would wait for a reader, or write to
+	 * the device. The host's must not be written to. */
+	if (!stat(name, &s) && !S_ISREG(s.st_mode) && !S_ISDIR(s.st_mode))
+		exit(5);
+	/* Without O_CREAT for a file that exists: fs.protected_regular of the host does not apply. */
+	fd = open(name, flags & ~O_CREAT);
 
 	if (fd < 0 && errno == ENOENT)
 		fd = open(name, flags, mode & 07777);
