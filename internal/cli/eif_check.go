@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -57,9 +56,9 @@ prints each finding with its severity, its code and what to do. The exit status 
 				}
 			} else {
 				for _, f := range checked.Findings {
-					fmt.Fprintf(s.out, "%s: %v\n", args[0], f)
+					printLine(s.out, "%s: %v", args[0], f)
 				}
-				fmt.Fprintf(s.out, "%s: needs at least %d MiB of memory\n", args[0], checked.Memory>>20)
+				printLine(s.out, "%s: needs at least %d MiB of memory", args[0], checked.Memory>>20)
 			}
 			if !starts {
 				return errSaid

@@ -3,4 +3,4 @@
 package unpack_test
 
 // archives is how many ramdisks the kernel's code and neb read in a quick run.
-const archives = 1_000
+const archives = 500
