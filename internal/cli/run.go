@@ -242,7 +242,7 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	}
 	parent.timeline = tl
 	if description.Network != o.net {
-		complain(s, "warning: "+map[bool]string{
+		complain(s, "warning: %s", map[bool]string{
 			true:  "the image asks for a network: give it one with --net",
 			false: "the image asks for no network, --net has no effect: build it with --net",
 		}[description.Network])

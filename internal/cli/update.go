@@ -107,7 +107,7 @@ func resolving(s streams) progress.Func {
 		if e.Note != "" {
 			complain(s, "%s", e.Note)
 		} else {
-			fmt.Fprintln(s.err, e.Stage)
+			printLine(s.err, "%s", e.Stage)
 		}
 	}
 }
