@@ -44,11 +44,7 @@ func Build(
 		return r, nil, err
 	}
 	if commit != "" {
-		compiled, err := b.SourceFiles(ctx)
-		if err != nil {
-			return r, nil, err
-		}
-		if err := checkCommitted(ctx, source, compiled); err != nil {
+		if err := checkCommitted(ctx, source); err != nil {
 			return r, nil, err
 		}
 	}

@@ -32,31 +32,19 @@ func headOf(ctx context.Context, source string) (string, error) {
 }
 
 // checkCommitted checks that the commit of a checkout has everything in it: no file is changed or untracked,
-// and git ignores none of the compiled files, which git status would not show.
-func checkCommitted(ctx context.Context, source string, compiled []string) error {
+// and git ignores no file that Go would compile, which git status would not show.
+func checkCommitted(ctx context.Context, source string) error {
 	changed, err := git(ctx, source, "status", "--porcelain", "--untracked-files=all")
 	if err != nil {
 		return err
 	}
-	if changed != "" {
-		return fmt.Errorf("%s has uncommitted changes or files:\n%s\na release names its commit: "+
-			"commit or remove them",
-			source, changed)
-	}
-	list, err := git(ctx, source, "ls-files", "-z")
+	ignored, err := git(ctx, source, "ls-files", "--others", "--", "*.go", "*.s", "*.h")
 	if err != nil {
 		return err
 	}
-	tracked := map[string]bool{}
-	for name := range strings.SplitSeq(list, "\x00") {
-		tracked[name] = true
-	}
-	for _, name := range compiled {
-		if !tracked[name] {
-			return fmt.Errorf("%s is compiled, and git ignores it: "+
-				"a release names its commit, which must have "+
-				"every source file", filepath.Join(source, name))
-		}
+	if changed != "" || ignored != "" {
+		return fmt.Errorf("%s has uncommitted changes or files, or source files that git ignores:\n%s\n"+
+			"a release names its commit: commit or remove them", source, strings.TrimSpace(changed+"\n"+ignored))
 	}
 	return nil
 }

@@ -233,7 +233,7 @@ func (b *Builder) modules(ctx context.Context, goRoot string, texts map[string]s
 			_, err := b.goNetwork(ctx, goRoot, source, dir, []string{"GOARCH=" + a.Go}, args...)
 			if err != nil && b.Offline {
 				return fmt.Errorf("Go modules for %s are not in the store, and --offline forbids downloads: "+
-					"run the same command once without it: %w", oneLine(prog.outside), err)
+					"run the same command once without it: %w", strings.Join(prog.outside, ", "), err)
 			}
 			if err != nil {
 				return fmt.Errorf("download Go modules: %w", err)

@@ -27,24 +27,6 @@ func (b *Builder) SourceDir(ctx context.Context) (string, error) {
 	return b.source.dir, b.source.err
 }
 
-// SourceFiles returns the files that the Go programs are compiled from, relative to the source tree, sorted.
-func (b *Builder) SourceFiles(ctx context.Context) ([]string, error) {
-	dir, err := b.SourceDir(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var files []string
-	for _, name := range []string{"init", "linuxkit"} {
-		p, err := programIn(dir, name)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, p.files...)
-	}
-	slices.Sort(files)
-	return slices.Compact(files), nil
-}
-
 func (b *Builder) findSource(ctx context.Context) (string, error) {
 	for _, given := range []struct{ name, dir string }{{"--source", b.Source},
 		{"NEB_SOURCE", os.Getenv("NEB_SOURCE")}} {

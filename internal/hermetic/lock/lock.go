@@ -136,13 +136,3 @@ func (l *Lock) All() []File {
 
 // packages returns the packages of all sets.
 func (l *Lock) packages() []Package { return slices.Concat(l.Packages, l.Emulator) }
-
-// Package returns the package with a name for a host.
-func (l *Lock) Package(host, name string) (Package, bool) {
-	for _, p := range l.Packages {
-		if p.Name == name && p.Sets[host] != nil {
-			return p, true
-		}
-	}
-	return Package{}, false
-}

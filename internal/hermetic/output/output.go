@@ -14,7 +14,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -190,7 +189,7 @@ func write(dir string, sets []Set) error {
 	if err != nil {
 		return err
 	}
-	if err := replace(filepath.Join(dir, SumsName), sums); err != nil {
+	if err := replace(filepath.Join(dir, SumsName), sums, 0o644); err != nil {
 		return err
 	}
 	return d.Sync()
@@ -245,7 +244,11 @@ func exchange(dir string, set Set) error {
 		return err
 	}
 	for name, path := range from {
-		if err := copyFile(path, filepath.Join(fresh, name), mode(name)); err != nil {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if err := replace(filepath.Join(fresh, name), data, mode(name)); err != nil {
 			return err
 		}
 	}
@@ -277,20 +280,6 @@ func isFile(path string, f component.File) bool {
 	return err == nil && sum == f.SHA256
 }
 
-func copyFile(from, to string, mode fs.FileMode) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Chmod(mode), out.Sync(), out.Close())
-}
-
 // writeProvenance writes the records of set, and keeps those of other components whose blobs are unchanged.
 func writeProvenance(dir string, set Set) error {
 	path := filepath.Join(dir, ProvenanceName(set.Arch))
@@ -320,7 +309,7 @@ func writeProvenance(dir string, set Set) error {
 	if err != nil {
 		return err
 	}
-	return replace(path, append(text, '\n'))
+	return replace(path, append(text, '\n'), 0o644)
 }
 
 // sums returns the content of SHA256SUMS for the blobs in dir.
@@ -343,12 +332,12 @@ func sums(dir string) ([]byte, error) {
 }
 
 // replace writes a file atomically, unless it has that content already.
-func replace(path string, content []byte) error {
+func replace(path string, content []byte, mode fs.FileMode) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
 		return nil
 	}
 	return atomicfile.Write(path, func(f *os.File) error {
 		_, err := f.Write(content)
-		return errors.Join(err, f.Chmod(0o644)) // regardless of the umask
+		return errors.Join(err, f.Chmod(mode)) // regardless of the umask
 	})
 }
