@@ -445,3 +445,10 @@ func FuzzLines(f *testing.F) {
 		}
 	})
 }
+
+func TestOrderedModules(t *testing.T) {
+	got := orderedModules("nsm.ko\n# more\n\n  /lib/vsock.ko \r\nlib/a.ko.zst")
+	if want := []string{"/nsm.ko", "/lib/vsock.ko", "/lib/a.ko.zst"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

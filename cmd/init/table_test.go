@@ -469,6 +469,10 @@ func TestFaults(t *testing.T) {
 			s.want = []string{`nsm: unknown parameter 'neb_test' ignored`,
 				`^neb: open module /neb/lib/tun.ko: no such file or directory`}
 		}),
+		"nitro-cli's list of modules": with(good, func(s *scene) {
+			s.first, s.cmdline = []entry{text("modules_load_order", "# first\nnsm.ko\n\nlib/none.ko\n")}, "nsm.neb_test=1"
+			s.want = []string{`nsm: unknown parameter 'neb_test' ignored`, `^neb: open module /lib/none.ko: no such file`}
+		}),
 		"/neb/modules is unknown": with(good, func(s *scene) {
 			s.first = []entry{text("neb/modules", "/nsm.ko\n")}
 			s.want = []string{`^neb: read /neb/modules: it does not end in a NUL byte`}

@@ -24,11 +24,14 @@ import (
 // Paths of the shared files, as init sees them before it changes the root. The first ramdisk of an EIF is the
 // bootstrap, the second is the application; the kernel unpacks both into one tree.
 const (
-	InitPath     = "/init"         // first ramdisk: PID 1, mode 0755
-	DevPath      = "/dev"          // first ramdisk: an empty directory, where init mounts devtmpfs
-	NSMPath      = "/nsm.ko"       // first ramdisk: the driver of the Nitro Secure Module; optional
-	Dir          = "/neb"          // both: a directory, before what it holds
-	ModulesPath  = "/neb/modules"  // first ramdisk: the [Modules], mode 0644; optional
+	InitPath    = "/init"        // first ramdisk: PID 1, mode 0755
+	DevPath     = "/dev"         // first ramdisk: an empty directory, where init mounts devtmpfs
+	NSMPath     = "/nsm.ko"      // first ramdisk: the driver of the Nitro Secure Module; optional
+	Dir         = "/neb"         // both: a directory, before what it holds
+	ModulesPath = "/neb/modules" // first ramdisk: the [Modules], mode 0644; optional
+	// LoadOrderPath is nitro-cli's list of modules, one a line: first ramdisk, optional, read without ModulesPath.
+	LoadOrderPath = "/modules_load_order"
+
 	ModuleDir    = "/neb/lib"      // first ramdisk: modules that [Modules] names
 	RootPath     = "/rootfs"       // second ramdisk: the application's tree; empty for an erofs root
 	CmdPath      = "/cmd"          // second ramdisk: nitro-cli's command, one argument a line
@@ -254,7 +257,7 @@ func DecodeReport(s string) (Report, error) {
 func Belongs(name string, first bool) bool {
 	if first {
 		switch name {
-		case "/", DevPath, InitPath, NSMPath, Dir, ModulesPath, ModuleDir:
+		case "/", DevPath, InitPath, NSMPath, Dir, ModulesPath, ModuleDir, LoadOrderPath:
 			return true
 		}
 		return strings.HasPrefix(name, ModuleDir+"/")
