@@ -127,7 +127,7 @@ func serveKMS(ctx context.Context, s streams, server *kms.Server, address, crede
 		return err
 	}
 	defer l.Close()
-	complain(s, "kms: %d keys in %s, for development only: they protect nothing", n, server.File)
+	complain(s, "kms: keys in %s: %d; for development only: they protect nothing", server.File, n)
 	if err := printLine(s.out, "http://%s", l.Addr()); err != nil {
 		return err
 	}

@@ -13,7 +13,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
-// TestExamples boots the examples of docs/attest.md: enclaves in Go and Python, each with the SDK of AWS, that
+// TestExamples boots the examples of docs/attest.md: enclaves in Go and Python, each with the SDK of AWS,
+// that
 // get a data key from neb run --kms.
 func TestExamples(t *testing.T) {
 	require.Sandbox(t)

@@ -98,7 +98,8 @@ func run(t *testing.T, dir, name string, args ...string) string {
 	return string(out)
 }
 
-// python makes an environment with the modules of python/requirements.txt, once for all tests, and returns its
+// python makes an environment with the modules of python/requirements.txt, once for all tests, and returns
+// its
 // interpreter.
 func python(t *testing.T) string {
 	t.Helper()
@@ -156,10 +157,12 @@ func TestVerifiers(t *testing.T) {
 				document, root string
 				accepted       bool
 			}{{"document", "root", true}, {"document", "aws", false}, {"changed", "root", false}} {
-				args := append(command[1:len(command):len(command)], f.path(c.document), f.path(c.root+verifier.roots))
+				args := append(command[1:len(command):len(command)], f.path(c.document),
+					f.path(c.root+verifier.roots))
 				out, err := exec.CommandContext(t.Context(), command[0], args...).CombinedOutput()
 				if (err == nil) != c.accepted {
-					t.Errorf("%s under %s: %v, expected accepted: %v\n%s", c.document, c.root, err, c.accepted, out)
+					t.Errorf("%s under %s: %v, expected accepted: %v\n%s", c.document, c.root, err,
+						c.accepted, out)
 				}
 				t.Logf("%s under %s: %.300s", c.document, c.root, out)
 			}
