@@ -172,16 +172,21 @@ func underscored(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
 // readCommandLine mounts /proc, which the new root inherits, and reads the switches.
 func (e *enclave) readCommandLine() error {
-	if err := mkdir("/proc", 0o555); err != nil {
-		return err
+	at := "/proc"
+	missing := mkdir(at, 0o555)
+	if missing != nil {
+		at = "/dev" // inodes ran out, for example: neb.linger and neb.end still apply to the end that follows
 	}
-	if err := unix.Mount("proc", "/proc", "proc", procFlags, ""); err != nil && err != unix.EBUSY {
-		return fail("mount", "/proc", err)
+	if err := unix.Mount("proc", at, "proc", procFlags, ""); err != nil && err != unix.EBUSY {
+		return fail("mount", at, err)
 	}
-	line, err := readFile("/proc/cmdline", 1<<16)
+	line, err := readFile(at+"/cmdline", 1<<16)
 	if err != nil {
-		return fail("read", "/proc/cmdline", err)
+		return fail("read", at+"/cmdline", err)
 	}
 	e.options = options(line)
-	return e.switches.parse(e.options)
+	if err := e.switches.parse(e.options); err != nil {
+		return err
+	}
+	return missing
 }

@@ -4,10 +4,14 @@ package main
 
 import (
 	"errors"
+	"runtime"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 // referencePath is searched before the image's PATH in nitro-cli's mode, and is the PATH of an image without
@@ -57,7 +61,8 @@ func beginning(path string) ([]byte, error) {
 	return head[:max(n, 0)], err
 }
 
-// start starts the application in its own session, as its user, and returns its process.
+// start starts the application in its own session, as its user, and returns its process. With Pid1 it returns
+// only if it fails.
 func (e *enclave) start() (int, error) {
 	argv := e.about.Command()
 	attr := &syscall.ProcAttr{
@@ -70,6 +75,29 @@ func (e *enclave) start() (int, error) {
 			Uid: uint32(e.account.uid), Gid: uint32(e.account.gid), Groups: e.account.groups,
 		}
 	}
+	run := syscall.ForkExec
+	if e.about.Pid1 {
+		run = e.become
+		say(contract.BecomesPid1)
+	} else {
+		runtime.LockOSThread() // it forks
+		if err := e.boundThread(); err != nil {
+			return 0, err
+		}
+	}
+	if log != nil {
+		app, ours, err := e.pipes()
+		if err != nil {
+			return 0, err
+		}
+		attr.Files = []uintptr{0, uintptr(app[0]), uintptr(app[1])}
+		defer func() {
+			unix.Close(app[0])
+			unix.Close(app[1])
+			log.done = make(chan struct{})
+			go log.run(ours)
+		}()
+	}
 	all := e.candidates(argv[0])
 	failed := error(unix.ENOENT)
 	at := argv[0]
@@ -78,9 +106,9 @@ func (e *enclave) start() (int, error) {
 			continue
 		}
 		// As execvp does, a file that may not be executed is remembered, and the search goes on.
-		pid, err := syscall.ForkExec(path, argv, attr)
+		pid, err := run(path, argv, attr)
 		if err == unix.ENOEXEC && !e.structured && isScript(path) {
-			pid, err = syscall.ForkExec(shell, append([]string{shell, path}, argv[1:]...), attr)
+			pid, err = run(shell, append([]string{shell, path}, argv[1:]...), attr)
 			if err != nil {
 				err = unix.ENOEXEC // of the file: whyNot says the rest
 			}
@@ -103,10 +131,44 @@ func (e *enclave) start() (int, error) {
 	return 0, f
 }
 
+// become executes the application in place of init, and returns only if that fails. It does so on a thread of
+// its own, which alone loses its privileges: if it fails, init still has to end the machine.
+func (e *enclave) become(path string, argv []string, attr *syscall.ProcAttr) (int, error) {
+	failed := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread ends with this function
+		unix.Setsid()          // no error matters: PID 1 may be the leader of one
+		err := e.boundThread()
+		if err == nil {
+			err = takeAccount(attr.Sys.Credential)
+		}
+		if err == nil {
+			err = syscall.Exec(path, argv, attr.Env)
+		}
+		failed <- err
+	}()
+	return 0, <-failed
+}
+
+// takeAccount changes the user of this thread. The functions of package syscall change all threads.
+func takeAccount(c *syscall.Credential) error {
+	groups := unsafe.Pointer(unsafe.SliceData(c.Groups))
+	for _, call := range [][4]uintptr{
+		{unix.SYS_SETGROUPS, uintptr(len(c.Groups)), uintptr(groups)},
+		{unix.SYS_SETRESGID, uintptr(c.Gid), uintptr(c.Gid), uintptr(c.Gid)},
+		{unix.SYS_SETRESUID, uintptr(c.Uid), uintptr(c.Uid), uintptr(c.Uid)},
+	} {
+		if _, _, errno := unix.RawSyscall(call[0], call[1], call[2], call[3]); errno != 0 {
+			return errno
+		}
+	}
+	return nil
+}
+
 // whyNot looks for the cause of a failed exec in the file.
 func (e *enclave) whyNot(path string, err error) string {
 	var st unix.Stat_t
-	if e := unix.Stat(path, &st); e != nil {
+	if missing := unix.Stat(path, &st); missing != nil {
 		if err == unix.ENOENT && !strings.HasPrefix(path, "/") {
 			return "the path is relative to " + workingDir()
 		}
@@ -115,7 +177,7 @@ func (e *enclave) whyNot(path string, err error) string {
 		}
 		if err == unix.ENOENT {
 			for _, dir := range hidden {
-				if strings.HasPrefix(path, dir) {
+				if strings.HasPrefix(path, dir) && !(e.structured && (dir == "/run/" || dir == "/tmp/")) {
 					return "the file system that is mounted at " + dir + " hides it"
 				}
 			}
@@ -148,7 +210,7 @@ func (e *enclave) whyNot(path string, err error) string {
 	return ""
 }
 
-// hidden are the directories that mounts hide, see mounts.
+// hidden are the directories that mounts hide, see mounts. In structured mode /run and /tmp keep what they hold.
 var hidden = []string{"/dev/", "/proc/", "/run/", "/sys/", "/tmp/"}
 
 func workingDir() string {

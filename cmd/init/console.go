@@ -2,7 +2,18 @@
 
 package main
 
-import "golang.org/x/sys/unix"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// voice is the console as init writes to it. It does not block: the application has the console as well, and
+// could stop its output for ever (tcflow(3)), and with it the end of the enclave.
+var voice = 2
+
+// consolePatience is how long init waits until the console takes a line.
+const consolePatience = 5 * time.Second
 
 // openConsole mounts /dev and opens the console as descriptors 0 to 2. Without a console, as in production,
 // it opens /dev/null.
@@ -32,6 +43,9 @@ func (e *enclave) openConsole() error {
 	}
 	if fd > 2 {
 		unix.Close(fd)
+	}
+	if fd, err = open("/dev/console", unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK); err == nil {
+		voice = fd
 	}
 	return nil
 }

@@ -24,6 +24,9 @@ func (e *enclave) describe() error {
 		return &failure{doing: "read", what: err.Error(), cause: unpacking("")} // the error names the file
 	}
 	e.structured = true
+	if port := e.about.LogPort; port != 0 {
+		log = newJournal(port)
+	}
 	e.env = e.about.Env
 	if !e.about.Complete {
 		return nil

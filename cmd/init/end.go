@@ -72,7 +72,14 @@ func reaped() bool {
 // for it, and ends the machine.
 func (e *enclave) end(phase string, why error) {
 	unix.Sync()
+	if log != nil {
+		log.drain()
+	}
+	unix.IoctlSetInt(voice, unix.TCXONC, unix.TCOON) // the application may have stopped it
 	say(why.Error())
+	if log != nil {
+		log.finish()
+	}
 	over, ok := why.(ended)
 	report := contract.Report{Phase: phase}
 	if ok {

@@ -92,6 +92,7 @@ var causes = []struct {
 	{"join", "", unix.ENOSPC, "out of memory: the ramdisks may use half of it"},
 	{"create", "", unix.ENOSPC, "out of memory: the root is a tmpfs, " +
 		"which may use half of it, with one inode for two pages"},
+	{"exec", "", unix.EPERM, "the file's capabilities are more than the application may have (--cap-add)"},
 	{"exec", "", unix.E2BIG, "the limit is 2 MiB for arguments and environment, and 128 KiB for each"},
 	{"exec", "", unix.ENOMEM, "out of memory"},
 	{"exec", "", unix.ELOOP, "a symbolic link points to itself"},

@@ -34,6 +34,7 @@ type enclave struct {
 	account    account
 	env        []string
 	link       netLink
+	clock      *servo // nil if nothing keeps the clock
 }
 
 // steps lead to the application, in order. The heartbeat takes three of them, so that the other steps run
@@ -56,7 +57,9 @@ var steps = []struct {
 	{"random", true, (*enclave).waitForRandom},
 	{"user", true, (*enclave).findUser},
 	{"devices", true, (*enclave).giveDevices},
+	{"clock", true, (*enclave).setClock},
 	{"limits", true, (*enclave).raiseLimits},
+	{"confine", true, (*enclave).confine},
 	{"workdir", true, (*enclave).enterWorkingDir},
 	{"heartbeat", false, (*enclave).heartbeatAnswered},
 	{"network", true, (*enclave).awaitLink},
@@ -73,6 +76,8 @@ func main() {
 		unix.Exit(2)
 	}
 	takeSignals()
+	// Root in the application cannot attach to init, nor read its memory.
+	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	e := &enclave{began: time.Now(), switches: defaults}
 	phase := "start"
 	// Every path ends in e.end, because the kernel panics when PID 1 exits.
@@ -96,6 +101,7 @@ func main() {
 		e.end(phase, err)
 	}
 	group = int32(pid)
+	go e.keepClock()
 	phase = contract.PhaseExit
 	e.end(phase, e.wait(pid))
 }
@@ -122,16 +128,23 @@ func say(line string) {
 		}
 		b = append(b, c)
 	}
+	if log != nil {
+		log.say(b[len(contract.LinePrefix):])
+	}
 	b = append(b, '\n')
-	for len(b) > 0 {
-		n, err := unix.Write(2, b)
-		if err == unix.EINTR || err == unix.EAGAIN {
-			continue
-		}
-		if err != nil || n <= 0 {
+	for deadline := time.Now().Add(consolePatience); len(b) > 0; {
+		n, err := unix.Write(voice, b)
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			if await(voice, unix.POLLOUT, deadline) != nil {
+				return
+			}
+		case err != nil || n <= 0:
 			return
+		default:
+			b = b[n:]
 		}
-		b = b[n:]
 	}
 }
 

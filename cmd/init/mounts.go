@@ -3,6 +3,7 @@
 package main
 
 import (
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -11,28 +12,36 @@ import (
 const (
 	devFlags   = unix.MS_NOSUID | unix.MS_NOEXEC
 	procFlags  = unix.MS_NODEV | unix.MS_NOSUID | unix.MS_NOEXEC
+	tmpFlags   = unix.MS_NODEV | unix.MS_NOSUID // programs unpack libraries there
 	cgroupRoot = "/sys/fs/cgroup"
 )
 
-// mounts are mounted in the new root, in order; /dev and /proc are already. Flags and options are those of
-// the reference init. Missing directories are created.
+// mounts are mounted in the new root, in order; /dev and /proc are already. Flags and options in nitro-cli's
+// mode are those of the reference init. Missing directories are created.
 var mounts = []struct {
 	source, where, kind string
 	flags               uintptr
 	options             string
 	when                func(*enclave) bool
-	optional            bool // do without, where the kernel does not know the kind
+	is                  int
 }{
-	{"tmpfs", "/run", "tmpfs", procFlags, "mode=0755", nil, false},
-	{"tmpfs", "/tmp", "tmpfs", procFlags, "", nil, false},
-	{"shm", "/dev/shm", "tmpfs", procFlags, "", nil, false},
-	{"devpts", "/dev/pts", "devpts", devFlags, "", inNitroCLIMode, false},
-	{"devpts", "/dev/pts", "devpts", devFlags, "mode=0620,ptmxmode=0666,gid=5", inStructuredMode, false},
-	{"mqueue", "/dev/mqueue", "mqueue", procFlags, "", inStructuredMode, true},
-	{"sysfs", "/sys", "sysfs", procFlags, "", nil, false},
-	{"cgroup_root", cgroupRoot, "tmpfs", procFlags, "mode=0755", withCgroupV1, false},
-	{"cgroup2", cgroupRoot, "cgroup2", procFlags, "", withCgroupV2, false},
+	{"tmpfs", "/run", "tmpfs", procFlags, "mode=0755", inNitroCLIMode, 0},
+	{"tmpfs", "/run", "tmpfs", tmpFlags, "mode=0755", inStructuredMode, filled},
+	{"tmpfs", "/tmp", "tmpfs", procFlags, "", inNitroCLIMode, 0},
+	{"tmpfs", "/tmp", "tmpfs", tmpFlags, "", inStructuredMode, filled},
+	{"shm", "/dev/shm", "tmpfs", procFlags, "", nil, 0},
+	{"devpts", "/dev/pts", "devpts", devFlags, "", inNitroCLIMode, 0},
+	{"devpts", "/dev/pts", "devpts", devFlags, "mode=0620,ptmxmode=0666,gid=5", inStructuredMode, 0},
+	{"mqueue", "/dev/mqueue", "mqueue", procFlags, "", inStructuredMode, optional},
+	{"sysfs", "/sys", "sysfs", procFlags, "", nil, 0},
+	{"cgroup_root", cgroupRoot, "tmpfs", procFlags, "mode=0755", withCgroupV1, 0},
+	{"cgroup2", cgroupRoot, "cgroup2", procFlags, "", withCgroupV2, 0},
 }
+
+const (
+	optional = 1 + iota // do without, where the kernel does not know the kind
+	filled              // with what the image has there
+)
 
 func inStructuredMode(e *enclave) bool { return e.structured }
 func inNitroCLIMode(e *enclave) bool   { return !e.structured }
@@ -57,6 +66,10 @@ func (e *enclave) mountAll() error {
 		if m.when != nil && !m.when(e) {
 			continue
 		}
+		below := -1
+		if m.is == filled {
+			below, _ = open(m.where, unix.O_PATH|unix.O_DIRECTORY) // fails where the image has none
+		}
 		err := unix.Mount(m.source, m.where, m.kind, m.flags, m.options)
 		if err == unix.ENOENT {
 			if err := mkdirAll(m.where, 0o755); err != nil {
@@ -64,8 +77,15 @@ func (e *enclave) mountAll() error {
 			}
 			err = unix.Mount(m.source, m.where, m.kind, m.flags, m.options)
 		}
-		if err != nil && !(m.optional && err == unix.ENODEV) {
+		if err != nil && !(m.is == optional && err == unix.ENODEV) {
 			return fail("mount", m.where, err)
+		}
+		if below >= 0 {
+			err := moveTree("/proc/self/fd/"+strconv.Itoa(below), m.where, map[uint64]string{})
+			unix.Close(below)
+			if err != nil {
+				return err
+			}
 		}
 	}
 	if e.switches.cgroupV1 {

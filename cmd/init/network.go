@@ -51,21 +51,57 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
 }
 
-// writeHosts creates /etc/hosts if it is missing or empty: image builders leave an empty one.
+// dockerHosts are the lines that Docker writes, besides one with the host name.
+const dockerHosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
+	"fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+
+// writeHosts adds localhost and the host name to /etc/hosts, where they are missing.
 func writeHosts(name string) error {
-	var st unix.Stat_t
-	err := unix.Stat("/etc/hosts", &st)
-	if err == nil && (st.Size > 0 || st.Mode&unix.S_IFMT != unix.S_IFREG) {
-		return nil
-	}
+	have, err := readFile("/etc/hosts", 1<<20)
 	if err != nil && err != unix.ENOENT {
 		return err
 	}
 	if err := mkdir("/etc", 0o755); err != nil {
 		return err
 	}
-	text := "127.0.0.1\tlocalhost " + name + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-	return writeFile("/etc/hosts", text, unix.O_CREAT)
+	add := missingHosts(have, name)
+	if add == "" {
+		return nil
+	}
+	return writeFile("/etc/hosts", add, unix.O_CREAT|unix.O_APPEND)
+}
+
+// missingHosts returns what to add to the text of /etc/hosts. It keeps the image's own lines, which Docker
+// hides.
+func missingHosts(have, name string) (add string) {
+	if have != "" && !strings.HasSuffix(have, "\n") {
+		have += "\n"
+		add = "\n"
+	}
+	start := add
+	if !resolves(have, "localhost") {
+		add += dockerHosts
+	}
+	if !resolves(have, name) && name != "localhost" {
+		add += "127.0.0.1\t" + name + "\n"
+	}
+	if add == start {
+		return ""
+	}
+	return add
+}
+
+// resolves reports whether a line of /etc/hosts has a name.
+func resolves(hosts, name string) bool {
+	for line := range strings.Lines(hosts) {
+		line, _, _ = strings.Cut(line, "#")
+		for i, word := range strings.Fields(line) {
+			if i > 0 && strings.EqualFold(word, name) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // makeResolvTarget creates the target of linuxkit's link /etc/resolv.conf, because /run is empty at each

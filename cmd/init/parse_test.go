@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -450,5 +451,76 @@ func TestOrderedModules(t *testing.T) {
 	got := orderedModules("nsm.ko\n# more\n\n  /lib/vsock.ko \r\nlib/a.ko.zst")
 	if want := []string{"/nsm.ko", "/lib/vsock.ko", "/lib/a.ko.zst"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestMissingHosts(t *testing.T) {
+	const own = "127.0.0.1\tvault\n"
+	for _, c := range []struct{ have, want string }{
+		{"", dockerHosts + own},
+		{"# nothing\n", dockerHosts + own},
+		{"127.0.0.1 localhost\n", own},
+		{"127.0.0.1 localhost", "\n" + own},
+		{"127.0.0.1 localhost\n10.0.0.1 db # vault\n", own},
+		{"127.0.0.1 localhost Vault\n", ""},
+		{"::1 localhost\n127.0.0.1 kms vault", ""},
+		{"127.0.0.1 vault\n", dockerHosts},
+		{"127.0.0.1 vaults\nvault\n", dockerHosts + own},
+	} {
+		if got := missingHosts(c.have, "vault"); got != c.want {
+			t.Errorf("%q: got %q, want %q", c.have, got, c.want)
+		}
+	}
+	if got := missingHosts("", "localhost"); got != dockerHosts {
+		t.Errorf("a host that is called localhost: %q", got)
+	}
+}
+
+// TestMoveTree moves a tree with links, a long name and many files.
+func TestMoveTree(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	deep := from + strings.Repeat("/"+strings.Repeat("d", 250), 12)
+	if err := os.MkdirAll(deep, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3000 { // more than one read of the directory returns
+		if err := os.WriteFile(from+"/file"+strconv.Itoa(i), []byte(strconv.Itoa(i)), 0o604); err != nil {
+			t.Fatal(err)
+		}
+	}
+	when := time.Unix(1e9, 5000)
+	for _, err := range []error{
+		os.WriteFile(deep+"/end", nil, 0o600), os.Link(deep+"/end", from+"/again"),
+		os.Symlink("/nowhere", from+"/link"), os.Chtimes(deep, when, when), os.Chmod(from, os.ModeSticky|0o711),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := moveTree(from, to, map[uint64]string{}); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(from); err != nil || len(left) > 0 {
+		t.Errorf("%d entries are left, %v", len(left), err)
+	}
+	deep = to + strings.TrimPrefix(deep, from)
+	one, err1 := os.Stat(deep + "/end")
+	two, err2 := os.Stat(to + "/again")
+	if err := errors.Join(err1, err2); err != nil || !os.SameFile(one, two) {
+		t.Errorf("two names of a file are two files, %v", err)
+	}
+	if st, err := os.Stat(deep); err != nil || !st.ModTime().Equal(when) || st.Mode() != os.ModeDir|0o750 {
+		t.Errorf("%v, %v; want mode 0750 and the time %v", st, err, when)
+	}
+	if st, err := os.Stat(to); err != nil || st.Mode() != os.ModeDir|os.ModeSticky|0o711 {
+		t.Errorf("%v, %v; want the mode 01711", st, err)
+	}
+	if at, err := os.Readlink(to + "/link"); err != nil || at != "/nowhere" {
+		t.Errorf("a link to %s, %v", at, err)
+	}
+	for i := range 3000 {
+		if b, err := os.ReadFile(to + "/file" + strconv.Itoa(i)); err != nil || string(b) != strconv.Itoa(i) {
+			t.Fatalf("file %d has %q, %v", i, b, err)
+		}
 	}
 }

@@ -133,8 +133,22 @@ func slowly(t *testing.T, table map[string]scene, names ...string) {
 	}
 }
 
+// pid1 is an application in the place of init, whose end is a panic of the kernel.
+func pid1(arch string, t *testing.T) scene {
+	words := script{"pid", "1", "id", "1000 7 []", "status=CapBnd", "00000000a80425fb", "zombies", "0",
+		"ids", "0 1 1"}
+	return scene{arch: arch, panics: true,
+		second: described(t, contract.Description{Cmd: append(append([]string{"probe"}, words.words()...), "exit=3"),
+			Env: []string{"PATH=/nowhere:/"}, User: "1000:7", Pid1: true, Complete: true},
+			program("probe", probeProgram(t, arch))),
+		want: append([]string{"^neb: " + contract.BecomesPid1 + "$"},
+			words.want(`Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300`)...)}
+}
+
 // TestShapes boots images of all shapes.
 func TestShapes(t *testing.T) {
+	large := make([]byte, 3<<20+1)
+	rand.NewChaCha8([32]byte{}).Read(large)
 	probe := program("probe", probeProgram(t, eif.X86_64))
 	run := func(d contract.Description, s script, tree ...entry) scene {
 		d.Entrypoint, d.Cmd, d.Complete = []string{"/probe"}, s.words(), true
@@ -175,9 +189,9 @@ func TestShapes(t *testing.T) {
 		"id", "1000 1001 [50]",
 		"stat=/dev/nsm", "020600 1000:1001 0",
 		"within=1000,nsm", "true",
-		"within=1000,extend", "true",
+		"within=1000,extend=16", "true",
 		"within=1001,nsm", "EACCES",
-		"within=1001,extend", "EACCES",
+		"within=1001,extend=16", "EACCES",
 		"within=1001,read=/proc/self/comm", "",
 	}
 	const controllers = `"cpuset cpu io memory hugetlb pids rdma misc"`
@@ -188,7 +202,7 @@ func TestShapes(t *testing.T) {
 		"stat=/srv/a", "040755 0:0 60",
 		"lo", "true [127.0.0.1/8 ::1/128]",
 		"hostname", "vault",
-		"read=/etc/hosts", `"127.0.0.1\tlocalhost vault\n::1\tlocalhost ip6-localhost ip6-loopback"`,
+		"read=/etc/hosts", strconv.Quote(dockerHosts + "127.0.0.1\tvault"),
 		"stat=/run/resolvconf/resolv.conf", "100644 0:0 0",
 		"stat=/dev/nsm", "020600 1000:1001 0",
 		"nsm", "true",
@@ -235,6 +249,7 @@ func TestShapes(t *testing.T) {
 			}),
 		"no /etc, user and group by number, loopback down, as root within": run(contract.Description{
 			User: "0:7", LoopbackDown: true, NSMOwner: "77:78", NSMMode: 0o640, Env: []string{"HOME=/h"},
+			CapAdd: []string{"NET_ADMIN"},
 		}, script{
 			"env", `["HOME=/h" "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "HOSTNAME=enclave"]`,
 			"id", "0 7 []",
@@ -245,7 +260,7 @@ func TestShapes(t *testing.T) {
 			"as=77,nsm", "true",
 			"as=78,nsm", "EACCES", // a group member may read, and the module wants writing
 			"as=79,nsm", "EACCES",
-			"stat=/etc/hosts", "100644 0:0 69",
+			"stat=/etc/hosts", "100644 0:0 166",
 			"zombies", "0",
 		}),
 		// Set-UID root, so that it can become others: PID 1 starts it as app.
@@ -270,6 +285,23 @@ func TestShapes(t *testing.T) {
 			want: []string{said("name", `"./probe"`), said("stat=/dev/nsm", "ENOENT"),
 				`^neb: exit status=255$`},
 		},
+		"run and tmp keep what the image has there": run(contract.Description{User: "1000:1000"}, script{
+			"stat=/run", "040711 1000:7 80",
+			"stat=/run/postgresql", "043777 1000:1001 60",
+			"read=/run/postgresql/a/conf", `"content"`,
+			"stat=/run/postgresql/a/conf", "100640 1000:0 7",
+			"link=/run/link", "postgresql/a",
+			"stat=/tmp", "041770 0:1000 100",
+			"sum=/tmp/large", fmt.Sprintf("%x", sha256.Sum256(large)),
+			"stat=/tmp/fifo", "010600 5:6 0",
+			"stat=/tmp/s", "104755 0:0 1",
+		}, entry{name: "run", mode: initramfs.TypeDir | 0o711, uid: 1000, gid: 7},
+			entry{name: "run/postgresql", mode: initramfs.TypeDir | 0o3777, uid: 1000, gid: 1001}, dir("run/postgresql/a"),
+			entry{name: "run/postgresql/a/conf", mode: 0o640, uid: 1000, body: []byte("content")},
+			link("run/link", "postgresql/a"), entry{name: "tmp", mode: initramfs.TypeDir | 0o1770, gid: 1000},
+			text("tmp/large", string(large)), entry{name: "tmp/fifo", mode: unix.S_IFIFO | 0o600, uid: 5, gid: 6},
+			entry{name: "tmp/s", mode: initramfs.TypeFile | 0o4755, body: []byte("x")}),
+		"the application is PID 1": pid1(eif.X86_64, t),
 		"killed": {
 			second: described(t, contract.Description{Cmd: []string{"probe", "die=SIGKILL"},
 				Env: []string{"PATH=/nowhere:/"}, Complete: true}, probe),
@@ -526,6 +558,13 @@ func TestFaults(t *testing.T) {
 		}),
 		"too little memory": with(run(contract.Description{},
 			`/neb/complete: no such file or directory: the kernel reported: Initramfs unpacking failed: write error$`, text("large", string(make([]byte, 70<<20)))), func(s *scene) { s.memory = 128 << 20 }),
+		"no inode for proc, the switches apply": with(run(contract.Description{},
+			`^neb: create /proc: no space left on device: out of memory`, many(20000)...), func(s *scene) {
+			s.memory, s.late, s.runs = 100<<20, "neb.end=halt", true
+			s.want = append(s.want, `reboot: System halted`)
+		}),
+		"PID 1 that cannot start": run(contract.Description{Cmd: []string{"/none"}, Pid1: true, User: "1000"},
+			`^neb: exec /none: no such file or directory: the image has no such file$`),
 		"too few inodes": with(run(contract.Description{},
 			`/neb/complete: no such file or directory: the ramdisk was truncated, or memory or inodes ran out`, many(20000)...), func(s *scene) { s.memory, s.first = 100<<20, []entry{dir("proc")} }),
 		"unknown compression": {second: good.second,
@@ -541,7 +580,8 @@ func TestFaults(t *testing.T) {
 	}
 	slowly(t, table, "/neb/modules is unknown", "2 MB of environment", "empty /cmd", "unknown user",
 		"/tmp is a file",
-		"unknown field", "not whole", "too few inodes", "unknown compression", "a part of erofs is absent")
+		"unknown field", "not whole", "too few inodes", "unknown compression", "a part of erofs is absent",
+		"no inode for proc, the switches apply")
 	all(t, table)
 }
 
@@ -705,7 +745,7 @@ func TestErofs(t *testing.T) {
 		}
 		t.Run(strconv.Itoa(parts), func(t *testing.T) {
 			d := contract.Description{Cmd: append([]string{"/probe"}, words.words()...),
-				ErofsParts: uint32(parts), Complete: true}
+				ErofsParts: uint32(parts), Complete: true, CapAdd: []string{"NET_ADMIN"}}
 			second := described(t, d)
 			// One of three is longer than what join copies before it gives memory back.
 			cuts := []int{0, len(content)}
@@ -767,6 +807,7 @@ func TestAarch64(t *testing.T) {
 				program("start", elfFile(62, ""))),
 			want: []string{`^neb: exec /start: exec format error: it was built for x86_64, and this enclave is aarch64$`}, beats: true,
 		},
+		"PID 1": pid1(eif.AArch64, t),
 		"no /cmd": {arch: eif.AArch64, second: plain("", "")[:7],
 			want: []string{`^neb: read /cmd: no such file or directory: `}, beats: true},
 	}

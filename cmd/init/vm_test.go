@@ -148,6 +148,7 @@ type scene struct {
 	never   []string                           // ones that no line matches
 	console string                             // another console than the image's, measured
 	linger  bool                               // two seconds of neb.linger
+	panics  bool                               // the kernel panics at the end
 	runs    bool                               // the machine goes on after the last wanted line, and is stopped
 	beats   bool                               // the heartbeat was sent and answered
 	slow    bool                               // only with -tags slow
@@ -223,7 +224,11 @@ func (s *scene) run(t testing.TB) []string {
 	for _, l := range left {
 		t.Errorf("no line matches %q, or not in this order", l)
 	}
-	for _, n := range append(s.never, `Kernel panic`, `panic:`, `goroutine `, `Call Trace`) {
+	never := append(s.never, `panic:`, `goroutine `)
+	if !s.panics {
+		never = append(never, `Kernel panic`, `Call Trace`)
+	}
+	for _, n := range never {
 		for _, l := range lines {
 			if regexp.MustCompile(n).MatchString(l) {
 				t.Errorf("unwanted line: %s", l)

@@ -14,6 +14,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/epoch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/preflight"
@@ -108,6 +109,15 @@ output, in the form of nitro-cli build-enclave.`,
 	f.StringArrayVar(&v.Ingress, "ingress", nil,
 		"with --net: ports at which the enclave may be reached, `PORT[-PORT][/tcp|/udp]`; repeatable "+
 			"(default: all)")
+	f.StringArrayVar(&v.CapAdd, "cap-add", nil,
+		"`capability` that the application gets beyond Docker's default ones, such as NET_ADMIN, or ALL; repeatable")
+	f.StringArrayVar(&v.CapDrop, "cap-drop", nil,
+		"`capability` that the application does not get, or ALL; repeatable")
+	f.BoolVar(&v.NoNewPrivileges, "no-new-privileges", false,
+		"set-UID programs and file capabilities have no effect")
+	f.BoolVar(&v.Pid1, "pid1", false, "the application takes init's place as process 1")
+	f.Uint32Var(&v.LogPort, "log-port", 0,
+		"vsock `port` of the parent to send the application's output to as well (default: none)")
 	f.StringArrayVar(&b.Modules, "module", nil,
 		"kernel module `file` to load after nsm.ko, in this order; repeatable")
 	f.BoolVar(&b.ModulesOpen, "modules-open", false, "allow the enclave to load further modules")
@@ -116,7 +126,8 @@ output, in the form of nitro-cli build-enclave.`,
 	f.StringVar(&o.compat, "compat", "",
 		"nitro-cli: build what nitro-cli builds from the same blobs, with the same registers")
 	f.StringArrayVar(&o.allow, "allow", nil,
-		"build although the check of the image finds this; a `code` of 'neb eif check'; repeatable")
+		"let the application use a feature (`what`: userns, io_uring), or build although the check of the image "+
+			"finds this (a code of 'neb eif check'); repeatable")
 	f.StringVarP(&o.output, "output", "o", "", "`file` to write")
 	alwaysJSON(cmd)
 	o.missing.add(cmd)
@@ -214,8 +225,12 @@ func (o *eifBuild) check() error {
 		return usagef("invalid --compat %q: expected nitro-cli", o.compat)
 	}
 	for _, code := range o.allow {
+		if code == contract.AllowUserns || code == contract.AllowIOUring {
+			o.build.Overrides.Allow = append(o.build.Overrides.Allow, code)
+			continue
+		}
 		if !slices.ContainsFunc(preflight.Codes, func(k preflight.Kind) bool { return string(k.Code) == code }) {
-			return usagef("invalid --allow %q: expected a code that 'neb eif check' prints", code)
+			return usagef("invalid --allow %q: expected userns, io_uring or a code that 'neb eif check' prints", code)
 		}
 		o.build.Allow = append(o.build.Allow, preflight.Code(code))
 	}

@@ -503,7 +503,8 @@ func TestEIFDescription(t *testing.T) {
 		"--workdir", "/srv", "--user", "7:8", "--stop-signal", "SIGINT",
 		"--hostname", "vault", "--loopback=false", "--nsm-owner", "9", "--nsm-mode", "0660", "--exit-report",
 		"9001", "--net", "--egress", "api.example.com:443", "--egress", "imds", "--ingress", "443",
-		"--modules-open")
+		"--cap-add", "NET_ADMIN", "--cap-drop", "ALL", "--allow", "userns", "--no-new-privileges",
+		"--log-port", "5000", "--modules-open")
 	if status, _, errs := command("eif", "extract", path, "--output", f.path("parts"),
 		"--unpack"); status != 0 {
 		t.Fatal(errs)
@@ -517,14 +518,20 @@ func TestEIFDescription(t *testing.T) {
 		User: "7:8", StopSignal: "SIGINT",
 		Hostname: "vault", LoopbackDown: true, NSMOwner: "9", NSMMode: 0o660, ExitReport: 9001,
 		Network: true, Egress: []string{"api.example.com:443", "imds"}, Ingress: []string{"443"},
-		Complete: true,
+		CapAdd: []string{"NET_ADMIN"}, CapDrop: []string{"ALL"}, Allow: []string{"userns"}, NoNewPrivileges: true,
+		LogPort: 5000, Complete: true,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the description is %+v, want %+v", got, want)
 	}
+	for _, record := range []string{"CapAdd=NET_ADMIN", "CapDrop=ALL", "Allow=userns", "LogPort=5000"} {
+		if _, out, _ := command("eif", "describe", path); !strings.Contains(out, `"`+record+`"`) {
+			t.Errorf("neb eif describe does not show %s: %s", record, out)
+		}
+	}
 	// A field that is new needs a flag, and a place above.
 	for i, v := 0, reflect.ValueOf(want); i < v.NumField(); i++ {
-		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "ErofsParts" {
+		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "ErofsParts" && name != "Pid1" {
 			t.Errorf("this test does not set %s", name)
 		}
 	}
@@ -547,6 +554,10 @@ func TestEIFDescription(t *testing.T) {
 		{"--exit-report=4294967296", 2, "--exit-report"},
 		{"--stop-signal=SIGNONE", 1, "StopSignal"},
 		{"--hostname=a_b", 1, "Hostname"},
+		{"--cap-add=NET", 1, "CapAdd"},
+		{"--allow=kexec", 2, "--allow"},
+		{"--log-port=9000", 1, "LogPort"},
+		{"--pid1=no", 2, "--pid1"},
 		{"--module=" + f.path("key.pem"), 1, "not a kernel module"},
 	} {
 		status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64",

@@ -230,8 +230,11 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	}
 	out := &outlet{to, make(chan error, 1)}
 	tl := timeline.New(func(e timeline.Event) {
-		if e.Event == string(machine.Parent) {
+		switch {
+		case e.Event == string(machine.Parent):
 			complain(s, "%s", *e.Text)
+		case e.Event == timeline.Log && !o.asJSON:
+			complain(s, "log %s %q", e.Stream, *e.Text)
 		}
 		if o.asJSON {
 			_ = json.NewEncoder(out).Encode(e)
@@ -239,6 +242,9 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	})
 	if port := description.ExitReport; port != 0 && parent.ports[port].handler == nil {
 		parent.ports[port] = service{"the image's exit report", tl.ServeReport}
+	}
+	if port := description.LogPort; port != 0 && parent.ports[port].handler == nil {
+		parent.ports[port] = service{"the image's log port", tl.ServeLog}
 	}
 	parent.timeline = tl
 	if description.Network != o.net {

@@ -15,6 +15,7 @@ package contract
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -69,6 +70,10 @@ const (
 // LinePrefix begins each line that init writes to the console.
 const LinePrefix = "neb: "
 
+// BecomesPid1 is what init says before it executes an application with [Description.Pid1]. If that works, it is
+// init's last line, and the end of the application is a panic of the kernel.
+const BecomesPid1 = "note: the application becomes PID 1"
+
 // Complete is the content of [CompletePath]. The kernel sets the size of a file before it writes it, so an
 // archive that was truncated inside this last entry leaves a file of zeros.
 const Complete = "neb ramdisk complete 1\n"
@@ -121,6 +126,15 @@ type Description struct {
 	Network bool     // init makes a network device, whose frames the parent carries
 	Egress  []string // rules of package netrule for what the enclave may reach; none: everything
 	Ingress []string // rules for who may reach it; none: everything
+
+	// What the application may do beyond and below Docker's default.
+	CapAdd          []string // names of capabilities, or AllCapabilities; see [Description.Capabilities]
+	CapDrop         []string
+	Allow           []string // AllowUserns, AllowIOUring: off unless named here
+	NoNewPrivileges bool     // set-UID programs and file capabilities have no effect
+
+	Pid1    bool   // init executes the application in its own place instead of starting a child
+	LogPort uint32 // vsock port of the parent that gets the output, see [LogOut]; 0: none
 }
 
 // fields maps keys to the fields of d, in the order of the file.
@@ -142,7 +156,20 @@ func (d *Description) fields() []field {
 		{key: "Network", flag: &d.Network, word: "tap"},
 		{key: "Egress", list: &d.Egress},
 		{key: "Ingress", list: &d.Ingress},
+		{key: "CapAdd", list: &d.CapAdd, check: checkCapability},
+		{key: "CapDrop", list: &d.CapDrop, check: checkCapability},
+		{key: "Allow", list: &d.Allow, check: checkAllow},
+		{key: "NoNewPrivileges", flag: &d.NoNewPrivileges, word: "yes"},
+		{key: "Pid1", flag: &d.Pid1, word: "yes"},
+		{key: "LogPort", number: &d.LogPort, limit: 1<<32 - 2},
 	}
+}
+
+// NeedsApp2 reports whether only an init with [ReadsApp2] can decode d.
+func (d *Description) NeedsApp2() bool {
+	fields := d.fields()
+	first := slices.IndexFunc(fields, func(f field) bool { return f.key == "CapAdd" })
+	return slices.ContainsFunc(fields[first:], func(f field) bool { return len(f.values()) > 0 })
 }
 
 // Command returns the whole command: Entrypoint and Cmd.
@@ -174,9 +201,21 @@ func startable(d *Description) error {
 	if len(d.Entrypoint)+len(d.Cmd) == 0 {
 		return errors.New(Path + ": neither Entrypoint nor Cmd is set: there is nothing to start")
 	}
-	if d.ExitReport == HeartbeatPort {
-		return errors.New(Path + ": ExitReport: port " + strconv.Itoa(HeartbeatPort) +
-			" is reserved for the heartbeat")
+	for _, p := range []struct {
+		key  string
+		port uint32
+	}{{"ExitReport", d.ExitReport}, {"LogPort", d.LogPort}} {
+		if p.port == HeartbeatPort {
+			return errors.New(Path + ": " + p.key + ": port " + strconv.Itoa(HeartbeatPort) +
+				" is reserved for the heartbeat")
+		}
+		if p.port != 0 && d.Pid1 {
+			return errors.New(Path + ": " + p.key + " cannot be combined with Pid1: init has ended when there is " +
+				"something to send")
+		}
+	}
+	if d.LogPort != 0 && d.LogPort == d.ExitReport {
+		return errors.New(Path + ": LogPort and ExitReport are the same port")
 	}
 	if !d.Network && len(d.Egress)+len(d.Ingress) > 0 {
 		return errors.New(Path + ": rules of egress or ingress without Network: set --net")
@@ -250,6 +289,18 @@ func DecodeReport(s string) (Report, error) {
 	}
 	return r, nil
 }
+
+// Marks of the lines that init sends to [Description.LogPort]: which stream a line comes from. A line is its
+// mark, a space, the text and a newline. Text of more than [MaxLogLine] bytes is sent in pieces, where each but
+// the last has a '+' instead of the space.
+const (
+	LogOut  = "out" // standard output of the application
+	LogErr  = "err" // its standard error
+	LogInit = "neb" // what init says on the console, and "lost N lines" where there was no room for them
+)
+
+// MaxLogLine is the largest number of bytes of text in a line of the log.
+const MaxLogLine = 16 << 10
 
 // Belongs reports whether the contract has the given absolute path in the first ramdisk of an EIF, or in a
 // later one. A later ramdisk is unpacked over the first, so that a path of the first in it would replace a

@@ -25,6 +25,9 @@ var full = Description{
 	Network:      true,
 	Egress:       []string{"api.example.com:443", "imds"},
 	Ingress:      []string{"443/tcp"},
+
+	CapAdd: []string{"NET_ADMIN", "cap_sys_time"}, CapDrop: []string{"ALL"},
+	Allow: []string{AllowUserns, AllowIOUring}, NoNewPrivileges: true, LogPort: 5000,
 }
 
 // TestGolden fixes the bytes: an init in the field must read what a later packer writes.
@@ -60,7 +63,7 @@ func TestGolden(t *testing.T) {
 func TestRoundTrip(t *testing.T) {
 	for _, want := range []Description{full, {Cmd: []string{"x"}},
 		{Entrypoint: []string{"x"}, NSMMode: 0o7}, {Cmd: []string{"x"}, User: "app:", NSMOwner: ":1000"},
-		{Cmd: []string{"x"}, User: ":"}} {
+		{Cmd: []string{"x"}, User: ":"}, {Cmd: []string{"x"}, Pid1: true}} {
 		b, err := Encode(want)
 		if err != nil {
 			t.Fatal(err)
@@ -105,6 +108,13 @@ func TestEncodeRefuses(t *testing.T) {
 		"no network":      {Description{Cmd: cmd, Ingress: []string{"443"}}, "without Network: set --net"},
 		"a rule": {Description{Cmd: cmd, Network: true, Egress: []string{"a b"}},
 			`/neb/app: egress rule "a b": column 2`},
+		"capability":      {Description{Cmd: cmd, CapAdd: []string{"NET_ADMINS"}}, `CapAdd: "NET_ADMINS" is not a capability`},
+		"all":             {Description{Cmd: cmd, CapDrop: []string{"all"}}, `CapDrop: "all" is not`},
+		"allow":           {Description{Cmd: cmd, Allow: []string{"kexec"}}, `Allow: "kexec": expected userns or io_uring`},
+		"heartbeat":       {Description{Cmd: cmd, LogPort: 9000}, "LogPort: port 9000 is reserved"},
+		"one port":        {Description{Cmd: cmd, LogPort: 1, ExitReport: 1}, "the same port"},
+		"log of PID 1":    {Description{Cmd: cmd, LogPort: 1, Pid1: true}, "LogPort cannot be combined with Pid1"},
+		"report of PID 1": {Description{Cmd: cmd, ExitReport: 1, Pid1: true}, "ExitReport cannot be combined with Pid1"},
 	} {
 		if _, err := Encode(c.d); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want an error with %q", name, err, c.want)
@@ -242,5 +252,35 @@ func again[T any](t *testing.T, b []byte, decode func(string) (T, error), encode
 	w, err := decode(string(e))
 	if err != nil || !reflect.DeepEqual(v, w) {
 		t.Fatalf("%+v came back as %+v (%v)", v, w, err)
+	}
+}
+
+func TestCapabilitySets(t *testing.T) {
+	const docker = 0xa80425fb // as docker run prints in /proc/1/status
+	for _, c := range []struct {
+		name string
+		d    Description
+		want uint64
+	}{
+		{"default", Description{}, docker},
+		{"more", Description{CapAdd: []string{"NET_ADMIN", "CAP_SYS_TIME", "cap_bpf"}}, docker | 1<<12 | 1<<CapSysTime | 1<<39},
+		{"fewer", Description{CapDrop: []string{"CHOWN", "cap_mknod"}}, docker &^ (1<<0 | 1<<27)},
+		{"none", Description{CapDrop: []string{"ALL"}}, 0},
+		{"one", Description{CapDrop: []string{"ALL"}, CapAdd: []string{"NET_BIND_SERVICE"}}, 1 << 10},
+		{"all", Description{CapAdd: []string{"ALL"}}, 1<<64 - 1},
+		{"all but one", Description{CapAdd: []string{"ALL"}, CapDrop: []string{"SYS_ADMIN"}}, (1<<64 - 1) &^ (1 << CapSysAdmin)},
+	} {
+		if got := c.d.Capabilities(); got != c.want {
+			t.Errorf("%s: %#x, want %#x", c.name, got, c.want)
+		}
+		if got := c.d.NeedsApp2(); got != (c.name != "default") {
+			t.Errorf("%s: NeedsApp2 is %v", c.name, got)
+		}
+	}
+	for name, n := range map[string]int{"CHOWN": 0, "SYS_ADMIN": CapSysAdmin, "SYS_TIME": CapSysTime,
+		"AUDIT_WRITE": 29, "CHECKPOINT_RESTORE": 40} { // linux/capability.h
+		if capability(name) != n {
+			t.Errorf("%s is %d, want %d", name, capability(name), n)
+		}
 	}
 }

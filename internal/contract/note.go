@@ -11,6 +11,7 @@ import (
 // What an init can do, as words of its note. A new version of a file's format is a new word.
 const (
 	ReadsApp     = "app1"     // reads the [Description] at [Path], version 1
+	ReadsApp2    = "app2"     // also the fields of the Description from CapAdd on, and Docker's capabilities
 	ReadsModules = "modules1" // loads the [Modules] at [ModulesPath], version 1
 	MountsErofs  = "erofs"    // mounts the parts [RootPart] as its root
 	MakesNetwork = "tap1"     // makes the network device of [Description.Network]
@@ -19,7 +20,8 @@ const (
 // Note is the descriptor of the ELF note in neb's init: a name, and the words of what that init can do,
 // separated by colons. The Go linker writes it with -buildid (owner "Go", type 4), so that a plain go build
 // makes the same program.
-const Note = noteName + ":" + ReadsApp + ":" + ReadsModules + ":" + MountsErofs + ":" + MakesNetwork
+const Note = noteName + ":" + ReadsApp + ":" + ReadsApp2 + ":" + ReadsModules + ":" + MountsErofs + ":" +
+	MakesNetwork
 
 const noteName = "neb-init"
 

@@ -40,7 +40,7 @@ func note(owner string, kind uint32, descriptor string) []byte {
 
 func TestReadCapabilities(t *testing.T) {
 	ours := note("Go\x00\x00", 4, Note)
-	all := Capabilities{ReadsApp, ReadsModules, MountsErofs, MakesNetwork}
+	all := Capabilities{ReadsApp, ReadsApp2, ReadsModules, MountsErofs, MakesNetwork}
 	for name, c := range map[string]struct {
 		file []byte
 		want Capabilities

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/preflight"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
@@ -258,6 +259,7 @@ type Description struct {
 	Architecture string
 	Flags        string   `json:",omitempty"` // of a PCIe enclave
 	Network      *Network `json:",omitempty"`
+	Application  []string `json:",omitempty"` // records of contract.Path
 	Sections     []SectionDescription
 	Unmeasured   []string
 	Problems     []Finding
@@ -306,13 +308,21 @@ func (r *Report) Describe() (*Description, error) {
 			return nil, err
 		}
 	}
-	if a, ok := Application(r.File); ok && a.Network {
-		d.Network = &Network{append([]string{}, a.Egress...), append([]string{}, a.Ingress...), []string{}}
-		if len(a.Egress) == 0 {
-			d.Network.Unlimited = append(d.Network.Unlimited, "egress")
+	if a, ok := Application(r.File); ok {
+		text, err := contract.Encode(a)
+		if err != nil {
+			return nil, err
 		}
-		if len(a.Ingress) == 0 {
-			d.Network.Unlimited = append(d.Network.Unlimited, "ingress")
+		records := strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
+		d.Application = records[1:] // the first is the version
+		if a.Network {
+			d.Network = &Network{append([]string{}, a.Egress...), append([]string{}, a.Ingress...), []string{}}
+			if len(a.Egress) == 0 {
+				d.Network.Unlimited = append(d.Network.Unlimited, "egress")
+			}
+			if len(a.Ingress) == 0 {
+				d.Network.Unlimited = append(d.Network.Unlimited, "ingress")
+			}
 		}
 	}
 	for i, s := range r.File.Sections {

@@ -33,6 +33,10 @@ type Overrides struct {
 	Network      bool
 	Egress       []string
 	Ingress      []string
+
+	CapAdd, CapDrop, Allow []string
+	NoNewPrivileges, Pid1  bool
+	LogPort                uint32
 }
 
 func (o Overrides) none() bool { return reflect.ValueOf(o).IsZero() }
@@ -61,6 +65,10 @@ func Application(config v1.Config, o Overrides) contract.Description {
 		Network:      o.Network,
 		Egress:       o.Egress,
 		Ingress:      o.Ingress,
+
+		CapAdd: o.CapAdd, CapDrop: o.CapDrop, Allow: o.Allow,
+		NoNewPrivileges: o.NoNewPrivileges, Pid1: o.Pid1,
+		LogPort: o.LogPort,
 	}
 	if o.Entrypoint != nil {
 		d.Entrypoint, d.Cmd = o.Entrypoint, nil

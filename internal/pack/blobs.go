@@ -49,6 +49,7 @@ type openBlobs struct {
 	system, version string // for the metadata
 	cmdline         string
 	structured      bool // init reads contract.Path
+	confines        bool // and the fields of contract.ReadsApp2 in it
 	erofs           bool // init mounts an erofs root
 	network         bool // init makes a network device
 
@@ -87,6 +88,7 @@ func (b Blobs) open(archName string) (_ *openBlobs, err error) {
 		return nil, fmt.Errorf("%s: %w", b.Init, err)
 	}
 	o.structured = can.Has(contract.ReadsApp) && can.Has(contract.ReadsModules)
+	o.confines = o.structured && can.Has(contract.ReadsApp2)
 	o.erofs = o.structured && can.Has(contract.MountsErofs)
 	o.network = o.structured && can.Has(contract.MakesNetwork)
 	if o.nsm = b.NSM != ""; o.nsm {

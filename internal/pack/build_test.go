@@ -599,8 +599,8 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// TestHidden: what the application will not see is named, and nothing else.
-func TestHidden(t *testing.T) {
+// TestOlderInit packs for an init that mounts empty file systems, and for one that fills them.
+func TestOlderInit(t *testing.T) {
 	root := t.TempDir()
 	for name, content := range map[string]string{"tmp/server": "x", "run/resolvconf/resolv.conf": "", "run/lock/pid": "1", "srv/tmp/a": "", "tmpfile": ""} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755); err != nil {
@@ -613,14 +613,27 @@ func TestHidden(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(root, "tmp/empty"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	var got []string
-	buildFile(t, &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: root, Overrides: start, Warn: func(line string) {
-		if name, _, ok := strings.Cut(line, " is hidden by "); ok {
-			got = append(got, name)
+	older := map[string][]byte{"init": initProgram(eif.X86_64, "", "neb-init:app1:modules1:erofs")}
+	for _, c := range []struct {
+		change map[string][]byte
+		want   []string
+	}{{nil, nil}, {older, []string{"/run/lock/pid", "/tmp/server"}}} {
+		var got []string
+		b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, c.change), eif.X86_64),
+			RootFS: root, Overrides: start, Warn: func(line string) {
+				if name, _, ok := strings.Cut(line, " is hidden by "); ok {
+					got = append(got, name)
+				}
+			}}
+		buildFile(t, b)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("warnings of %q, want %q", got, c.want)
 		}
-	}})
-	if want := []string{"/run/lock/pid", "/tmp/server"}; !slices.Equal(got, want) {
-		t.Errorf("warnings of %q, want %q", got, want)
+		b.Overrides.Pid1 = true
+		_, err := b.To(t.Context(), enclaves.TempFile(t))
+		if refused := err != nil && strings.Contains(err.Error(), "--pid1"); refused != (c.change != nil) {
+			t.Errorf("an init of which the blobs changed by %d files, with --pid1: %v", len(c.change), err)
+		}
 	}
 }
 

@@ -214,11 +214,11 @@ func (b *Build) root(ctx context.Context, t *image.Tree, prefix string) error {
 		}
 	}
 	b.check(in)
-	return b.warnHidden(t, prefix)
+	return nil
 }
 
-// warnHidden warns of files that the application will not see, because init mounts new file systems at /run
-// and /tmp. It skips directories and the target of linuxkit's link /etc/resolv.conf.
+// warnHidden warns of files that the application will not see if init mounts empty file systems at /run and
+// /tmp, as nitro-cli's does. It skips directories and the target of linuxkit's link /etc/resolv.conf.
 func (b *Build) warnHidden(t *image.Tree, prefix string) error {
 	return t.Walk(func(e *image.Entry) error {
 		name := "/" + strings.TrimPrefix(strings.TrimPrefix(e.Path, prefix), "/")
@@ -256,6 +256,11 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 		} else if err := b.root(ctx, d.tree, strings.TrimPrefix(contract.RootPath, "/")); err != nil {
 			return err
 		}
+		if !blobs.confines {
+			if err := b.warnHidden(d.tree, strings.TrimPrefix(contract.RootPath, "/")); err != nil {
+				return err
+			}
+		}
 		text, err := contract.Encode(description)
 		if err != nil {
 			return err
@@ -284,6 +289,10 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 // of the image's values that such an init ignores.
 func (b *Build) checkUnderstood(d contract.Description, blobs *openBlobs) error {
 	if blobs.structured {
+		if d.NeedsApp2() && !blobs.confines {
+			return fmt.Errorf("%s knows neither capabilities, --allow, --no-new-privileges, --pid1 nor --log-port: "+
+				"use neb's init, or drop them", b.Blobs.Init)
+		}
 		return nil
 	}
 	if b.Overrides.beyondLines() {

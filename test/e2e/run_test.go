@@ -213,23 +213,31 @@ func TestTwoInterrupts(t *testing.T) {
 	}
 }
 
-// TestExitReport runs what an enclave in production is like, without a console: how the application ended
-// comes by vsock, where the image asks for that.
+// TestExitReport runs what an enclave in production is like, without a console: how the application ended, and
+// its output, come by vsock, where the image asks for that.
 func TestExitReport(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		cmd  []string
 		args []string
 		want int
+		says string
 	}{
-		{"status", []string{"/guest", "exit", "7"}, []string{"--exit-report", "9001"}, 7},
-		{"no such program", []string{"/none"}, []string{"--exit-report", "9001", "--allow", "command-missing"}, 126},
-		{"no report", []string{"/guest", "exit", "7"}, nil, 126},
+		{"status", []string{"/guest", "exit", "7"}, []string{"--exit-report", "9001"}, 7, ""},
+		{"log", []string{"/guest", "hello"}, []string{"--exit-report", "9001", "--log-port", "5000"}, 0,
+			`neb: log out "hello: uid 0 in /"`},
+		{"no such program", []string{"/none"}, []string{"--exit-report", "9001", "--log-port", "5000", "--allow",
+			"command-missing"}, 126,
+			`neb: log neb "exec /none: no such file or directory: the image has no such file"`},
+		{"no report", []string{"/guest", "exit", "7"}, nil, 126, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			image := ociLayout(t, guestImage(t, v1.Config{Cmd: c.cmd}))
 			eif, _ := pack(t, image, append(c.args, "--cmdline", "reboot=k panic=30 console=none0")...)
 			r := boot(t, eif)
+			if !strings.Contains(r.stderr, c.says) {
+				t.Errorf("neb did not say %q:\n%s", c.says, r.stderr)
+			}
 			if r.code != c.want || r.stdout != "" || !strings.Contains(r.stderr, "the console is silent") {
 				t.Fatalf("exit status %d, want %d; want nothing on the console, and neb to say so\nstdout:\n%s\nstderr:\n%s", r.code, c.want, r.stdout, r.stderr)
 			}

@@ -3,6 +3,7 @@
 package timeline
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ const (
 
 // Other kinds of [Event].
 const (
+	Log   = "log" // a line that init sent to the port of the parent that the image names
 	Phase = "phase"
 	End   = "end"
 )
@@ -34,7 +36,9 @@ const (
 type Event struct {
 	Event    string   `json:"event"`
 	Time     float64  `json:"time"`               // seconds since power-on; of phase: its start
-	Text     *string  `json:"text,omitempty"`     // of console, parent and phase: words for people
+	Text     *string  `json:"text,omitempty"`     // of console, log, parent and phase: words for people
+	Stream   string   `json:"stream,omitempty"`   // of log: out, err or neb (contract.LogOut and its like)
+	Cut      bool     `json:"cut,omitempty"`      // of log: the line goes on in the next one of the stream
 	Kernel   *float64 `json:"kernel,omitempty"`   // of console, kernel lines: the kernel's own time in seconds
 	Name     string   `json:"name,omitempty"`     // of phase
 	Duration *float64 `json:"duration,omitempty"` // of phase, in seconds
@@ -78,6 +82,8 @@ type Timeline struct {
 	reported *Ending                  // through vsock
 	printed  *Ending                  // on the console
 	reason   string
+
+	handedOver bool // the application is PID 1
 }
 
 // New returns an empty timeline. It calls emit with every event, one at a time; emit must not call the
@@ -128,6 +134,8 @@ func (t *Timeline) mark(name string, since time.Duration) {
 var (
 	// printk is the prefix of the kernel's lines: seconds since the kernel's clock started.
 	printk = regexp.MustCompile(`^\[ *([0-9]+\.[0-9]+)\]`)
+	// pid1Ended is how the kernel panics (kernel/exit.c) when an application with Pid1 ends.
+	pid1Ended = regexp.MustCompile(`Attempted to kill init! exitcode=0x([0-9a-f]{8})`)
 	// lastLine is init's last line after output of the application that lacks a newline.
 	lastLine = regexp.MustCompile(`neb: (exit (?:status=[0-9]+|signal=\S+))$`)
 )
@@ -149,7 +157,10 @@ func (t *Timeline) line(text string, since time.Duration) {
 		words, byInit = m[1], true
 	}
 	if byInit {
-		t.reason = words
+		if !strings.HasPrefix(words, "warning: ") && !strings.HasPrefix(words, "note: ") {
+			t.reason = words
+		}
+		t.handedOver = t.handedOver || words == contract.BecomesPid1
 		if ending := parseEnding(words); ending != nil {
 			t.printed = ending
 		}
@@ -170,6 +181,15 @@ func (t *Timeline) kernelLine(text string, since time.Duration) {
 		t.mark(Init, since)
 	case strings.Contains(text, "Kernel panic"):
 		t.reason = text
+		if m := pid1Ended.FindStringSubmatch(text); m != nil && t.handedOver {
+			// The status of wait(2): the signal, or the exit status above 8 bits.
+			n, _ := strconv.ParseUint(m[1], 16, 32)
+			if signal := int(n & 0x7f); signal != 0 {
+				t.printed = &Ending{Result: Killed, Signal: contract.SignalName(signal)}
+			} else {
+				t.printed = &Ending{Result: Exited, Status: int(n >> 8 & 0xff)}
+			}
+		}
 	}
 }
 
@@ -211,6 +231,36 @@ func (t *Timeline) ServeReport(_ context.Context, c *vsock.Conn) {
 		t.reported = &Ending{Result: Killed, Signal: report.Signal}
 	default:
 		t.reported = &Ending{Result: Exited, Status: int(report.Status)}
+	}
+}
+
+// ServeLog serves the vsock port to which init sends the application's output, if its description names one.
+func (t *Timeline) ServeLog(_ context.Context, c *vsock.Conn) {
+	if c.Accept() != nil {
+		return
+	}
+	lines := bufio.NewScanner(c)
+	lines.Buffer(nil, contract.MaxLogLine+len("out +"))
+	for lines.Scan() {
+		e := Event{Event: Log}
+		line := lines.Text()
+		for _, mark := range []string{contract.LogOut, contract.LogErr, contract.LogInit} {
+			if rest, ok := strings.CutPrefix(line, mark); ok && rest != "" && (rest[0] == ' ' || rest[0] == '+') {
+				text := rest[1:]
+				e.Stream, e.Cut, e.Text = mark, rest[0] == '+', &text
+			}
+		}
+		if e.Text == nil {
+			e = Event{Event: string(machine.Parent), Text: new(string)}
+			*e.Text = fmt.Sprintf("invalid line in the enclave's log: %.40q", line)
+		}
+		t.mu.Lock()
+		e.Time = seconds(time.Since(t.on))
+		t.emit(e)
+		t.mu.Unlock()
+		if e.Event != Log {
+			return
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine"
 )
 
@@ -55,6 +56,16 @@ func TestEnding(t *testing.T) {
 		"kernel's line": {[]string{"[    0.200000] neb: exit status=0"}, nil, Ending{Result: NoStatus}},
 		"impossible": {[]string{"neb: exit status=256"}, nil,
 			Ending{Result: NoStatus, Reason: "exit status=256"}},
+		"note": {[]string{"neb: note: the clock is not kept"}, nil, Ending{Result: NoStatus}},
+		"PID 1 exited": {[]string{"neb: " + contract.BecomesPid1,
+			"[    0.200000] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300"}, nil,
+			Ending{Result: Exited, Status: 3}},
+		"PID 1 was killed": {[]string{"neb: " + contract.BecomesPid1,
+			"[    0.200000] Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000008b"}, nil,
+			Ending{Result: Killed, Signal: "SIGSEGV"}},
+		"init was killed": {[]string{"[    0.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300"},
+			nil, Ending{Result: NoStatus,
+				Reason: "[    0.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300"}},
 		"init failed": {[]string{"neb: exec /x: no such file"}, nil,
 			Ending{Result: NoStatus, Reason: "exec /x: no such file"}},
 		"panic": {[]string{"[    0.200000] Kernel panic - not syncing: VFS"}, nil,

@@ -30,6 +30,13 @@ var acts = map[string]func(arg string) string{
 	"env":  func(string) string { return fmt.Sprintf("%q", os.Environ()) },
 	"name": func(string) string { return fmt.Sprintf("%q", os.Args[0]) },
 	"say":  func(arg string) string { return fmt.Sprintf("%q", arg) },
+	"err":  func(arg string) string { fmt.Fprintln(os.Stderr, arg); return "ok" },
+	"pid":  func(string) string { return strconv.Itoa(os.Getpid()) },
+	"ids": func(string) string { // parent, group and session
+		sid, err := unix.Getsid(0)
+		return text(fmt.Sprint(os.Getppid(), unix.Getpgrp(), sid), err)
+	},
+	"fill": fill,
 	"id":   id,
 	"cwd":  func(string) string { d, err := os.Getwd(); return text(d, err) },
 	"stat": stat,
@@ -50,9 +57,13 @@ var acts = map[string]func(arg string) string{
 	"addlo":    func(string) string { return text("added", addLoopback()) },
 	"hostname": func(string) string { s, err := os.Hostname(); return text(s, err) },
 	"nsm":      func(string) string { return nsm("\x6bDescribeNSM", "module_id") },
-	"extend": func(string) string {
-		return nsm("\xa1\x69ExtendPCR\xa2\x65index\x10\x64data\x44test",
-			"ExtendPCR")
+	"extend": func(index string) string {
+		n, _ := strconv.Atoi(index) // up to 23: one byte in CBOR
+		question := "\xa1\x69ExtendPCR\xa2\x65index" + string(rune(n)) + "\x64data\x44test"
+		if nsm(question, "ReadOnlyIndex") == "true" {
+			return "ReadOnlyIndex"
+		}
+		return nsm(question, "ExtendPCR")
 	},
 	"year":    func(string) string { return strconv.Itoa(time.Now().Year()) },
 	"rss":     func(string) string { return field("/proc/1/status", "VmHWM:") },
@@ -194,6 +205,15 @@ func nsm(question, key string) string {
 		return unix.ErrnoName(errno)
 	}
 	return strconv.FormatBool(bytes.Contains(answer, []byte(key)))
+}
+
+// fill writes lines of 100 bytes to standard output, as many as arg says.
+func fill(arg string) string {
+	n, err := strconv.Atoi(arg)
+	for i := range n {
+		fmt.Printf("%099d\n", i)
+	}
+	return text("ok", err)
 }
 
 func field(name, key string) string {
