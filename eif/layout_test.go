@@ -12,8 +12,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 )
 
-// place moves the sections of a file: it writes them one after the other in the given order, with a gap before
-// each, and other bytes at the end. The header's table keeps its order. The checksum is of all bytes.
+// place moves the sections of a file: it writes them one after the other in the given order, with a gap
+// before each, and other bytes at the end. The header's table keeps its order. The checksum is of all bytes.
 func place(file []byte, order []int, gap, after int) []byte {
 	out := bytes.Clone(file[:eif.HeaderSize])
 	for _, i := range order {
@@ -51,9 +51,11 @@ func TestLayout(t *testing.T) {
 		file []byte
 		want string // a part of the only finding, or of the error
 	}{
-		{"gaps", place(straight, []int{0, 1, 2, 3, 4}, 64, 0), "64 bytes at byte 548, before the kernel section"},
+		{"gaps", place(straight, []int{0, 1, 2, 3, 4}, 64, 0),
+			"64 bytes at byte 548, before the kernel section"},
 		{"trailing bytes", place(straight, []int{0, 1, 2, 3, 4}, 0, 9), "9 bytes after the last section"},
-		{"metadata first", place(straight, []int{2, 0, 1, 3, 4}, 0, 0), "another order than in the header's table"},
+		{"metadata first", place(straight, []int{2, 0, 1, 3, 4}, 0, 0),
+			"another order than in the header's table"},
 		{"re-signed", resigned(), "99 bytes by the file's header, 15 by its own: nitro-cli sign-eif"},
 		{"ramdisks exchanged", place(straight, []int{0, 1, 2, 4, 3}, 0, 0), "other registers"},
 	} {
@@ -129,7 +131,8 @@ func TestRepairRejects(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer out.Close()
-		if _, err := eif.Repair(t.Context(), out, f); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := eif.Repair(t.Context(), out, f); err == nil || !strings.Contains(err.Error(),
+			test.want) {
 			t.Errorf("%s: error %v, want one with %q", name, err, test.want)
 		}
 	}
@@ -137,7 +140,8 @@ func TestRepairRejects(t *testing.T) {
 
 // TestPCIe: the registers of an image with the flags of a PCIe enclave have no PCR0, in JSON too.
 func TestPCIe(t *testing.T) {
-	for flags, want := range map[uint16]string{0x240: "pcie pcie-virtio", 0x341: "aarch64 pcie pcie-virtio 0x100"} {
+	for flags, want := range map[uint16]string{0x240: "pcie pcie-virtio",
+		0x341: "aarch64 pcie pcie-virtio 0x100"} {
 		file := small()
 		binary.BigEndian.PutUint16(file[6:], flags)
 		f, err := eif.Open(bytes.NewReader(file), int64(len(file)))

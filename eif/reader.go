@@ -20,8 +20,8 @@ type File struct {
 	CRC      uint32 // in the header; [File.CheckCRC] compares it with the content
 
 	// Layout lists where the sections do not lie as the specification has them: gaps, another order, bytes
-	// after the last, a size that Amazon's signer left. Hypervisor, QEMU and this package find the sections by
-	// the header's table, so that such a file starts; nitro-cli reads one section after the other.
+	// after the last, a size that Amazon's signer left. Hypervisor, QEMU and this package find the sections
+	// by the header's table, so that such a file starts; nitro-cli reads one section after the other.
 	Layout []error
 
 	r      io.ReaderAt
@@ -31,8 +31,8 @@ type File struct {
 
 // Open reads the structure of an Enclave Image File of size bytes: the header and the header of every
 // section, by the header's table. It rejects a file that breaks the specification in those, except by
-// [File.Layout]; the error lists all that is wrong. It does not look into the sections, and does not check the
-// checksum: [File.Measure] and [File.CheckCRC] do.
+// [File.Layout]; the error lists all that is wrong. It does not look into the sections, and does not check
+// the checksum: [File.Measure] and [File.CheckCRC] do.
 func Open(r io.ReaderAt, size int64) (*File, error) {
 	f, problems := Inspect(r, size)
 	return f, errors.Join(problems...)
@@ -130,8 +130,9 @@ func (f *File) section(i int) (Section, error) {
 				i, s.Type, length, ownSize)
 		}
 		// EifSigner::write_signature of aws-nitro-enclaves-image-format, its issue 54.
-		f.Layout = append(f.Layout, fmt.Errorf("the signature has %d bytes by the file's header, %d by its own: "+
-			"nitro-cli sign-eif leaves the old size when it replaces a signature", length, ownSize))
+		f.Layout = append(f.Layout,
+			fmt.Errorf("the signature has %d bytes by the file's header, %d by its own: "+
+				"nitro-cli sign-eif leaves the old size when it replaces a signature", length, ownSize))
 		length = ownSize
 	}
 	if room := f.end - s.Content(); length > uint64(room) {
@@ -148,10 +149,13 @@ func (f *File) layout() error {
 	inFile := slices.Clone(f.Sections)
 	slices.SortStableFunc(inFile, func(a, b Section) int { return cmp.Compare(a.Offset, b.Offset) })
 	measured := func(all []Section) []Section {
-		return slices.DeleteFunc(slices.Clone(all), func(s Section) bool { return s.Type == Meta || s.Type == Signature })
+		return slices.DeleteFunc(slices.Clone(all), func(s Section) bool {
+			return s.Type == Meta ||
+				s.Type == Signature
+		})
 	}
 	if !slices.Equal(measured(inFile), measured(f.Sections)) {
-		return errors.New("the header's table has kernel, command line and ramdisks in another order than the file: " +
+		return errors.New("kernel, command line and ramdisks are in another order in the header than in the file: " +
 			"nitro-cli computes other registers for it than the hypervisor")
 	}
 	add := func(format string, args ...any) { f.Layout = append(f.Layout, fmt.Errorf(format, args...)) }
@@ -275,8 +279,9 @@ type Pass struct {
 }
 
 // Measure reads the whole file once and computes its registers, its checksum and the digest of each section.
-// PCR0 is zero for a file of a PCIe enclave, see [Header.PCIe]. PCR8 is that of the certificate in the signature section, if there is one. If the signature cannot be read,
-// Measure returns an error and the other registers. It fails with the cause of ctx once ctx is done.
+// PCR0 is zero for a file of a PCIe enclave, see [Header.PCIe]. PCR8 is that of the certificate in the
+// signature section, if there is one. If the signature cannot be read, Measure returns an error and the other
+// registers. It fails with the cause of ctx once ctx is done.
 func (f *File) Measure(ctx context.Context) (*Pass, error) {
 	m := newMeter(nil)
 	crcs := make([]uint32, 0, len(f.Sections))

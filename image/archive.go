@@ -19,8 +19,8 @@ type Unpacker struct {
 	spooled body     // where the next one goes
 }
 
-// Unpacker returns one that puts entries at the root. Bodies may stay in file, which must not be closed before
-// the tree.
+// Unpacker returns one that puts entries at the root. Bodies may stay in file, which must not be closed
+// before the tree.
 func (t *Tree) Unpacker(file *os.File) (*Unpacker, error) {
 	t.layers++
 	place, err := t.from(bodies{file: file})

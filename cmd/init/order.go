@@ -11,8 +11,8 @@ import (
 )
 
 // loadOrder returns the modules that nitro-cli's list names, or none without a list: kernels of distributions
-// have drivers that an enclave needs as modules. (What nitro-cli 2.0 will write is only proposed: pull request 52
-// of aws-nitro-enclaves-sdk-bootstrap.)
+// have drivers that an enclave needs as modules. (What nitro-cli 2.0 will write is only proposed: pull
+// request 52 of aws-nitro-enclaves-sdk-bootstrap.)
 func loadOrder() ([]string, error) {
 	text, err := readFile(contract.LoadOrderPath, contract.MaxSize)
 	if err == unix.ENOENT {

@@ -23,9 +23,10 @@ func newEIFCheckCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check EIF",
 		Short: "Check whether an enclave would start from an Enclave Image File",
-		Long: `Look for what keeps an enclave from starting, in an Enclave Image File of any origin: the file itself,
-the kernel and its command line, PID 1, and the application's command, interpreter, libraries and user. neb
-prints each finding with its severity, its code and what to do. The exit status is 1 if one is an error.
+		Long: `Look for what keeps an enclave from starting, in an Enclave Image File of any origin: the file
+itself, the kernel and its command line, PID 1, and the application's command, interpreter, libraries and
+user. neb prints each finding with its severity, its code and what to do. The exit status is 1 if one is an
+error.
 
 'neb eif build' checks the same before it writes a file.`,
 		Example: "  neb eif check hello.eif --memory 512",
@@ -50,7 +51,8 @@ prints each finding with its severity, its code and what to do. The exit status 
 				return f.Severity == preflight.Error
 			})
 			if asJSON {
-				report := eifCheckReport{starts, checked.Memory, append([]preflight.Finding{}, checked.Findings...)}
+				report := eifCheckReport{starts, checked.Memory, append([]preflight.Finding{},
+					checked.Findings...)}
 				if err := printJSON(s, report); err != nil {
 					return err
 				}

@@ -11,7 +11,8 @@ import (
 func TestCheck(t *testing.T) {
 	f := newEIFFiles(t)
 	output := f.path("x.eif")
-	args := []string{"eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs", f.path("blobs"),
+	args := []string{"eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs",
+		f.path("blobs"),
 		"--nsm=", "--output", output, "--cmd", "/none", "--user", "nobody"}
 	status, out, errs := command(args...)
 	for _, want := range []string{
@@ -33,7 +34,8 @@ func TestCheck(t *testing.T) {
 		!strings.Contains(errs, `invalid --allow "none"`) {
 		t.Errorf("status %d: %s", status, errs)
 	}
-	if status, _, errs := command(append(args, "--allow", "command-missing", "--allow", "user-unknown")...); status != 0 ||
+	if status, _, errs := command(append(args, "--allow", "command-missing", "--allow",
+		"user-unknown")...); status != 0 ||
 		!strings.Contains(errs, "MiB of memory") {
 		t.Fatalf("status %d: %s", status, errs)
 	}
@@ -52,7 +54,8 @@ func TestCheck(t *testing.T) {
 	}
 	good, _ := f.build(t, "good.eif", "--cmd", "/hello")
 	status, out, errs = command("eif", "check", good)
-	if status != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, "needs at least") || errs != "" {
+	if status != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, "needs at least") ||
+		errs != "" {
 		t.Errorf("status %d: %s%s", status, out, errs)
 	}
 }

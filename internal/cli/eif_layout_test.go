@@ -13,8 +13,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 )
 
-// TestLayoutCommands runs each command on a file with a gap before its first section, and on one with the size
-// in the header that nitro-cli sign-eif leaves.
+// TestLayoutCommands runs each command on a file with a gap before its first section, and on one with the
+// size in the header that nitro-cli sign-eif leaves.
 func TestLayoutCommands(t *testing.T) {
 	f := newEIFFiles(t)
 	path, pcrs := f.build(t, "s.eif", "--cmd", "/hello", "--signing-certificate", f.path("cert.pem"),
@@ -52,7 +52,8 @@ func TestLayoutCommands(t *testing.T) {
 				{[]string{"verify", odd}, 1, true},
 				{[]string{"diff", odd, path}, 1, true},
 				{[]string{"extract", odd, "--list"}, 0, false},
-				{[]string{"sign", odd, "--signing-certificate", f.path("cert.pem"), "--private-key", f.path("key.pem")},
+				{[]string{"sign", odd, "--signing-certificate", f.path("cert.pem"), "--private-key",
+					f.path("key.pem")},
 					0, false},
 				{[]string{"repair", odd}, 0, false},
 			} {
@@ -73,7 +74,8 @@ func TestLayoutCommands(t *testing.T) {
 					continue
 				}
 				var info struct{ Measurements map[string]string }
-				if err := json.Unmarshal([]byte(out), &info); err != nil || !maps.Equal(info.Measurements, pcrs) {
+				if err := json.Unmarshal([]byte(out), &info); err != nil || !maps.Equal(info.Measurements,
+					pcrs) {
 					t.Errorf("repair prints %s, the registers were %v", out, pcrs)
 				}
 				if !bytes.Equal(readFile(t, odd), straight) {
@@ -103,7 +105,8 @@ func TestPCIeCommands(t *testing.T) {
 		{[]string{"describe", path}, 0, `"pcie pcie-virtio 0x100"`},
 		{[]string{"verify", path, "--pcr0", pcrs["PCR0"]}, 1, "the file does not show it"},
 		{[]string{"policy", path, "--pcr", "0"}, 1, "PCIe"},
-		{[]string{"sign", path, "--signing-certificate", f.path("cert.pem"), "--private-key", f.path("key.pem")},
+		{[]string{"sign", path, "--signing-certificate", f.path("cert.pem"), "--private-key",
+			f.path("key.pem")},
 			1, "PCIe"},
 		{[]string{"repair", path}, 1, "PCIe"},
 	} {

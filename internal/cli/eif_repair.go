@@ -15,9 +15,9 @@ func newEIFRepairCommand(s streams) *cobra.Command {
 	return &cobra.Command{
 		Use:   "repair EIF",
 		Short: "Write the sections of an Enclave Image File anew, as the format has them",
-		Long: `Rewrite an Enclave Image File in place, atomically: its sections one after the other in the order of
-its header, without gaps and bytes after them, and with the right sizes and checksum in the header. This mends
-what nitro-cli sign-eif writes when it replaces a signature by one of another length.
+		Long: `Rewrite an Enclave Image File in place, atomically: its sections one after the other in the
+order of its header, without gaps and bytes after them, and with the right sizes and checksum in the header.
+This mends what nitro-cli sign-eif writes when it replaces a signature by one of another length.
 
 The sections do not change, so that the measurements and a signature stay the same. neb compares them, and
 prints them in the form of nitro-cli.`,

@@ -16,10 +16,11 @@ type Account struct {
 // MaxKernelID is the kernel's largest number of a user or group: the next one means none.
 const MaxKernelID = 1<<32 - 2
 
-// FindAccount finds USER or USER:GROUP, names or numbers, in the text of an image's /etc/passwd and /etc/group,
-// by the rule of GetExecUser in moby/sys/user: what is written as a number is a number, and never a name; the
-// first line that fits counts; a number need not be in the files, a name must; what is empty is 0, with the
-// group of its line. The groups that have the user as a member are his, unless the group is given.
+// FindAccount finds USER or USER:GROUP, names or numbers, in the text of an image's /etc/passwd and
+// /etc/group, by the rule of GetExecUser in moby/sys/user: what is written as a number is a number, and never
+// a name; the first line that fits counts; a number need not be in the files, a name must; what is empty is
+// 0, with the group of its line. The groups that have the user as a member are his, unless the group is
+// given.
 func FindAccount(spec, passwd, group string) (Account, error) {
 	user, grp, _ := strings.Cut(spec, ":")
 	if user == "" {

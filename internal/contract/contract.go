@@ -30,7 +30,8 @@ const (
 	NSMPath     = "/nsm.ko"      // first ramdisk: the driver of the Nitro Secure Module; optional
 	Dir         = "/neb"         // both: a directory, before what it holds
 	ModulesPath = "/neb/modules" // first ramdisk: the [Modules], mode 0644; optional
-	// LoadOrderPath is nitro-cli's list of modules, one a line: first ramdisk, optional, read without ModulesPath.
+	// LoadOrderPath is nitro-cli's list of modules, one a line: first ramdisk, optional, read without
+	// ModulesPath.
 	LoadOrderPath = "/modules_load_order"
 
 	ModuleDir    = "/neb/lib"      // first ramdisk: modules that [Modules] names

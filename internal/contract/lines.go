@@ -2,7 +2,8 @@ package contract
 
 import "strings"
 
-// Lines returns the lines of one of nitro-cli's files, [CmdPath] and [EnvPath]. Like C strings, they end at a NUL byte.
+// Lines returns the lines of one of nitro-cli's files, [CmdPath] and [EnvPath]. Like C strings, they end at a
+// NUL byte.
 func Lines(s string) []string {
 	if s == "" {
 		return nil

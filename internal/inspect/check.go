@@ -29,8 +29,8 @@ type Checked struct {
 	Memory   int64 // that the enclave needs to start, in bytes
 }
 
-// Check returns what keeps an enclave from starting from an EIF, and what else is worth knowing about it: what
-// [Inspect] finds, and what package preflight finds in its ramdisks.
+// Check returns what keeps an enclave from starting from an EIF, and what else is worth knowing about it:
+// what [Inspect] finds, and what package preflight finds in its ramdisks.
 func Check(ctx context.Context, path string, needs Needs) (*Checked, error) {
 	r, closer, err := ReadFile(ctx, path, time.Now())
 	if err != nil {
@@ -56,8 +56,10 @@ func Check(ctx context.Context, path string, needs Needs) (*Checked, error) {
 	}
 	c.Memory = r.Memory
 	if needs.Memory > 0 && needs.Memory < c.Memory {
-		add(preflight.Find(preflight.Memory, "it has %d MiB, and needs at least %d MiB: the EIF has %d bytes, "+
-			"and its ramdisks %d names and %d pages", needs.Memory>>20, c.Memory>>20, info.Size(), r.Usage.Inodes, r.Usage.Pages))
+		add(preflight.Find(preflight.Memory,
+			"it has %d MiB, and needs at least %d MiB: the EIF has %d bytes, "+
+				"and its ramdisks %d names and %d pages", needs.Memory>>20, c.Memory>>20, info.Size(),
+			r.Usage.Inodes, r.Usage.Pages))
 	}
 	cmdline, _ := f.Cmdline()
 	release := ""
@@ -153,11 +155,13 @@ func checkTree(tree *image.Tree, arch, release, cmdline, config string) ([]prefl
 		app.Reference = true
 		app.About = contract.Description{Cmd: contract.Lines(command), Env: contract.Lines(environment)}
 		if len(app.About.Cmd) == 0 {
-			return append(found, preflight.Find(preflight.CommandMissing, "%s is empty", contract.CmdPath)), nil
+			return append(found, preflight.Find(preflight.CommandMissing, "%s is empty", contract.CmdPath)),
+				nil
 		}
 	}
 	if e, ok := tree.Lookup(strings.TrimPrefix(contract.RootPath, "/")); !ok || !e.IsDir() {
-		return unchecked("there is no directory %s: PID 1 alone decides where the application is", contract.RootPath)
+		return unchecked("there is no directory %s: PID 1 alone decides where the application is",
+			contract.RootPath)
 	}
 	var err error
 	if app.Root, err = tree.Sub(strings.TrimPrefix(contract.RootPath, "/")); err != nil {

@@ -15,10 +15,10 @@ import (
 // maxKernel is larger than any kernel, in bytes uncompressed.
 const maxKernel = 256 << 20
 
-// unwrap returns the Image in an EFI zboot kernel, as distributions ship them for aarch64, with the text_offset
-// that Nitro's loader needs; or r itself, if that is no such kernel. Only EFI firmware starts the wrapper. Its
-// header has "zimg" at byte 4, offset and size of the payload from byte 8 on, and the name of the compression at
-// byte 24 (drivers/firmware/efi/libstub/zboot-header.S of the kernel source).
+// unwrap returns the Image in an EFI zboot kernel, as distributions ship them for aarch64, with the
+// text_offset that Nitro's loader needs; or r itself, if that is no such kernel. Only EFI firmware starts the
+// wrapper. Its header has "zimg" at byte 4, offset and size of the payload from byte 8 on, and the name of
+// the compression at byte 24 (drivers/firmware/efi/libstub/zboot-header.S of the kernel source).
 func unwrap(r *io.SectionReader) (*io.SectionReader, error) {
 	head := make([]byte, 32)
 	if _, err := r.ReadAt(head, 0); err != nil || string(head[:2]) != "MZ" || string(head[4:8]) != "zimg" {
@@ -26,8 +26,9 @@ func unwrap(r *io.SectionReader) (*io.SectionReader, error) {
 	}
 	at, size := int64(binary.LittleEndian.Uint32(head[8:])), int64(binary.LittleEndian.Uint32(head[12:]))
 	if at+size > r.Size() {
-		return nil, fmt.Errorf("the EFI zboot kernel is truncated: its payload ends at byte %d, the file has %d bytes",
-			at+size, r.Size())
+		return nil,
+			fmt.Errorf("the EFI zboot kernel is truncated: its payload ends at byte %d, the file has %d bytes",
+				at+size, r.Size())
 	}
 	name := strings.TrimRight(string(head[24:]), "\x00")
 	in, err := compression.Open(io.NewSectionReader(r, at, size), size)

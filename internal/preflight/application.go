@@ -18,7 +18,7 @@ type Application struct {
 	Arch      string // of the enclave
 	Root      *image.Tree
 	About     contract.Description
-	Reference bool   // init follows nitro-cli's rules: the user is root, a script without #! goes to the shell
+	Reference bool   // nitro-cli's rules: the user is root, a script without #! goes to the shell
 	Config    string // of the kernel; "" if it is not known
 }
 
@@ -30,7 +30,8 @@ const (
 
 // Check returns what keeps the application from starting, and what it may miss.
 func (a *Application) Check() []Finding {
-	c := checker{root: a.Root, arch: a.Arch, config: a.Config, env: a.About.Env, cwd: "/", reference: a.Reference}
+	c := checker{root: a.Root, arch: a.Arch, config: a.Config, env: a.About.Env, cwd: "/",
+		reference: a.Reference}
 	for _, v := range a.About.Env {
 		if i := strings.IndexByte(v, '='); i < 1 {
 			c.add(EnvMalformed, "Env has %.100q", v)
@@ -149,8 +150,8 @@ func (c *checker) absolute(name string) string {
 	return strings.TrimRight(c.cwd, "/") + "/" + name
 }
 
-// may reports whether the application's user has a permission (4 read, 1 execute) for a file. Root may execute
-// what anyone may.
+// may reports whether the application's user has a permission (4 read, 1 execute) for a file. Root may
+// execute what anyone may.
 func (c *checker) may(e *image.Entry, bit uint32) bool {
 	a := c.account
 	switch {
@@ -240,7 +241,8 @@ func (c *checker) command(name string) {
 	}
 	switch at := c.absolute(all[0]); {
 	case len(all) > 1:
-		c.add(CommandMissing, "the command %.200q is in none of the directories of PATH: not found as %.2000s",
+		c.add(CommandMissing,
+			"the command %.200q is in none of the directories of PATH: not found as %.2000s",
 			name, quoted(all))
 	case isMounted(at):
 		c.add(CommandMissing, "the command %.200q is in a directory where init mounts a file system", name)
@@ -301,12 +303,12 @@ func (c *checker) program(at, real string, e *image.Entry, depth int) []Finding 
 		if e, real, ok := c.stat(shell); ok && c.executable(shell, real, e) == nil {
 			return nil
 		}
-		return []Finding{Find(CommandFormat, "%.200q is neither an ELF program nor begins with #!, "+
-			"and the tree has no /bin/sh to run it", at)}
+		return only(CommandFormat, "%.200q is neither an ELF program nor begins with #!, "+
+			"and the tree has no /bin/sh to run it", at)
 	case len(head) == 0:
-		return []Finding{Find(CommandFormat, "%.200q is empty", at)}
+		return only(CommandFormat, "%.200q is empty", at)
 	}
-	return []Finding{Find(CommandFormat, "%.200q is neither an ELF program nor begins with #!: found %.16q", at, head)}
+	return only(CommandFormat, "%.200q is neither an ELF program nor begins with #!: found %.16q", at, head)
 }
 
 // script checks the interpreter of a script. line is its first line without #!, and what follows in the bytes
@@ -318,20 +320,20 @@ func (c *checker) script(at, line string, depth int) []Finding {
 	argument = strings.Trim(argument, " ")
 	switch {
 	case strings.HasSuffix(line, "\r"):
-		return []Finding{Find(ScriptCRLF, "%.200q: its first line is %.200q", at, "#!"+line)}
+		return only(ScriptCRLF, "%.200q: its first line is %.200q", at, "#!"+line)
 	case name == "":
-		return []Finding{Find(ScriptInterpreter, "%.200q: its first line names no interpreter", at)}
+		return only(ScriptInterpreter, "%.200q: its first line names no interpreter", at)
 	case depth >= maxDepth:
-		return []Finding{Find(ScriptInterpreter, "%.200q: more than %d scripts are each other's interpreters",
-			at, maxDepth)}
+		return only(ScriptInterpreter, "%.200q: more than %d scripts are each other's interpreters",
+			at, maxDepth)
 	}
 	full := c.absolute(name)
 	e, real, ok := c.stat(full)
 	if !ok {
-		return []Finding{Find(ScriptInterpreter, "%.200q: its interpreter %.200q is not in the tree", at, name)}
+		return only(ScriptInterpreter, "%.200q: its interpreter %.200q is not in the tree", at, name)
 	}
 	if f := c.executable(full, real, e); f != nil {
-		return []Finding{Find(ScriptInterpreter, "%.200q: its interpreter: %s", at, f.Text)}
+		return only(ScriptInterpreter, "%.200q: its interpreter: %s", at, f.Text)
 	}
 	found := c.program(full, real, e, depth+1)
 	if path.Base(name) == "env" && len(found) == 0 {
@@ -370,7 +372,7 @@ func (c *checker) viaEnv(at, word string) []Finding {
 			return c.program(full, real, e, maxDepth-1)
 		}
 	}
-	return []Finding{Find(ScriptInterpreter, "%.200q: env finds no %.200q along PATH", at, word)}
+	return only(ScriptInterpreter, "%.200q: env finds no %.200q along PATH", at, word)
 }
 
 // CheckPID1 returns why the kernel cannot start PID 1 from the tree that the ramdisks make. name is /init, or
@@ -381,7 +383,7 @@ func CheckPID1(root *image.Tree, arch, name, config string) []Finding {
 	e, real, ok := c.stat(name)
 	switch {
 	case !ok:
-		return []Finding{Find(InitUnusable, "the ramdisks have no %.200q", name)}
+		return only(InitUnusable, "the ramdisks have no %.200q", name)
 	case c.executable(name, real, e) != nil:
 		found = []Finding{*c.executable(name, real, e)}
 	default:

@@ -19,7 +19,8 @@ func TestCodesAreDocumented(t *testing.T) {
 	table, _, _ := strings.Cut(rest, "\n\n")
 	var want []string
 	for _, k := range Codes {
-		want = append(want, "| `"+string(k.Code)+"` | "+string(k.Severity)+" | "+k.Meaning+" | "+k.Remedy+" |")
+		want = append(want,
+			"| `"+string(k.Code)+"` | "+string(k.Severity)+" | "+k.Meaning+" | "+k.Remedy+" |")
 	}
 	if text := strings.Join(want, "\n"); table != text {
 		t.Errorf("docs/check.md has\n%s\nwant\n%s", table, text)

@@ -39,8 +39,8 @@ type program struct {
 }
 
 // parse reads the program headers and the dynamic section of an ELF file, as fs/binfmt_elf.c and the dynamic
-// loaders do: by the program headers alone. Of a 32-bit file it reads the machine only. What is out of bounds is
-// an error.
+// loaders do: by the program headers alone. Of a 32-bit file it reads the machine only. What is out of bounds
+// is an error.
 func (c *checker) parse(e *image.Entry) (*program, error) {
 	le := binary.LittleEndian
 	head := c.read(e, 0, 64)
@@ -60,7 +60,8 @@ func (c *checker) parse(e *image.Entry) (*program, error) {
 	}
 	size, count := int64(le.Uint16(head[54:])), int64(le.Uint16(head[56:]))
 	if size != 56 || count == 0 || size*count > maxHeaders {
-		return nil, fmt.Errorf("its ELF header has %d program headers of %d bytes: the kernel rejects it", count, size)
+		return nil, fmt.Errorf("its ELF header has %d program headers of %d bytes: the kernel rejects it",
+			count, size)
 	}
 	headers := c.read(e, int64(le.Uint64(head[32:])), size*count)
 	if int64(len(headers)) < size*count {
@@ -70,7 +71,8 @@ func (c *checker) parse(e *image.Entry) (*program, error) {
 	var loads []segment
 	var dynamic []byte
 	for ; len(headers) > 0; headers = headers[size:] {
-		s := segment{int64(le.Uint64(headers[8:])), int64(le.Uint64(headers[16:])), int64(le.Uint64(headers[32:]))}
+		s := segment{int64(le.Uint64(headers[8:])), int64(le.Uint64(headers[16:])),
+			int64(le.Uint64(headers[32:]))}
 		if s.at < 0 || s.size < 0 || s.at+s.size < s.at {
 			return nil, fmt.Errorf("its program headers are out of range")
 		}
@@ -152,22 +154,22 @@ func cString(b []byte) string {
 func (c *checker) elf(at, real string, e *image.Entry) []Finding {
 	p, err := c.parse(e)
 	if err != nil {
-		return []Finding{Find(CommandFormat, "%.200q: %v", at, err)}
+		return only(CommandFormat, "%.200q: %v", at, err)
 	}
 	want, _ := arch.Lookup(c.arch)
 	if elf.Machine(p.machine) != want.ELF || !p.wide {
 		if c.compatible(p) {
 			return nil
 		}
-		return []Finding{Find(CommandArch, "%.200q is for %v, the enclave is for %v", at,
-			elf.Machine(p.machine), want.ELF)}
+		return only(CommandArch, "%.200q is for %v, the enclave is for %v", at,
+			elf.Machine(p.machine), want.ELF)
 	}
 	switch kind := elf.Type(p.kind); {
 	case kind != elf.ET_EXEC && kind != elf.ET_DYN:
-		return []Finding{Find(CommandFormat, "%.200q is an ELF file of type %v, not a program", at, kind)}
+		return only(CommandFormat, "%.200q is an ELF file of type %v, not a program", at, kind)
 	case p.end > e.Size:
-		return []Finding{Find(CommandFormat, "%.200q is cut: its segments end at byte %d, it has %d bytes", at, p.end,
-			e.Size)}
+		return only(CommandFormat, "%.200q is cut: its segments end at byte %d, it has %d bytes", at, p.end,
+			e.Size)
 	case p.loader == "":
 		return nil
 	}
@@ -175,14 +177,14 @@ func (c *checker) elf(at, real string, e *image.Entry) []Finding {
 	le, realLoader, ok := c.stat(full)
 	switch {
 	case !ok:
-		return []Finding{Find(LoaderMissing, "%.200q needs the loader %.200q, which is not in the tree", at, p.loader)}
+		return only(LoaderMissing, "%.200q needs the loader %.200q, which is not in the tree", at, p.loader)
 	case le.IsDir() || !c.may(le, 1):
-		return []Finding{Find(LoaderMissing, "%.200q needs the loader %.200q, which user %s may not execute", at,
-			p.loader, c.who())}
+		return only(LoaderMissing, "%.200q needs the loader %.200q, which user %s may not execute", at,
+			p.loader, c.who())
 	}
 	if lp, err := c.parse(le); err != nil || lp.machine != p.machine || !lp.wide {
-		return []Finding{Find(LoaderMissing, "%.200q needs the loader %.200q, which is no loader for %v", at, p.loader,
-			want.ELF)}
+		return only(LoaderMissing, "%.200q needs the loader %.200q, which is no loader for %v", at, p.loader,
+			want.ELF)
 	}
 	return c.libraries(at, real, p, realLoader)
 }
@@ -240,7 +242,8 @@ func (c *checker) libraries(at, real string, p *program, loader string) []Findin
 	case strings.HasPrefix(base, "ld-linux"):
 		tuple := c.arch + "-linux-gnu"
 		files := 0
-		l.defaults = append(c.ldConf("/etc/ld.so.conf", &files), path.Dir(p.loader), path.Dir(loader), "/lib/"+tuple,
+		l.defaults = append(c.ldConf("/etc/ld.so.conf", &files), path.Dir(p.loader), path.Dir(loader),
+			"/lib/"+tuple,
 			"/usr/lib/"+tuple, "/lib64", "/usr/lib64", "/lib", "/usr/lib")
 		l.readCache()
 	default:
@@ -275,7 +278,8 @@ func (c *checker) libraries(at, real string, p *program, loader string) []Findin
 				if o.at != at {
 					by = fmt.Sprintf(", through %.200q,", o.at)
 				}
-				found = append(found, Find(LibraryMissing, "%.200q%s needs %.200q, which the loader %.200q does not find",
+				found = append(found, Find(LibraryMissing,
+					"%.200q%s needs %.200q, which the loader %.200q does not find",
 					at, by, name, p.loader))
 			}
 		}

@@ -86,10 +86,12 @@ var Codes = []Kind{
 	{Layout, Warning, "the sections lie elsewhere than the format has them", "neb eif repair"},
 	{PCIe, Warning, "the image is of a PCIe enclave: its PCR0 and its disk cannot be checked",
 		"nothing, if that is intended"},
-	{Checksum, Error, "the checksum is wrong: the file is truncated or changed", "copy or build the file again"},
+	{Checksum, Error, "the checksum is wrong: the file is truncated or changed",
+		"copy or build the file again"},
 	{Kernel, Error, "the kernel is not in a form that boots on Nitro",
 		"use a bzImage (x86_64) or an uncompressed Image (aarch64)"},
-	{Cmdline, Error, "the command line cannot be read, or is invalid", "build the file with another command line"},
+	{Cmdline, Error, "the command line cannot be read, or is invalid",
+		"build the file with another command line"},
 	{Ramdisk, Error, "the kernel cannot unpack a ramdisk", "write the ramdisk anew"},
 	{Metadata, Error, "nitro-cli cannot read the metadata, and ends the enclave", "build the file anew"},
 	{Signature, Error, "the signature or its certificate is invalid, or not valid now",
@@ -122,15 +124,18 @@ var Codes = []Kind{
 		"use the driver that was built with the kernel"},
 	{KernelFeature, Warning, "a program of the image needs a feature that the kernel lacks",
 		"build the kernel with the option: neb build kernel --config-fragment"},
-	{KernelLinker, Warning, "the kernel was linked with LLD: such kernels were reported not to start on Nitro",
+	{KernelLinker, Warning,
+		"the kernel was linked with LLD: such kernels were reported not to start on Nitro",
 		"link it with GNU ld"},
-	{TextOffset, Warning, "Nitro's loader places an Image (aarch64) at the address in its header, and nothing runs at 0",
+	{TextOffset, Warning,
+		"Nitro's loader places an Image (aarch64) at the address in its header, and nothing runs at 0",
 		"write 0x200000 as text_offset, eight bytes little-endian at byte 8; neb build does"},
 	{RootOption, Warning, "the command line names a root file system, which enclaves do not have",
 		"remove root= from the command line"},
 	{KASLR, Note, "the kernel places itself at a random address, which no kernel of Amazon's does",
 		"if it does not start on Nitro, try nokaslr on the command line"},
-	{Memory, Error, "the enclave needs more memory than it is given", "give it more memory, or use an erofs root"},
+	{Memory, Error, "the enclave needs more memory than it is given",
+		"give it more memory, or use an erofs root"},
 	{Unchecked, Note, "a part was not checked", "nothing, if that is expected"},
 }
 
@@ -142,6 +147,11 @@ func Find(code Code, format string, args ...any) Finding {
 		}
 	}
 	panic("preflight: no such code: " + string(code))
+}
+
+// only returns one finding.
+func only(code Code, format string, args ...any) []Finding {
+	return []Finding{Find(code, format, args...)}
 }
 
 // Failed is the error for findings that end a build.

@@ -30,9 +30,11 @@ func TestHostile(t *testing.T) {
 		tree files
 		want Code // of the last finding
 	}{
-		{"10,000 libraries that are missing", files{"app": needs(many...), glibc[1:]: library}, LibraryMissing},
+		{"10,000 libraries that are missing", files{"app": needs(many...), glibc[1:]: library},
+			LibraryMissing},
 		{"10,000 libraries by a long path", files{"app": binary64{loader: glibc, needed: many,
-			runpath: strings.Repeat("/a/long/directory/that/nothing/has:", 3000)}.String(), glibc[1:]: library},
+			runpath: strings.Repeat("/a/long/directory/that/nothing/has:", 3000)}.String(),
+			glibc[1:]: library},
 			LibraryMissing},
 		{"200 libraries that need 10,000 each", ring, Unchecked},
 	} {
@@ -51,14 +53,16 @@ func TestHostile(t *testing.T) {
 func FuzzProgram(f *testing.F) {
 	f.Add([]byte(static))
 	f.Add([]byte(needs("a.so", "b.so")))
-	f.Add([]byte(binary64{loader: musl, needed: []string{"a.so"}, rpath: "$ORIGIN:$LIB", runpath: "x:"}.String()))
+	f.Add([]byte(binary64{loader: musl, needed: []string{"a.so"}, rpath: "$ORIGIN:$LIB",
+		runpath: "x:"}.String()))
 	f.Add([]byte("#!/usr/bin/env -S a b\r\n"))
 	f.Add([]byte("#!\x00"))
 	f.Fuzz(func(t *testing.T, program []byte) {
 		tree := image.NewTree(t.TempDir(), image.Limits{})
 		defer tree.Close()
 		for _, name := range []string{"app", "lib/a.so", glibc[1:], musl[1:], "usr/bin/env"} {
-			if err := tree.Put(&image.Entry{Path: name, Mode: initramfs.TypeFile | 0o755}, program); err != nil {
+			if err := tree.Put(&image.Entry{Path: name, Mode: initramfs.TypeFile | 0o755},
+				program); err != nil {
 				t.Fatal(err)
 			}
 		}

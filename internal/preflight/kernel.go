@@ -41,7 +41,8 @@ func (c *checker) features() {
 		for _, name := range f.programs {
 			for _, dir := range strings.Split(dockerPath, ":") {
 				if _, _, ok := c.stat(dir + "/" + name); ok {
-					c.add(KernelFeature, "%s/%s needs %s, and the kernel has no %s", dir, name, f.what, f.option)
+					c.add(KernelFeature, "%s/%s needs %s, and the kernel has no %s", dir, name, f.what,
+						f.option)
 					break programs
 				}
 			}
@@ -56,8 +57,8 @@ func enabled(config, option string) bool {
 
 var rootOption = regexp.MustCompile(`(^| )root=\S+`)
 
-// CheckKernel returns what is odd about a kernel of size bytes in the form that its architecture boots, and about
-// its command line. config is the text of its configuration, or "" if that is not known.
+// CheckKernel returns what is odd about a kernel of size bytes in the form that its architecture boots, and
+// about its command line. config is the text of its configuration, or "" if that is not known.
 func CheckKernel(r io.ReaderAt, size int64, archName, cmdline, config string) (found []Finding) {
 	if banner := linkedBy(r, size, archName); banner != "" {
 		found = append(found, Find(KernelLinker, "its banner says %.200q", banner))
@@ -65,7 +66,8 @@ func CheckKernel(r io.ReaderAt, size int64, archName, cmdline, config string) (f
 	var offset [8]byte
 	if _, err := r.ReadAt(offset[:], 8); err == nil && archName == arch.AArch64 {
 		if n := binary.LittleEndian.Uint64(offset[:]); n != kernel.TextOffset {
-			found = append(found, Find(TextOffset, "its text_offset is %#x, expected %#x", n, kernel.TextOffset))
+			found = append(found, Find(TextOffset, "its text_offset is %#x, expected %#x", n,
+				kernel.TextOffset))
 		}
 	}
 	// The reference for aarch64 has root=/dev/ram0, which has no effect beside a ramdisk with /init.
@@ -85,8 +87,8 @@ const maxKernel = 256 << 20
 var lld = regexp.MustCompile(`Linux version [0-9][^\x00\n]{0,250}[ (,]LLD [0-9][^\x00\n)]{0,60}`)
 
 // linkedBy returns the banner of a kernel that LLD linked (init/version-timestamp.c; scripts/mkcompile_h of
-// older kernels), or "". It is in the kernel itself, which a bzImage has compressed; one that is compressed in a
-// form that package compression does not read is passed over.
+// older kernels), or "". It is in the kernel itself, which a bzImage has compressed; one that is compressed
+// in a form that package compression does not read is passed over.
 func linkedBy(r io.ReaderAt, size int64, archName string) string {
 	var in io.Reader = io.NewSectionReader(r, 0, size)
 	if archName == arch.X86_64 {

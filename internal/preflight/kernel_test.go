@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	gnuBanner = "Linux version 6.12.117 (neb@neb) (gcc (Debian 14.2.0) 14.2.0, GNU ld (GNU Binutils for Debian) 2.44) #1 SMP"
+	gnuBanner = "Linux version 6.12.117 (neb@neb) (gcc (Debian 14.2.0) 14.2.0, GNU ld (GNU Binutils) 2.44) #1 SMP"
 	lldBanner = "Linux version 6.6.30 (b@h) (clang version 17.0.6, LLD 17.0.6) #1 SMP"
 )
 
@@ -40,7 +40,8 @@ func TestCheckKernel(t *testing.T) {
 	}{
 		{"GNU ld", arch.X86_64, "console=ttyS0", "", bzImage(t, gnuBanner), nil},
 		{"LLD", arch.X86_64, "console=ttyS0", "", bzImage(t, lldBanner), []Code{KernelLinker}},
-		{"LLD, aarch64", arch.AArch64, "console=ttyS0", "", []byte(placed + strings.Repeat("x", 1<<20-40) + lldBanner),
+		{"LLD, aarch64", arch.AArch64, "console=ttyS0", "", []byte(placed + strings.Repeat("x",
+			1<<20-40) + lldBanner),
 			[]Code{KernelLinker}},
 		{"an Image at 0", arch.AArch64, "", "", make([]byte, 100), []Code{TextOffset}},
 		{"an Image in its place", arch.AArch64, "", "", []byte(placed), nil},
@@ -82,7 +83,8 @@ func TestMemory(t *testing.T) {
 		{"a small enclave", usage(10, 1000), 9 * mib, 56, 128},
 		{"80,000 small files", usage(80_000, 100), 32 * mib, 650, 760},
 		{"a large file", usage(1, 500*mib), 509 * mib, 2036, 2036},
-		{"a compressed ramdisk of a large file", Usage{Ramdisks: 50 * mib, Pages: 128_000, Inodes: 1}, 59 * mib,
+		{"a compressed ramdisk of a large file", Usage{Ramdisks: 50 * mib, Pages: 128_000, Inodes: 1},
+			59 * mib,
 			1090, 1200},
 	} {
 		if got := c.usage.LeastMemory(c.eif) / mib; got < c.least || got > c.most {

@@ -45,8 +45,8 @@ const (
 )
 
 // LeastMemory returns the memory that an enclave needs to start, in bytes and whole MiB: at least four times
-// the size of the EIF, below which nitro-cli refuses it, and what the kernel needs to unpack the ramdisks. The
-// application's own needs come on top.
+// the size of the EIF, below which nitro-cli refuses it, and what the kernel needs to unpack the ramdisks.
+// The application's own needs come on top.
 func (u Usage) LeastMemory(eif int64) int64 {
 	half := 2 * page * max(u.Pages, u.Inodes)                // the tmpfs is large enough
 	all := page*u.Pages + inodeMemory*u.Inodes + application // and there is memory for it

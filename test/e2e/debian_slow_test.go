@@ -23,7 +23,8 @@ var debian = []struct {
 	says              string
 }{
 	{packages: "apache2-bin", command: "/usr/sbin/apache2"},
-	{packages: "bash", command: "bash", words: []string{"-c", "echo hello from bash"}, says: "hello from bash"},
+	{packages: "bash", command: "bash", words: []string{"-c", "echo hello from bash"},
+		says: "hello from bash"},
 	{packages: "bind9", command: "named"},
 	{packages: "busybox-static", command: "busybox", words: []string{"echo", "hello from busybox"},
 		says: "hello from busybox"},
@@ -82,7 +83,8 @@ func TestDebianTrees(t *testing.T) {
 	}
 	shell := func(script string, args ...string) string {
 		t.Helper()
-		out, err := exec.CommandContext(t.Context(), "bash", append([]string{"-euo", "pipefail", "-c", script, "bash"},
+		out, err := exec.CommandContext(t.Context(), "bash", append([]string{"-euo", "pipefail", "-c",
+			script, "bash"},
 			args...)...).Output()
 		if err != nil {
 			t.Fatalf("%s %q: %v", script, args, err)
@@ -108,7 +110,8 @@ func TestDebianTrees(t *testing.T) {
 				return -cmp.Compare(strings.Index(a[1], "base-files_"), strings.Index(b[1], "base-files_"))
 			})
 			for _, m := range list {
-				shell(`mkdir -p "$2"; dpkg-deb --fsys-tarfile "$1" | tar -C "$2" -xf - --keep-directory-symlink`,
+				shell(`mkdir -p "$2"
+					dpkg-deb --fsys-tarfile "$1" | tar -C "$2" -xf - --keep-directory-symlink`,
 					filepath.Join(archives, m[1]), tree)
 			}
 			command := c.command
@@ -120,7 +123,8 @@ func TestDebianTrees(t *testing.T) {
 				command = strings.TrimPrefix(found[0], tree)
 			}
 			eif := filepath.Join(work, "app.eif")
-			args := []string{"eif", "build", "--rootfs", tree, "--arch", "x86_64", "--blobs", blobs(t, "x86_64"),
+			args := []string{"eif", "build", "--rootfs", tree, "--arch", "x86_64", "--blobs", blobs(t,
+				"x86_64"),
 				"--output", eif, "--cmd", command}
 			for _, word := range c.words {
 				args = append(args, "--cmd", word)
