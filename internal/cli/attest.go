@@ -19,8 +19,8 @@ import (
 )
 
 func newAttestCommand(s streams) *cobra.Command {
-	return newGroup("attest", "Verify attestation documents of enclaves", newAttestVerifyCommand(s),
-		newAttestCACommand(s))
+	return newGroup("attest", "Verify attestation documents, and manage the development root",
+		newAttestVerifyCommand(s), newAttestCACommand(s))
 }
 
 // attestVerify are the flags of neb attest verify.

@@ -11,7 +11,7 @@ import (
 )
 
 func newAttestCACommand(s streams) *cobra.Command {
-	return newGroup("ca", "Manage the root that signs the attestation documents of neb run",
+	return newGroup("ca", "Manage the development root, under which neb run signs attestation documents",
 		newAttestCAInitCommand(s), newAttestCAShowCommand(s))
 }
 
@@ -26,12 +26,12 @@ func authorityDir(args []string) (string, error) {
 func newAttestCAInitCommand(s streams) *cobra.Command {
 	return &cobra.Command{
 		Use:   "init [DIR]",
-		Short: "Make a root for the attestation documents of neb run",
-		Long: `Make a root certificate and its key in DIR, by default in the user's configuration directory. 'neb run'
-signs attestation documents under it; 'neb attest verify --root' accepts them. It is not the root of AWS: its
-subject says so.
+		Short: "Create the development root",
+		Long: `Create a root certificate and its key in DIR (default: neb/attestation-ca in the user's configuration
+directory). 'neb run' signs attestation documents under this root, and 'neb attest verify --root' accepts
+them. It is not the root of AWS, and its subject says so.
 
-Without it, each 'neb run' signs under a root of its own that exists only as long as the enclave.`,
+Without it, each 'neb run' signs under a root of its own, which exists only as long as the enclave.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir, err := authorityDir(args)
@@ -39,7 +39,7 @@ Without it, each 'neb run' signs under a root of its own that exists only as lon
 				return err
 			}
 			if _, err := devca.Init(dir); errors.Is(err, fs.ErrExist) {
-				return fmt.Errorf("%s: there is a root already; remove the directory to make a new one", dir)
+				return fmt.Errorf("%s: a root exists already; remove the directory to create a new one", dir)
 			} else if err != nil {
 				return err
 			}
@@ -53,7 +53,7 @@ func newAttestCAShowCommand(s streams) *cobra.Command {
 	var pem bool
 	cmd := &cobra.Command{
 		Use:     "show [DIR]",
-		Short:   "Print the root certificate",
+		Short:   "Print the certificate of the development root",
 		Example: `  neb attest ca show --pem > root.pem`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

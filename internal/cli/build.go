@@ -121,11 +121,11 @@ against neb.lock and keeps the file in the store (see 'neb cache').`,
 	flags.addKernel(cmd)
 	cmd.Flags().BoolVar(&missing, "update-missing", false,
 		"use newer versions of locked files that are gone from the mirrors, and list them; "+
-			"the output is then not the one of the lock")
+			"the output then differs from the lock's")
 	cmd.Flags().StringVar(&flags.pushKey, "push", "",
 		"sign what is built with the private key in this PEM `file` and push it to the remotes")
 	cmd.Flags().BoolVar(&flags.wait, "wait", false,
-		"wait for another builder that is building the same, instead of building it too; needs --push")
+		"if another builder is building the same, wait for its result; needs --push")
 	cmd.Flags().StringVarP(&dir, "output", "o", "result", "`directory` of the result")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print what was built as JSON")
 	return cmd

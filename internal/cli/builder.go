@@ -22,8 +22,8 @@ type buildFlags struct {
 // add adds the flags of commands that build from the lock and the source alone.
 func (f *buildFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.IntVarP(&f.jobs, "jobs", "j", 0, "number of parallel jobs (default: one per processor)")
-	flags.BoolVar(&f.offline, "offline", false, "use what the store has, download nothing")
+	flags.IntVarP(&f.jobs, "jobs", "j", 0, "`number` of parallel jobs (default: one per processor)")
+	flags.BoolVar(&f.offline, "offline", false, "use what the store has, and download nothing")
 	f.addMirrorOnly(cmd)
 	flags.StringVar(&f.source, "source", "",
 		"neb's source `directory`, for init and linuxkit (default: $NEB_SOURCE, the checkout around "+
@@ -31,7 +31,8 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 	allowEmpty(cmd, "source")
 	f.addRemote(cmd)
 	flags.IntVar(&f.require, "require", 0,
-		"take from a remote what `N` trusted keys state (default: $NEB_REMOTE_REQUIRE, or 1)")
+		"number `N` of trusted keys that must state the same files before neb takes a build from a "+
+			"remote (default: $NEB_REMOTE_REQUIRE, or 1)")
 }
 
 // addMirrorOnly adds the flag of commands that download from mirrors.
@@ -43,5 +44,6 @@ func (f *buildFlags) addMirrorOnly(cmd *cobra.Command) {
 // addRemote adds the flag of commands that use remotes.
 func (f *buildFlags) addRemote(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.remotes, "remote", nil,
-		"`HOST/REPOSITORY` of a registry, or a directory, that shares builds; repeatable (default: $NEB_REMOTE)")
+		"remote that shares builds: `HOST/REPOSITORY` of a registry, or a directory; repeatable "+
+			"(default: $NEB_REMOTE)")
 }

@@ -69,40 +69,41 @@ output, in the form of nitro-cli build-enclave.`,
 		},
 	}
 	f, b, v := cmd.Flags(), &o.build, &o.build.Overrides
-	f.StringVar(&o.image, "image", "", "container image: see above for its forms")
+	f.StringVar(&o.image, "image", "", "`reference` of the container image: see above for its forms")
 	f.StringVar(&o.dockerURI, "docker-uri", "",
-		"container image as in nitro-cli: from the Docker engine, else from its registry")
+		"`name` of the container image as in nitro-cli: from the Docker engine, else from its registry")
 	f.StringVar(&b.RootFS, "rootfs", "",
 		"`path` of the application's root, a directory or tar archive, instead of an image")
 	f.StringVar(&b.Arch, "arch", arch.Host(), "architecture of the enclave: x86_64 or aarch64")
 	f.StringVar(&o.blobs, "blobs", "", "`directory` with the blobs (default: what 'neb build' builds)")
 	f.StringVar(&o.own.Kernel, "kernel", "", "kernel `file`, bzImage or Image, instead of the blob")
 	f.StringVar(&o.own.Config, "kernel-config", "", "kernel configuration `file` instead of the blob")
-	f.StringVar(&b.Cmdline, "cmdline", "", "kernel command line instead of the blob")
+	f.StringVar(&b.Cmdline, "cmdline", "", "`text` of the kernel command line instead of the blob")
 	f.StringVar(&o.own.Init, "init", "", "`file` of PID 1 instead of the blob")
 	f.StringVar(&o.own.NSM, "nsm", "", "nsm.ko `file` instead of the blob; empty for none")
 	f.StringVar(&b.Name, "name", "",
-		"image name in the metadata (default: the label org.opencontainers.image.title)")
+		"image `name` in the metadata (default: the label org.opencontainers.image.title)")
 	f.StringVar(&b.Version, "version", "",
-		"image version in the metadata (default: the digest of the image's configuration)")
+		"image `version` in the metadata (default: the digest of the image's configuration)")
 	f.StringVar(&o.metadata, "metadata", "", "`file` with a JSON object for the metadata, at most 4096 bytes")
 	f.StringArrayVar(&v.Entrypoint, "entrypoint", nil,
-		"one argument of the command instead of the image's ENTRYPOINT; repeatable; empty for none")
-	f.StringArrayVar(&v.Cmd, "cmd", nil, "one argument of the command instead of the image's CMD; repeatable")
+		"one `argument` of the entrypoint that replaces the image's ENTRYPOINT; repeatable; empty for none")
+	f.StringArrayVar(&v.Cmd, "cmd", nil,
+		"one `argument` of the command that replaces the image's CMD; repeatable")
 	f.StringArrayVar(&v.Env, "env", nil, "environment variable to set, as `K=V`; repeatable")
-	f.StringVar(&o.workdir, "workdir", "", "working directory; empty clears the image's value")
+	f.StringVar(&o.workdir, "workdir", "", "working `directory`; empty clears the image's value")
 	f.StringVar(&o.user, "user", "", "`user[:group]` of the application; empty clears the image's value")
 	f.StringVar(&o.stopSignal, "stop-signal", "",
 		"`signal` for processes that outlive the application; empty clears the image's value")
-	f.StringVar(&v.Hostname, "hostname", "", "host name of the enclave (default: enclave)")
+	f.StringVar(&v.Hostname, "hostname", "", "host `name` of the enclave (default: enclave)")
 	f.BoolVar(&o.loopback, "loopback", true,
-		"set up lo with 127.0.0.1 and ::1; =false leaves that to the application")
+		"set up lo with 127.0.0.1 and ::1; --loopback=false leaves that to the application")
 	f.StringVar(&v.NSMOwner, "nsm-owner", "",
 		"`user[:group]` that owns /dev/nsm (default: the application's user)")
 	f.StringVar(&o.nsmMode, "nsm-mode", "", "permissions of /dev/nsm, `octal` (default: 0600)")
 	f.Uint32Var(&v.ExitReport, "exit-report", 0,
 		"vsock `port` of the parent to report the application's end to (default: none)")
-	f.BoolVar(&v.Network, "net", false, "give the enclave a network, which the parent carries (neb net serve)")
+	f.BoolVar(&v.Network, "net", false, "give the enclave a network through its parent (see 'neb net serve')")
 	f.StringArrayVar(&v.Egress, "egress", nil,
 		"with --net: what the enclave may reach, `HOST[:PORT[-PORT]][/tcp|/udp]`, where HOST is NAME, *.NAME, "+
 			"*, an address or a prefix; or imds, or vsock; repeatable (default: everything but imds)")
@@ -122,12 +123,12 @@ output, in the form of nitro-cli build-enclave.`,
 		"kernel module `file` to load after nsm.ko, in this order; repeatable")
 	f.BoolVar(&b.ModulesOpen, "modules-open", false, "allow the enclave to load further modules")
 	f.StringVar(&o.rootFormat, "rootfs-format", string(pack.CPIO),
-		"format of the application's tree: cpio, or erofs (compressed, needs less memory)")
+		"`format` of the application's tree: cpio, or erofs (compressed, needs less memory)")
 	f.StringVar(&o.compat, "compat", "",
-		"nitro-cli: build what nitro-cli builds from the same blobs, with the same registers")
+		"`tool` whose registers to reproduce from the same blobs: nitro-cli")
 	f.StringArrayVar(&o.allow, "allow", nil,
-		"let the application use a feature (`what`: userns, io_uring), or build although the check of the image "+
-			"finds this (a code of 'neb eif check'); repeatable")
+		"let the application use a feature (`what`: userns, io_uring), or give the code of a finding of "+
+			"'neb eif check' that does not stop the build; repeatable")
 	f.StringVarP(&o.output, "output", "o", "", "`file` to write")
 	alwaysJSON(cmd)
 	o.missing.add(cmd)
@@ -179,7 +180,7 @@ func (o *eifBuild) run(ctx context.Context, s streams) (err error) {
 		return err
 	}
 	if b.Image != nil && b.Image.Config().Architecture == "" {
-		complain(s, "the image's configuration names no architecture: taken for --arch %s", b.Arch)
+		complain(s, "the image's configuration names no architecture: assuming --arch %s", b.Arch)
 	}
 	if b.Blobs, err = o.findBlobs(ctx, builder); err != nil {
 		return err

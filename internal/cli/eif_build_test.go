@@ -15,7 +15,7 @@ import (
 // program is for another one.
 func TestImageWithoutPlatform(t *testing.T) {
 	f := newEIFFiles(t)
-	const said = "the image's configuration names no architecture: taken for --arch x86_64"
+	const said = "the image's configuration names no architecture: assuming --arch x86_64"
 	for machine, want := range map[elf.Machine]string{elf.EM_X86_64: "", elf.EM_AARCH64: "[command-arch]"} {
 		var program bytes.Buffer
 		for _, part := range []any{

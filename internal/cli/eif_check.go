@@ -23,8 +23,8 @@ func newEIFCheckCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check EIF",
 		Short: "Check whether an enclave would start from an Enclave Image File",
-		Long: `Look for what keeps an enclave from starting, in an Enclave Image File of any origin: the file
-itself, the kernel and its command line, PID 1, and the application's command, interpreter, libraries and
+		Long: `Check an Enclave Image File of any origin for what would keep the enclave from starting: the
+file itself, the kernel and its command line, PID 1, and the application's command, interpreter, libraries and
 user. neb prints each finding with its severity, its code and what to do. The exit status is 1 if one is an
 error.
 

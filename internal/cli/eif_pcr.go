@@ -69,7 +69,7 @@ func newEIFPolicyCommand(s streams) *cobra.Command {
 enclave whose attested registers are those of an Enclave Image File.
 
 The condition has all registers of the file, or those given with --pcr. PCR1 and PCR2 are rejected without
-PCR0 or PCR8: each of them leaves half of the enclave open.`,
+PCR0 or PCR8: each of them covers only half of the enclave.`,
 		Example: "  neb eif policy hello.eif --pcr 0 --pcr 8 --role-arn arn:aws:iam::123456789012:role/Web",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

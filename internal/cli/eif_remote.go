@@ -19,7 +19,7 @@ func newEIFPushCommand(s streams) *cobra.Command {
 		Use:   "push FILE HOST/REPOSITORY[:TAG]",
 		Short: "Push an EIF to a registry",
 		Long: `Push an EIF to a registry, and print its name there with the digest. Sections that the repository has
-already, such as the kernel of another EIF, are not moved again.
+already, such as the kernel of another EIF, are not uploaded again.
 
 The registers are annotations of the manifest, for people to read. neb computes them again wherever it reads
 an EIF.`,
@@ -67,10 +67,13 @@ func newEIFPullCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull HOST/REPOSITORY[:TAG|@DIGEST]",
 		Short: "Pull an EIF from a registry",
-		Long: `Pull an EIF from a registry, and print its name there with the digest. With --pcr0 and its like, the
-EIF is written only if its registers have these values.`,
+		Long: `Pull an EIF from a registry, and print its name there with the digest. With --pcr0 to --pcr8, neb
+writes the EIF only if its registers have these values.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if output == "" {
+				return usagef("--output is required")
+			}
 			want, err := pcrs.values()
 			if err != nil {
 				return err
@@ -84,7 +87,7 @@ EIF is written only if its registers have these values.`,
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "`file` to write")
-	_ = cmd.MarkFlagRequired("output")
+
 	pcrs = addPCRFlags(cmd, 0, 1, 2, 8)
 	return cmd
 }

@@ -14,13 +14,13 @@ import (
 func newEIFRepairCommand(s streams) *cobra.Command {
 	return &cobra.Command{
 		Use:   "repair EIF",
-		Short: "Write the sections of an Enclave Image File anew, as the format has them",
-		Long: `Rewrite an Enclave Image File in place, atomically: its sections one after the other in the
-order of its header, without gaps and bytes after them, and with the right sizes and checksum in the header.
-This mends what nitro-cli sign-eif writes when it replaces a signature by one of another length.
+		Short: "Repair the layout of an Enclave Image File",
+		Long: `Rewrite an Enclave Image File in place, atomically: its sections in the order of its header,
+without gaps between them or bytes after them, and with the right sizes and checksum in the header. This
+repairs what nitro-cli sign-eif writes when it replaces a signature with one of another length.
 
-The sections do not change, so that the measurements and a signature stay the same. neb compares them, and
-prints them in the form of nitro-cli.`,
+The sections do not change, so the measurements and the signature stay the same. neb compares the
+measurements, and prints them in the form of nitro-cli.`,
 		Example: "  neb eif repair hello.eif",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -18,7 +18,7 @@ import (
 )
 
 func newKMSCommand(s streams) *cobra.Command {
-	return newGroup("kms", "Stand in for AWS KMS on this machine", newKMSServeCommand(s),
+	return newGroup("kms", "Serve a stand-in for AWS KMS, for development", newKMSServeCommand(s),
 		newKMSCreateKeyCommand(s), newKMSPutKeyPolicyCommand(s))
 }
 
@@ -61,13 +61,13 @@ func newKMSServeCommand(s streams) *cobra.Command {
 	var address, credentials, authority string
 	cmd := &cobra.Command{
 		Use:   "serve [FILE]",
-		Short: "Serve AWS KMS on a port of this machine",
+		Short: "Serve the stand-in on a port of this machine",
 		Long: `Serve the part of AWS KMS that enclaves use, over HTTP and TLS on a loopback address, with the
-keys in FILE (default: kms.json in the user's configuration directory). Key policies are evaluated against the
-attestation documents of requests, which must be signed under the user's development root ('neb attest ca
-init'). A request that is denied is explained on standard error.
+keys in FILE (default: neb/kms.json in the user's configuration directory). neb evaluates key policies against
+the attestation documents of requests, which must be signed under the development root ('neb attest ca init').
+It explains each denied request on standard error.
 
-It is for development and protects nothing: whoever can read FILE has the keys.`,
+It is for development and protects nothing: anyone who can read FILE has the keys.`,
 		Example: `  neb kms serve
   neb kms serve keys.json --listen 127.0.0.1:9000 --principal arn:aws:iam::111122223333:role/Web`,
 		Args: cobra.MaximumNArgs(1),
@@ -139,9 +139,9 @@ func newKMSCreateKeyCommand(s streams) *cobra.Command {
 	var region, policy string
 	cmd := &cobra.Command{
 		Use:   "create-key [FILE]",
-		Short: "Make a key for 'neb kms serve' and 'neb run --kms'",
-		Long: `Make a symmetric key in FILE (default: kms.json in the user's configuration directory), and print
-its ARN. It is what CreateKey of AWS KMS does. Without --policy, the key has AWS's default policy, which allows
+		Short: "Create a key for 'neb kms serve' and 'neb run --kms'",
+		Long: `Create a symmetric key in FILE (default: neb/kms.json in the user's configuration directory), as
+CreateKey of AWS KMS does, and print its ARN. Without --policy, the key has AWS's default policy, which allows
 everything to the account.`,
 		Example: "  neb kms create-key",
 		Args:    cobra.MaximumNArgs(1),
@@ -170,7 +170,7 @@ func newKMSPutKeyPolicyCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "put-key-policy [FILE] --key ARN --policy FILE",
 		Short:   "Replace the policy of a key",
-		Long:    "Replace the policy of a key in FILE, as PutKeyPolicy of AWS KMS does.",
+		Long:    "Replace the policy of a key in FILE (see 'neb kms create-key'), as PutKeyPolicy of AWS KMS does.",
 		Example: "  neb kms put-key-policy --key $ARN --policy policy.json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

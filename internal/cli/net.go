@@ -27,7 +27,7 @@ import (
 )
 
 func newNetCommand(s streams) *cobra.Command {
-	return newGroup("net", "Carry the network of enclaves", newNetServeCommand(s), newNetStatusCommand(s))
+	return newGroup("net", "Serve the network of enclaves", newNetServeCommand(s), newNetStatusCommand(s))
 }
 
 // netFlags configure the parent's side of a network.
@@ -125,10 +125,11 @@ func newNetServeCommand(s streams) *cobra.Command {
 	var listen, socket string
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Carry the network of this instance's enclaves",
-		Long: `Serve the network of enclaves that were built with 'neb eif build --net', as the parent instance
-does on EC2: each enclave, told apart by its CID, gets a network of its own, whose connections this program
-makes with ordinary sockets. It needs no root.
+		Short: "Serve the network of this instance's enclaves",
+		Long: `Serve the network of enclaves that were built with 'neb eif build --net', on their parent instance.
+Each enclave, identified by its CID, has a network of its own. neb makes the enclaves' connections with
+ordinary sockets, and needs no root. If several enclaves are connected, give their CIDs to --publish, as in
+the second example.
 
 'neb run --net' does the same for an enclave on this machine.`,
 		Example: `  neb net serve --publish 8443:443
@@ -141,8 +142,9 @@ makes with ordinary sockets. It needs no root.
 	o.add(cmd)
 	f := cmd.Flags()
 	f.StringVar(&listen, "listen", "vsock:"+strconv.Itoa(contract.NetworkPort),
-		"where enclaves connect: vsock:PORT, or unix:PATH for one enclave of 'neb run --listen'")
-	f.StringVar(&socket, "socket", "", "`path` of the socket for 'neb net status' (default: as that command's)")
+		"`address` for enclaves to connect to: vsock:PORT, or unix:PATH for one enclave of 'neb run "+
+			"--listen'")
+	f.StringVar(&socket, "socket", "", "`path` of the socket for 'neb net status' (default: as there)")
 	return cmd
 }
 
@@ -220,7 +222,7 @@ func newNetStatusCommand(s streams) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "status",
-		Short:   "Show what 'neb net serve' carries",
+		Short:   "Show the enclaves and connections of 'neb net serve'",
 		Long:    "Print the enclaves that are connected, their connections and bytes, and what their rules refused.",
 		Example: "  neb net status --json",
 		Args:    cobra.NoArgs,
@@ -231,7 +233,7 @@ func newNetStatusCommand(s streams) *cobra.Command {
 			}
 			c, err := net.Dial("unix", path)
 			if err != nil {
-				return fmt.Errorf("no 'neb net serve' answers: %w", err)
+				return fmt.Errorf("'neb net serve' does not answer: %w", err)
 			}
 			defer c.Close()
 			var status network.Status

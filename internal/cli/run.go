@@ -86,7 +86,7 @@ SIGHUP, 141 standard output was closed.
 
 The first run downloads the emulator (40 MB); 'neb build emulator' does that in advance. The enclave's Nitro
 Secure Module signs attestation documents with the image's real measurements, under the root that 'neb attest
-ca init' made, or under one made for this run.`,
+ca init' created, or under a root for this run only.`,
 		Example: `  neb run hello.eif
   neb run server.eif --connect tcp:127.0.0.1:8080=8080
   neb run client.eif --listen 5000=unix:/tmp/parent.sock --listen 5001=exec:'cat > received'`,
@@ -107,9 +107,9 @@ ca init' made, or under one made for this run.`,
 	f := cmd.Flags()
 	f.StringVar(&path, "eif-path", "", "the EIF `file`, as in nitro-cli")
 	f.Int64Var(&o.memory, "memory", 0,
-		"memory in `MiB` (default: four times the size of the EIF, at least 512)")
-	f.IntVar(&o.cpus, "cpus", 1, "number of processors")
-	f.Uint32Var(&o.cid, "cid", 16, "vsock address of the enclave")
+		"memory in `MiB` (default: what 'neb eif check' prints, at least 512)")
+	f.IntVar(&o.cpus, "cpus", 1, "`number` of processors")
+	f.Uint32Var(&o.cid, "cid", 16, "vsock `address` of the enclave")
 	f.DurationVar(&o.timeout, "timeout", 0, "stop the enclave after this time, with exit status 124")
 	f.StringArrayVar(&o.listen, "listen", nil,
 		"serve a vsock port of the parent: `PORT=ENDPOINT`, where ENDPOINT is unix:PATH, tcp:HOST:PORT "+
@@ -121,25 +121,26 @@ ca init' made, or under one made for this run.`,
 	f.BoolVar(&o.hostCID, "cid2", false, "answer on CID 2 as well; on EC2 nothing answers there")
 	f.BoolVar(&o.asJSON, "json", false, "print events, one JSON object a line, instead of the console")
 	f.BoolVar(&o.raw, "raw", false,
-		"let the enclave send every sequence to a terminal, such as those that change its title")
+		"let the enclave send any escape sequence to a terminal, such as one that changes its title")
 	f.StringVar(&o.plot, "plot", "", "write a plot of the start to an SVG `file`")
-	f.StringVar(&o.qemu, "qemu", "", "use another QEMU: a program, or a directory with bin/qemu-system-*")
-	f.StringVar(&o.accel, "accel", "auto", "auto, kvm or tcg; auto uses KVM if it works")
+	f.StringVar(&o.qemu, "qemu", "", "`path` of another QEMU: a program, or a directory with bin/qemu-system-*")
+	f.StringVar(&o.accel, "accel", "auto", "`accelerator`: auto, kvm or tcg; auto uses KVM if it works")
 	choices(cmd, "accel", "auto", "kvm", "tcg")
 	f.StringVar(&o.cmdline, "cmdline", "",
-		"text to append to the kernel's command line; the measurements do not change")
+		"`text` to append to the kernel's command line; the measurements do not change")
 	allowEmpty(cmd, "cmdline", "qemu")
 	f.StringVar(&o.machine, "machine", "",
-		"nitro-enclave: QEMU's own emulation, whose documents are unsigned (x86_64, with a --qemu that has it)")
+		"`name` of another machine: nitro-enclave, QEMU's own emulation, whose documents are unsigned "+
+			"(x86_64, with a --qemu that has it)")
 	choices(cmd, "machine", machine.NitroEnclave)
 	o.parent.add(cmd)
 	f.StringVar(&o.authority, "attestation-ca", "",
-		"sign attestation documents under the root in this `directory`, or new for one made for this run "+
-			"(default: the root of 'neb attest ca init', if there is one)")
+		"sign attestation documents under the root in this `directory`; 'new' creates a root for this run "+
+			"(default: the root of 'neb attest ca init' if it exists, else 'new')")
 	f.BoolVar(&o.kms, "kms", false, "serve a stand-in for AWS KMS on a vsock port of the parent")
-	f.StringVar(&o.kmsKeys, "kms-keys", "", "`file` with its keys (default: that of 'neb kms serve')")
-	f.Uint32Var(&o.kmsPort, "kms-port", kms.Port, "its vsock `port`")
-	f.BoolVar(&o.net, "net", false, "carry the network of an image that was built with --net")
+	f.StringVar(&o.kmsKeys, "kms-keys", "", "`file` with the keys of --kms (default: as 'neb kms serve')")
+	f.Uint32Var(&o.kmsPort, "kms-port", kms.Port, "vsock `port` of --kms")
+	f.BoolVar(&o.net, "net", false, "connect an enclave that was built with --net to the network")
 	o.netFlags.add(cmd)
 	f.BoolVar(&o.debugMode, "debug-mode", false, "make all attested PCRs zero, as EC2 does in debug mode")
 	f.Bool("attach-console", true,

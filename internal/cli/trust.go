@@ -17,9 +17,9 @@ import (
 )
 
 func newTrustCommand(s streams) *cobra.Command {
-	cmd := newGroup("trust", "Choose whose builds to take from a remote, and see who states what",
+	cmd := newGroup("trust", "Manage the keys whose builds neb trusts, and compare what they state",
 		newTrustAddCommand(s), newTrustRmCommand(s), newTrustLsCommand(s), newTrustReportCommand(s))
-	cmd.Long = `Choose whose builds to take from a remote, and see who states what.
+	cmd.Long = `Manage the keys whose builds neb trusts, and compare what they state.
 
 neb takes a build from a remote (see 'neb build --remote') if trusted keys signed a statement of its files.
 The keys are in neb/trust.json in the user's configuration directory.`
@@ -72,8 +72,8 @@ func newTrustAddCommand(s streams) *cobra.Command {
 
 func newTrustRmCommand(s streams) *cobra.Command {
 	return &cobra.Command{
-		Use:   "rm NAME",
-		Short: "End the trust in a key, by name or ID",
+		Use:   "rm NAME|ID",
+		Short: "Stop trusting a key",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			keys, err := openKeys()
@@ -141,9 +141,9 @@ func newTrustReportCommand(s streams) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "report",
-		Short: "Show who states which files for this lock and source",
-		Long: `Show who states which files for the builds of this lock and source. The command fails if trusted
-keys disagree.`,
+		Short: "Show which keys state which files for this lock and source",
+		Long: `Show which keys state which files for the builds of this lock and source. The command fails if
+trusted keys disagree.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			archs, err := flags.arch()
