@@ -27,8 +27,8 @@ func newAttestCAInitCommand(s streams) *cobra.Command {
 	return &cobra.Command{
 		Use:   "init [DIR]",
 		Short: "Create the development root",
-		Long: `Create a root certificate and its key in DIR (default: neb/attestation-ca in the user's configuration
-directory). 'neb run' signs attestation documents under this root, and 'neb attest verify --root' accepts
+		Long: `Create a root certificate and its key in DIR (default: neb/attestation-ca in the user's
+configuration directory). 'neb run' signs attestation documents under this root, and 'neb attest verify --root' accepts
 them. It is not the root of AWS, and its subject says so.
 
 Without it, each 'neb run' signs under a root of its own, which exists only as long as the enclave.`,

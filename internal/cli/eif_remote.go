@@ -18,8 +18,8 @@ func newEIFPushCommand(s streams) *cobra.Command {
 	return &cobra.Command{
 		Use:   "push FILE HOST/REPOSITORY[:TAG]",
 		Short: "Push an EIF to a registry",
-		Long: `Push an EIF to a registry, and print its name there with the digest. Sections that the repository has
-already, such as the kernel of another EIF, are not uploaded again.
+		Long: `Push an EIF to a registry, and print its name there with the digest. Sections that the repository
+has already, such as the kernel of another EIF, are not uploaded again.
 
 The registers are annotations of the manifest, for people to read. neb computes them again wherever it reads
 an EIF.`,
@@ -67,8 +67,8 @@ func newEIFPullCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull HOST/REPOSITORY[:TAG|@DIGEST]",
 		Short: "Pull an EIF from a registry",
-		Long: `Pull an EIF from a registry, and print its name there with the digest. With --pcr0 to --pcr8, neb
-writes the EIF only if its registers have these values.`,
+		Long: `Pull an EIF from a registry, and print its name there with the digest. With --pcr0 to --pcr8,
+neb writes the EIF only if its registers have these values.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output == "" {

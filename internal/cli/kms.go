@@ -140,8 +140,8 @@ func newKMSCreateKeyCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create-key [FILE]",
 		Short: "Create a key for 'neb kms serve' and 'neb run --kms'",
-		Long: `Create a symmetric key in FILE (default: neb/kms.json in the user's configuration directory), as
-CreateKey of AWS KMS does, and print its ARN. Without --policy, the key has AWS's default policy, which allows
+		Long: `Create a symmetric key in FILE (default: neb/kms.json in the user's configuration directory),
+as CreateKey of AWS KMS does, and print its ARN. Without --policy, the key has AWS's default policy, which allows
 everything to the account.`,
 		Example: "  neb kms create-key",
 		Args:    cobra.MaximumNArgs(1),
@@ -170,7 +170,7 @@ func newKMSPutKeyPolicyCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "put-key-policy [FILE] --key ARN --policy FILE",
 		Short:   "Replace the policy of a key",
-		Long:    "Replace the policy of a key in FILE (see 'neb kms create-key'), as PutKeyPolicy of AWS KMS does.",
+		Long:    "Replace the policy of a key in FILE, the file of 'neb kms create-key'.",
 		Example: "  neb kms put-key-policy --key $ARN --policy policy.json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

@@ -126,8 +126,8 @@ func newNetServeCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve the network of this instance's enclaves",
-		Long: `Serve the network of enclaves that were built with 'neb eif build --net', on their parent instance.
-Each enclave, identified by its CID, has a network of its own. neb makes the enclaves' connections with
+		Long: `Serve the network of enclaves that were built with 'neb eif build --net', on their parent
+instance. Each enclave, identified by its CID, has a network of its own. neb makes the enclaves' connections with
 ordinary sockets, and needs no root. If several enclaves are connected, give their CIDs to --publish, as in
 the second example.
 

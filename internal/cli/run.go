@@ -123,7 +123,8 @@ ca init' created, or under a root for this run only.`,
 	f.BoolVar(&o.raw, "raw", false,
 		"let the enclave send any escape sequence to a terminal, such as one that changes its title")
 	f.StringVar(&o.plot, "plot", "", "write a plot of the start to an SVG `file`")
-	f.StringVar(&o.qemu, "qemu", "", "`path` of another QEMU: a program, or a directory with bin/qemu-system-*")
+	f.StringVar(&o.qemu, "qemu", "",
+		"`path` of another QEMU: a program, or a directory with bin/qemu-system-*")
 	f.StringVar(&o.accel, "accel", "auto", "`accelerator`: auto, kvm or tcg; auto uses KVM if it works")
 	choices(cmd, "accel", "auto", "kvm", "tcg")
 	f.StringVar(&o.cmdline, "cmdline", "",
