@@ -1,6 +1,7 @@
 package initramfs
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"flag"
@@ -363,6 +364,24 @@ func TestContinue(t *testing.T) {
 	}
 	if _, err := r.Next(); err == nil || !strings.Contains(err.Error(), "duplicate entry") {
 		t.Errorf("a file of an earlier ramdisk: %v", err)
+	}
+}
+
+// TestReaderBound counts the names and the bytes of linked names that a reader keeps.
+func TestReaderBound(t *testing.T) {
+	u := newUnpacked()
+	for i := range maxNames - len(u.dirs) - len(u.files) {
+		u.files[uint64(i)] = struct{}{}
+	}
+	r := &Reader{r: bufio.NewReader(strings.NewReader(record("a", TypeDir, 0))), tree: u}
+	if _, err := r.Next(); err == nil || !strings.Contains(err.Error(), "too many to follow") {
+		t.Errorf("one name more than %d: %v", maxNames, err)
+	}
+	u = newUnpacked()
+	u.linked = maxLinked
+	h := &Header{Name: "a", Mode: TypeFile, Links: 2}
+	if err := u.entry(h); err == nil || !strings.Contains(err.Error(), "too many to follow") {
+		t.Errorf("a linked name beyond %d bytes: %v", maxLinked, err)
 	}
 }
 

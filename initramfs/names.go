@@ -7,9 +7,12 @@ import (
 	"strings"
 )
 
-// maxLinked is how many bytes of names a Reader keeps for files with several: a compressed ramdisk of some
-// megabytes can have a thousand times as many.
-const maxLinked = 64 << 20
+// What a Reader keeps in memory: hashes of names, 16 bytes each before a map's overhead, and the first names of
+// files with several, in bytes. A compressed ramdisk of some megabytes can have a thousand times as many.
+const (
+	maxNames  = 1 << 22
+	maxLinked = 64 << 20
+)
 
 // names are those that an archive has so far. It keeps hashes, so that a million of them fit in memory.
 type names struct {
@@ -107,6 +110,9 @@ func (u *unpacked) entry(h *Header) error {
 	first, err := u.add(name, h.Mode, h.ModTime)
 	if err != nil {
 		return err
+	}
+	if len(u.dirs)+len(u.files) > maxNames {
+		return fmt.Errorf("more than %d names: too many to follow", maxNames)
 	}
 	if kind == TypeDir {
 		h.ModTime = first // dir_utime sets times from the last entry to the first

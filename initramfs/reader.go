@@ -181,6 +181,9 @@ func (r *Reader) full(p []byte) error {
 
 // skipBody goes to the end of the current body.
 func (r *Reader) skipBody() error {
+	if r.left == 0 {
+		return nil // as with most of a million names: io.Copy would allocate a buffer for each
+	}
 	ahead := r.left - int64(r.r.Buffered())
 	if r.seek != nil && ahead > 0 {
 		if _, err := r.seek.Seek(ahead, io.SeekCurrent); err != nil {

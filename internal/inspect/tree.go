@@ -35,13 +35,14 @@ type tree func(use func(*node, digest) error) error
 // archive returns the tree in a ramdisk.
 func archive(ctx context.Context, f *eif.File, s eif.Section) tree {
 	return func(use func(*node, digest) error) error {
+		sum, buf := sha256.New(), make([]byte, 64<<10)
 		return walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
 			n, err := newNode(h, body)
 			if err != nil {
 				return fmt.Errorf("%q: %w", h.Name, err)
 			}
-			sum := sha256.New()
-			if _, err := io.Copy(sum, body); err != nil {
+			sum.Reset()
+			if _, err := io.CopyBuffer(sum, body, buf); err != nil {
 				return err
 			}
 			if err := context.Cause(ctx); err != nil {
