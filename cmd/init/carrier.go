@@ -21,6 +21,11 @@ const (
 	bufferSize = 4 * frameSpace
 	maxBatch   = 64 // frames of the device in a row, so that a flood does not stop the other direction
 
+	// headerSize is the size of struct virtio_net_hdr (linux/virtio_net.h), which the device has before each
+	// frame. Its flags say that the checksum is valid, or still to be computed.
+	headerSize      = 10
+	virtioDataValid = 2
+
 	firstRetry, lastRetry = 20 * time.Millisecond, time.Second
 	// quiet is how long nothing must be sent until the last data count as carried.
 	quiet = 50 * time.Millisecond
@@ -42,6 +47,8 @@ type carrier struct {
 	was       bool // connected before
 	retryAt   time.Duration
 	pause     time.Duration
+
+	header [headerSize]byte // of the frame that was read last
 
 	out []byte // for the parent
 	in  []byte // from the parent: complete frames, and the beginning of one
@@ -127,6 +134,7 @@ func (c *carrier) step() bool {
 	}
 	if fds[2].Revents != 0 && !c.ending {
 		c.ending, c.endAt = true, c.now+drainLimit
+		c.refused.nextLine, c.refused.nextTelling = c.now, c.now
 	}
 	if fds[1].Revents != 0 {
 		c.exchange(fds[1].Revents)
@@ -226,12 +234,18 @@ func (c *carrier) fromParent() bool {
 		rest = after
 		pass, answer := c.filter.In(frame, c.seconds())
 		if pass {
-			unix.Write(c.tap, frame) // one that the device rejects is lost, as on a wire
+			c.toDevice(frame)
 		}
 		c.send(answer)
 	}
 	c.in = c.in[:copy(c.in, rest)]
 	return true
+}
+
+// toDevice delivers a frame. One that the device rejects is lost, as on a wire.
+func (c *carrier) toDevice(frame []byte) {
+	valid := [headerSize]byte{virtioDataValid}
+	unix.Writev(c.tap, [][]byte{valid[:], frame})
 }
 
 // cutFrame returns the first frame of b, and what follows it. ok is false if b holds no complete one.
@@ -262,16 +276,16 @@ func (c *carrier) fromDevice() {
 		}
 		at := len(c.out)
 		frame := c.out[at+2 : at+frameSpace]
-		n, err := unix.Read(c.tap, frame)
+		n, err := unix.Readv(c.tap, [][]byte{c.header[:], frame})
 		if err == unix.EINTR {
 			continue
 		}
-		if err != nil || n <= 0 {
+		if n -= headerSize; err != nil || n <= 0 {
 			break
 		}
 		pass, answer := c.filter.Out(frame[:n], c.seconds())
 		if answer != nil {
-			unix.Write(c.tap, answer)
+			c.toDevice(answer)
 		}
 		if pass && c.connected {
 			binary.LittleEndian.PutUint16(c.out[at:at+2], uint16(n))

@@ -73,6 +73,12 @@ func (l *line) steps(what string, done func() bool) {
 	}
 }
 
+// put sends a frame from the device, with its header.
+func (l *line) put(frame string) error {
+	_, err := unix.Write(l.device, []byte(strings.Repeat("\x00", headerSize)+frame))
+	return err
+}
+
 func (l *line) parent() int { return l.parents[len(l.parents)-1] }
 
 // receive returns what a descriptor has received until it ends in suffix.
@@ -97,6 +103,9 @@ func datagram(x byte, content string) string {
 	return "\x02AAAAA\x02BBBBB\x08\x00" + string(ip) + string(udp) + "\x00\x00" + content
 }
 
+// valid is the header of a frame for the device.
+const valid = "\x02\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+
 func framed(f string) string {
 	return string(binary.LittleEndian.AppendUint16(nil, uint16(len(f)))) + f
 }
@@ -107,7 +116,7 @@ func TestCarrier(t *testing.T) {
 	if got := l.receive(l.parent(), "\r\n\r\n"); got != contract.NetworkRequest {
 		t.Errorf("%q", got)
 	}
-	unix.Write(l.device, []byte(datagram(1, "out")))
+	l.put(datagram(1, "out"))
 	if got, want := l.receive(l.parent(), "out"), framed(datagram(1, "out")); got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
@@ -117,7 +126,7 @@ func TestCarrier(t *testing.T) {
 		unix.Write(l.parent(), []byte(piece))
 		l.step()
 	}
-	if got := l.receive(l.device, "in"); got != datagram(2, "in") {
+	if got := l.receive(l.device, "in"); got != valid+datagram(2, "in") {
 		t.Errorf("%q", got)
 	}
 	// The parent ends in the middle of a frame, and comes back.
@@ -125,12 +134,12 @@ func TestCarrier(t *testing.T) {
 	l.absent = true
 	unix.Close(l.parent())
 	l.steps("disconnect", func() bool { return !l.connected })
-	unix.Write(l.device, []byte(datagram(1, "lost")))
+	l.put(datagram(1, "lost"))
 	l.absent = false
 	l.steps("reconnect", func() bool { return l.connected })
 	l.receive(l.parent(), "\r\n\r\n")
 	unix.Write(l.parent(), []byte(framed(datagram(3, "again"))))
-	if got := l.receive(l.device, "again"); got != datagram(3, "again") {
+	if got := l.receive(l.device, "again"); got != valid+datagram(3, "again") {
 		t.Errorf("%q", got)
 	}
 }
@@ -139,9 +148,9 @@ func TestCarrier(t *testing.T) {
 func TestParentDoesNotRead(t *testing.T) {
 	l := newLine(t)
 	l.steps("connect", func() bool { return l.connected })
-	frame := []byte(datagram(1, strings.Repeat("x", 60_000)))
+	frame := datagram(1, strings.Repeat("x", 60_000))
 	l.steps("fill", func() bool {
-		for unix.Sendto(l.device, frame, unix.MSG_DONTWAIT, nil) == nil {
+		for l.put(frame) == nil {
 		}
 		return len(l.out) > 0
 	})
@@ -170,7 +179,7 @@ func TestGarbage(t *testing.T) {
 		})
 	}
 	unix.Write(l.parent(), []byte(framed("0123456789ab\x08\x06the end")))
-	if got := l.receive(l.device, "the end"); got != "0123456789ab\x08\x06the end" {
+	if got := l.receive(l.device, "the end"); got != valid+"0123456789ab\x08\x06the end" {
 		t.Errorf("%q", got)
 	}
 }
@@ -180,20 +189,20 @@ func TestRefusals(t *testing.T) {
 	l := newLine(t, "192.0.2.1")
 	l.steps("connect", func() bool { return l.connected })
 	l.receive(l.parent(), "\r\n\r\n")
-	unix.Write(l.device, []byte(datagram(2, "no")))
+	l.put(datagram(2, "no"))
 	if got := l.receive(l.parent(), "egress 1 udp 192.0.2.2:9"); !strings.Contains(got, "\x88\xb5egress 1") {
 		t.Errorf("%q", got)
 	}
 	b := make([]byte, 1000)
-	if n, err := unix.Read(l.device, b); err != nil || b[14+9] != 1 || b[14+20] != 3 || b[14+21] != 13 {
+	if n, err := unix.Read(l.device, b); err != nil || b[24+9] != 1 || b[24+20] != 3 || b[24+21] != 13 {
 		t.Errorf("%x (%v), want ICMP 3, 13", b[:max(n, 0)], err)
 	}
 	for range 10_000 {
-		unix.Write(l.device, []byte(datagram(3, "no")))
+		l.put(datagram(3, "no"))
 		l.step()
 		unix.Read(l.device, b)
 	}
-	unix.Write(l.device, []byte(datagram(1, "yes")))
+	l.put(datagram(1, "yes"))
 	if got := l.receive(l.parent(), "yes"); strings.Count(got, "\x88\xb5") > int(time.Since(l.began)/noticeEvery)+1 {
 		t.Errorf("%d notices in %v", strings.Count(got, "\x88\xb5"), time.Since(l.began))
 	}
@@ -205,7 +214,7 @@ func TestCarrierEnd(t *testing.T) {
 	l.steps("connect", func() bool { return l.connected })
 	l.receive(l.parent(), "\r\n\r\n")
 	unix.Shutdown(l.control, unix.SHUT_WR)
-	unix.Write(l.device, []byte(datagram(1, "last")))
+	l.put(datagram(1, "last"))
 	for l.step() {
 	}
 	b := make([]byte, 1000)

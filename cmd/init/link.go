@@ -177,9 +177,13 @@ func makeDevice(name string) (tap int, err error) {
 	if err != nil {
 		return -1, fail("network", name, err)
 	}
-	r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(tap, unix.TUNSETIFF, r); err != nil {
 		return -1, fail("network", "make "+name, err)
+	}
+	// Neither side computes or checks checksums of what vsock carries.
+	if err := unix.IoctlSetInt(tap, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM); err != nil {
+		return -1, fail("network", "checksums of "+name, err)
 	}
 	conf := "/proc/sys/net/ipv6/conf/" + name + "/"
 	for _, setting := range []string{"accept_dad", "accept_ra"} { // the addresses are fixed: nobody else has them

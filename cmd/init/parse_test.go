@@ -46,14 +46,14 @@ func TestSwitches(t *testing.T) {
 		err  string
 	}{
 		"": {want: switches{grace: 10 * time.Second, heartbeat: 20 * time.Second,
-			linger: 30 * time.Second}},
+			linger: 30 * time.Second, net: 10 * time.Second}},
 		"console=ttyS0 foo.bar=1": {want: defaults},
 		"neb.cgroup=v1":           {want: with(func(s *switches) { s.cgroupV1 = true })},
 		"neb.cgroup=v2":           {want: defaults},
 		"neb.cgroup=v3": {want: defaults,
 			err: "kernel command line neb.cgroup=v3: expected v1 or v2"},
-		"neb.end=halt neb.linger=0s neb.grace=1m neb.heartbeat=250ms": {want: switches{halt: true,
-			grace: time.Minute, heartbeat: 250 * time.Millisecond}},
+		"neb.end=halt neb.linger=0s neb.grace=1m neb.heartbeat=250ms neb.net=2s": {want: switches{halt: true,
+			grace: time.Minute, heartbeat: 250 * time.Millisecond, net: 2 * time.Second}},
 		"neb.end=reboot neb.end=halt": {want: with(func(s *switches) { s.halt = true })},
 		"neb.grace=10": {want: defaults,
 			err: "a time like 10s"},

@@ -21,7 +21,8 @@ const seccompErrno = unix.SECCOMP_RET_ERRNO
 // carrierCalls are what the carrier may call: its own dozen, and what the Go runtime needs for memory, threads
 // and time.
 var carrierCalls = []systemCall{
-	{number: unix.SYS_READ}, {number: unix.SYS_WRITE}, {number: unix.SYS_CLOSE}, {number: unix.SYS_PPOLL},
+	{number: unix.SYS_READ}, {number: unix.SYS_WRITE}, {number: unix.SYS_READV}, {number: unix.SYS_WRITEV},
+	{number: unix.SYS_CLOSE}, {number: unix.SYS_PPOLL},
 	{unix.SYS_SOCKET, 1, 0xffffffff, unix.AF_VSOCK},
 	{number: unix.SYS_CONNECT}, {number: unix.SYS_GETSOCKOPT}, {number: unix.SYS_EXIT_GROUP},
 

@@ -249,7 +249,8 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		parent.ports[port] = service{"the image's log port", tl.ServeLog}
 	}
 	parent.timeline = tl
-	if description.Network != o.net {
+	_, served := parent.ports[contract.NetworkPort]
+	if description.Network != served && (o.net || description.Network) {
 		complain(s, "warning: %s", map[bool]string{
 			true:  "the image asks for a network: give it one with --net",
 			false: "the image asks for no network, --net has no effect: build it with --net",

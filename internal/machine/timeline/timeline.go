@@ -99,9 +99,7 @@ func seconds(t time.Duration) float64 { return t.Round(time.Microsecond).Seconds
 func (t *Timeline) Add(e machine.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e.Kind == machine.PowerOn {
-		t.on = time.Now()
-	}
+	t.on = time.Now().Add(-e.Since)
 	switch e.Kind {
 	case machine.Line:
 		t.line(e.Text, e.Since)
