@@ -22,14 +22,13 @@ const (
 	maxBatch   = 64 // frames of the device in a row, so that a flood does not stop the other direction
 
 	// headerSize is the size of struct virtio_net_hdr (linux/virtio_net.h), which the device has before each
-	// frame. Its flags say that the checksum is valid, or still to be computed.
-	headerSize      = 10
-	virtioDataValid = 2
+	// frame.
+	headerSize = 10
 
 	firstRetry, lastRetry = 20 * time.Millisecond, time.Second
 	// quiet is how long nothing must be sent until the last data count as carried.
 	quiet = 50 * time.Millisecond
-	// refusedEvery is the time between lines about refusals, and noticeEvery that between notices to the parent.
+	// The time between lines about refusals, and between notices to the parent.
 	refusedEvery, noticeEvery = time.Minute, time.Second
 )
 
@@ -112,7 +111,8 @@ func (c *carrier) step() bool {
 		wait = min(wait, quiet, c.endAt-c.now)
 	}
 	fds := [...]unix.PollFd{
-		{Fd: int32(c.tap)}, {Fd: int32(c.fd), Events: unix.POLLIN}, {Fd: int32(c.control), Events: unix.POLLIN},
+		{Fd: int32(c.tap)}, {Fd: int32(c.fd), Events: unix.POLLIN},
+		{Fd: int32(c.control), Events: unix.POLLIN},
 	}
 	if len(c.out) == 0 || !c.connected { // frames wait in the device while the parent does not read
 		fds[0].Events = unix.POLLIN
@@ -244,8 +244,38 @@ func (c *carrier) fromParent() bool {
 
 // toDevice delivers a frame. One that the device rejects is lost, as on a wire.
 func (c *carrier) toDevice(frame []byte) {
-	valid := [headerSize]byte{virtioDataValid}
-	unix.Writev(c.tap, [][]byte{valid[:], frame})
+	header := frameHeader(frame)
+	unix.Writev(c.tap, [][]byte{header[:], frame})
+}
+
+// frameHeader returns the header for a frame. For TCP and UDP it says that the checksum is still to be
+// computed, so that the kernel, which is the receiver, does not check it.
+func frameHeader(frame []byte) (h [headerSize]byte) {
+	const ether, needsChecksum = 14, 1
+	if len(frame) < ether+20 {
+		return h
+	}
+	start, protocol := 0, byte(0)
+	switch binary.BigEndian.Uint16(frame[12:]) {
+	case unix.ETH_P_IP:
+		start, protocol = ether+int(frame[ether]&15)*4, frame[ether+9]
+	case unix.ETH_P_IPV6:
+		start, protocol = ether+40, frame[ether+6]
+	}
+	offset := 0 // of the checksum
+	switch protocol {
+	case unix.IPPROTO_TCP:
+		offset = 16
+	case unix.IPPROTO_UDP:
+		offset = 6
+	}
+	if offset == 0 || start+offset+2 > len(frame) {
+		return h
+	}
+	h[0] = needsChecksum
+	binary.NativeEndian.PutUint16(h[6:], uint16(start))
+	binary.NativeEndian.PutUint16(h[8:], uint16(offset))
+	return h
 }
 
 // cutFrame returns the first frame of b, and what follows it. ok is false if b holds no complete one.
@@ -297,8 +327,8 @@ func (c *carrier) fromDevice() {
 
 func (c *carrier) seconds() int64 { return int64(c.now / time.Second) }
 
-// refusals are counted, because a guest can cause them without limit: the console gets a line and the parent a
-// notice now and then.
+// refusals are counted, because a guest can cause them without limit: the console gets a line and the parent
+// a notice now and then.
 type refusals struct {
 	reasons               [8]refused // with a reason, from the first on
 	lines                 int        // refusals that no line has reported

@@ -157,7 +157,8 @@ func (e *enclave) launch() (pid int, err error) {
 		// The filter is inherited by the application, and must stay with this thread, which ends with the
 		// goroutine.
 		runtime.LockOSThread()
-		if err = filterCalls(noVSOCK, seccompErrno|uint32(unix.EPERM), unix.SECCOMP_RET_ALLOW, 0); err != nil {
+		const deny = seccompErrno | uint32(unix.EPERM)
+		if err = filterCalls(noVSOCK, deny, unix.SECCOMP_RET_ALLOW, 0); err != nil {
 			err = fail("close vsock to", "the application", err)
 			return
 		}
@@ -186,7 +187,8 @@ func makeDevice(name string) (tap int, err error) {
 		return -1, fail("network", "checksums of "+name, err)
 	}
 	conf := "/proc/sys/net/ipv6/conf/" + name + "/"
-	for _, setting := range []string{"accept_dad", "accept_ra"} { // the addresses are fixed: nobody else has them
+	// The addresses are fixed: nobody else has them.
+	for _, setting := range []string{"accept_dad", "accept_ra"} {
 		if err := writeFile(conf+setting, "0", 0); err != nil {
 			warn(fail("write", conf+setting, err))
 		}
@@ -209,7 +211,8 @@ func configure4(name string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	mask := netip.PrefixFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), contract.NetworkBits4).Masked().Addr()
+	all := netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	mask := netip.PrefixFrom(all, contract.NetworkBits4).Masked().Addr()
 	for _, c := range []struct {
 		request uint
 		set     func(*unix.Ifreq) error
@@ -219,7 +222,10 @@ func configure4(name string) error {
 			return r.SetInet4Addr(contract.NetworkEnclave[0].AsSlice())
 		}},
 		{unix.SIOCSIFNETMASK, func(r *unix.Ifreq) error { return r.SetInet4Addr(mask.AsSlice()) }},
-		{unix.SIOCSIFFLAGS, func(r *unix.Ifreq) error { r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING); return nil }},
+		{unix.SIOCSIFFLAGS, func(r *unix.Ifreq) error {
+			r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+			return nil
+		}},
 	} {
 		r, err := unix.NewIfreq(name)
 		if err == nil {

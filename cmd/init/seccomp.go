@@ -18,8 +18,8 @@ type systemCall struct {
 
 const seccompErrno = unix.SECCOMP_RET_ERRNO
 
-// carrierCalls are what the carrier may call: its own dozen, and what the Go runtime needs for memory, threads
-// and time.
+// carrierCalls are what the carrier may call: its own dozen, and what the Go runtime needs for memory,
+// threads and time.
 var carrierCalls = []systemCall{
 	{number: unix.SYS_READ}, {number: unix.SYS_WRITE}, {number: unix.SYS_READV}, {number: unix.SYS_WRITEV},
 	{number: unix.SYS_CLOSE}, {number: unix.SYS_PPOLL},
@@ -68,7 +68,8 @@ func filterCalls(calls []systemCall, on, otherwise uint32, flags uintptr) error 
 	}
 	program = append(program, act(otherwise))
 	p := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&p)))
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags,
+		uintptr(unsafe.Pointer(&p)))
 	if errno != 0 {
 		return errno
 	}

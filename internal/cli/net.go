@@ -67,7 +67,8 @@ func (o *netFlags) given(cmd *cobra.Command) string {
 
 // server opens what the flags ask for. host is the default address of published ports; with local, all of
 // them must be loopback addresses.
-func (o *netFlags) server(host string, local bool, event func(network.Event)) (*network.Server, func(), error) {
+func (o *netFlags) server(host string, local bool, event func(network.Event)) (*network.Server, func(),
+	error) {
 	cfg := network.Config{Loopback: o.loopback, IMDS: o.imds, Event: event}
 	for _, text := range o.publish {
 		p, err := network.ParsePublish(text, host)
@@ -85,8 +86,8 @@ func (o *netFlags) server(host string, local bool, event func(network.Event)) (*
 			address = net.JoinHostPort(strings.Trim(address, "[]"), "53")
 		}
 		if host, _, _ := net.SplitHostPort(address); net.ParseIP(host) == nil {
-			return nil, nil, usagef("invalid --net-dns %q: expected an IP address, and a port unless it is 53",
-				o.resolver)
+			return nil, nil, usagef("invalid --net-dns %q: expected an IP address, and a port unless it "+
+				"is 53", o.resolver)
 		}
 		cfg.Resolvers = []string{address}
 	}
@@ -261,8 +262,8 @@ func printNetStatus(out io.Writer, status network.Status) error {
 			refused = append(refused, fmt.Sprintf("%s %d", reason, n))
 		}
 		slices.Sort(refused)
-		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%d of %d\t%d of %d\t%s\n", e.CID, e.Since.Format(time.RFC3339), e.Received,
-			e.Sent, e.TCP.Open, e.TCP.Total, e.UDP.Open, e.UDP.Total, strings.Join(refused, ", "))
+		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%d of %d\t%d of %d\t%s\n",
+			e.CID, e.Since.Format(time.RFC3339), e.Received, e.Sent, e.TCP.Open, e.TCP.Total, e.UDP.Open, e.UDP.Total, strings.Join(refused, ", "))
 	}
 	for _, p := range status.Published {
 		fmt.Fprintf(w, "published\t%s\n", p)

@@ -93,8 +93,8 @@ func Parse(egress, ingress []string) (*Rules, error) {
 	return r, nil
 }
 
-// AllowVSOCK reports whether the enclave's processes may open vsock sockets: if egress is limited, they need a
-// rule for that, because rules do not reach into them.
+// AllowVSOCK reports whether the enclave's processes may open vsock sockets: if egress is limited, they need
+// a rule for that, because rules do not reach into them.
 func (r *Rules) AllowVSOCK() bool { return r.vsock || len(r.egress) == 0 }
 
 func column(i int, what string) error {

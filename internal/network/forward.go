@@ -33,10 +33,12 @@ import (
 const (
 	dialTimeout = 30 * time.Second
 	udpIdle     = time.Minute
-	lastWords   = 5 * time.Second // for the host to read what the enclave has sent before its connection ended
+	lastWords   = 5 * time.Second // for the host to read what the enclave sent before its connection ended
 	dnsPort     = 53
 	// chunk is the largest number of bytes that are copied at once. It holds any UDP datagram.
 	chunk = 64 << 10
+	// segment is the largest number of bytes of a TCP stream that are copied at once: they fit into a packet.
+	segment = 63 << 10
 )
 
 // chunks are used only while there is something to copy: a connection that waits has none.
@@ -63,7 +65,7 @@ func (s *Server) destination(a netip.AddrPort) (string, error) {
 	if netrule.IsMetadata(ip) && s.cfg.IMDS {
 		return a.String(), nil
 	}
-	if netrule.IsMetadata(ip) || ip.Is4In6() || !ip.IsGlobalUnicast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+	if netrule.IsMetadata(ip) || ip.Is4In6() || !ip.IsGlobalUnicast() {
 		return "", errNotReachable
 	}
 	return a.String(), nil
@@ -114,7 +116,8 @@ func dialProxy(ctx context.Context, proxy *url.URL, to string) (net.Conn, error)
 	}
 	deadline, _ := ctx.Deadline()
 	conn.SetDeadline(deadline)
-	request := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: to}, Host: to, Header: http.Header{}}
+	request := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: to}, Host: to,
+		Header: http.Header{}}
 	if user := proxy.User; user != nil {
 		password, _ := user.Password()
 		request.SetBasicAuth(user.Username(), password)
@@ -175,6 +178,9 @@ func (e *enclave) forwardTCP(r *tcp.ForwarderRequest) {
 // join copies between a connection of the enclave and one of the host until both directions have ended. What
 // breaks on one side is reset on the other.
 func (e *enclave) join(wq *waiter.Queue, ep tcpip.Endpoint, host net.Conn, dns bool) {
+	share := min(max(budget/e.tcp.open.Load(), minBuffer), maxBuffer)
+	ep.SocketOptions().SetSendBufferSize(share, true)
+	ep.SocketOptions().SetReceiveBufferSize(share, true)
 	inside := gonet.NewTCPConn(wq, ep)
 	reset := func() {
 		host.(*net.TCPConn).SetLinger(0)
@@ -264,6 +270,11 @@ func fromHost(host net.Conn, inside io.Writer) error {
 	if err != nil {
 		return err
 	}
+	_, stream := host.(*net.TCPConn)
+	most := chunk
+	if stream {
+		most = segment
+	}
 	for {
 		var b *[chunk]byte
 		n := 0
@@ -271,7 +282,7 @@ func fromHost(host net.Conn, inside io.Writer) error {
 		err := raw.Read(func(fd uintptr) bool {
 			b = chunks.Get().(*[chunk]byte)
 			for {
-				if n, failed = unix.Read(int(fd), b[:]); failed != unix.EINTR {
+				if n, failed = unix.Read(int(fd), b[:most]); failed != unix.EINTR {
 					break
 				}
 			}
@@ -288,7 +299,7 @@ func fromHost(host net.Conn, inside io.Writer) error {
 		if b != nil {
 			chunks.Put(b)
 		}
-		if _, stream := host.(*net.TCPConn); err != nil || n == 0 && stream {
+		if err != nil || n == 0 && stream {
 			return err
 		}
 	}

@@ -86,10 +86,12 @@ const (
 	maxUDP     = 1024 // flows
 	maxDialing = 512  // TCP connections that are being made
 	queueLen   = 256  // frames for the enclave
-	// bufferSize limits what a TCP connection holds in each direction, in bytes.
-	bufferSize = 256 << 10
-	maxReasons = 16
-	maxNotice  = 400 // bytes
+	// A TCP connection holds at most minBuffer to maxBuffer bytes in each direction: its share of budget when
+	// it begins.
+	minBuffer, maxBuffer = 64 << 10, 1 << 20
+	budget               = 64 << 20
+	maxReasons           = 16
+	maxNotice            = 400 // bytes
 )
 
 // gatewayMAC is the Ethernet address of the gateway, as of gvproxy.
@@ -284,7 +286,8 @@ func (e *enclave) makeStack() error {
 			tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
 	e.link = channel.New(queueLen, contract.NetworkMTU+header.EthernetMinimumSize, gatewayMAC)
-	e.link.LinkEPCapabilities = stack.CapabilityRXChecksumOffload // vsock changes no bytes
+	// vsock changes no bytes: neither side checks checksums.
+	e.link.LinkEPCapabilities = stack.CapabilityRXChecksumOffload | stack.CapabilityTXChecksumOffload
 	const nic = 1
 	if err := e.stack.CreateNIC(nic, ethernet.New(e.link)); err != nil {
 		return fmt.Errorf("network stack: %v", err)
@@ -305,16 +308,17 @@ func (e *enclave) makeStack() error {
 	e.stack.SetRouteTable([]tcpip.Route{
 		{Destination: header.IPv4EmptySubnet, NIC: nic}, {Destination: header.IPv6EmptySubnet, NIC: nic}})
 	sack := tcpip.TCPSACKEnabled(true)
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4096, Default: bufferSize, Max: bufferSize}
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4096, Default: bufferSize, Max: bufferSize}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4096, Default: minBuffer, Max: maxBuffer}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4096, Default: minBuffer, Max: maxBuffer}
 	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &receive, &send} {
 		if err := e.stack.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
 			return fmt.Errorf("network stack: %v", err)
 		}
 	}
 	e.stack.SetTransportProtocolHandler(tcp.ProtocolNumber,
-		tcp.NewForwarder(e.stack, bufferSize, maxDialing, e.forwardTCP).HandlePacket)
-	e.stack.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(e.stack, e.forwardUDP).HandlePacket)
+		tcp.NewForwarder(e.stack, minBuffer, maxDialing, e.forwardTCP).HandlePacket)
+	e.stack.SetTransportProtocolHandler(udp.ProtocolNumber,
+		udp.NewForwarder(e.stack, e.forwardUDP).HandlePacket)
 	return nil
 }
 

@@ -64,6 +64,7 @@ func connect(t testing.TB, s *Server, cid uint32) *guest {
 	})
 	t.Cleanup(g.stack.Close)
 	link := channel.New(256, contract.NetworkMTU+14, "\x02\x00\x00\x00\x00\x02")
+	link.LinkEPCapabilities = stack.CapabilityRXChecksumOffload // as init's device
 	if err := g.stack.CreateNIC(1, ethernet.New(link)); err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A pcap writes frames in the format of libpcap (draft-ietf-opsawg-pcap): version 2.4, microseconds, Ethernet.
-// A nil pcap writes nothing. After an error it stops.
+// A pcap writes frames in the format of libpcap (draft-ietf-opsawg-pcap): version 2.4, microseconds,
+// Ethernet. A nil pcap writes nothing. After an error it stops.
 type pcap struct {
 	mu     sync.Mutex
 	w      io.Writer

@@ -30,8 +30,8 @@ type Published struct {
 	Port    uint16 // of the enclave
 }
 
-// ParsePublish parses [CID@][ADDRESS:]PORT:PORT[/tcp|/udp]. ADDRESS is an IP address, an IPv6 one in brackets;
-// host is the default.
+// ParsePublish parses [CID@][ADDRESS:]PORT:PORT[/tcp|/udp]. ADDRESS is an IP address, an IPv6 one in
+// brackets; host is the default.
 func ParsePublish(text, host string) (Published, error) {
 	p := Published{Network: "tcp"}
 	bad := func(what, expected string) (Published, error) {
@@ -148,7 +148,8 @@ func (s *Server) serveTCP(p Published, host net.Conn) {
 }
 
 // connect connects to a port of the enclave.
-func (e *enclave) connect(protocol tcpip.TransportProtocolNumber, port uint16) (*waiter.Queue, tcpip.Endpoint, error) {
+func (e *enclave) connect(protocol tcpip.TransportProtocolNumber, port uint16) (*waiter.Queue,
+	tcpip.Endpoint, error) {
 	wq := new(waiter.Queue)
 	ep, err := e.stack.NewEndpoint(protocol, ipv4.ProtocolNumber, wq)
 	if err != nil {
