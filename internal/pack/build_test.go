@@ -658,3 +658,14 @@ func TestExpiredCertificate(t *testing.T) {
 		}
 	}
 }
+
+// An init that does not know the network would start the application without it, and without its rules.
+func TestNetworkNeedsInit(t *testing.T) {
+	dir := writeBlobs(t, eif.X86_64, map[string][]byte{"init": initProgram(eif.X86_64, "", "neb-init:app1:modules1:erofs")})
+	b := pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(dir, eif.X86_64), RootFS: t.TempDir(),
+		Overrides: pack.Overrides{Cmd: []string{"/x"}, Network: true}}
+	_, err := b.To(t.Context(), enclaves.TempFile(t))
+	if err == nil || !strings.Contains(err.Error(), "cannot make a network") {
+		t.Errorf("%v, want that this init cannot make a network", err)
+	}
+}

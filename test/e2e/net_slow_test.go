@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
@@ -242,4 +244,35 @@ func debianTree(t *testing.T) string {
 		os.RemoveAll(filepath.Join(root, unneeded))
 	}
 	return root
+}
+
+// TestGvproxy serves an enclave with gvproxy in place of neb.
+func TestGvproxy(t *testing.T) {
+	w := newWorld(t)
+	bin, dir := t.TempDir(), shortDir(t)
+	if made := os.Getenv("NEB_TEST_GVPROXY"); made != "" {
+		bin = made
+	} else {
+		install := exec.CommandContext(t.Context(), "go", "install",
+			"github.com/containers/gvisor-tap-vsock/cmd/gvproxy@v0.8.9")
+		install.Env = append(os.Environ(), "GOBIN="+bin, "GOFLAGS=")
+		if out, err := install.CombinedOutput(); err != nil {
+			require.Fetch(t, fmt.Errorf("gvproxy: %w\n%s", err, out))
+		}
+	}
+	parent := exec.CommandContext(t.Context(), filepath.Join(bin, "gvproxy"), "-listen", "unix://"+dir+"/net",
+		"-ssh-port", "-1")
+	parent.Stderr = os.Stderr
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer parent.Process.Kill()
+	acts := []string{"echo 192.168.127.254:" + w.echo + " 4", "udp 192.168.127.254:" + w.udp,
+		"echo 203.0.113.1:443 1"}
+	image := guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, Cmd: append([]string{"net"}, acts...)})
+	eif, _ := pack(t, ociLayout(t, image), "--net", "--egress", "192.168.127.254")
+	r := boot(t, eif, "--listen", "1024=unix:"+dir+"/net")
+	for i, want := range []string{"4194304 bytes", "ping", "connection refused"} {
+		r.says(t, acts[i]+": "+want)
+	}
 }
