@@ -303,31 +303,37 @@ func TestReaderRefuses(t *testing.T) {
 		}
 	}
 	edit := func(at int, with string) string { return whole[:at] + with + whole[at+len(with):] }
+	linked := func(name, body string) string { // a name of a file with several
+		r := record(name, TypeFile, len(body))
+		return r[:38] + "00000002" + r[46:] + body + strings.Repeat("\x00", -len(body)&3)
+	}
 	for name, data := range map[string]string{
-		"magic":               edit(0, "070702"),
-		"digit":               edit(6, "x"),
-		"name of no length":   edit(94, "00000000"),
-		"name of 4 GiB":       edit(94, "FFFFFFFF"),
-		"name without NUL":    edit(113, "x"),
-		"more after it":       whole + "x",
-		"not aligned":         whole + "\x00" + whole,
-		"NUL in the name":     record("a\x00b", TypeFile, 0) + record(trailer, 0, 0),
-		"trailer with body":   record(trailer, 0, 4) + "more" + whole,
-		"trailer as a link":   record(trailer, TypeSymlink, 0),
-		"body of a directory": record("a", TypeDir, 4) + "body" + record(trailer, 0, 0),
-		"unknown type":        record("a", 0, 0) + record(trailer, 0, 0),
-		"high bits of a mode": record("a", 1<<16|TypeFile, 0) + record(trailer, 0, 0),
-		"empty link":          record("a", TypeSymlink, 0) + record(trailer, 0, 0),
-		"NUL in a target":     record("a", TypeSymlink, 4) + "a\x00bc" + record(trailer, 0, 0),
-		"no directory":        record("a/b", TypeFile, 0) + record(trailer, 0, 0),
-		"below a link":        record("a", TypeSymlink, 4) + "/dev" + record("a/b", TypeFile, 0) + record(trailer, 0, 0),
-		"twice":               record("a", TypeFile, 0) + record("./a", TypeFile, 0) + record(trailer, 0, 0),
-		"other console":       record("dev/console", TypeChar, 0) + record(trailer, 0, 0),
-		"file over /dev":      record("dev", TypeFile, 0) + record(trailer, 0, 0),
-		"dots":                record("../a", TypeFile, 0) + record(trailer, 0, 0),
-		"slash after a file":  record("a/", TypeFile, 0) + record(trailer, 0, 0),
-		"root as a file":      record(".", TypeFile, 0) + record(trailer, 0, 0),
-		"link to too much":    record("a", TypeSymlink, MaxPath+1) + strings.Repeat("x", MaxPath+1) + record(trailer, 0, 0),
+		"magic":                edit(0, "070702"),
+		"digit":                edit(6, "x"),
+		"name of no length":    edit(94, "00000000"),
+		"name of 4 GiB":        edit(94, "FFFFFFFF"),
+		"name without NUL":     edit(113, "x"),
+		"more after it":        whole + "x",
+		"not aligned":          whole + "\x00" + whole,
+		"NUL in the name":      record("a\x00b", TypeFile, 0) + record(trailer, 0, 0),
+		"trailer with body":    record(trailer, 0, 4) + "more" + whole,
+		"trailer as a link":    record(trailer, TypeSymlink, 0),
+		"body of a directory":  record("a", TypeDir, 4) + "body" + record(trailer, 0, 0),
+		"unknown type":         record("a", 0, 0) + record(trailer, 0, 0),
+		"high bits of a mode":  record("a", 1<<16|TypeFile, 0) + record(trailer, 0, 0),
+		"empty link":           record("a", TypeSymlink, 0) + record(trailer, 0, 0),
+		"NUL in a target":      record("a", TypeSymlink, 4) + "a\x00bc" + record(trailer, 0, 0),
+		"no directory":         record("a/b", TypeFile, 0) + record(trailer, 0, 0),
+		"below a link":         record("a", TypeSymlink, 4) + "/dev" + record("a/b", TypeFile, 0) + record(trailer, 0, 0),
+		"twice":                record("a", TypeFile, 0) + record("./a", TypeFile, 0) + record(trailer, 0, 0),
+		"other console":        record("dev/console", TypeChar, 0) + record(trailer, 0, 0),
+		"file over /dev":       record("dev", TypeFile, 0) + record(trailer, 0, 0),
+		"dots":                 record("../a", TypeFile, 0) + record(trailer, 0, 0),
+		"slash after a file":   record("a/", TypeFile, 0) + record(trailer, 0, 0),
+		"root as a file":       record(".", TypeFile, 0) + record(trailer, 0, 0),
+		"two bodies of a file": linked("a", "1") + linked("b", "2") + record(trailer, 0, 0),
+		"two bodies, later":    linked("a", "") + linked("b", "1") + linked("c", "2") + record(trailer, 0, 0),
+		"link to too much":     record("a", TypeSymlink, MaxPath+1) + strings.Repeat("x", MaxPath+1) + record(trailer, 0, 0),
 	} {
 		if _, err := read(strings.NewReader(data)); err == nil {
 			t.Errorf("%s: taken", name)

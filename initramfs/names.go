@@ -141,7 +141,11 @@ func (u *unpacked) entry(h *Header) error {
 	case old.Mode != h.Mode || old.UID != h.UID || old.GID != h.GID || old.ModTime != h.ModTime:
 		return fmt.Errorf("a second name of %q with another mode, owner or time: a file has only one",
 			old.Name)
+	case old.Size > 0 && h.Size > 0: // do_name truncates the file, and do_copy writes the bytes of this name
+		return fmt.Errorf("a second name of %q with bytes of its own: they would replace those of the first",
+			old.Name)
 	}
+	old.Size = max(old.Size, h.Size)
 	return nil
 }
 

@@ -97,8 +97,11 @@ func TestCheckImage(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer in.Close()
-		if told, err := checkImage(streams{err: &said}, path, report); err != nil || told.ExitReport != 9001 {
-			t.Fatalf("exit report to port %d, expected 9001 (%v)", told.ExitReport, err)
+		if err := checkImage(streams{err: &said}, path, report); err != nil {
+			t.Fatal(err)
+		}
+		if told := report.Application; told == nil || told.ExitReport != 9001 {
+			t.Fatalf("init is told %+v, expected an exit report to port 9001", told)
 		}
 		if text := said.String(); !strings.Contains(text, want) || (want == "") != (text == "") {
 			t.Errorf("%s: %q, expected %q", path, text, want)

@@ -179,9 +179,12 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		return failed(err)
 	}
 	defer in.Close()
-	description, err := checkImage(s, path, report)
-	if err != nil {
+	if err := checkImage(s, path, report); err != nil {
 		return failed(err)
+	}
+	var description contract.Description
+	if report.Application != nil {
+		description = *report.Application
 	}
 	least := report.Memory
 	if o.memory > 0 && o.memory<<20 < least {
@@ -428,16 +431,15 @@ func interrupted(ctx context.Context) int {
 }
 
 // checkImage prints what is wrong with an EIF that may start here and not on EC2, and fails for one that
-// cannot start here. It returns what the image's init was told, where it is neb's.
-func checkImage(s streams, path string, report *inspect.Report) (d contract.Description, err error) {
+// cannot start here.
+func checkImage(s streams, path string, report *inspect.Report) error {
 	if report.File.PCIe() {
-		return d, fmt.Errorf("%s: the image is of a PCIe enclave, whose root is a disk: "+
+		return fmt.Errorf("%s: the image is of a PCIe enclave, whose root is a disk: "+
 			"neb run emulates enclaves without a PCI bus", path)
 	}
 	warnLayout(s, path, report.File)
 	for _, problem := range report.Problems {
 		complain(s, "warning: %s; EC2 may reject this image ('neb eif verify' lists all problems)", problem)
 	}
-	d, _ = inspect.Application(report.File)
-	return d, nil
+	return nil
 }

@@ -33,6 +33,9 @@ type Report struct {
 	Usage  preflight.Usage // of the ramdisks, up to the first that cannot be unpacked
 	Memory int64           // that the enclave needs to start, in bytes
 
+	// Application is what neb's init is told of the application; nil if nothing, or nothing that it can read.
+	Application *contract.Description
+
 	Problems []Finding // what is wrong
 	Warnings []Finding // what a hypervisor passes over; see [Report.Verify]
 }
@@ -80,33 +83,25 @@ func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Re
 	}
 
 	// The ramdisks are listed while the file is hashed.
-	type listing struct {
-		names []string
-		usage preflight.Usage
-		err   error
-	}
 	listed := make(chan listing, 1)
-	go func() {
-		names, usage, err := foreignNames(ctx, f)
-		listed <- listing{names, usage, err}
-	}()
+	go func() { listed <- list(ctx, f) }()
 	pass, err := f.Measure(ctx)
-	list := <-listed
+	disks := <-listed
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	if pass == nil {
 		return nil, err
 	}
-	r.Pass, r.Usage = pass, list.usage
+	r.Pass, r.Usage, r.Application = pass, disks.usage, disks.application
 	r.Memory = r.Usage.LeastMemory(size)
 	if err != nil {
 		r.problem(Signature, "%v", err)
 	}
-	if list.err != nil {
-		r.problem(Ramdisk, "%v", list.err)
+	if disks.err != nil {
+		r.problem(Ramdisk, "%v", disks.err)
 	}
-	for _, text := range list.names {
+	for _, text := range disks.foreign {
 		r.Warnings = append(r.Warnings, find(ForeignName, "%s", text))
 	}
 	if err := f.CheckCRC(pass); err != nil {
@@ -308,8 +303,8 @@ func (r *Report) Describe() (*Description, error) {
 			return nil, err
 		}
 	}
-	if a, ok := Application(r.File); ok {
-		text, err := contract.Encode(a)
+	if a := r.Application; a != nil {
+		text, err := contract.Encode(*a)
 		if err != nil {
 			return nil, err
 		}

@@ -177,6 +177,36 @@ func TestVerifyFinds(t *testing.T) {
 	}
 }
 
+// TestApplication shows what init is told wherever it stands, and nothing else.
+func TestApplication(t *testing.T) {
+	const told, other = "Version=1\x00Cmd=/x\x00Network=tap\x00", "Version=1\x00Cmd=/x\x00Network=tap\x00Egress=a.example\x00"
+	long := reg("rootfs/x", strings.Repeat("x", 2<<20))
+	for name, app := range map[string][]byte{
+		"first":      cpio(dir("neb"), reg("neb/app", told)),
+		"with ./":    cpio(dir("neb"), reg("./neb/app", told)),
+		"with /":     cpio(dir("neb"), reg("/neb/app", told)),
+		"late":       cpio(dir("rootfs"), long, dir("neb"), reg("neb/app", told)),
+		"compressed": compressed(t, "zstd", cpio(dir("neb"), reg("neb/app", told))),
+	} {
+		r := inspected(t, parts(part(eif.Ramdisk, app)))
+		if r.Application == nil || !r.Application.Network || len(r.Application.Egress) > 0 {
+			t.Errorf("%s: %+v", name, r.Application)
+		}
+		if text := description(t, r); !strings.Contains(string(text), `"Unlimited": [`) {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+	for name, app := range map[string][]byte{
+		"the bytes of another name replace its own": cpio(dir("neb"), linked("neb/app", other), dir("rootfs"), linked("rootfs/x", told)),
+		"another name has its bytes":                cpio(dir("neb"), linked("neb/app", ""), dir("rootfs"), linked("rootfs/x", told)),
+	} {
+		r := inspected(t, parts(part(eif.Ramdisk, app)))
+		if _, findings := r.Verify(inspect.Expectation{}); !strings.Contains(texts(findings), "several names") || r.Application != nil {
+			t.Errorf("%s: %q, %+v", name, findings, r.Application)
+		}
+	}
+}
+
 // extraField adds an extra field to the header of a gzip stream.
 func extraField(gz []byte) []byte {
 	out := append(bytes.Clone(gz[:10]), "\x04\x00neb!"...)

@@ -88,26 +88,36 @@ func readRamdisk(r *initramfs.Reader, f *eif.File, s eif.Section, use func(*init
 // maxForeign is the largest number of foreign names that are listed.
 const maxForeign = 20
 
-// foreignNames lists the names in the ramdisks after the first that do not belong there. The kernel unpacks
-// one ramdisk over the other, so that a later one can replace PID 1 and the driver that PCR1 measures, and
-// PCR1 would identify nothing. It counts what all ramdisks need to be unpacked.
-func foreignNames(ctx context.Context, f *eif.File) (found []string, u preflight.Usage, err error) {
+// listing is what [Inspect] finds in all ramdisks of a file, up to the first that cannot be unpacked.
+type listing struct {
+	foreign     []string // names in the ramdisks after the first that do not belong there
+	usage       preflight.Usage
+	application *contract.Description // of init; nil if there is none that init reads
+	err         error
+}
+
+// list reads all ramdisks. The kernel unpacks one ramdisk over the other, so that a later one can replace PID 1
+// and the driver that PCR1 measures, and PCR1 would identify nothing.
+func list(ctx context.Context, f *eif.File) (l listing) {
 	check := func(i int, h *initramfs.Header) {
 		switch {
-		case i == 0 || len(found) > maxForeign || contract.Belongs(path.Clean("/"+h.Name), false):
-		case len(found) == maxForeign:
-			found = append(found, "and more")
+		case i == 0 || len(l.foreign) > maxForeign || contract.Belongs(path.Clean("/"+h.Name), false):
+		case len(l.foreign) == maxForeign:
+			l.foreign = append(l.foreign, "and more")
 		default:
-			found = append(found, fmt.Sprintf("ramdisk %d: %q does not belong there: the kernel unpacks it "+
+			l.foreign = append(l.foreign, fmt.Sprintf("ramdisk %d: %q does not belong there: the kernel unpacks it "+
 				"over the first ramdisk", i, h.Name))
 		}
 	}
 	r := initramfs.NewReader(nil)
 	for i, s := range f.All(eif.Ramdisk) {
-		u.Ramdisks += s.Size
+		l.usage.Ramdisks += s.Size
 		err := readRamdisk(r, f, s, func(h *initramfs.Header) error {
-			u.Entry(h.Mode, h.Size)
+			l.usage.Entry(h.Mode, h.Size)
 			check(i, h)
+			if path.Clean("/"+h.Name) == contract.Path {
+				return errors.Join(l.describe(h, r), context.Cause(ctx))
+			}
 			return context.Cause(ctx)
 		})
 		var refused *initramfs.RefusedError
@@ -115,8 +125,25 @@ func foreignNames(ctx context.Context, f *eif.File) (found []string, u preflight
 			check(i, refused.Header)
 		}
 		if err != nil {
-			return found, u, fmt.Errorf("ramdisk %d: %w", i, err)
+			l.err = fmt.Errorf("ramdisk %d: %w", i, err)
+			break
 		}
 	}
-	return found, u, nil
+	return l
+}
+
+// describe reads the application's description. It rejects one with several names: any of them may bring the
+// bytes that init reads.
+func (l *listing) describe(h *initramfs.Header, body io.Reader) error {
+	if h.Links > 1 {
+		return fmt.Errorf("%s has several names (hard links), expected one", contract.Path)
+	}
+	text, err := io.ReadAll(io.LimitReader(body, contract.MaxSize+1))
+	if err != nil {
+		return err
+	}
+	if d, err := contract.Decode(string(text)); err == nil {
+		l.application = &d
+	}
+	return nil
 }
