@@ -96,8 +96,8 @@ type listing struct {
 	err         error
 }
 
-// list reads all ramdisks. The kernel unpacks one ramdisk over the other, so that a later one can replace PID 1
-// and the driver that PCR1 measures, and PCR1 would identify nothing.
+// list reads all ramdisks. The kernel unpacks one ramdisk over the other, so that a later one can replace PID
+// 1 and the driver that PCR1 measures, and PCR1 would identify nothing.
 func list(ctx context.Context, f *eif.File) (l listing) {
 	check := func(i int, h *initramfs.Header) {
 		switch {
@@ -105,8 +105,8 @@ func list(ctx context.Context, f *eif.File) (l listing) {
 		case len(l.foreign) == maxForeign:
 			l.foreign = append(l.foreign, "and more")
 		default:
-			l.foreign = append(l.foreign, fmt.Sprintf("ramdisk %d: %q does not belong there: the kernel unpacks it "+
-				"over the first ramdisk", i, h.Name))
+			l.foreign = append(l.foreign, fmt.Sprintf("ramdisk %d: %q does not belong there: the kernel unpacks "+
+				"it over the first ramdisk", i, h.Name))
 		}
 	}
 	r := initramfs.NewReader(nil)

@@ -42,7 +42,7 @@ func newID() string {
 // note is the first line of the file of keys.
 const note = "Keys of neb kms serve, for development. They protect nothing."
 
-const maxFile = 16 << 20 // bytes of the file of keys
+const maxFile = 4 << 20 // bytes of the file of keys, which each request reads
 
 // keys are those in a file, in the order in which they were made. A file that does not exist has none.
 type keys []*key
@@ -84,18 +84,24 @@ func readKeys(path string) (keys, error) {
 	return file.Keys, nil
 }
 
-// write replaces the file of keys atomically.
+// write replaces the file of keys atomically. It rejects more than readKeys reads.
 func (all keys) write(path string) error {
+	text, err := json.MarshalIndent(struct {
+		Note string
+		Keys keys
+	}{note, all}, "", "  ")
+	if err != nil {
+		return err
+	}
+	if len(text) > maxFile {
+		return failf(limitExceeded, "%s would have more than %d bytes", path, maxFile)
+	}
 	return atomicfile.Write(path, func(f *os.File) error {
 		if err := f.Chmod(0o600); err != nil {
 			return err
 		}
-		e := json.NewEncoder(f)
-		e.SetIndent("", "  ")
-		return e.Encode(struct {
-			Note string
-			Keys keys
-		}{note, all})
+		_, err := f.Write(append(text, '\n'))
+		return err
 	})
 }
 

@@ -519,6 +519,26 @@ func (s *service) send(t testing.TB, operation, body string, header map[string]s
 	return response.StatusCode, failed.Type, failed.Message
 }
 
+// TestManyKeys fills the file of keys: what it has stays usable.
+func TestManyKeys(t *testing.T) {
+	s := start(t)
+	arn := s.newKey(t, "")
+	body := `{"Description": "` + strings.Repeat("<", 200_000) + `"}` // six bytes each in the file
+	for i := 0; ; i++ {
+		status, code, message := s.send(t, "CreateKey", body, nil)
+		if status == http.StatusOK && i < 10 {
+			continue
+		}
+		if code != limitExceeded {
+			t.Fatalf("key %d: %d %s: %s", i, status, code, message)
+		}
+		break
+	}
+	if _, err := s.client.Encrypt(t.Context(), &awskms.EncryptInput{KeyId: &arn, Plaintext: []byte{1}}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRequestsRejected(t *testing.T) {
 	s := start(t)
 	arn := s.newKey(t, "")
@@ -556,6 +576,10 @@ func TestRequestsRejected(t *testing.T) {
 			"larger than"},
 		{"Encrypt", `{"Plaintext": "AA=="}`, validation, "KeyId is required"},
 		{"Encrypt", `{"Plaintext": "AA==", "KeyId": "alias/x"}`, notFound, "no aliases"},
+		{"Encrypt", `{"Plaintext": "AA==", "KeyId": "` + id + `", "EncryptionContext": {"name": "a", "Name": "b"}}`,
+			validation, "differ in case only"},
+		{"Encrypt", `{"Plaintext": "AA==", "KeyId": "` + id + `", "EncryptionContext": {"a": "` +
+			strings.Repeat("x", maxContext) + `"}}`, validation, "more than 8192 bytes"},
 		{"Encrypt", `{"Plaintext": "AA==", "KeyId": "x"}`, notFound, `"x" does not exist`},
 		{"Encrypt", `{"Plaintext": "", "KeyId": "x"}`, validation, "Plaintext has 0 bytes"},
 		{"GenerateDataKey", `{"KeyId": "` + id + `"}`, validation, "one of KeySpec and NumberOfBytes"},

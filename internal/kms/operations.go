@@ -80,6 +80,7 @@ const (
 	maxPlaintext  = 4096
 	maxCiphertext = 6144
 	maxRandom     = 1024
+	maxContext    = 8192
 )
 
 // symmetric is the key spec, and the encryption algorithm, of every key.
@@ -106,6 +107,9 @@ func (c *call) named(parameter string, id *string, context map[string]string) (*
 // authorize checks that a key's policy allows an action. It reports why not to the user, and less to the
 // caller, as AWS does.
 func (c *call) authorize(k *key, action string, context map[string]string, more attributes) error {
+	if err := checkContext(context); err != nil {
+		return err
+	}
 	p, err := parsePolicy([]byte(k.Policy))
 	if err != nil {
 		return fmt.Errorf("%s: %s: %w", c.server.File, k.ARN, err)
@@ -119,6 +123,24 @@ func (c *call) authorize(k *key, action string, context map[string]string, more 
 	}
 	return failf("AccessDeniedException", "User: %s is not authorized to perform: %s on resource: %s "+
 		"because no resource-based policy allows the %[2]s action", c.server.Caller.ARN, action, k.ARN)
+}
+
+// checkContext rejects an encryption context that is larger than AWS takes, and one whose names differ in
+// case only: to a condition they are the same, and the stand-in does not know which of them AWS compares.
+func checkContext(context map[string]string) error {
+	size, seen := 0, map[string]bool{}
+	for name, value := range context {
+		if size += len(name) + len(value); size > maxContext {
+			return failf(validation, "the encryption context has more than %d bytes", maxContext)
+		}
+		folded := strings.ToLower(name)
+		if seen[folded] {
+			return failf(validation, "the encryption context has two names that differ in case only: %.128q",
+				name)
+		}
+		seen[folded] = true
+	}
+	return nil
 }
 
 // attributes are the values of the request that conditions compare.
@@ -220,7 +242,7 @@ func (c *call) createKey() (any, error) {
 	}
 	err := c.server.change(func(all keys) (keys, error) {
 		if len(all) >= maxKeys {
-			return nil, failf("LimitExceededException", "%s has %d keys already", c.server.File, len(all))
+			return nil, failf(limitExceeded, "%s has %d keys already", c.server.File, len(all))
 		}
 		return append(all, k), nil
 	})

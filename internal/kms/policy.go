@@ -33,8 +33,9 @@ type condition struct {
 	set       string // ForAnyValue, ForAllValues or none
 	ifExists  bool
 	negated   bool
-	match     func(want, got string) bool // nil for Null
-	undecided string                      // why the stand-in cannot decide the condition, if so
+	null      bool                    // the operator is Null
+	matches   []func(got string) bool // of each value; none for Null
+	undecided string                  // why the stand-in cannot decide the condition, if so
 }
 
 // attributes are the values of a request by condition key, in lower case.
@@ -81,8 +82,8 @@ type rawStatement struct {
 	NotResource       json.RawMessage
 }
 
-// parsePolicy parses a key policy. It rejects what AWS rejects, and fields given twice, of which only one
-// would count.
+// parsePolicy parses a key policy. It rejects what AWS rejects; null, which would take a condition away; and
+// fields given twice, of which only one would count: encoding/json ignores case in their names.
 func parsePolicy(text []byte) (policy, error) {
 	if len(text) > maxPolicy {
 		return nil, fmt.Errorf("the policy has %d bytes: expected at most %d", len(text), maxPolicy)
@@ -133,7 +134,18 @@ func strict(text []byte, v any) error {
 	return nil
 }
 
-// unique reads one JSON value whose objects have each key once, and nothing after it.
+// elements are the names of a policy's elements and kinds of principals, by their lower case.
+var elements = map[string]string{}
+
+func init() {
+	for _, name := range []string{"Version", "Id", "Statement", "Sid", "Effect", "Principal", "NotPrincipal",
+		"Action", "NotAction", "Resource", "NotResource", "Condition", "AWS", "Service", "Federated",
+		"CanonicalUser"} {
+		elements[strings.ToLower(name)] = name
+	}
+}
+
+// unique reads one JSON value whose objects have each key once, without null, and nothing after it.
 func unique(d *json.Decoder) error {
 	type level struct {
 		seen map[string]bool // nil in a list
@@ -148,16 +160,22 @@ func unique(d *json.Decoder) error {
 		top := len(open) - 1
 		if top >= 0 && open[top].key {
 			if name, ok := token.(string); ok {
-				if open[top].seen[name] {
+				folded := strings.ToLower(name)
+				if open[top].seen[folded] {
 					return fmt.Errorf("%.40q is given twice", name)
 				}
-				open[top].seen[name], open[top].key = true, false
+				if right := elements[folded]; right != "" && right != name {
+					return fmt.Errorf("found %.40q, expected %q", name, right)
+				}
+				open[top].seen[folded], open[top].key = true, false
 				continue
 			}
 		} else if top >= 0 && open[top].seen != nil {
 			open[top].key = true // after this value
 		}
 		switch token {
+		case nil:
+			return errors.New("found null")
 		case json.Delim('{'):
 			open = append(open, level{map[string]bool{}, true})
 		case json.Delim('['):
@@ -194,6 +212,11 @@ func (r rawStatement) parse() (statement, error) {
 	} else if json.Unmarshal(r.Principal, &s.principals) != nil || !slices.Equal(s.principals, texts{"*"}) {
 		return s, errors.New(`the Principal is invalid: expected "*" or {"AWS": …}`)
 	}
+	for _, principal := range s.principals {
+		if principal != "*" && strings.ContainsAny(principal, "*?") {
+			return s, fmt.Errorf("the Principal %.128q is invalid: a wildcard must stand alone", principal)
+		}
+	}
 	for _, pattern := range slices.Concat(r.Action, r.NotAction) {
 		s.actions = append(s.actions, wildcard("(?is)", pattern, ".*"))
 	}
@@ -214,18 +237,28 @@ func wildcard(flags, pattern, many string) *regexp.Regexp {
 	return regexp.MustCompile(flags + "^" + expression + "$")
 }
 
-// operators compare a value of the policy with one of the request.
-var operators = map[string]func(want, got string) bool{
-	"StringEquals":           func(want, got string) bool { return want == got },
-	"StringEqualsIgnoreCase": strings.EqualFold,
-	"Bool":                   strings.EqualFold,
+// A comparison returns what compares a value of the policy with those of a request.
+type comparison func(want string) func(got string) bool
+
+var operators = map[string]comparison{
+	"StringEquals":           same,
+	"StringEqualsIgnoreCase": fold,
+	"Bool":                   fold,
 	"StringLike":             like(".*"),
 	"ArnLike":                like("[^:]*"),
 	"Null":                   nil,
 }
 
-func like(many string) func(want, got string) bool {
-	return func(want, got string) bool { return wildcard("(?s)", want, many).MatchString(got) }
+func same(want string) func(string) bool {
+	return func(got string) bool { return want == got }
+}
+
+func fold(want string) func(string) bool {
+	return func(got string) bool { return strings.EqualFold(want, got) }
+}
+
+func like(many string) comparison {
+	return func(want string) func(string) bool { return wildcard("(?s)", want, many).MatchString }
 }
 
 // conditionKeys are the keys that [Server] sets where a request has them, in lower case.
@@ -248,8 +281,13 @@ func newCondition(operator, key string, values texts) condition {
 	if name == "ArnEquals" {
 		name = "ArnLike" // IAM compares both alike
 	}
-	match, known := operators[name]
-	c.match = match
+	compare, known := operators[name]
+	if compare != nil {
+		for _, v := range values {
+			c.matches = append(c.matches, compare(v))
+		}
+	}
+	c.null = known && compare == nil
 	switch {
 	case !known:
 		c.undecided = "the stand-in does not know this operator"
@@ -257,21 +295,25 @@ func newCondition(operator, key string, values texts) condition {
 		c.undecided = "the stand-in does not know this key"
 	case slices.ContainsFunc(values, func(v string) bool { return strings.Contains(v, "${") }):
 		c.undecided = "the stand-in does not know policy variables"
+	case c.null && slices.ContainsFunc(values, func(v string) bool { return !isBool(v) }):
+		c.undecided = "the stand-in does not know values of Null other than true and false"
 	}
 	return c
 }
+
+func isBool(v string) bool { return strings.EqualFold(v, "true") || strings.EqualFold(v, "false") }
 
 // holds reports whether the request meets the condition (IAM User Guide, "Condition operators" and
 // "Multivalued context keys").
 func (c condition) holds(request attributes) bool {
 	got, present := request[strings.ToLower(c.key)]
-	if c.match == nil {
+	if c.null {
 		return slices.ContainsFunc(c.values, func(want string) bool {
 			return strings.EqualFold(want, "true") != present
 		})
 	}
 	wanted := func(value string) bool {
-		return slices.ContainsFunc(c.values, func(want string) bool { return c.match(want, value) })
+		return slices.ContainsFunc(c.matches, func(match func(string) bool) bool { return match(value) })
 	}
 	passes := func(value string) bool { return wanted(value) != c.negated }
 	switch {

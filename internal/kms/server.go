@@ -82,9 +82,10 @@ func failf(code, format string, args ...any) error {
 }
 
 const (
-	validation  = "ValidationException"
-	notFound    = "NotFoundException"
-	unsupported = "UnsupportedOperationException"
+	validation    = "ValidationException"
+	notFound      = "NotFoundException"
+	unsupported   = "UnsupportedOperationException"
+	limitExceeded = "LimitExceededException"
 )
 
 // Limits of requests. An answer needs a few times the memory of its request.
