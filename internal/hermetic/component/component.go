@@ -10,6 +10,7 @@ package component
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -274,11 +275,21 @@ func (b *Builder) mode(ctx context.Context, dir string) (sandbox.Mode, error) {
 	return mode, nil
 }
 
-// sandboxed runs a command of a job. It sets c.Work and c.Output.
+// sandboxed runs a command of a job. It sets c.Work and c.Output. In /out it leaves files only: outside of the
+// sandbox a link would lead to a file of this machine.
 func (r *run) sandboxed(ctx context.Context, c sandbox.Command) error {
 	c.Work = r.work
 	c.Output = r.log
-	return r.mode.Run(ctx, c)
+	err := r.mode.Run(ctx, c)
+	out := filepath.Join(r.work, "out")
+	entries, _ := os.ReadDir(out) // what fails here fails again when the files are used
+	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			err = errors.Join(err, fmt.Errorf("%s/%s: expected a file, found %v", sandbox.Out, e.Name(), e.Type()),
+				os.RemoveAll(filepath.Join(out, e.Name())))
+		}
+	}
+	return err
 }
 
 func (b *Builder) jobs() int {

@@ -330,6 +330,11 @@ func TestUndeclaredInput(t *testing.T) {
 			t.Errorf("%s: expected the build to fail, found %v, %v", path, o.Dir, err)
 		}
 	}
+	// Read later, outside of the sandbox, it would be the file of this machine.
+	o, err := b.recipe(t.Context(), "thing", fakeRecipe("link "+outside+" /out/linked\n"))
+	if err == nil || !strings.Contains(err.Error(), "/out/linked: expected a file") {
+		t.Errorf("a link out of the sandbox: expected the build to fail, found %v, %v", o.Dir, err)
+	}
 }
 
 func TestTwoAtOnce(t *testing.T) {

@@ -164,6 +164,10 @@ func runOrder(args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
+	// As a shell or a CI runner may leave it open to neb.
+	if _, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+		return err
+	}
 	var r report
 	var err error
 	r.Mode, err = Choose(ctx, o.Dir)
@@ -359,6 +363,15 @@ func checkSeen(t *testing.T, r report, port string) {
 		equal("parent process id", s.Parent, 1)
 	}
 	equal("capabilities", s.Caps, strings.Repeat("0", 16))
+}
+
+// What a build of root could do to the machine although it has no capabilities, and where inherited files lead.
+func TestNoWayOut(t *testing.T) {
+	inEach(t, []string{"/usr/bin/probe", "escape"}, nil, func(t *testing.T, r report, _ string) {
+		if r.Error != "" || r.Output != "" {
+			t.Errorf("error %q, ways out:\n%s", r.Error, r.Output)
+		}
+	})
 }
 
 func TestExitStatus(t *testing.T) {

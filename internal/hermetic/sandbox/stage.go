@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -31,8 +32,11 @@ func init() {
 // stage returns the exit status of the command, as in a shell.
 func stage() int {
 	fail := os.NewFile(4, "failure")
-	unix.CloseOnExec(4)
-	unix.CloseOnExec(3)
+	// Also what neb itself inherited without knowing: a directory would lead out of the sandbox.
+	closed := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	for fd := 3; closed != nil && fd < 1<<16; fd++ { // Linux before 5.11
+		unix.CloseOnExec(fd)
+	}
 	var s spec
 	code := 0
 	err := json.NewDecoder(os.NewFile(3, "spec")).Decode(&s)
@@ -207,12 +211,12 @@ func (s spec) mounts() error {
 		if err := os.MkdirAll(at(inside), 0o755); err != nil {
 			return err
 		}
-		if err := bind(outside, at(inside), unix.MS_RDONLY); err != nil {
+		if err := bind(outside, at(inside), unix.MS_RDONLY|unix.MS_NODEV); err != nil {
 			return err
 		}
 	}
 	for _, dir := range writable {
-		if err := bind(filepath.Join(s.Work, dir), at(dir), 0); err != nil {
+		if err := bind(filepath.Join(s.Work, dir), at(dir), unix.MS_NODEV); err != nil {
 			return err
 		}
 	}
@@ -222,7 +226,9 @@ func (s spec) mounts() error {
 		if err := os.WriteFile(path, nil, 0o666); err != nil {
 			return err
 		}
-		if err := mount("/dev/"+d.name, path, "", unix.MS_BIND, ""); err != nil {
+		// Read-only: a device can be written to nevertheless, and root cannot change its permissions, which
+		// are the machine's.
+		if err := bind("/dev/"+d.name, path, unix.MS_RDONLY); err != nil {
 			return err
 		}
 	}
@@ -231,8 +237,9 @@ func (s spec) mounts() error {
 			return err
 		}
 	}
+	// Read-only: root may write to the machine's settings, such as kernel.core_pattern, without any capability.
 	// The kernel denies a new proc in a container whose own /proc is partly covered. Builds work without.
-	err = mount("proc", at("proc"), "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	err = mount("proc", at("proc"), "proc", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	if err != nil && !errors.Is(err, unix.EPERM) {
 		return err
 	}
@@ -261,7 +268,7 @@ func mount(source, target, fstype string, flags uintptr, data string) error {
 	return nil
 }
 
-// bind mounts outside on inside, nosuid and nodev, and with flags.
+// bind mounts outside on inside, nosuid and with flags.
 func bind(outside, inside string, flags uintptr) error {
 	if err := mount(outside, inside, "", unix.MS_BIND, ""); err != nil {
 		return err
@@ -275,14 +282,14 @@ func bind(outside, inside string, flags uintptr) error {
 		st int64
 		ms uintptr
 	}{
-		{unix.ST_NOEXEC, unix.MS_NOEXEC}, {unix.ST_NOATIME, unix.MS_NOATIME},
+		{unix.ST_NODEV, unix.MS_NODEV}, {unix.ST_NOEXEC, unix.MS_NOEXEC}, {unix.ST_NOATIME, unix.MS_NOATIME},
 		{unix.ST_NODIRATIME, unix.MS_NODIRATIME}, {unix.ST_RELATIME, unix.MS_RELATIME},
 	} {
 		if fs.Flags&f.st != 0 {
 			flags |= f.ms
 		}
 	}
-	return mount("", inside, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOSUID|unix.MS_NODEV|flags, "")
+	return mount("", inside, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOSUID|flags, "")
 }
 
 // dropCapabilities drops all capabilities of this thread and its children.

@@ -21,6 +21,10 @@ var words = map[string]func(arg string) error{
 		}
 		return err
 	},
+	"link": func(arg string) error { // link TARGET NAME
+		target, name, _ := strings.Cut(arg, " ")
+		return os.Symlink(target, name)
+	},
 	"env":   func(arg string) error { return os.WriteFile(arg, []byte(strings.Join(os.Environ(), "\n")), 0o644) },
 	"fill":  fill,
 	"sleep": func(arg string) error { d, err := time.ParseDuration(arg); time.Sleep(d); return err },

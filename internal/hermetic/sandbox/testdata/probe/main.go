@@ -22,6 +22,7 @@ var acts = map[string]func() error{
 	"linger": linger,
 	"wait":   func() error { time.Sleep(time.Minute); return nil },
 	"tamper": tamper,
+	"escape": escape,
 }
 
 func main() {
@@ -111,3 +112,25 @@ func linger() error {
 
 // tamper writes to the toolchain.
 func tamper() error { return os.WriteFile("/usr/lib/tool", []byte("bad"), 0o644) }
+
+// escape prints each way out of the sandbox that it finds, and takes none.
+func escape() error {
+	for fd := 3; fd < 100; fd++ {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			fmt.Println("inherited directory", fd)
+		}
+	}
+	for _, path := range []string{"/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/sys/vm/swappiness"} {
+		if fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
+			unix.Close(fd)
+			fmt.Println("writable", path)
+		}
+	}
+	for _, name := range []string{"null", "zero", "full", "random", "urandom"} {
+		if unix.Chmod("/dev/"+name, 0o666) == nil { // the mode that it has
+			fmt.Println("permissions of", name)
+		}
+	}
+	return nil
+}
