@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 
@@ -10,6 +11,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
 // sameImage reports whether two references name the same image. Tools write them with or without the default
@@ -43,9 +46,11 @@ func openRegistry(ctx context.Context, rest string, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	transport := remote.DefaultTransport.(*http.Transport).Clone()
+	transport.DialContext = stream.Dial(stream.Stall)
 	r := repository{name: ref.Context(), opts: []remote.Option{
 		remote.WithAuthFromKeychain(keychain()), remote.WithContext(ctx), remote.WithUserAgent("neb"),
-		remote.WithTransport(boundedManifests{remote.DefaultTransport}),
+		remote.WithTransport(boundedManifests{transport}),
 	}}
 	if r.first, err = remote.Get(ref, r.opts...); err != nil {
 		return nil, err

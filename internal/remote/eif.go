@@ -114,7 +114,7 @@ func (r *Remote) PullEIF(ctx context.Context, reference, path string,
 	}
 	var size int64
 	for _, l := range m.Layers {
-		if l.MediaType != mediaSection || l.Size < 0 || size+l.Size > maxEIF {
+		if l.MediaType != mediaSection || l.Size < 0 || l.Size > maxEIF-size {
 			return "", fmt.Errorf("%s: %s: layer %s: expected type %s and at most %d bytes in all", r.name,
 				reference, l.Digest, mediaSection, int64(maxEIF))
 		}

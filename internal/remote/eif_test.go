@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/enclaves"
@@ -83,6 +87,27 @@ func TestEIF(t *testing.T) {
 	}
 	if _, err := r.PullEIF(ctx, key, path, accept); err == nil {
 		t.Error("an artifact of another type: no error")
+	}
+
+	// Sizes whose sum is negative: the second layer would have no end.
+	err = r.pushing(ctx, func(target oras.GraphTarget) error {
+		layer := content.NewDescriptorFromBytes(mediaSection, []byte("x"))
+		if err := put(ctx, target, layer, strings.NewReader("x")); err != nil {
+			return err
+		}
+		endless := layer
+		endless.Size = math.MaxInt64
+		m, err := putManifest(ctx, target, typeEIF, nil, nil, layer, endless)
+		if err != nil {
+			return err
+		}
+		return target.Tag(ctx, m, "endless")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.PullEIF(ctx, "endless", path, accept); err == nil || !strings.Contains(err.Error(), "at most") {
+		t.Errorf("an endless layer: error %v, expected one about its size", err)
 	}
 
 	s.setFault(func(w http.ResponseWriter, r *http.Request) bool {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,7 +48,7 @@ func (r *Remote) Statements(ctx context.Context, key string) ([][]byte, error) {
 }
 
 // Fetch writes the files of the output with a key into dir, where they do not exist yet. They have the hashes
-// that files gives. The error is [ErrNotFound] if the remote does not have them.
+// that files gives. After an error dir has none of them; it is [ErrNotFound] if the remote does not have them.
 func (r *Remote) Fetch(ctx context.Context, key string, files []trust.File, dir string) error {
 	list, err := r.referrers(ctx, key, typeOutput)
 	if err != nil {
@@ -60,7 +61,15 @@ func (r *Remote) Fetch(ctx context.Context, key string, files []trust.File, dir 
 	var errs []error
 	for _, m := range list {
 		err := r.fetch(ctx, m, files, dir)
-		if err == nil || ctx.Err() != nil {
+		if err == nil {
+			return nil
+		}
+		for _, f := range files {
+			if gone := os.Remove(filepath.Join(dir, f.Name)); !errors.Is(gone, fs.ErrNotExist) {
+				err = errors.Join(err, gone)
+			}
+		}
+		if ctx.Err() != nil {
 			return err
 		}
 		errs = append(errs, err)
@@ -90,8 +99,8 @@ func (r *Remote) fetch(ctx context.Context, m referrer, files []trust.File, dir 
 
 // file writes a layer to path, which has the content of f afterwards or does not exist.
 func (r *Remote) file(ctx context.Context, layer ocispec.Descriptor, f trust.File, path string) error {
-	if layer.Size > maxFile {
-		return fmt.Errorf("layer has %d bytes, expected at most %d", layer.Size, maxFile)
+	if layer.Size < 0 || layer.Size > maxFile {
+		return fmt.Errorf("layer has %d bytes, expected 0 to %d", layer.Size, maxFile)
 	}
 	if err := checkDigest(layer.Digest); err != nil {
 		return err

@@ -37,6 +37,8 @@ import (
 	"oras.land/oras-go/v2/registry/remote/credentials"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 	"oras.land/oras-go/v2/registry/remote/retry"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 )
 
 // ErrNotFound means that the remote does not have it.
@@ -124,12 +126,14 @@ func Open(ctx context.Context, name string) (*Remote, error) {
 	return r, nil
 }
 
-// newTransport limits the time that a registry may take to answer.
+// stall is how long a registry may send and take nothing.
+var stall = stream.Stall
+
+// newTransport limits the time that a registry may take to answer, and to go on.
 func newTransport() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
-	t.TLSHandshakeTimeout = 10 * time.Second
-	t.ResponseHeaderTimeout = 30 * time.Second
+	t.DialContext = stream.Dial(stall)
+	t.ResponseHeaderTimeout = stall
 	return t
 }
 

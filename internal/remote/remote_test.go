@@ -21,6 +21,9 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/registry/remote/retry"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/trust"
@@ -296,6 +299,83 @@ func TestFaults(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestHostileArtifacts has somebody who may push add artifacts whose files are wrong in part, or of a negative
+// size: the right files are found nevertheless.
+func TestHostileArtifacts(t *testing.T) {
+	for _, name := range []string{newServer(t, true).name(), filepath.Join(t.TempDir(), "shared")} {
+		r := openTest(t, name)
+		files := pushed(t, r)
+		dir, _ := someFiles(t)
+		err := r.pushing(t.Context(), func(target oras.GraphTarget) error {
+			of, err := subject(t.Context(), key)
+			if err != nil {
+				return err
+			}
+			for i := range 12 {
+				var layers []ocispec.Descriptor
+				for _, f := range files {
+					data, err := os.ReadFile(filepath.Join(dir, f.Name))
+					if err != nil {
+						return err
+					}
+					if f.Name == "bzImage" {
+						data = fmt.Appendf(nil, "hostile %d", i)
+					}
+					media, data := compressed(data)
+					layer := content.NewDescriptorFromBytes(media, data)
+					if err := put(t.Context(), target, layer, bytes.NewReader(data)); err != nil {
+						return err
+					}
+					if i%3 == 2 {
+						layer.Size = -1
+					}
+					layer.Annotations = map[string]string{ocispec.AnnotationTitle: f.Name}
+					layers = append(layers, layer)
+				}
+				if _, err := putManifest(t.Context(), target, typeOutput, &of, nil, layers...); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := t.TempDir()
+		if err := openTest(t, name).Fetch(t.Context(), key, files, out); err != nil {
+			t.Fatal(err)
+		}
+		checkFiles(t, out, files)
+	}
+}
+
+// TestStall has a registry that sends a part of each blob and then nothing: neb gives it up.
+func TestStall(t *testing.T) {
+	s := newServer(t, true)
+	files := pushed(t, openTest(t, s.name()))
+	stop := make(chan struct{})
+	t.Cleanup(func() { close(stop) })
+	s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/sha256:") {
+			return false
+		}
+		_, _ = w.Write([]byte("x"))
+		w.(http.Flusher).Flush()
+		select {
+		case <-stop:
+		case <-r.Context().Done():
+		}
+		return true
+	})
+	before := stall
+	t.Cleanup(func() { stall = before })
+	stall = 100 * time.Millisecond
+	err := openTest(t, s.name()).Fetch(t.Context(), key, files, t.TempDir())
+	if err == nil || !strings.Contains(err.Error(), "sent no data") {
+		t.Errorf("error %v, expected one that says so", err)
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package stream reads files and streams with limits: of a context and of size. It does not copy, decode or
+// Package stream reads files and streams with limits: of a context, of size and of time. It does not copy, decode or
 // buffer.
 package stream
 

@@ -59,24 +59,25 @@ func Load(path string) (*Keys, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(data, &k.list); err != nil {
+	var list []Key
+	if err := json.Unmarshal(data, &list); err != nil {
 		return nil, fmt.Errorf("%s: expected a list of keys: %w", path, err)
 	}
-	for i := range k.list {
-		key := &k.list[i]
+	for _, key := range list {
 		block, _ := pem.Decode([]byte(key.PEM))
 		if block == nil {
 			return nil, fmt.Errorf("%s: key %q: expected a public key in PEM", path, key.Name)
 		}
-		if key.public, err = x509.ParsePKIXPublicKey(block.Bytes); err != nil {
-			return nil, fmt.Errorf("%s: key %q: %w", path, key.Name, err)
-		}
-		id, err := sign.KeyID(key.public)
+		public, err := x509.ParsePKIXPublicKey(block.Bytes)
 		if err != nil {
 			return nil, fmt.Errorf("%s: key %q: %w", path, key.Name, err)
 		}
-		if id != key.ID {
-			return nil, fmt.Errorf("%s: key %q: expected the ID %s, found %q", path, key.Name, id, key.ID)
+		found, err := k.Trust(key.Name, public, key.Expires) // a key twice would count twice
+		if err != nil {
+			return nil, fmt.Errorf("%s: key %q: %w", path, key.Name, err)
+		}
+		if found.ID != key.ID {
+			return nil, fmt.Errorf("%s: key %q: expected the ID %s, found %q", path, key.Name, found.ID, key.ID)
 		}
 	}
 	return k, nil
@@ -89,7 +90,7 @@ func (k *Keys) List() []Key { return slices.Clone(k.list) }
 func (k *Keys) Add(name string, public crypto.PublicKey, expires *time.Time) (Key, error) {
 	key, err := k.Trust(name, public, expires)
 	if err != nil {
-		return key, err
+		return key, fmt.Errorf("%s: %w", k.path, err)
 	}
 	return key, k.write()
 }
@@ -101,8 +102,7 @@ func (k *Keys) Trust(name string, public crypto.PublicKey, expires *time.Time) (
 		return Key{}, err
 	}
 	if i := slices.IndexFunc(k.list, func(o Key) bool { return o.Name == name || o.ID == id }); i >= 0 {
-		return Key{}, fmt.Errorf("%s: key %s is already trusted as %q; remove it first", k.path, k.list[i].ID,
-			k.list[i].Name)
+		return Key{}, fmt.Errorf("key %s is already trusted as %q; remove it first", k.list[i].ID, k.list[i].Name)
 	}
 	der, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {

@@ -146,10 +146,23 @@ func TestUntrustedForms(t *testing.T) {
 }
 
 func TestLoadRejects(t *testing.T) {
+	twice := filepath.Join(t.TempDir(), "twice.json")
+	keys := &Keys{path: twice}
+	if _, err := keys.Trust("one", newKeys(t)["Ed25519"].Public(), nil); err != nil {
+		t.Fatal(err)
+	}
+	second := keys.list[0]
+	second.Name = "two" // with --require 2, one key would do
+	keys.list = append(keys.list, second)
+	list, err := json.Marshal(keys.list)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, text := range map[string]string{
-		"no JSON":    "keys",
-		"no PEM":     `[{"name":"a","id":"b","pem":"c"}]`,
-		"another ID": `[{"name":"a","id":"b","pem":"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n"}]`,
+		"a key twice": string(list),
+		"no JSON":     "keys",
+		"no PEM":      `[{"name":"a","id":"b","pem":"c"}]`,
+		"another ID":  `[{"name":"a","id":"b","pem":"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n"}]`,
 	} {
 		path := filepath.Join(t.TempDir(), "trust.json")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -126,11 +125,6 @@ func (s *Sharing) take(ctx context.Context, j job, dir string) (sandbox.Mode, er
 			return sandbox.Mode(o.Isolation), nil
 		}
 		failed = append(failed, err)
-		for _, f := range o.Files {
-			if err := os.Remove(filepath.Join(dir, f.Name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return "", err
-			}
-		}
 	}
 	return "", errors.Join(failed...)
 }

@@ -5,18 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-)
 
-// defaultStall is how long a mirror may send nothing before the download from it times out.
-const defaultStall = 30 * time.Second
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
+)
 
 // errNotFound is the error of a mirror that answers and does not have the file.
 var errNotFound = final{errors.New("not found")}
@@ -26,40 +23,26 @@ type final struct{ error }
 
 // client returns an HTTP client that also reads file:// URLs. It does not ask for compression, because hashes
 // are of the stored content.
-var client = sync.OnceValue(func() *http.Client { return newClient(defaultStall) })
+var client = sync.OnceValue(func() *http.Client { return newClient(stream.Stall) })
 
 func newClient(stall time.Duration) *http.Client {
-	dialer := net.Dialer{Timeout: 15 * time.Second}
 	transport := &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return stallConn{conn, stall}, nil
-		},
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         stream.Dial(stall),
 		TLSHandshakeTimeout: 15 * time.Second,
 		DisableCompression:  true,
 		MaxIdleConnsPerHost: 16,
 	}
 	transport.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
-	return &http.Client{Transport: transport}
+	return &http.Client{Transport: transport, CheckRedirect: checkRedirect}
 }
 
-// stallConn is a connection that fails when no data arrives for a while.
-type stallConn struct {
-	net.Conn
-	stall time.Duration
-}
-
-func (c stallConn) Read(p []byte) (int, error) {
-	_ = c.SetReadDeadline(time.Now().Add(c.stall))
-	n, err := c.Conn.Read(p)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("sent no data for %v", c.stall)
+// checkRedirect keeps a mirror from sending neb to a file of this machine, which may be a pipe or a device.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	if req.URL.Scheme == "file" || len(via) >= 10 {
+		return final{fmt.Errorf("redirects to %s, in %d steps", req.URL.Redacted(), len(via))}
 	}
-	return n, err
+	return nil
 }
 
 // open requests a file from an offset on. The result is the body, the offset at which it starts (that one,
@@ -113,7 +96,10 @@ func (m Mirrors) open(ctx context.Context, address string, offset int64) (body i
 // Redacted returns a URL without its password.
 func Redacted(address string) string {
 	u, err := url.Parse(address)
-	if err != nil {
+	if err != nil { // often because of a character of the password
+		if i := strings.LastIndexByte(address, '@'); i >= 0 {
+			return "xxxxx" + address[i:]
+		}
 		return address
 	}
 	return u.Redacted()

@@ -34,7 +34,7 @@ type Mirrors struct {
 	Proxies   []string            // Go module proxies
 	Remotes   []*remote.Remote    // asked first, by SHA-256
 
-	stall time.Duration // how long a mirror may send nothing; 0: [defaultStall]
+	stall time.Duration // how long a mirror may send nothing; 0: [stream.Stall]
 }
 
 // OfMachine returns the mirrors that this machine is configured for: those of NEB_MIRROR and GOPROXY and, unless

@@ -161,6 +161,12 @@ func TestNamedMirrors(t *testing.T) {
 			t.Errorf("%q: expected an error about NEB_MIRROR, found %v", value, err)
 		}
 	}
+	for _, password := range []string{"secret%", "secret#1", "secret[", "secret/x"} {
+		t.Setenv("NEB_MIRROR", "http://me:"+password+"@m.example/debian")
+		if _, err := OfMachine(t.Context(), root, false); err == nil || strings.Contains(err.Error(), "cret") {
+			t.Errorf("%q: expected an error without the password, found %v", password, err)
+		}
+	}
 }
 
 // TestMirrorOnly: neither apt's mirrors nor the snapshots are asked.

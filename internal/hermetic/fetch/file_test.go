@@ -229,6 +229,20 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// TestRedirectToFile: a mirror cannot make neb open a file of this machine, even the right one.
+func TestRedirectToFile(t *testing.T) {
+	data := mirror.Content(1000)
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m := mirror.Serve(t, func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "file://"+path, http.StatusFound)
+	})
+	_, _, err := download(t, mirrors(m), mirror.Locked("bash", data), nil)
+	wants(t, err, "redirects to file://"+path)
+}
+
 // TestStalledMirror: the only mirror stops sending in the middle, once, and is asked for the rest.
 func TestStalledMirror(t *testing.T) {
 	data := mirror.Content(200_000)
