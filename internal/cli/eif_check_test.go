@@ -59,3 +59,26 @@ func TestCheck(t *testing.T) {
 		t.Errorf("status %d: %s%s", status, out, errs)
 	}
 }
+
+// TestMemoryOfBuildAndCheck compares the memory that neb eif build and neb eif check print. The kernel is large
+// enough that it would show if one of them counted it as a ramdisk.
+func TestMemoryOfBuildAndCheck(t *testing.T) {
+	f := newEIFFiles(t)
+	kernel, err := os.ReadFile(f.path("blobs/bzImage"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(f.path("large"), append(kernel, make([]byte, 8<<20)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output := f.path("large.eif")
+	status, _, errs := command("eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64", "--blobs",
+		f.path("blobs"), "--kernel", f.path("large"), "--nsm=", "--output", output, "--cmd", "/hello")
+	_, want, found := strings.Cut(errs, "needs at least")
+	if status != 0 || !found {
+		t.Fatalf("status %d: %s", status, errs)
+	}
+	if status, out, errs := command("eif", "check", output); status != 0 || !strings.Contains(out, want) {
+		t.Errorf("status %d: %q and %q, want%s", status, out, errs, want)
+	}
+}

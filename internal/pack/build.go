@@ -191,6 +191,7 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 			return err
 		}
 	}
+	var usage preflight.Usage
 	for _, s := range []struct {
 		t     eif.SectionType
 		write func() error
@@ -204,8 +205,12 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 		if err := out.Next(s.t); err != nil {
 			return nil, err
 		}
+		start := out.Size()
 		if err := s.write(); err != nil {
 			return nil, fmt.Errorf("the %v section: %w", s.t, err)
+		}
+		if s.t == eif.Ramdisk {
+			usage.Ramdisks += out.Size() - start
 		}
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
@@ -223,11 +228,8 @@ func (b *Build) To(ctx context.Context, w io.WriteSeeker) (*Result, error) {
 	if err := out.Close(); err != nil {
 		return nil, err
 	}
-	usage := preflight.Usage{
-		Ramdisks: out.Size(), // little more than they are
-		Pages:    bootstrap.usage.Pages + application.usage.Pages,
-		Inodes:   bootstrap.usage.Inodes + application.usage.Inodes,
-	}
+	usage.Pages = bootstrap.usage.Pages + application.usage.Pages
+	usage.Inodes = bootstrap.usage.Inodes + application.usage.Inodes
 	return &Result{Measurements: measurements, Size: out.Size(), Memory: usage.LeastMemory(out.Size())}, nil
 }
 
