@@ -210,7 +210,7 @@ func Repair(ctx context.Context, w io.WriteSeeker, f *File) (Measurements, error
 		return Measurements{}, errors.New("the file is of a PCIe enclave, whose PCR0 is not known: " +
 			"neb cannot show that it stays the same")
 	case len(f.Layout) == 0:
-		return Measurements{}, errors.New("nothing to repair: the sections lie as the format has them")
+		return Measurements{}, errors.New("nothing to repair: the layout is as the format prescribes")
 	}
 	pass, err := f.Measure(ctx)
 	if pass == nil {

@@ -264,7 +264,7 @@ func TestOrderErrors(t *testing.T) {
 		entries []Header
 		want    string
 	}{
-		{"below a file", []Header{file("a", 0), file("a/b", 0)}, "below the name of an earlier entry that is no directory"},
+		{"below a file", []Header{file("a", 0), file("a/b", 0)}, "below an earlier entry that is not a directory"},
 		{"duplicate entry", []Header{file("a", 0), file("a", 0)}, "duplicate entry"},
 		{"file over a directory", []Header{dir("a"), dir("b"), file("a", 0)}, "earlier entry of this name is a directory"},
 		{"body missing", []Header{file("a", 1), file("b", 0)}, "1 bytes shorter"},

@@ -34,7 +34,7 @@ func (n *names) add(name string, mode, time uint32) (uint32, error) {
 	if i := strings.LastIndexByte(name, '/'); i >= 0 {
 		parent := maphash.String(n.seed, name[:i])
 		if _, ok := n.files[parent]; ok {
-			return 0, errors.New("it is below the name of an earlier entry that is no directory")
+			return 0, errors.New("it is below an earlier entry that is not a directory")
 		}
 		if _, ok := n.dirs[parent]; !ok {
 			return 0, errors.New("the archive has no entry for its directory before it, and the kernel " +

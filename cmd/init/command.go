@@ -274,7 +274,7 @@ func machineName(m int) string {
 
 // readELF reads machine and loader (PT_INTERP) of a 64-bit little-endian ELF file from its beginning.
 func readELF(head []byte) (machine int, loader string, err error) {
-	short := errors.New("it is an ELF file that was cut")
+	short := errors.New("the ELF file is truncated")
 	if len(head) < 20 {
 		return 0, "", short
 	}

@@ -117,10 +117,10 @@ func (e *enclave) carrierEnded(pid int) {
 	e.link.pid = 0
 	unix.Close(e.link.control)
 	if e.link.restarts++; e.link.restarts > maxRestarts {
-		warn(fail("network", "its process ended again, it stays down", nil))
+		warn(fail("network: neb-net ended too often: the network stays down", "", nil))
 		return
 	}
-	warn(fail("network", "its process ended, it is started again", nil))
+	warn(fail("network: neb-net ended: starting it again", "", nil))
 	if err := e.startCarrier(); err != nil {
 		warn(err)
 	}

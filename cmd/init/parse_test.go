@@ -254,8 +254,8 @@ func TestDiagnose(t *testing.T) {
 		"static":        {elfFile(elfMachine, ""), "it may be truncated"},
 		"other machine": {elfFile(8, ""), "it was built for another machine"},
 		"32 bits":       {elfFile(3, ""), "it was built for 32-bit x86"},
-		"cut":           {[]byte("\x7fELF\x02"), "was cut"},
-		"cut later":     {elfFile(elfMachine, "")[:40], "was cut"},
+		"cut":           {[]byte("\x7fELF\x02"), "is truncated"},
+		"cut later":     {elfFile(elfMachine, "")[:40], "is truncated"},
 	} {
 		if got := diagnose(c.head, have); !strings.Contains(got, c.want) {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)

@@ -63,7 +63,7 @@ func (f *field) take(value string) error {
 		*f.list = append(*f.list, value)
 	case f.text != nil:
 		if value == "" {
-			return errors.New("it is empty, expected no record instead")
+			return errors.New("it is empty: omit the record instead")
 		}
 		*f.text = value
 	case f.number != nil:

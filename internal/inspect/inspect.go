@@ -43,7 +43,7 @@ type Report struct {
 // Codes of findings about EIFs.
 const (
 	Structure   Code = "structure"    // header or sections break a rule of the format
-	Layout      Code = "layout"       // the sections lie elsewhere than the format has them
+	Layout      Code = "layout"       // the layout of the sections is not as the format prescribes
 	PCIe        Code = "pcie"         // the image is of a PCIe enclave, whose PCR0 is not known
 	Checksum    Code = "checksum"     // the file is truncated or changed
 	Kernel      Code = "kernel"       // not a bootable image for the architecture

@@ -75,11 +75,11 @@ func readKeys(path string) (keys, error) {
 	}
 	for i, k := range file.Keys {
 		if err == nil && (k == nil || len(k.Material) != 32 || !keyARN.MatchString(k.ARN)) {
-			err = fmt.Errorf("key %d is not one of neb kms", i+1)
+			err = fmt.Errorf("key %d was not created by neb kms", i+1)
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: invalid file of keys: %w", path, err)
+		return nil, fmt.Errorf("%s: invalid key file: %w", path, err)
 	}
 	return file.Keys, nil
 }

@@ -56,7 +56,7 @@ func (t *texts) UnmarshalJSON(raw []byte) error {
 	for i, item := range list {
 		switch item[0] {
 		case '{', '[', 'n':
-			return fmt.Errorf("found %.40s, expected a text", item)
+			return fmt.Errorf("found %.40s, expected a string", item)
 		case '"':
 			if err := json.Unmarshal(item, &(*t)[i]); err != nil {
 				return err
@@ -185,7 +185,7 @@ func unique(d *json.Decoder) error {
 		}
 		if len(open) == 0 {
 			if _, err := d.Token(); err != io.EOF {
-				return errors.New("bytes after the end")
+				return errors.New("found more than one JSON value, expected one")
 			}
 			return nil
 		}
@@ -198,7 +198,7 @@ func (r rawStatement) parse() (statement, error) {
 	case r.Effect != "Allow" && r.Effect != "Deny":
 		return s, fmt.Errorf("the Effect is %.20q: expected Allow or Deny", r.Effect)
 	case r.NotPrincipal != nil || r.NotResource != nil:
-		return s, errors.New("the stand-in does not know NotPrincipal and NotResource")
+		return s, errors.New("NotPrincipal and NotResource are not supported")
 	case (r.Action == nil) == (r.NotAction == nil):
 		return s, errors.New("expected one of Action and NotAction")
 	case r.Resource == nil:

@@ -264,18 +264,18 @@ func readRequest(r *bufio.Reader) error {
 	for read := 0; read < 1024; {
 		line, err := r.ReadSlice('\n')
 		if err != nil {
-			return fmt.Errorf("the request for a network: %w", err)
+			return fmt.Errorf("network request: %w", err)
 		}
 		read += len(line)
 		if first && !bytes.HasPrefix(line, []byte("POST /connect ")) {
-			return fmt.Errorf("the request for a network: %.40q, expected POST /connect", line)
+			return fmt.Errorf("invalid network request: found %.40q, expected POST /connect", line)
 		}
 		first = false
 		if len(bytes.TrimRight(line, "\r\n")) == 0 {
 			return nil
 		}
 	}
-	return errors.New("the request for a network: more than 1024 bytes")
+	return errors.New("invalid network request: more than 1024 bytes")
 }
 
 // makeStack makes the network stack, which answers for every address.

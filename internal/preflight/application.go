@@ -275,7 +275,7 @@ func (c *checker) executable(at, real string, e *image.Entry) *Finding {
 	case !e.IsRegular():
 		why = "it is not a regular file"
 	case e.Mode&0o111 == 0:
-		why = fmt.Sprintf("nobody may execute it (mode %04o)", e.Mode&0o7777)
+		why = fmt.Sprintf("it is not executable (mode %04o)", e.Mode&0o7777)
 	case !c.may(e, 1):
 		why = fmt.Sprintf("user %d may not execute it (mode %04o, owner %d:%d)", c.account.UID, e.Mode&0o7777,
 			e.UID, e.GID)

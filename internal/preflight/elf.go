@@ -45,7 +45,7 @@ func (c *checker) parse(e *image.Entry) (*program, error) {
 	le := binary.LittleEndian
 	head := c.read(e, 0, 64)
 	if len(head) < 20 || string(head[:4]) != elfMagic {
-		return nil, fmt.Errorf("it is an ELF file that was cut: %d bytes", e.Size)
+		return nil, fmt.Errorf("the ELF file is truncated: %d bytes", e.Size)
 	}
 	p := &program{kind: le.Uint16(head[16:]), machine: le.Uint16(head[18:])}
 	if head[5] != 1 {
@@ -56,7 +56,7 @@ func (c *checker) parse(e *image.Entry) (*program, error) {
 	}
 	p.wide = true
 	if len(head) < 64 {
-		return nil, fmt.Errorf("it is an ELF file that was cut: %d bytes", e.Size)
+		return nil, fmt.Errorf("the ELF file is truncated: %d bytes", e.Size)
 	}
 	size, count := int64(le.Uint16(head[54:])), int64(le.Uint16(head[56:]))
 	if size != 56 || count == 0 || size*count > maxHeaders {
@@ -65,7 +65,7 @@ func (c *checker) parse(e *image.Entry) (*program, error) {
 	}
 	headers := c.read(e, int64(le.Uint64(head[32:])), size*count)
 	if int64(len(headers)) < size*count {
-		return nil, fmt.Errorf("it is an ELF file that was cut before its program headers")
+		return nil, fmt.Errorf("the ELF file is truncated before its program headers")
 	}
 	type segment struct{ at, address, size int64 }
 	var loads []segment

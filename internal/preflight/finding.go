@@ -82,8 +82,8 @@ const (
 
 // Codes has every code, in the order of docs/check.md.
 var Codes = []Kind{
-	{Structure, Error, "header or sections break a rule of the format", "build the file anew"},
-	{Layout, Warning, "the sections lie elsewhere than the format has them", "neb eif repair"},
+	{Structure, Error, "header or sections break a rule of the format", "build the file again"},
+	{Layout, Warning, "the layout of the sections is not as the format prescribes", "neb eif repair"},
 	{PCIe, Warning, "the image is of a PCIe enclave: its PCR0 and its disk cannot be checked",
 		"nothing, if that is intended"},
 	{Checksum, Error, "the checksum is wrong: the file is truncated or changed",
@@ -92,8 +92,8 @@ var Codes = []Kind{
 		"use a bzImage (x86_64) or an uncompressed Image (aarch64)"},
 	{Cmdline, Error, "the command line cannot be read, or is invalid",
 		"build the file with another command line"},
-	{Ramdisk, Error, "the kernel cannot unpack a ramdisk", "write the ramdisk anew"},
-	{Metadata, Error, "nitro-cli cannot read the metadata, and ends the enclave", "build the file anew"},
+	{Ramdisk, Error, "the kernel cannot unpack a ramdisk", "write the ramdisk again"},
+	{Metadata, Error, "nitro-cli cannot read the metadata, and ends the enclave", "build the file again"},
 	{Signature, Error, "the signature or its certificate is invalid, or not valid now",
 		"neb eif sign, with a valid certificate"},
 	{ForeignName, Warning, "a later ramdisk replaces a file of the first one, or is unpacked elsewhere",
@@ -163,6 +163,6 @@ func (f *Failed) Error() string {
 		codes[i] = string(finding.Code)
 	}
 	slices.Sort(codes)
-	return fmt.Sprintf("the enclave would not start: %s; mend the image, or accept with --allow %s",
+	return fmt.Sprintf("the enclave would not start: %s; fix the image, or accept with --allow %s",
 		f.Findings[0].Text, strings.Join(slices.Compact(codes), " --allow "))
 }

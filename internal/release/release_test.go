@@ -483,7 +483,7 @@ func TestVerify(t *testing.T) {
 	}
 	if err := v.MadeOf(strings.Repeat("2", 40)); err == nil ||
 		!strings.Contains(err.Error(),
-			"made of commit 1111111111111111111111111111111111111111, the source is at commit 2222") {
+			"built from commit 1111111111111111111111111111111111111111, the source is at commit 2222") {
 		t.Errorf("source at another commit: %v", err)
 	}
 	// A release that agrees with itself, of a kernel that the source does not make.

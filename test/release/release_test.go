@@ -119,7 +119,7 @@ func TestRelease(t *testing.T) {
 
 	// From another commit nothing is compiled, and nothing is compared.
 	git(t, source, "commit", "-q", "--allow-empty", "-m", "another")
-	want := "made of commit " + commit + ", the source is at commit "
+	want := "built from commit " + commit + ", the source is at commit "
 	out, err = neb(t, source, program, "verify", "--release", path)
 	if err == nil || !strings.Contains(out, want) {
 		t.Errorf("from another commit: %v\n%s", err, out)
