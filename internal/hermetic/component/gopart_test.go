@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"errors"
+	"go/build"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,9 +15,13 @@ import (
 
 func TestProgram(t *testing.T) {
 	dir := t.TempDir()
+	before := build.Default.ToolTags // neb's own environment has no effect
+	t.Cleanup(func() { build.Default.ToolTags = before })
+	build.Default.ToolTags = append(slices.Clone(before), "amd64.v4")
 	for name, text := range map[string]string{
-		"go.mod": "module " + module + "\n",
-		"go.sum": "",
+		"a/fast.go": "//go:build amd64.v4\n\npackage a\n",
+		"go.mod":    "module " + module + "\n",
+		"go.sum":    "",
 		"cmd/x/main.go": "package main\nimport (\n\"fmt\"\n\"" + module +
 			"/a\"\n\"golang.org/x/sys/unix\"\n)\n",
 		"cmd/x/main_test.go":     "package main\nimport \"example.org/only/for/tests\"\n",

@@ -107,6 +107,7 @@ func programIn(source, name string) (program, error) {
 	for _, a := range arch.All {
 		c := build.Default
 		c.GOOS, c.GOARCH, c.CgoEnabled = "linux", a.Go, false
+		c.ToolTags = nil // those of GOAMD64 and GOEXPERIMENT in neb's environment
 		seen := map[string]bool{}
 		var follow func(dir string) error
 		follow = func(dir string) error {

@@ -104,6 +104,11 @@ func check(dir string) error {
 	if err := unix.Access(above, unix.W_OK); err != nil {
 		return fmt.Errorf("%s is not writable: %w", above, err)
 	}
+	if above == dir {
+		if _, err := atomicfile.Target(dir); err != nil {
+			return err
+		}
+	}
 	if err := checkSums(filepath.Join(dir, SumsName)); err != nil {
 		return err
 	}
@@ -164,6 +169,10 @@ func present(dir, arch string) ([]string, error) {
 
 func write(dir string, sets []Set) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	dir, err := atomicfile.Target(dir) // not what another user made in /tmp
+	if err != nil {
 		return err
 	}
 	d, err := os.Open(dir)

@@ -278,6 +278,26 @@ func TestWriteRefuses(t *testing.T) {
 	}
 }
 
+// In a directory for everyone another user may have made the output directory, and could change what is in it.
+func TestDirectoryOfAnotherUser(t *testing.T) {
+	require.Root(t)
+	tmp := t.TempDir()
+	theirs := filepath.Join(tmp, "result")
+	if err := errors.Join(os.Chmod(tmp, fs.ModeSticky|0o777), os.Mkdir(theirs, 0o755),
+		os.Chown(theirs, 12345, 12345)); err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{"Check": Check(theirs),
+		"Write": Write(theirs, []Set{{"x86_64", made(t, t.TempDir(), "x86_64", "one ")}})} {
+		if err == nil || !strings.Contains(err.Error(), "belongs to user 12345") {
+			t.Errorf("%s: expected a refusal, found %v", what, err)
+		}
+	}
+	if left, _ := os.ReadDir(theirs); len(left) > 0 {
+		t.Errorf("written there: %v", left)
+	}
+}
+
 // Whenever it is killed, all files of the directory are of one build, and the next write succeeds.
 // Builds that write to one place at the same time take turns.
 func TestTwoAtOnce(t *testing.T) {

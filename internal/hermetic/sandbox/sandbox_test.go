@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -167,6 +168,11 @@ func runOrder(args []string) error {
 	// As a shell or a CI runner may leave it open to neb.
 	if _, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
 		return err
+	}
+	runtime.LockOSThread()
+	const uname26 = 0x0020000 // UNAME26: uname(2) gives version 2.6.*
+	if _, _, errno := unix.Syscall(unix.SYS_PERSONALITY, uname26, 0, 0); errno != 0 {
+		return errno
 	}
 	var r report
 	var err error
@@ -365,7 +371,8 @@ func checkSeen(t *testing.T, r report, port string) {
 	equal("capabilities", s.Caps, strings.Repeat("0", 16))
 }
 
-// What a build of root could do to the machine although it has no capabilities, and where inherited files lead.
+// What a build of root could do to the machine although it has no capabilities, where inherited files lead, and
+// what else is inherited.
 func TestNoWayOut(t *testing.T) {
 	inEach(t, []string{"/usr/bin/probe", "escape"}, nil, func(t *testing.T, r report, _ string) {
 		if r.Error != "" || r.Output != "" {

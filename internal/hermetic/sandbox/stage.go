@@ -54,6 +54,10 @@ func stage() int {
 // has started.
 func (s spec) run(ready *os.File) (int, error) {
 	unix.Umask(0o022)
+	// As with setarch(8), a personality can change what uname(2) says.
+	if _, _, errno := unix.Syscall(unix.SYS_PERSONALITY, 0, 0, 0); errno != 0 {
+		return 0, fmt.Errorf("reset personality: %w", errno)
+	}
 	attr := &syscall.ProcAttr{
 		Dir:   Build,
 		Env:   s.Env,

@@ -209,6 +209,16 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%s: expected a refusal, found %v", name, err)
 		}
 	}
+	real := filepath.Join(dir, "real")
+	if err := os.Symlink(real, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(real, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Open(filepath.Join(dir, "link")); err != nil || s.Dir() != real {
+		t.Errorf("a link: the store is in %v, error %v, expected %s", s, err, real)
+	}
 	if os.Geteuid() == 0 {
 		store := filepath.Join(t.TempDir(), "store")
 		if _, err := Open(store); err != nil {
@@ -220,6 +230,16 @@ func TestOpen(t *testing.T) {
 		if _, err := Open(store); err == nil ||
 			!strings.Contains(err.Error(), "directory belongs to user 12345") {
 			t.Errorf("a store of another user: expected a refusal, found %v", err)
+		}
+		// Its owner can lead the link to another store at any time after Open.
+		tmp, own := t.TempDir(), t.TempDir()
+		link := filepath.Join(tmp, "neb")
+		if err := errors.Join(os.Chmod(tmp, os.ModeSticky|0o777), os.Symlink(own, link),
+			os.Lchown(link, 12345, 12345)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(link); err == nil || !strings.Contains(err.Error(), "belongs to user 12345") {
+			t.Errorf("a link of another user in /tmp: expected a refusal, found %v", err)
 		}
 	}
 }

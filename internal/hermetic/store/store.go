@@ -29,6 +29,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 )
@@ -87,6 +88,12 @@ func Open(dir string) (*Store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		// Without links, which whoever made them could lead elsewhere after the checks below.
+		if dir, err = atomicfile.Target(dir); err != nil {
+			return nil, fmt.Errorf("store: %w", err)
+		}
 	}
 	s := &Store{dir: dir, used: map[string]*held{}, works: map[string]work{}}
 	for _, sub := range []string{"", downloads, partial, outputs, tmp, logs, locks} {
