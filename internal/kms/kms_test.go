@@ -739,12 +739,12 @@ func TestKeyFile(t *testing.T) {
 		want    string
 	}{
 		"others can read": {good, 0o644, "mode 0644, expected 0600"},
-		"cut":             {good[:len(good)/2], 0o600, "invalid file of keys"},
+		"cut":             {good[:len(good)/2], 0o600, "invalid key file"},
 		"too large":       {make([]byte, maxFile+1), 0o600, "larger than"},
 		"a short key": {[]byte(`{"Keys": [{"ARN": "` + arn + `", "Material": "AA=="}]}`), 0o600,
-			"key 1 is not"},
-		"another ARN": {bytes.ReplaceAll(good, []byte(":kms:"), []byte(":s3:")), 0o600, "key 1 is not"},
-		"no key":      {[]byte(`{"Keys": [null]}`), 0o600, "key 1 is not"},
+			"key 1 was not created by neb kms"},
+		"another ARN": {bytes.ReplaceAll(good, []byte(":kms:"), []byte(":s3:")), 0o600, "key 1 was not created by neb kms"},
+		"no key":      {[]byte(`{"Keys": [null]}`), 0o600, "key 1 was not created by neb kms"},
 		"an invalid policy": {bytes.ReplaceAll(good, []byte("2012-10-17"), []byte("2013-10-17")), 0o600,
 			"Version"},
 	} {
