@@ -24,41 +24,28 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/trust"
 )
 
-// Statements returns the signed statements about the output with a key, unverified.
+// Statements returns the signed statements about the output with a key, unverified, and the errors of those
+// that cannot be read.
 func (r *Remote) Statements(ctx context.Context, key string) ([][]byte, error) {
-	list, err := r.referrers(ctx, key, typeStatement)
-	if err != nil {
-		return nil, err
-	}
-	found := make([][]byte, len(list))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(parallel)
-	for i, m := range list {
-		group.Go(func() error {
-			if len(m.manifest.Layers) != 1 || m.manifest.Layers[0].MediaType != mediaEnvelope {
-				return fmt.Errorf("%s: statement %s: expected one layer of type %s", r.name, m.digest,
-					mediaEnvelope)
-			}
-			var err error
-			found[i], err = r.document(ctx, m.manifest.Layers[0])
-			return err
-		})
-	}
-	return found, group.Wait()
+	list, unread := r.referrers(ctx, key, typeStatement)
+	found, err := each(list, func(m referrer) ([]byte, error) {
+		if len(m.manifest.Layers) != 1 || m.manifest.Layers[0].MediaType != mediaEnvelope {
+			return nil, fmt.Errorf("%s: statement %s: expected one layer of type %s", r.name, m.digest, mediaEnvelope)
+		}
+		return r.document(ctx, m.manifest.Layers[0])
+	})
+	return found, errors.Join(unread, err)
 }
 
 // Fetch writes the files of the output with a key into dir, where they do not exist yet. They have the hashes
 // that files gives. After an error dir has none of them; it is [ErrNotFound] if the remote does not have them.
 func (r *Remote) Fetch(ctx context.Context, key string, files []trust.File, dir string) error {
 	list, err := r.referrers(ctx, key, typeOutput)
-	if err != nil {
-		return err
-	}
-	if len(list) == 0 {
+	if len(list) == 0 && err == nil {
 		return fmt.Errorf("%s: files of %s: %w", r.name, key, ErrNotFound)
 	}
 	// Anybody who may push can add an artifact that is not what it should be: try each.
-	var errs []error
+	errs := []error{err}
 	for _, m := range list {
 		err := r.fetch(ctx, m, files, dir)
 		if err == nil {
@@ -212,11 +199,10 @@ func (r *Remote) state(ctx context.Context, t oras.GraphTarget, key string, of o
 // by pushing the manifest again.
 func (r *Remote) listed(ctx context.Context, t oras.GraphTarget, key, artifact string,
 	of ocispec.Descriptor, layers []ocispec.Descriptor) error {
+	var unread error
 	for range retries {
-		list, err := r.referrers(ctx, key, artifact)
-		if err != nil {
-			return err
-		}
+		var list []referrer
+		list, unread = r.referrers(ctx, key, artifact)
 		desc, err := putManifest(ctx, discard{}, artifact, &of, nil, layers...)
 		if err != nil {
 			return err
@@ -228,8 +214,8 @@ func (r *Remote) listed(ctx context.Context, t oras.GraphTarget, key, artifact s
 			return err
 		}
 	}
-	return fmt.Errorf("the registry does not list %s of %s after it was pushed %d times", artifact, key,
-		retries+1)
+	return errors.Join(unread, fmt.Errorf("the registry does not list %s of %s after it was pushed %d times",
+		artifact, key, retries+1))
 }
 
 // discard is a target that keeps nothing: packing a manifest into it computes its digest.

@@ -220,8 +220,9 @@ type referrer struct {
 	manifest ocispec.Manifest
 }
 
-// referrers returns the manifests of a type that refer to a key. It looks into all of them: some registries
-// list the type of the configuration as that of the artifact.
+// referrers returns the manifests of a type that refer to a key, and the errors of those that cannot be read:
+// anybody who may push can add one. It looks into all of them: some registries list the type of the
+// configuration as that of the artifact.
 func (r *Remote) referrers(ctx context.Context, key, artifact string) ([]referrer, error) {
 	want, err := subject(ctx, key)
 	if err != nil {
@@ -239,23 +240,40 @@ func (r *Remote) referrers(ctx context.Context, key, artifact string) ([]referre
 		return nil, fmt.Errorf("%s: %d artifacts refer to %s, expected at most %d", r.name, len(list), key,
 			maxReferrers)
 	}
-	all := make([]referrer, len(list))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(parallel)
-	for i, desc := range list {
-		group.Go(func() error {
-			m, err := r.manifest(ctx, desc)
-			all[i] = referrer{desc.Digest, m}
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
+	all, err := each(list, func(desc ocispec.Descriptor) (referrer, error) {
+		m, err := r.manifest(ctx, desc)
+		return referrer{desc.Digest, m}, err
+	})
 	return slices.DeleteFunc(all, func(m referrer) bool {
 		of := m.manifest.Subject
 		return m.manifest.ArtifactType != artifact || of == nil || of.Digest != want.Digest
-	}), nil
+	}), err
+}
+
+// each calls read for each element of a list, several at once. It returns the results in order, and all errors.
+func each[From, To any](list []From, read func(From) (To, error)) ([]To, error) {
+	type result struct {
+		value To
+		err   error
+	}
+	results := make([]result, len(list))
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	for i, from := range list {
+		group.Go(func() error {
+			results[i].value, results[i].err = read(from)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	var good []To
+	var errs []error
+	for _, r := range results {
+		if errs = append(errs, r.err); r.err == nil {
+			good = append(good, r.value)
+		}
+	}
+	return good, errors.Join(errs...)
 }
 
 // manifest fetches and checks a manifest.

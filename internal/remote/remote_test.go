@@ -303,7 +303,7 @@ func TestFaults(t *testing.T) {
 }
 
 // TestHostileArtifacts has somebody who may push add artifacts whose files are wrong in part, or of a negative
-// size: the right files are found nevertheless.
+// size, and statements that are none: the right ones are found nevertheless.
 func TestHostileArtifacts(t *testing.T) {
 	for _, name := range []string{newServer(t, true).name(), filepath.Join(t.TempDir(), "shared")} {
 		r := openTest(t, name)
@@ -335,8 +335,10 @@ func TestHostileArtifacts(t *testing.T) {
 					layer.Annotations = map[string]string{ocispec.AnnotationTitle: f.Name}
 					layers = append(layers, layer)
 				}
-				if _, err := putManifest(t.Context(), target, typeOutput, &of, nil, layers...); err != nil {
-					return err
+				for _, artifact := range []string{typeOutput, typeStatement} {
+					if _, err := putManifest(t.Context(), target, artifact, &of, nil, layers...); err != nil {
+						return err
+					}
 				}
 			}
 			return nil
@@ -349,6 +351,11 @@ func TestHostileArtifacts(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkFiles(t, out, files)
+		list, err := openTest(t, name).Statements(t.Context(), key)
+		if len(list) != 1 || string(list[0]) != `{"payload":"1"}` || err == nil {
+			t.Errorf("statements %q, error %v, expected the good one, and the errors of the others", list, err)
+		}
+		pushed(t, openTest(t, name)) // they do not keep others from pushing
 	}
 }
 
