@@ -65,7 +65,8 @@ var algorithms = []struct {
 }
 
 // ParseCertificate reads the first certificate of some PEM text, as the readers of EIF do. Other text and
-// other blocks before it are passed over.
+// other blocks before it are passed over, but not those that OpenSSL's PEM_read_bio_X509, and so nitro-cli,
+// takes for a certificate too.
 func ParseCertificate(text []byte) (*x509.Certificate, error) {
 	for rest := text; ; {
 		var block *pem.Block
@@ -73,8 +74,11 @@ func ParseCertificate(text []byte) (*x509.Certificate, error) {
 		if block == nil {
 			return nil, errors.New("expected a PEM block CERTIFICATE, found none")
 		}
-		if block.Type == "CERTIFICATE" {
+		switch block.Type {
+		case "CERTIFICATE":
 			return x509.ParseCertificate(block.Bytes)
+		case "X509 CERTIFICATE", "TRUSTED CERTIFICATE":
+			return nil, fmt.Errorf("expected a PEM block CERTIFICATE, found %s", block.Type)
 		}
 	}
 }

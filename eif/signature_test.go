@@ -338,6 +338,12 @@ func TestParseCertificatePassesOver(t *testing.T) {
 	if _, err := eif.ParseCertificate(text); err != nil {
 		t.Error(err)
 	}
+	for _, name := range []string{"TRUSTED CERTIFICATE", "X509 CERTIFICATE"} { // OpenSSL takes the first
+		first := bytes.ReplaceAll(certificate, []byte(" CERTIFICATE"), []byte(" "+name))
+		if _, err := eif.ParseCertificate(join(first, certificate)); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // TestMeasureSigned checks PCR8, and that the other registers of a file do not depend on its signature.

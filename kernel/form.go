@@ -22,14 +22,18 @@ func CheckCmdline(cmdline string) error {
 	case cmdline == "":
 		return errors.New("the kernel's command line is empty: " +
 			"without a console and reboot=k an enclave prints nothing and does not exit")
-	case strings.ContainsAny(cmdline, "\n\r\x00"):
-		return fmt.Errorf("the kernel's command line %q contains a line break or a NUL", cmdline)
+	case strings.ContainsFunc(cmdline, unprintable):
+		return fmt.Errorf("the kernel's command line %q contains a character that is not printable ASCII", cmdline)
 	case len(cmdline) > MaxCmdline:
 		return fmt.Errorf("the kernel's command line has %d bytes: the kernel truncates it to %d",
 			len(cmdline), MaxCmdline)
 	}
 	return nil
 }
+
+// unprintable rejects what readers may split at another place than the kernel does (lib/ctype.c: it takes the
+// byte 0xa0 for a space, and no other byte above 0x7f).
+func unprintable(r rune) bool { return r != '\t' && (r < ' ' || r > '~') }
 
 // forms are the kernel files that the loaders of the architectures start, by Documentation/arch/x86/boot.rst
 // and Documentation/arch/arm64/booting.rst in the kernel source.

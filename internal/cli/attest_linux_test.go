@@ -88,6 +88,7 @@ func TestAttestVerify(t *testing.T) {
 		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce" + under, 1, "the expected PCR0 is zero", ""},
 		{"debug --pcr0 " + zeros + " --any-pcr --any-nonce --allow-debug" + under, 0, ": debug-mode", ""},
 		{"bin --pcr0 " + zeros + " --any-nonce --allow-debug" + under, 1, "PCR0: expected 000000", ""},
+		{"bin --pcr8 " + zeros + " --any-nonce --allow-debug" + under, 1, "no expected value identifies", ""},
 		{"bin --pcr0 " + pcrs["PCR0"] + " --pcr3 " + zeros + " --any-nonce" + under, 1,
 			"the expected PCR3 is zero", ""},
 		{"rubbish --any-pcr --any-nonce", 1, "", "COSE_Sign1"},

@@ -116,8 +116,9 @@ func CheckDocument(d *nsm.Document, want Requirements) (DocResult, []Finding) {
 		if zero && !want.AllowDebug {
 			add(DocZeroPCR, "the expected PCR%d is zero, as in debug mode; --allow-debug accepts it", n)
 		}
-		// Zeros identify nothing but debug mode, which AllowDebug accepts.
-		identified = identified || (!zero || want.AllowDebug) && (n == 0 || n == 8)
+		// Zeros in PCR0 identify debug mode, which AllowDebug accepts. In PCR8 all images without a signature
+		// have them.
+		identified = identified || n == 0 && (!zero || want.AllowDebug) || n == 8 && !zero
 	}
 	if !identified && !want.AnyPCR {
 		add(DocUnidentified,

@@ -119,7 +119,9 @@ func TestVerifyFinds(t *testing.T) {
 	}{
 		{"a kernel that is none", part(eif.Kernel, []byte("hello")), "neither a bzImage nor an Image"},
 		{"a kernel for aarch64", part(eif.Kernel, enclaves.Image("6.12.117")), "an uncompressed Image"},
-		{"a command line with a newline", part(eif.Cmdline, []byte("a=b\n")), "line break"},
+		{"a command line with a newline", part(eif.Cmdline, []byte("a=b\n")), "not printable ASCII"},
+		{"a command line with a space of Latin-1", part(eif.Cmdline, []byte("a=b\xa0rdinit=/rootfs/x")), "not printable ASCII"},
+		{"a command line with a space of Unicode", part(eif.Cmdline, []byte("a=b\u2003rdinit=/rootfs/x")), "not printable ASCII"},
 		{"metadata that are no JSON", part(eif.Meta, []byte("hello")), "not valid JSON"},
 		{"metadata without a name", part(eif.Meta, bytes.Replace(goodMeta, []byte("ImageName"), []byte("Imagename"), 1)), "no ImageName"},
 		{"metadata with half of BuildMetadata", part(eif.Meta, bytes.Replace(goodMeta, []byte(`"BuildTool":"t",`), nil, 1)), "no BuildTool"},

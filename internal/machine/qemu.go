@@ -118,7 +118,7 @@ func (m *Machine) arguments(ctx context.Context, q qemu, img *image) ([]string, 
 		)
 	}
 	args = append(args,
-		"-append", strings.Join(strings.Fields(strings.Join(words, " ")), " "),
+		"-append", strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), " "),
 		"-accel", accel, "-cpu", "max",
 		"-m", strconv.FormatInt(m.cfg.Memory/mib, 10)+"M", "-smp", b.smp(accel, m.cfg.CPUs),
 		"-nodefaults", "-display", "none",

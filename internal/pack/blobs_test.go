@@ -141,7 +141,7 @@ func TestBadBlobs(t *testing.T) {
 		{"an init for another architecture", eif.X86_64, map[string][]byte{"init": initProgram(eif.AArch64, "", contract.Note)}, "EM_AARCH64"},
 		{"an init that is a script", eif.X86_64, map[string][]byte{"init": []byte("#!/bin/sh\n")}, "not an ELF program"},
 		{"an init that needs a loader", eif.X86_64, map[string][]byte{"init": initProgram(eif.X86_64, "/lib/ld.so", contract.Note)}, "dynamically"},
-		{"a command line of two lines", eif.X86_64, map[string][]byte{"cmdline": []byte("a=b\nc=d\n")}, "line break"},
+		{"a command line of two lines", eif.X86_64, map[string][]byte{"cmdline": []byte("a=b\nc=d\n")}, "not printable ASCII"},
 		{"an empty command line", eif.X86_64, map[string][]byte{"cmdline": []byte(" \n")}, "empty"},
 		{"a long command line", eif.X86_64, map[string][]byte{"cmdline": bytes.Repeat([]byte("a"), 2048)}, "2048 bytes"},
 		{"a configuration of one line", eif.X86_64, map[string][]byte{"bzImage.config": []byte("CONFIG_X=y\n")}, "fewer than three lines"},

@@ -444,7 +444,7 @@ func TestInitThatKnowsLess(t *testing.T) {
 		t.Error("an init that does not read neb/modules gets one")
 	}
 	b.Overrides = pack.Overrides{Cmd: []string{"/bin/hello", "two\nlines"}}
-	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "line break") {
+	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "not printable ASCII") {
 		t.Errorf("an argument that /cmd cannot hold: %v", err)
 	}
 	b.Overrides = pack.Overrides{Cmd: []string{"/bin/hello"}, ExitReport: 9001}
@@ -545,7 +545,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"no such tree", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: filepath.Join(t.TempDir(), "nothing"), Overrides: start}, "no such file"},
 		{"a variable without =", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), Overrides: pack.Overrides{Cmd: []string{"x"}, Env: []string{"A"}}}, "configuration of the image, or an option in its place: Env: "},
 		{"metadata that are a list", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Metadata: json.RawMessage(`[1]`)}, "object or null"},
-		{"a command line with a line break", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Cmdline: "a\nb"}, "line break"},
+		{"a command line with a line break", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Cmdline: "a\nb"}, "not printable ASCII"},
 		{"another form", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, RootFormat: "zip"}, "zip"},
 		{"erofs without mkfs", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, RootFormat: pack.Erofs}, "use cpio"},
 		{"erofs for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, RootFormat: pack.Erofs, NitroCLI: true}, "an erofs root cannot be combined with nitro-cli"},
