@@ -8,12 +8,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
-// git runs git in a directory and returns its output.
+// git runs git in a directory and returns its output. Variables do not lead it to another repository, as those
+// of a hook would, and no program that the repository names for finding changes is run.
 func git(ctx context.Context, dir string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...)
+	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", dir, "-c", "core.fsmonitor=false"}, args...)...)
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GIT_") })
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -41,6 +44,15 @@ func checkCommitted(ctx context.Context, source string) error {
 	ignored, err := git(ctx, source, "ls-files", "--others", "--", "*.go", "*.s", "*.h")
 	if err != nil {
 		return err
+	}
+	files, err := git(ctx, source, "ls-files", "-v")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(files) {
+		if line[0] != 'H' { // assume-unchanged (in lower case) or skip-worktree: status does not look at it
+			changed += "\n" + strings.TrimSpace(line)
+		}
 	}
 	if changed != "" || ignored != "" {
 		return fmt.Errorf("%s has uncommitted changes or files, or source files that git ignores:\n%s\n"+

@@ -57,4 +57,22 @@ func TestCheckCommitted(t *testing.T) {
 	write(".git/info/exclude", "local_*.go\n")
 	write("local_x.go", "package main\n")
 	check("local_x.go")
+	if err := os.Remove(filepath.Join(dir, "local_x.go")); err != nil {
+		t.Fatal(err)
+	}
+	check("")
+	// What git is told not to look at.
+	run("update-index", "--assume-unchanged", "more.go")
+	write("more.go", "package evil\n")
+	check("h more.go")
+	run("update-index", "--no-assume-unchanged", "more.go")
+	check("M more.go")
+	// As in a hook of another repository.
+	other := t.TempDir()
+	if out, err := exec.Command("git", "clone", "-q", dir, other).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Setenv("GIT_DIR", filepath.Join(other, ".git"))
+	t.Setenv("GIT_WORK_TREE", other)
+	check("M more.go")
 }
