@@ -444,7 +444,7 @@ func TestInitThatKnowsLess(t *testing.T) {
 		t.Error("an init that does not read neb/modules gets one")
 	}
 	b.Overrides = pack.Overrides{Cmd: []string{"/bin/hello", "two\nlines"}}
-	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "not printable ASCII") {
+	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "line break") {
 		t.Errorf("an argument that /cmd cannot hold: %v", err)
 	}
 	b.Overrides = pack.Overrides{Cmd: []string{"/bin/hello"}, ExitReport: 9001}
