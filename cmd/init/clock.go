@@ -52,7 +52,7 @@ func (s *servo) compare() (stepped time.Duration, err error) {
 func (e *enclave) setClock() error {
 	fd, err := open(ptpDevice, unix.O_RDWR)
 	if err != nil {
-		say("note: the clock is not kept: " + fail("open", ptpDevice, err).Error())
+		say("note: the clock is not synchronized: " + fail("open", ptpDevice, err).Error())
 		return nil
 	}
 	s := hostServo(fd)
@@ -78,7 +78,7 @@ func (e *enclave) keepClock() {
 	for failed := false; ; time.Sleep(clockInterval) {
 		stepped, err := e.clock.compare()
 		if err != nil && !failed {
-			warn(fail("keep the clock at", ptpDevice, err))
+			warn(fail("synchronize the clock with", ptpDevice, err))
 		}
 		if failed = err != nil; stepped != 0 && !failed {
 			say("note: the clock was stepped by " + stepped.String())

@@ -127,8 +127,8 @@ output, in the form of nitro-cli build-enclave.`,
 	f.StringVar(&o.compat, "compat", "",
 		"`tool` whose registers to reproduce from the same blobs: nitro-cli")
 	f.StringArrayVar(&o.allow, "allow", nil,
-		"let the application use a feature (`what`: userns, io_uring), or give the code of a finding of "+
-			"'neb eif check' that does not stop the build; repeatable")
+		"`what` to allow: userns or io_uring to the application, or the code of a finding of "+
+			"'neb eif check', which then does not stop the build; repeatable")
 	f.StringVarP(&o.output, "output", "o", "", "`file` to write")
 	alwaysJSON(cmd)
 	o.missing.add(cmd)

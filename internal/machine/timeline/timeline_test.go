@@ -56,7 +56,7 @@ func TestEnding(t *testing.T) {
 		"kernel's line": {[]string{"[    0.200000] neb: exit status=0"}, nil, Ending{Result: NoStatus}},
 		"impossible": {[]string{"neb: exit status=256"}, nil,
 			Ending{Result: NoStatus, Reason: "exit status=256"}},
-		"note": {[]string{"neb: note: the clock is not kept"}, nil, Ending{Result: NoStatus}},
+		"note": {[]string{"neb: note: the clock is not synchronized"}, nil, Ending{Result: NoStatus}},
 		"PID 1 exited": {[]string{"neb: " + contract.BecomesPid1,
 			"[    0.200000] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300"}, nil,
 			Ending{Result: Exited, Status: 3}},
