@@ -1,6 +1,7 @@
-// Command run (in bench) measures neb run: how long a hello takes, how fast vsock is in both directions, and
-// what neb holds with 1,000 connections open. Beside it, when it is given one, the vhost-device-vsock of
-// rust-vmm, under the same QEMU with the same kernel and the same program in the enclave, in turn:
+// Command run (in bench) measures neb run: how long a hello takes and requests to the NSM, how fast vsock is
+// in both directions, and what neb holds with 1,000 connections open. Beside it, when it is given one, the
+// vhost-device-vsock of rust-vmm, under the same QEMU with the same kernel and the same program in the enclave,
+// in turn:
 //
 //	go run ./bench/run -blobs result/x86_64 [-qemu DIR] [-vhost-device-vsock PATH] [-runs 5] [-mib 256] [-write 262144] [-cpus 1] [-accel tcg]
 //
@@ -107,7 +108,7 @@ func (b *bench) run() (err error) {
 	}
 	defer os.RemoveAll(b.dir)
 	b.neb, b.services = filepath.Join(b.dir, "neb"), filepath.Join(b.dir, "services.eif")
-	guest, hello := filepath.Join(b.dir, "guest"), filepath.Join(b.dir, "hello.eif")
+	guest := filepath.Join(b.dir, "guest")
 	for path, pkg := range map[string]string{b.neb: "cmd/neb", guest: "bench/run/guest"} {
 		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "github.com/nitro-enclaves-bootstrap/neb/"+pkg)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64")
@@ -127,8 +128,15 @@ func (b *bench) run() (err error) {
 	if err != nil {
 		return err
 	}
-	if out, err := exec.Command(b.neb, "eif", "build", "--image", image, "--arch", "x86_64", "--blobs", b.blobs, "--cmd", "/hello", "--output", hello).CombinedOutput(); err != nil {
-		return fmt.Errorf("neb eif build: %w\n%s", err, out)
+	hello, nsm := filepath.Join(b.dir, "hello.eif"), filepath.Join(b.dir, "nsm.eif")
+	for eif, command := range map[string][]string{hello: {"/hello"}, nsm: {"/hello", "nsm"}} {
+		args := []string{"eif", "build", "--image", image, "--arch", "x86_64", "--blobs", b.blobs, "--output", eif}
+		for _, word := range command {
+			args = append(args, "--cmd", word)
+		}
+		if out, err := exec.Command(b.neb, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("neb eif build: %w\n%s", err, out)
+		}
 	}
 
 	load, _ := os.ReadFile("/proc/loadavg")
@@ -136,7 +144,29 @@ func (b *bench) run() (err error) {
 	if err := b.hello(hello); err != nil {
 		return err
 	}
+	if err := b.requests(nsm); err != nil {
+		return err
+	}
 	return b.vsock()
+}
+
+// requests prints the table of an image that measures the NSM.
+func (b *bench) requests(image string) error {
+	out, err := b.nebRun(image).Output()
+	fmt.Println("| request to the NSM, in the enclave | first | median of 201 | 90 % below |")
+	fmt.Println("|---|---|---|---|")
+	rows := 0
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "| ") {
+			fmt.Println(strings.TrimRight(line, "\r\n"))
+			rows++
+		}
+	}
+	fmt.Println()
+	if err != nil || rows == 0 {
+		return fmt.Errorf("neb run: %v; the enclave said: %s", err, out) //nolint:errorlint // may be nil
+	}
+	return nil
 }
 
 // hello measures the whole command for an image that says hello and ends.

@@ -1,13 +1,16 @@
 // Command guest is what bench/run boots. As PID 1 it sends and takes bytes through vsock as fast as it can;
-// as an application under neb's init it says hello.
+// as an application under neb's init it says hello, or measures the NSM.
 package main
 
 import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
+	"time"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm/peer"
+	"github.com/nitro-enclaves-bootstrap/neb/nsm"
 )
 
 // The services. Each reads two numbers of 8 bytes first, little-endian: n, and how much to write at once.
@@ -39,6 +42,11 @@ var buffer = make([]byte, 256<<10)
 
 func main() {
 	if os.Getpid() != 1 {
+		if len(os.Args) > 1 {
+			if err := requests(); err != nil {
+				fmt.Println("guest:", err)
+			}
+		}
 		fmt.Println("hello")
 		return
 	}
@@ -57,4 +65,42 @@ func main() {
 	}
 	fmt.Println("guest: up")
 	select {}
+}
+
+// requests prints how long requests to the NSM take, as two lines of a table. The two kinds alternate, so that
+// both see the same load.
+func requests() error {
+	module, done, err := nsm.Open()
+	if err != nil {
+		return err
+	}
+	defer done()
+	kinds := []struct {
+		name string
+		ask  func() error
+		took []time.Duration
+	}{
+		{name: "GetRandom", ask: func() error { _, err := module.Random(); return err }},
+		{name: "Attestation", ask: func() error {
+			_, err := module.Attest(buffer[:1024], buffer[:1024], buffer[:1024])
+			return err
+		}},
+	}
+	for range 201 {
+		for i := range kinds {
+			start := time.Now()
+			if err := kinds[i].ask(); err != nil {
+				return err
+			}
+			kinds[i].took = append(kinds[i].took, time.Since(start))
+		}
+	}
+	for _, k := range kinds {
+		first := k.took[0]
+		slices.Sort(k.took)
+		ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+		fmt.Printf("| `%s` | %.2f ms | %.2f ms | %.2f ms |\n", k.name, ms(first), ms(k.took[len(k.took)/2]),
+			ms(k.took[len(k.took)*9/10]))
+	}
+	return nil
 }
