@@ -160,7 +160,7 @@ func unique(d *json.Decoder) error {
 		top := len(open) - 1
 		if top >= 0 && open[top].key {
 			if name, ok := token.(string); ok {
-				folded := strings.ToLower(name)
+				folded := strings.ToLower(strings.ToUpper(name)) // U+017F is an s to encoding/json
 				if open[top].seen[folded] {
 					return fmt.Errorf("%.40q is given twice", name)
 				}

@@ -207,6 +207,7 @@ func TestPolicyRejected(t *testing.T) {
 			`statement "Web": expected one of Action and NotAction`},
 		{policy(good[:len(good)-1] + `, "NotPrincipal": "*"}`), "NotPrincipal and NotResource are not supported"},
 		{policy(good[:len(good)-1] + `, "effect": "Deny"}`), `"effect" is given twice`},
+		{policy(good[:len(good)-1] + `, "re\u017fource": "x"}`), `is given twice`},
 		{policy(good[:len(good)-1] + `, "condition": {}}`), `found "condition", expected "Condition"`},
 		{policy(good[:len(good)-1] + `, "Condition": {"Null": {"aws:PrincipalArn": "x"}}, "condition": null}`),
 			`"condition" is given twice`},
