@@ -110,6 +110,8 @@ func (o *attestVerify) run(ctx context.Context, s streams, path string) error {
 	if o.root != "" {
 		if o.want.Root, err = sign.ReadCertificate(o.root); err != nil {
 			return fmt.Errorf("--root: %w", err)
+		} else if !o.want.Root.IsCA {
+			return fmt.Errorf("--root: %s: expected the certificate of an authority", o.root)
 		}
 	}
 	d, err := inspect.ReadDocument(path)

@@ -44,12 +44,16 @@ func TestAttestVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	chain, _, err := root.Identity("i-1", "i-1-enc1").Chain(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
 	document := attested(t, root, pcr0, []byte{1, 2})
 	for name, content := range map[string][]byte{
 		"bin": document, "hex": []byte(hex.EncodeToString(document) + "\n"),
 		"b64":   []byte(base64.StdEncoding.EncodeToString(document)),
 		"debug": attested(t, root, eif.PCR{}, nil), "rubbish": []byte("hello"), "huge": make([]byte, 300<<10),
-		"root.pem": root.PEM(),
+		"root.pem": root.PEM(), "leaf.der": chain[4],
 	} {
 		if err := os.WriteFile(f.path(name), content, 0o644); err != nil {
 			t.Fatal(err)
@@ -95,7 +99,8 @@ func TestAttestVerify(t *testing.T) {
 		{"huge", 1, "", "larger than 262144 bytes"},
 		{"nothing", 1, "", "no such file"},
 		{"bin --nonce xyz", 2, "", "hexadecimal"},
-		{"bin --root rubbish", 1, "", "--root"},
+		{"bin --root " + f.path("rubbish"), 1, "", "rubbish: expected a certificate in PEM or DER"},
+		{"bin --root " + f.path("leaf.der"), 1, "", "leaf.der: expected the certificate of an authority"},
 	} {
 		args := strings.Fields("attest verify " + test.args)
 		args[2] = f.path(args[2])
@@ -121,8 +126,12 @@ func TestAttestVerifySigned(t *testing.T) {
 	f := newEIFFiles(t)
 	tampered := bytes.Clone(document)
 	tampered[len(tampered)-1] ^= 1
+	other, err := devca.New()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, content := range map[string][]byte{
-		"signed": document, "tampered": tampered,
+		"signed": document, "tampered": tampered, "other.pem": other.PEM(),
 		"root.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: nsm.AWSRoot().Raw}),
 	} {
 		if err := os.WriteFile(f.path(name), content, 0o644); err != nil {
@@ -139,7 +148,7 @@ func TestAttestVerifySigned(t *testing.T) {
 		{"signed --pcr0 " + hex.EncodeToString(d.PCRs[0]) + " --nonce " + hex.EncodeToString(d.Nonce) + at, 0,
 			": verified"},
 		{"signed" + waived + at + " --root " + f.path("root.pem"), 0, ": verified"},
-		{"signed" + waived + at + " --root " + f.path("cert.pem"), 1, "does not start with the trusted root"},
+		{"signed" + waived + at + " --root " + f.path("other.pem"), 1, "does not start with the trusted root"},
 		{"signed" + waived, 1, "is valid from"},
 		{"signed" + waived + at + " --json", 0, `"AWS": true`},
 		{"signed --any-nonce" + at + " --pcr0 " + strings.Repeat("ab", 48), 1, "PCR0: expected"},

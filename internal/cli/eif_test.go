@@ -374,9 +374,9 @@ func TestEIFMistakes(t *testing.T) {
 			"/dev/stdout is an open file", ""},
 		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/huge --private-key @/key.pem -o @/x.eif", 1, "@/huge: file is larger than 1048576 bytes", ""},
 		{"attest verify " + document + " --public-key @@/key.pem", 1,
-			"--public-key: @/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
+			"--public-key: @/key.pem: expected a public key or certificate, found PRIVATE KEY", ""},
 		{"attest verify " + document + " --root @/key.pem", 1,
-			"@/key.pem: expected a public key or certificate, found a PRIVATE KEY", ""},
+			"@/key.pem: expected a public key or certificate, found PRIVATE KEY", ""},
 	} {
 		args := strings.Fields(strings.ReplaceAll(test.args, "@/", f.dir+"/"))
 		var before []byte

@@ -14,6 +14,9 @@ import (
 // applications in an enclave have on EC2.
 func (o *runOptions) addKMS(s streams, parent *services) error {
 	if !o.kms {
+		if o.kmsKeys != "" || o.kmsPort != kms.Port {
+			return usagef("--kms-keys and --kms-port need --kms")
+		}
 		return nil
 	}
 	principal := kms.DefaultCaller

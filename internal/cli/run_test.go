@@ -71,6 +71,7 @@ func TestRunUsage(t *testing.T) {
 		"memory":           {[]string{"a", "--memory", "-1"}, "MiB"},
 		"much memory":      {[]string{"a", "--memory", "17592186044416"}, "at most 1048576"},
 		"accelerator":      {[]string{"a", "--accel", "xen"}, "auto, kvm or tcg"},
+		"KMS":              {[]string{"a", "--kms-port", "9000"}, "need --kms"},
 		"unknown flag":     {[]string{"a", "--enclave"}, "unknown flag"},
 	} {
 		t.Run(name, func(t *testing.T) {

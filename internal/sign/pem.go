@@ -87,7 +87,7 @@ func ReadDER(path string) ([]byte, error) {
 		return text, nil
 	}
 	if strings.HasSuffix(block.Type, "PRIVATE KEY") {
-		return nil, fmt.Errorf("%s: expected a public key or certificate, found a %s", path, block.Type)
+		return nil, fmt.Errorf("%s: expected a public key or certificate, found %s", path, block.Type)
 	}
 	return block.Bytes, nil
 }
@@ -100,7 +100,7 @@ func ReadCertificate(path string) (*x509.Certificate, error) {
 	}
 	certificate, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: expected a certificate in PEM or DER: %w", path, err)
 	}
 	return certificate, nil
 }

@@ -61,7 +61,7 @@ func TestReadKeys(t *testing.T) {
 		!strings.Contains(err.Error(), "expected a public key") {
 		t.Errorf("a private key to verify with: %v", err)
 	}
-	if _, err := sign.ReadDER(path); err == nil || !strings.Contains(err.Error(), "found a PRIVATE KEY") {
+	if _, err := sign.ReadDER(path); err == nil || !strings.Contains(err.Error(), "found PRIVATE KEY") {
 		t.Errorf("DER of a private key: %v", err)
 	}
 }
