@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"regexp"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -39,11 +40,14 @@ type (
 	}
 )
 
-// strict reads CBOR that has each key once, none but the known ones, and nothing after it.
+// strict reads CBOR that has each key once, none but the known ones, no tags, and nothing after it. docs/parsers.md
+// has what other readers make of the rest.
 var strict = func() cbor.DecMode {
 	mode, err := cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
 		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
+		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
+		TagsMd:            cbor.TagsForbidden,
 		MaxArrayElements:  MaxSignature,
 		IntDec:            cbor.IntDecConvertNone,
 	}.DecMode()
@@ -64,9 +68,13 @@ var algorithms = []struct {
 	{elliptic.P521(), cose.AlgorithmES512, crypto.SHA512},
 }
 
+// certificateBlock is the start of a block that a reader may take for a certificate: OpenSSL also reads X509
+// CERTIFICATE and TRUSTED CERTIFICATE, and GnuTLS whatever begins with CERTIFICATE.
+var certificateBlock = regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*CERTIFICATE`)
+
 // ParseCertificate reads the first certificate of some PEM text, as the readers of EIF do. Other text and
-// other blocks before it are passed over, but not those that OpenSSL's PEM_read_bio_X509, and so nitro-cli,
-// takes for a certificate too.
+// blocks of other kinds before it are ignored. It rejects text whose first certificate depends on the reader:
+// nitro-cli's is OpenSSL, QEMU's GnuTLS.
 func ParseCertificate(text []byte) (*x509.Certificate, error) {
 	for rest := text; ; {
 		var block *pem.Block
@@ -76,6 +84,11 @@ func ParseCertificate(text []byte) (*x509.Certificate, error) {
 		}
 		switch block.Type {
 		case "CERTIFICATE":
+			before := text[:len(text)-len(rest)]
+			if len(block.Headers) > 0 || len(certificateBlock.FindAll(before, 2)) != 1 {
+				return nil, errors.New("the PEM block CERTIFICATE has headers, or follows a block that other " +
+					"readers take for the certificate: remove them")
+			}
 			return x509.ParseCertificate(block.Bytes)
 		case "X509 CERTIFICATE", "TRUSTED CERTIFICATE":
 			return nil, fmt.Errorf("expected a PEM block CERTIFICATE, found %s", block.Type)
@@ -140,7 +153,7 @@ func Sign(key crypto.Signer, certificate []byte, pcr0 PCR, at time.Time) ([]byte
 		return nil, err
 	}
 
-	payload, err := cbor.Marshal(register{Index: 0, Value: integers(pcr0[:])})
+	payload, err := payloadOf(pcr0)
 	if err != nil {
 		return nil, err
 	}
@@ -169,6 +182,9 @@ func Sign(key crypto.Signer, certificate []byte, pcr0 PCR, at time.Time) ([]byte
 	}
 	return section, nil
 }
+
+// payloadOf returns what a signature of PCR0 signs.
+func payloadOf(pcr0 PCR) ([]byte, error) { return cbor.Marshal(register{Value: integers(pcr0[:])}) }
 
 // coseSigner signs as COSE wants it: r and s side by side, each as long as the curve's order.
 type coseSigner struct {
@@ -298,6 +314,10 @@ func (s Signed) Verify(pcr0 PCR, at time.Time) (*x509.Certificate, error) {
 	if !bytes.Equal(value, pcr0[:]) {
 		return certificate, fmt.Errorf("the signature is for another image: it signs PCR0 %x, this image has %v",
 			value, pcr0)
+	}
+	// nitro-cli compares bytes: the same register in another encoding is no signature to it.
+	if want, err := payloadOf(pcr0); err != nil || !bytes.Equal(message.Payload, want) {
+		return certificate, errors.New("the signed payload is not in CBOR's shortest form, with the index first")
 	}
 	return certificate, CheckValidity(certificate, at)
 }

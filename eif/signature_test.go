@@ -96,6 +96,7 @@ type entry struct {
 	key         *ecdsa.PrivateKey
 	index       int
 	value       []byte
+	payload     []byte // nil: index and value in the shortest form
 	protected   []byte // nil: as the key's curve wants it
 	unprotected []byte // nil: an empty map
 }
@@ -111,6 +112,9 @@ func (e entry) cose(t *testing.T) []byte {
 		unprotected = []byte{0xa0}
 	}
 	payload := join([]byte{0xa2}, cborText("register_index"), cborHead(0, e.index), cborText("register_value"), cborIntegers(e.value))
+	if e.payload != nil {
+		payload = e.payload
+	}
 	h := curveHash[e.key.Curve].New()
 	h.Write(join([]byte{0x84}, cborText("Signature1"), cborBytes(protected), cborBytes(nil), cborBytes(payload)))
 	r, s, err := ecdsa.Sign(rand.Reader, e.key, h.Sum(nil))
@@ -242,6 +246,13 @@ func TestVerifyRefuses(t *testing.T) {
 		{"another value", entry{certificate: good, key: key, value: noise(1, 48)}, "another image"},
 		{"a short value", entry{certificate: good, key: key, value: value[:47]}, "another image"},
 		{"another algorithm", entry{certificate: good, key: key, value: value, protected: []byte{0xa1, 0x01, 0x26}}, "algorithm"},
+		{"a payload in another order", entry{certificate: good, key: key, payload: join([]byte{0xa2},
+			cborText("register_value"), cborIntegers(value), cborText("register_index"), []byte{0})}, "shortest form"},
+		{"a payload with a long number", entry{certificate: good, key: key, payload: join([]byte{0xa2},
+			cborText("register_index"), []byte{0x18, 0}, cborText("register_value"), cborIntegers(value))},
+			"shortest form"},
+		{"a tagged payload", entry{certificate: good, key: key, payload: join([]byte{0xd8, 0x2a, 0xa2},
+			cborText("register_index"), []byte{0}, cborText("register_value"), cborIntegers(value))}, "not valid CBOR"},
 		{"no algorithm", entry{certificate: good, key: key, value: value, protected: []byte{0xa0}}, "protected header"},
 		{"an unprotected header", entry{certificate: good, key: key, value: value, unprotected: []byte{0xa1, 0x04, 0x41, 0x31}}, "header fields"},
 	} {
@@ -274,6 +285,8 @@ func TestParseSignatureRefuses(t *testing.T) {
 		"a negative element":       pair(append(cborHead(4, 1), 0x20), cborIntegers(nil)),
 		"a key twice":              join([]byte{0x81, 0xa3}, section[2:], cborText("signature"), cborIntegers(nil)),
 		"an unknown key":           join([]byte{0x81, 0xa3}, section[2:], cborText("note"), cborIntegers(nil)),
+		"a key in capitals":        bytes.Replace(section, []byte("signing_"), []byte("Signing_"), 1),
+		"a tag":                    join([]byte{0xd8, 0x2a}, section),
 		"trailing bytes":           append(bytes.Clone(section), 0),
 		"cut":                      section[:len(section)-1],
 		"more than 32,768 bytes":   pair(cborIntegers(make([]byte, 32768)), cborIntegers(nil)),
@@ -343,6 +356,26 @@ func TestParseCertificatePassesOver(t *testing.T) {
 		if _, err := eif.ParseCertificate(join(first, certificate)); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestParseCertificateRefuses has text in which OpenSSL, GnuTLS and Go find different certificates.
+func TestParseCertificateRefuses(t *testing.T) {
+	certificate := selfSigned(t, newKey(t, elliptic.P256()), yesterday, tomorrow)
+	other := selfSigned(t, newKey(t, elliptic.P256()), yesterday, tomorrow)
+	for name, text := range map[string][]byte{
+		"a request before": join(bytes.ReplaceAll(other, []byte("CATE-"), []byte("CATE REQUEST-")),
+			certificate),
+		"a block that Go skips before": join(bytes.Replace(other, []byte("-----END CERT"), []byte("-----END  CERT"), 1),
+			certificate),
+		"headers": bytes.Replace(certificate, []byte("-----\n"), []byte("-----\nProc-Type: 4,CLEAR\n\n"), 1),
+	} {
+		if _, err := eif.ParseCertificate(text); err == nil || !strings.Contains(err.Error(), "other readers") {
+			t.Errorf("%s: error %v, want one about other readers", name, err)
+		}
+	}
+	if _, err := eif.ParseCertificate(join(certificate, other)); err != nil {
+		t.Errorf("a chain: %v", err)
 	}
 }
 
