@@ -46,19 +46,29 @@ var forms = []struct {
 	{"aarch64", "an uncompressed Image", isImage, imageEnd},
 }
 
+// otherForms are what QEMU for aarch64 looks for before it looks for an Image (arm_setup_direct_kernel_boot and
+// load_aarch64_image of hw/arm/boot.c), by their first bytes: a file can have the marks of both.
+var otherForms = map[string]string{
+	"\x7fELF":          "an ELF file (vmlinux)",
+	"MZ\x00\x00zimg":   "an EFI zboot image",
+	"\x27\x05\x19\x56": "a U-Boot image",
+	"\x1f\x8b":         "compressed with gzip",
+}
+
 // CheckFile rejects a kernel of size bytes that arch cannot start: one in another form, or a truncated one.
 func CheckFile(r io.ReaderAt, size int64, arch string) error {
 	found, want := "neither a bzImage nor an Image", ""
-	for magic, form := range map[string]string{"\x7fELF": "an ELF file (vmlinux)", "MZ\x00\x00zimg": "an EFI zboot image"} {
+	other := false
+	for magic, form := range otherForms {
 		if has(r, 0, magic) {
-			found = form
+			found, other = form, true
 		}
 	}
 	for _, form := range forms {
 		if form.arch == arch {
 			want = form.name
 		}
-		if !form.is(r) {
+		if other || !form.is(r) {
 			continue
 		}
 		if form.arch != arch {
