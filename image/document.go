@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"path"
+	"slices"
+	"strings"
 )
 
 // Bounds of the JSON documents of images: indexes, manifests and configurations. They come from strangers,
@@ -28,19 +30,55 @@ func readDocument(r io.Reader) ([]byte, error) {
 	return b, err
 }
 
-// decode is [json.Unmarshal] for a document within the bounds.
+// decode is [json.Unmarshal] for a document within the bounds that all readers read alike.
 func decode(b []byte, to any) error {
-	if err := countTokens(b); err != nil {
+	if err := checkDocument(b); err != nil {
 		return err
 	}
 	return json.Unmarshal(b, to)
 }
 
-func countTokens(b []byte) error {
+// userNames are the objects whose names are the user's own: in all others, Go ignores the case of names.
+var userNames = []string{"labels", "annotations", "volumes"}
+
+// checkDocument counts the values of a document, and rejects a name that is twice in an object, also in another
+// case. Go's decoder, and so Docker's and Podman's, takes the last of them or merges all; others take the first
+// or the one in the right case, or reject the document (docs/parsers.md).
+func checkDocument(b []byte) error {
 	in := json.NewDecoder(bytes.NewReader(b))
+	type level struct {
+		names map[string]bool // of an object; nil for a list
+		exact bool            // names that differ in case are two
+		name  string          // the last one
+		value bool            // a value is next
+	}
+	levels := []level{{}}
 	for range maxTokens + 1 {
-		if _, err := in.Token(); err != nil {
+		token, err := in.Token()
+		if err != nil {
 			return nil // the end, or a mistake that json.Unmarshal describes better
+		}
+		top := &levels[len(levels)-1]
+		if name, ok := token.(string); ok && top.names != nil && !top.value {
+			key := name
+			if !top.exact {
+				key = strings.ToLower(strings.ToUpper(name)) // as Go does: ſ is S
+			}
+			if top.names[key] {
+				return fmt.Errorf("%.40q is twice in a JSON object: other programs may read another value", name)
+			}
+			top.names[key], top.name, top.value = true, key, true
+			continue
+		}
+		top.value = false
+		switch token {
+		case json.Delim('{'):
+			exact := slices.Contains(userNames, top.name)
+			levels = append(levels, level{names: map[string]bool{}, exact: exact})
+		case json.Delim('['):
+			levels = append(levels, level{})
+		case json.Delim('}'), json.Delim(']'):
+			levels = levels[:len(levels)-1]
 		}
 	}
 	return fmt.Errorf("document has more than %d JSON values", maxTokens)
@@ -58,7 +96,7 @@ func (t boundedManifests) RoundTrip(req *http.Request) (*http.Response, error) {
 	raw, err := readDocument(response.Body)
 	response.Body.Close()
 	if err == nil {
-		err = countTokens(raw)
+		err = checkDocument(raw)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("manifest from the registry: %w", err)

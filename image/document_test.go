@@ -95,3 +95,38 @@ func TestAbsurdDocuments(t *testing.T) {
 		})
 	}
 }
+
+// TestAmbiguousDocuments gives manifests that other programs read as another image.
+func TestAmbiguousDocuments(t *testing.T) {
+	const config = `{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}`
+	try := func(config, manifest string) error {
+		l := NewLayout(t)
+		d := l.Blob("application/vnd.oci.image.config.v1+json", []byte(config))
+		manifest = strings.ReplaceAll(manifest, "CONFIG", fmt.Sprintf(`{"digest":%q}`, d.Digest))
+		l.Name(l.Blob("application/vnd.oci.image.manifest.v1+json", []byte(manifest)), "")
+		img, err := image.Open(t.Context(), "oci:"+l.Dir(), image.Options{Arch: "x86_64"})
+		if err == nil {
+			img.Close()
+		}
+		return err
+	}
+	const good = `{"schemaVersion":2,"config":CONFIG,"layers":[]}`
+	for _, c := range []struct{ name, config, manifest, want string }{
+		{"good", config + `}`, good, ""},
+		{"a field in another case", config + `,"Config":{"cmd":["/a"]}}`, good, ""},
+		{"labels that differ in case", config + `,"config":{"Labels":{"a":"1","A":"2"},"Volumes":{"/a":{},"/A":{}}}}`,
+			good, ""},
+		{"a field twice", config + `,"config":{"Cmd":["/a"],"Cmd":["/b"]}}`, good, `"Cmd" is twice`},
+		{"a field twice, once in another case", config + `,"config":{"Cmd":["/a"],"cmd":["/b"]}}`, good,
+			`"cmd" is twice`},
+		{"a letter that Go takes for another", config + `,"config":{"User":"1","U\u017fer":"0"}}`, good, `is twice`},
+		{"a label twice", config + `,"config":{"Labels":{"a":"1","a":"2"}}}`, good, `"a" is twice`},
+		{"layers twice", config + `}`, good[:len(good)-1] + `,"Layers":[]}`, `"Layers" is twice`},
+		{"an index and an image", config + `}`, good[:len(good)-1] + `,"manifests":[]}`, "as in an index"},
+	} {
+		err := try(c.config, c.manifest)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
+		}
+	}
+}
