@@ -73,9 +73,9 @@ func newAttestCAShowCommand(s streams) *cobra.Command {
 			}
 			c := root.Certificate
 			const day = "2006-01-02"
-			_, err = fmt.Fprintf(s.out, "directory: %s\nsubject: %s\nvalid: %s to %s\n", dir, c.Subject,
-				c.NotBefore.Format(day), c.NotAfter.Format(day))
-			return err
+			printLine(s.out, "directory: %s", dir)
+			printLine(s.out, "subject: %s", c.Subject)
+			return printLine(s.out, "valid: %s to %s", c.NotBefore.Format(day), c.NotAfter.Format(day))
 		},
 	}
 	cmd.Flags().BoolVar(&pem, "pem", false, "print the certificate in PEM, for 'neb attest verify --root'")

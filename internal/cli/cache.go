@@ -170,9 +170,8 @@ func printItems(s streams, dir string, items []store.Item, locked map[string]loc
 		if name == "" {
 			name = i.Name
 		}
-		fmt.Fprintf(w, "%s\t%.1f MB\t%s\t%s\n",
-			i.Kind, float64(i.Size)/1e6, i.Used.Format("2006-01-02 15:04"), name)
+		printRow(w, i.Kind, megabytes(i.Size), i.Used.Format("2006-01-02 15:04"), name)
 	}
-	fmt.Fprintf(w, "total\t%.1f MB\t\t%d in %s\n", float64(report.Size)/1e6, len(report.Items), dir)
+	printRow(w, "total", megabytes(report.Size), "", fmt.Sprintf("%d in %s", len(report.Items), dir))
 	return w.Flush()
 }

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,6 +44,18 @@ func printLine(w io.Writer, format string, args ...any) error {
 	_, err := fmt.Fprintln(w, printable.Line(fmt.Sprintf(format, args...)))
 	return err
 }
+
+// printRow prints a row of a table: a line break or tab in a cell is escaped.
+func printRow(w *tabwriter.Writer, cells ...any) {
+	row := make([]string, len(cells))
+	for i, c := range cells {
+		row[i] = printable.Line(fmt.Sprint(c))
+	}
+	fmt.Fprintln(w, strings.Join(row, "\t"))
+}
+
+// megabytes returns a size in words.
+func megabytes(size int64) string { return fmt.Sprintf("%.1f MB", float64(size)/1e6) }
 
 // printJSON prints a value as JSON, in the form of nitro-cli: indented by two spaces, without escapes for
 // HTML.

@@ -262,11 +262,12 @@ func printNetStatus(out io.Writer, status network.Status) error {
 			refused = append(refused, fmt.Sprintf("%s %d", reason, n))
 		}
 		slices.Sort(refused)
-		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%d of %d\t%d of %d\t%s\n",
-			e.CID, e.Since.Format(time.RFC3339), e.Received, e.Sent, e.TCP.Open, e.TCP.Total, e.UDP.Open, e.UDP.Total, strings.Join(refused, ", "))
+		printRow(w, e.CID, e.Since.Format(time.RFC3339), e.Received, e.Sent,
+			fmt.Sprintf("%d of %d", e.TCP.Open, e.TCP.Total), fmt.Sprintf("%d of %d", e.UDP.Open, e.UDP.Total),
+			strings.Join(refused, ", "))
 	}
 	for _, p := range status.Published {
-		fmt.Fprintf(w, "published\t%s\n", p)
+		printRow(w, "published", p)
 	}
 	return w.Flush()
 }

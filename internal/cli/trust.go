@@ -111,7 +111,7 @@ func newTrustLsCommand(s streams) *cobra.Command {
 				if k.Expires != nil {
 					until = "expires " + k.Expires.Format(time.DateOnly)
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\n", k.Name, k.ID, until)
+				printRow(w, k.Name, k.ID, until)
 			}
 			return w.Flush()
 		},
