@@ -69,7 +69,7 @@ var algorithms = []struct {
 }
 
 // certificateBlock is the start of a block that a reader may take for a certificate: OpenSSL also reads X509
-// CERTIFICATE and TRUSTED CERTIFICATE, and GnuTLS whatever begins with CERTIFICATE.
+// CERTIFICATE and TRUSTED CERTIFICATE, and versions of GnuTLS match the start of the name.
 var certificateBlock = regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*CERTIFICATE`)
 
 // ParseCertificate reads the first certificate of some PEM text, as the readers of EIF do. Other text and

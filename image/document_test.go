@@ -122,6 +122,10 @@ func TestAmbiguousDocuments(t *testing.T) {
 		{"a letter that Go takes for another", config + `,"config":{"User":"1","U\u017fer":"0"}}`, good, `is twice`},
 		{"a label twice", config + `,"config":{"Labels":{"a":"1","a":"2"}}}`, good, `"a" is twice`},
 		{"layers twice", config + `}`, good[:len(good)-1] + `,"Layers":[]}`, `"Layers" is twice`},
+		{"null", `null`, good, ""},
+		{"nothing but null", config + `}`, `{"schemaVersion":2,"config":null,"layers":null}`, "configuration"},
+		{"a number with a fraction", config + `}`, strings.Replace(good, ":2", ":2.5", 1), "2.5"},
+		{"a number beyond 64 bits", config + `,"config":{"Healthcheck":{"Retries":1e99}}}`, good, "1e99"},
 		{"an index and an image", config + `}`, good[:len(good)-1] + `,"manifests":[]}`, "as in an index"},
 	} {
 		err := try(c.config, c.manifest)

@@ -13,6 +13,9 @@ func TestCheckFile(t *testing.T) {
 	bz := make([]byte, 4096)
 	copy(bz[0x1fe:], "\x55\xaa\x00\x00HdrS")
 	bz[0x211] = 1
+	low, cut := bytes.Clone(bz), bytes.Clone(bz)
+	low[0x211] = 0
+	cut[0x1f1] = 255 // setup_sects
 	for _, c := range []struct {
 		arch, magic string
 		file        []byte
@@ -22,6 +25,10 @@ func TestCheckFile(t *testing.T) {
 		{"x86_64", "", bz, ""},
 		{"aarch64", "", bz, "is a bzImage"},
 		{"x86_64", "", image, "is an uncompressed Image"},
+		{"aarch64", "", make([]byte, 4096), "neither"},
+		{"x86_64", "", make([]byte, 4096), "neither"},
+		{"x86_64", "", low, "neither"},
+		{"x86_64", "", cut, "truncated"},
 		{"aarch64", "\x7fELF", image, "is an ELF file"},
 		{"x86_64", "\x7fELF", bz, "is an ELF file"},
 		{"aarch64", "MZ\x00\x00zimg", image, "is an EFI zboot image"},

@@ -175,7 +175,12 @@ func TestGoodDocument(t *testing.T) {
 	target, key := a.issue(t, targetTemplate(), elliptic.P384())
 	document := sign(t, key, es384, payload(a.fields(target)))
 	indefinite := sign(t, key, es384, join([]byte{0xbf}, payload(a.fields(target))[1:], []byte{0xff}))
+	// The same signature with the other s.
+	other := bytes.Clone(document)
+	s := other[len(other)-48:]
+	new(big.Int).Sub(elliptic.P384().Params().N, new(big.Int).SetBytes(s)).FillBytes(s)
 	for name, document := range map[string][]byte{
+		"with n-s":               other,
 		"untagged":               document,
 		"tagged":                 join([]byte{0xd2}, document),
 		"with an indefinite map": indefinite,
@@ -323,6 +328,8 @@ func TestVerifyRefusesOthers(t *testing.T) {
 		{"another chain's target", sign(t, otherKey, es384, payload(a.fields(otherTarget))),
 			"chain of certificates"},
 		{"a chain out of order", sign(t, key, es384, payload(swapped.fields(target))), "order"},
+		{"a certificate too many", sign(t, key, es384, payload((&authority{
+			chain: slices.Insert(slices.Clone(a.chain), 1, b.chain[1])}).fields(target))), "order"},
 		{"a chain with a hole", sign(t, key, es384, payload((&authority{chain: []*x509.Certificate{a.chain[0],
 			a.chain[3]}}).fields(target))), "chain of certificates"},
 		{"a target on P-256", sign(t, key, es384, payload(a.fields(small))), "P-384"},
@@ -387,25 +394,27 @@ func TestParseRefuses(t *testing.T) {
 	}
 	good := payload(f)
 	for name, body := range map[string][]byte{
-		"an empty module":        change(f, "module_id", text("")),
-		"another digest":         change(f, "digest", text("SHA256")),
-		"a timestamp of zero":    change(f, "timestamp", number(0)),
-		"a negative timestamp":   change(f, "timestamp", head(1, 5)),
-		"a huge timestamp":       change(f, "timestamp", number(1<<63)),
-		"no registers":           pcrs(head(5, 0)),
-		"33 registers":           pcrs(many),
-		"register 32":            pcrs(head(5, 1), number(32), octets(pcr0)),
-		"register -1":            pcrs(head(5, 1), head(1, 0), octets(pcr0)),
-		"a register by name":     pcrs(head(5, 1), text("0"), octets(pcr0)),
-		"a register twice":       pcrs(head(5, 2), number(0), octets(pcr0), number(0), octets(pcr8)),
-		"a register of 47 bytes": pcrs(head(5, 1), number(0), octets(pcr0[1:])),
-		"a register in text":     pcrs(head(5, 1), number(0), text(string(make([]byte, 48)))),
-		"an empty certificate":   change(f, "certificate", octets(nil)),
-		"an empty bundle":        change(f, "cabundle", head(4, 0)),
-		"a bundle of text":       change(f, "cabundle", join(head(4, 1), text("x"))),
-		"a bundle with nothing":  change(f, "cabundle", join(head(4, 1), octets(nil))),
-		"an empty public key":    change(f, "public_key", octets(nil)),
-		"an unknown field":       payload(append(f[:len(f):len(f)], field{"note", null})),
+		"an empty module":         change(f, "module_id", text("")),
+		"another digest":          change(f, "digest", text("SHA256")),
+		"a timestamp of zero":     change(f, "timestamp", number(0)),
+		"a negative timestamp":    change(f, "timestamp", head(1, 5)),
+		"a huge timestamp":        change(f, "timestamp", number(1<<63)),
+		"no registers":            pcrs(head(5, 0)),
+		"33 registers":            pcrs(many),
+		"register 32":             pcrs(head(5, 1), number(32), octets(pcr0)),
+		"register -1":             pcrs(head(5, 1), head(1, 0), octets(pcr0)),
+		"a register by name":      pcrs(head(5, 1), text("0"), octets(pcr0)),
+		"a register twice":        pcrs(head(5, 2), number(0), octets(pcr0), number(0), octets(pcr8)),
+		"a register in two forms": pcrs(head(5, 2), number(0), octets(pcr0), []byte{0x18, 0}, octets(pcr8)),
+		"a tag":                   change(f, "module_id", join([]byte{0xd8, 0x2a}, text("i-1234-enc5678"))),
+		"a register of 47 bytes":  pcrs(head(5, 1), number(0), octets(pcr0[1:])),
+		"a register in text":      pcrs(head(5, 1), number(0), text(string(make([]byte, 48)))),
+		"an empty certificate":    change(f, "certificate", octets(nil)),
+		"an empty bundle":         change(f, "cabundle", head(4, 0)),
+		"a bundle of text":        change(f, "cabundle", join(head(4, 1), text("x"))),
+		"a bundle with nothing":   change(f, "cabundle", join(head(4, 1), octets(nil))),
+		"an empty public key":     change(f, "public_key", octets(nil)),
+		"an unknown field":        payload(append(f[:len(f):len(f)], field{"note", null})),
 		"a field in other letters": change(append(f[:len(f):len(f)], field{"Digest", text("SHA384")}),
 			"digest", nil),
 		"trailing bytes":        append(bytes.Clone(good), 0),
@@ -421,14 +430,15 @@ func TestParseRefuses(t *testing.T) {
 
 	document := sign(t, key, es384, good)
 	for name, document := range map[string][]byte{
-		"nothing":         {},
-		"trailing bytes":  append(bytes.Clone(document), 0),
-		"another tag":     join([]byte{0xd3}, document),
-		"two tags":        join([]byte{0xd2, 0xd2}, document),
-		"ES256":           sign(t, key, []byte{0xa1, 0x01, 0x26}, good),
-		"no algorithm":    sign(t, key, []byte{0xa0}, good),
-		"algorithm -1":    sign(t, key, []byte{0xa1, 0x01, 0x20}, good),
-		"a second header": sign(t, key, []byte{0xa2, 0x01, 0x38, 0x22, 0x04, 0x41, 0x31}, good),
+		"nothing":            {},
+		"trailing bytes":     append(bytes.Clone(document), 0),
+		"an indefinite list": join([]byte{0x9f}, document[1:], []byte{0xff}),
+		"another tag":        join([]byte{0xd3}, document),
+		"two tags":           join([]byte{0xd2, 0xd2}, document),
+		"ES256":              sign(t, key, []byte{0xa1, 0x01, 0x26}, good),
+		"no algorithm":       sign(t, key, []byte{0xa0}, good),
+		"algorithm -1":       sign(t, key, []byte{0xa1, 0x01, 0x20}, good),
+		"a second header":    sign(t, key, []byte{0xa2, 0x01, 0x38, 0x22, 0x04, 0x41, 0x31}, good),
 		"an unprotected one": bytes.Replace(document, join(octets(es384), head(5, 0)), join(octets(es384),
 			[]byte{0xa1, 0x04, 0x41, 0x31}), 1),
 		"a large document": join(document, make([]byte, 20000)),

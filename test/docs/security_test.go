@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestPromises checks that every test that SECURITY.md names exists.
+// TestPromises checks that every test that SECURITY.md and docs/parsers.md name exists.
 func TestPromises(t *testing.T) {
 	names := regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w+`)
 	declared := map[string]bool{}
@@ -26,13 +26,15 @@ func TestPromises(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := names.FindAllString(read(t, "SECURITY.md"), -1)
-	if len(found) == 0 {
-		t.Error("SECURITY.md names no test")
-	}
-	for _, name := range found {
-		if !declared[name] {
-			t.Errorf("SECURITY.md names %s, which is no test", name)
+	for _, page := range []string{"SECURITY.md", "docs/parsers.md"} {
+		found := names.FindAllString(read(t, page), -1)
+		if len(found) == 0 {
+			t.Errorf("%s names no test", page)
+		}
+		for _, name := range found {
+			if !declared[name] {
+				t.Errorf("%s names %s, which is no test", page, name)
+			}
 		}
 	}
 }
