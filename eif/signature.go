@@ -40,8 +40,8 @@ type (
 	}
 )
 
-// strict reads CBOR that has each key once, none but the known ones, no tags, and nothing after it. docs/parsers.md
-// has what other readers make of the rest.
+// strict reads CBOR that has each key once, none but the known ones, no tags, and nothing after it. What other
+// readers make of the rest is in docs/parsers.md.
 var strict = func() cbor.DecMode {
 	mode, err := cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
@@ -86,8 +86,8 @@ func ParseCertificate(text []byte) (*x509.Certificate, error) {
 		case "CERTIFICATE":
 			before := text[:len(text)-len(rest)]
 			if len(block.Headers) > 0 || len(certificateBlock.FindAll(before, 2)) != 1 {
-				return nil, errors.New("the PEM block CERTIFICATE has headers, or follows a block that other " +
-					"readers take for the certificate: remove them")
+				return nil, errors.New("the PEM block CERTIFICATE has headers, or follows a block " +
+					"that other readers take for the certificate: remove them")
 			}
 			return x509.ParseCertificate(block.Bytes)
 		case "X509 CERTIFICATE", "TRUSTED CERTIFICATE":
@@ -317,7 +317,8 @@ func (s Signed) Verify(pcr0 PCR, at time.Time) (*x509.Certificate, error) {
 	}
 	// nitro-cli compares bytes: the same register in another encoding is no signature to it.
 	if want, err := payloadOf(pcr0); err != nil || !bytes.Equal(message.Payload, want) {
-		return certificate, errors.New("the signed payload is not in CBOR's shortest form, with the index first")
+		return certificate, errors.New("the signed payload is not in CBOR's shortest form, " +
+			"with the index first")
 	}
 	return certificate, CheckValidity(certificate, at)
 }

@@ -41,9 +41,9 @@ func decode(b []byte, to any) error {
 // userNames are the objects whose names are the user's own: in all others, Go ignores the case of names.
 var userNames = []string{"labels", "annotations", "volumes"}
 
-// checkDocument counts the values of a document, and rejects a name that is twice in an object, also in another
-// case. Go's decoder, and so Docker's and Podman's, takes the last of them or merges all; others take the first
-// or the one in the right case, or reject the document (docs/parsers.md).
+// checkDocument counts the values of a document, and rejects a name that is twice in an object, also in
+// another case. Go's decoder, and so Docker's and Podman's, takes the last of them or merges all; others take
+// the first or the one in the right case, or reject the document (docs/parsers.md).
 func checkDocument(b []byte) error {
 	in := json.NewDecoder(bytes.NewReader(b))
 	type level struct {
@@ -65,7 +65,8 @@ func checkDocument(b []byte) error {
 				key = strings.ToLower(strings.ToUpper(name)) // as Go does: ſ is S
 			}
 			if top.names[key] {
-				return fmt.Errorf("%.40q is twice in a JSON object: other programs may read another value", name)
+				return fmt.Errorf("%.40q is twice in a JSON object: other programs may read another value",
+					name)
 			}
 			top.names[key], top.name, top.value = true, key, true
 			continue

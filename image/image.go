@@ -175,8 +175,8 @@ func fromManifest(ctx context.Context, b blobs, d v1.Descriptor, o Options) (*Im
 			return nil, fmt.Errorf("manifest %s: found schema version 1, expected 2: push the image again with a current tool",
 				d.Digest)
 		case m.Manifests != nil && (m.Layers != nil || m.Config.Digest.Hex != ""):
-			return nil, fmt.Errorf("manifest %s: found manifests as in an index, and config or layers as in an image",
-				d.Digest) // CVE-2021-41190: which it is depends on the reader
+			return nil, fmt.Errorf("manifest %s: found manifests as in an index, "+
+				"and config or layers as in an image", d.Digest) // CVE-2021-41190: which it is depends on the reader
 		case m.Manifests != nil:
 			if depth == 3 {
 				return nil, fmt.Errorf("index %s: indexes are nested more than 3 deep", d.Digest)

@@ -46,7 +46,7 @@ var forms = []struct {
 	{"aarch64", "an uncompressed Image", isImage, imageEnd},
 }
 
-// otherForms are what QEMU for aarch64 looks for before it looks for an Image (arm_setup_direct_kernel_boot and
+// otherForms are what QEMU for aarch64 looks for before an Image (arm_setup_direct_kernel_boot and
 // load_aarch64_image of hw/arm/boot.c), by their first bytes: a file can have the marks of both.
 var otherForms = map[string]string{
 	"\x7fELF":          "an ELF file (vmlinux)",

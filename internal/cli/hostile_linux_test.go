@@ -135,8 +135,8 @@ func TestHostileText(t *testing.T) {
 	}
 }
 
-// checkHostile runs neb, and checks that nothing that it prints makes a terminal do something, or looks like a
-// line of neb's own. It returns how often it printed the hostile text.
+// checkHostile runs neb, and checks that nothing that it prints makes a terminal do something, or looks like
+// a line of neb's own. It returns how often it printed the hostile text.
 func checkHostile(t *testing.T, args []string) (shown int) {
 	t.Helper()
 	_, out, errs := command(args...)
@@ -155,8 +155,8 @@ func checkHostile(t *testing.T, args []string) (shown int) {
 	return shown
 }
 
-// TestHostileNeighbours gives commands that read the store, mirrors, remotes and files of the user a hostile value
-// in each: names of files in the store, of trusted keys and directories, answers of a mirror and of a registry.
+// TestHostileNeighbours gives commands that read the store, mirrors, remotes and files of the user a hostile
+// value in each: names of files in the store, of trusted keys and directories, answers of a mirror and of a registry.
 func TestHostileNeighbours(t *testing.T) {
 	dir := t.TempDir()
 	e := func(name string) string { return filepath.Join(dir, name) }

@@ -122,7 +122,7 @@ func TestBadBlobs(t *testing.T) {
 		want   string
 	}{
 		{"no kernel", eif.X86_64, map[string][]byte{"bzImage": nil}, "no such file"},
-		{"a kernel that is none", eif.X86_64, map[string][]byte{"bzImage": gzip}, "the kernel is neither a bzImage nor an Image: x86_64 needs a bzImage"},
+		{"a kernel that is none", eif.X86_64, map[string][]byte{"bzImage": gzip}, "the kernel is compressed with gzip: x86_64 needs a bzImage"},
 		{"an empty kernel", eif.X86_64, map[string][]byte{"bzImage": {}}, "neither"},
 		{"a zImage", eif.X86_64, map[string][]byte{"bzImage": func() []byte { b := enclaves.BzImage(release); b[0x211] = 0; return b }()}, "neither"},
 		{"a bzImage without its end", eif.X86_64, map[string][]byte{"bzImage": enclaves.BzImage(release)[:119_999]}, "119999 bytes, its header says at least 120000"},
@@ -131,7 +131,7 @@ func TestBadBlobs(t *testing.T) {
 		{"a bzImage that is a header", eif.X86_64, map[string][]byte{"bzImage": enclaves.BzImage(release)[:0x212]}, "the kernel is truncated"},
 		{"an Image for x86_64", eif.X86_64, map[string][]byte{"bzImage": enclaves.Image(release)}, "the kernel is an uncompressed Image: x86_64 needs a bzImage"},
 		{"a bzImage for aarch64", eif.AArch64, map[string][]byte{"Image": enclaves.BzImage(release)}, "the kernel is a bzImage: aarch64 needs an uncompressed Image"},
-		{"a compressed Image", eif.AArch64, map[string][]byte{"Image": gzip}, "neither"},
+		{"a compressed Image", eif.AArch64, map[string][]byte{"Image": gzip}, "is compressed with gzip"},
 		{"a driver for another kernel", eif.X86_64, map[string][]byte{"nsm.ko": nsmModule(eif.X86_64, "6.12.74")}, "built for kernel 6.12.74, the kernel is 6.12.117"},
 		{"a driver for another kernel of aarch64", eif.AArch64, map[string][]byte{"nsm.ko": nsmModule(eif.AArch64, "6.12.74")}, "built for kernel 6.12.74, the kernel is 6.12.117"},
 		{"a driver for another architecture", eif.X86_64, map[string][]byte{"nsm.ko": nsmModule(eif.AArch64, release)}, "EM_AARCH64"},
