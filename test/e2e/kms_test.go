@@ -21,13 +21,9 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
-// TestKMS has an enclave that asks for a data key under a policy on PCR0, and gets it; the same image with
-// one
+// TestKMS has an enclave that asks for a data key under a policy on PCR0, and gets it; the same image with one
 // byte changed is denied, and neb says which register.
 func TestKMS(t *testing.T) { dataKey(t, "x86_64", "amd64", guestPath) }
-
-// TestAArch64KMS is TestKMS on the other architecture.
-func TestAArch64KMS(t *testing.T) { dataKey(t, "aarch64", "arm64", armPath) }
 
 func dataKey(t *testing.T, arch, goarch, guest string) {
 	openssl := require.Command(t, "openssl")

@@ -18,3 +18,6 @@ func TestLargeImage(t *testing.T) {
 	r.says(t, sumLine("/a", body))
 	r.says(t, sumLine("/b", body))
 }
+
+// TestAArch64KMS is TestKMS on the other architecture.
+func TestAArch64KMS(t *testing.T) { dataKey(t, "aarch64", "arm64", armPath) }

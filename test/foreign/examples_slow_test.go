@@ -13,9 +13,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
-// TestExamples boots the examples of docs/attest.md: enclaves in Go and Python, each with the SDK of AWS,
-// that
-// get a data key from neb run --kms.
+// TestExamples boots the examples of docs/attest.md: enclaves in Go, Python and Rust, each with the SDK of AWS,
+// that get a data key from neb run --kms.
 func TestExamples(t *testing.T) {
 	require.Sandbox(t)
 	dir := t.TempDir()
@@ -34,6 +33,24 @@ func TestExamples(t *testing.T) {
 			run(t, "../../docs/examples/go", "go", "build", "-o", filepath.Join(tree, "enclave"), ".")
 		}},
 		{"Python", "http://localhost:8000", []string{"/bin/python3", "/enclave.py"}, pythonTree},
+		{"Rust", "http://localhost:8000", []string{"/enclave"}, func(t *testing.T, tree string) {
+			// The SDK compiles fastest without optimization, but RSA keys would then take minutes in QEMU.
+			built := t.TempDir()
+			run(t, "../../docs/examples/rust", require.Command(t, "cargo"), "build", "-q", "--locked",
+				"--target-dir", built, "--config", "profile.dev.debug=false", "--config", "profile.dev.strip=true",
+				"--config", "profile.dev.package.num-bigint-dig.opt-level=3")
+			install(t, filepath.Join(built, "debug/enclave"), filepath.Join(tree, "enclave"))
+			installLinked(t, tree)
+			// The SDK does not start without trusted roots, even for an endpoint without TLS.
+			roots, certs := run(t, "../..", neb, "attest", "ca", "show", "--pem"), filepath.Join(tree, "etc/ssl/certs")
+			err := os.MkdirAll(certs, 0o755)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(certs, "ca-certificates.crt"), []byte(roots), 0o644)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}},
 	} {
 		t.Run(example.name, func(t *testing.T) {
 			tree := filepath.Join(t.TempDir(), "tree")
@@ -75,8 +92,11 @@ func pythonTree(t *testing.T, tree string) {
 		"idlelib", "config-", "ensurepip")
 	copyTree(t, paths[2], filepath.Join(tree, "modules"), "__pycache__", "pip", "setuptools")
 	install(t, "../../docs/examples/python/enclave.py", filepath.Join(tree, "enclave.py"))
+	installLinked(t, tree)
+}
 
-	// What the programs and modules are linked with, and the loader.
+// installLinked copies what the programs and libraries in a tree are linked with, and the loader.
+func installLinked(t *testing.T, tree string) {
 	var linked []string
 	err := filepath.WalkDir(tree, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() {
