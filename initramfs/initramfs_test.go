@@ -376,8 +376,8 @@ func TestContinue(t *testing.T) {
 // TestReaderBound counts the names and the bytes of linked names that a reader keeps.
 func TestReaderBound(t *testing.T) {
 	u := newUnpacked()
-	for i := range maxNames - len(u.dirs) - len(u.files) {
-		u.files[uint64(i)] = struct{}{}
+	for i := range maxNames - len(u.known) {
+		u.known[uint64(i)] = notDir
 	}
 	r := &Reader{r: bufio.NewReader(strings.NewReader(record("a", TypeDir, 0))), tree: u}
 	if _, err := r.Next(); err == nil || !strings.Contains(err.Error(), "too many to follow") {

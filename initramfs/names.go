@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// What a Reader keeps in memory: hashes of names, 16 bytes each before a map's overhead, and the first names of
-// files with several, in bytes. A compressed ramdisk of some megabytes can have a thousand times as many.
+// What a Reader keeps in memory: a hash of each name and 8 bytes beside it, before a map's overhead, and the
+// first names of files with several, in bytes. A compressed ramdisk of some megabytes can have a thousand
+// times as many.
 const (
 	maxNames  = 1 << 22
 	maxLinked = 64 << 20
@@ -16,45 +17,44 @@ const (
 
 // names are those that an archive has so far. It keeps hashes, so that a million of them fit in memory.
 type names struct {
-	seed  maphash.Seed
-	dirs  map[uint64]int64 // with the time of the first entry, or noTime
-	files map[uint64]struct{}
+	seed   maphash.Seed
+	known  map[uint64]int64 // the time of a directory's first entry, noTime or notDir
+	parent string           // the last name that was found to be a directory
 }
 
-const noTime = -1
+const (
+	noTime = -1
+	notDir = -2
+)
 
-func newNames() names {
-	return names{maphash.MakeSeed(), map[uint64]int64{}, map[uint64]struct{}{}}
-}
+func newNames() names { return names{seed: maphash.MakeSeed(), known: map[uint64]int64{}} }
 
 // add returns the time of the first entry of the name. The kernel creates no parents (init/initramfs.c,
 // do_name), and follows symbolic links on its way to a name, so the directory of a name must be an earlier
 // entry. A name may occur once, that of a directory several times.
 func (n *names) add(name string, mode, time uint32) (uint32, error) {
-	if i := strings.LastIndexByte(name, '/'); i >= 0 {
-		parent := maphash.String(n.seed, name[:i])
-		if _, ok := n.files[parent]; ok {
-			return 0, errors.New("it is below an earlier entry that is not a directory")
-		}
-		if _, ok := n.dirs[parent]; !ok {
+	if i := strings.LastIndexByte(name, '/'); i >= 0 && name[:i] != n.parent {
+		switch first, ok := n.known[maphash.String(n.seed, name[:i])]; {
+		case !ok:
 			return 0, errors.New("the archive has no entry for its directory before it, and the kernel " +
 				"creates none")
+		case first == notDir:
+			return 0, errors.New("it is below an earlier entry that is not a directory")
 		}
+		n.parent = name[:i]
 	}
-	id := maphash.String(n.seed, name)
-	first, isDir := n.dirs[id]
-	_, isFile := n.files[id]
-	switch {
-	case isDir && mode&TypeMask != TypeDir:
-		return 0, errors.New("an earlier entry of this name is a directory")
-	case isFile:
+	id, isDir := maphash.String(n.seed, name), mode&TypeMask == TypeDir
+	switch first, ok := n.known[id]; {
+	case ok && first == notDir:
 		return 0, errors.New("duplicate entry: an earlier one has this name")
-	case isDir && first != noTime:
+	case ok && !isDir:
+		return 0, errors.New("an earlier entry of this name is a directory")
+	case ok && first != noTime:
 		return uint32(first), nil
-	case mode&TypeMask == TypeDir:
-		n.dirs[id] = int64(time)
+	case isDir:
+		n.known[id] = int64(time)
 	default:
-		n.files[id] = struct{}{}
+		n.known[id] = notDir
 	}
 	return time, nil
 }
@@ -78,7 +78,7 @@ type linkKey struct {
 func newUnpacked() *unpacked {
 	u := &unpacked{names: newNames(), links: map[linkKey]*Header{}}
 	for _, dir := range []string{"dev", "root"} {
-		u.dirs[maphash.String(u.seed, dir)] = noTime
+		u.known[maphash.String(u.seed, dir)] = noTime
 	}
 	return u
 }
@@ -111,7 +111,7 @@ func (u *unpacked) entry(h *Header) error {
 	if err != nil {
 		return err
 	}
-	if len(u.dirs)+len(u.files) > maxNames {
+	if len(u.known) > maxNames {
 		return fmt.Errorf("more than %d names: too many to follow", maxNames)
 	}
 	if kind == TypeDir {

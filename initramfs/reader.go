@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // Reader reads an archive, or several that follow each other, as the kernel does.
@@ -117,8 +118,8 @@ func (r *Reader) Read(p []byte) (int, error) {
 }
 
 func (r *Reader) header() (*Header, error) {
-	var b [headerSize]byte
-	if err := r.full(b[:]); err != nil {
+	b, err := r.r.Peek(headerSize)
+	if err != nil {
 		return nil, err
 	}
 	if string(b[:6]) != magic {
@@ -138,24 +139,29 @@ func (r *Reader) header() (*Header, error) {
 	if nameSize < 2 || nameSize > MaxPath+1 {
 		return nil, fmt.Errorf("name has %d bytes with its NUL, expected 2 to %d", nameSize, MaxPath+1)
 	}
-	name := make([]byte, nameSize)
-	if err := r.full(name); err != nil {
+	b, err = r.r.Peek(headerSize + int(nameSize))
+	if err != nil {
 		return nil, err
 	}
+	name := b[headerSize:]
 	if name[nameSize-1] != 0 {
 		return nil, fmt.Errorf("name %q does not end in a NUL", name)
 	}
 	// gen_init_cpio adds more NULs to align the body. For the kernel a name ends at the first, so with
 	// anything after it, this name would differ from the one that the kernel unpacks.
-	text := bytes.TrimRight(name, "\x00")
-	if bytes.IndexByte(text, 0) >= 0 {
+	text := string(bytes.TrimRight(name, "\x00"))
+	if strings.IndexByte(text, 0) >= 0 {
 		return nil, fmt.Errorf("name %q contains a NUL, where it ends for the kernel", text)
+	}
+	r.pos += int64(len(b))
+	if _, err := r.r.Discard(len(b)); err != nil {
+		return nil, err
 	}
 	if err := r.skipPad(); err != nil {
 		return nil, err
 	}
 	return &Header{
-		Name: string(text), Inode: f[0], Mode: f[1], UID: f[2], GID: f[3], Links: f[4],
+		Name: text, Inode: f[0], Mode: f[1], UID: f[2], GID: f[3], Links: f[4],
 		ModTime: f[5], Size: int64(f[6]), Device: [2]uint32{f[7], f[8]}, Major: f[9], Minor: f[10],
 	}, nil
 }
@@ -171,12 +177,6 @@ func digit(c byte) (uint32, bool) {
 		return uint32(c-'A') + 10, true
 	}
 	return 0, false
-}
-
-func (r *Reader) full(p []byte) error {
-	n, err := io.ReadFull(r.r, p)
-	r.pos += int64(n)
-	return err
 }
 
 // skipBody goes to the end of the current body.

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bufio"
 	"encoding/json"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -31,16 +33,18 @@ and the registers that change with it. The exit status is 0 if the files are the
 			warnLayout(s, args[0], a)
 			warnLayout(s, args[1], b)
 			differ := false
+			out := bufio.NewWriter(s.out)
 			tools := newBlobBuilder(s, buildFlags{})
 			defer tools.close()
 			err = inspect.Diff(cmd.Context(), a, b, tools, func(d inspect.Difference) {
 				differ = true
 				if asJSON {
-					_ = json.NewEncoder(s.out).Encode(d)
+					_ = json.NewEncoder(out).Encode(d)
 				} else {
-					printLine(s.out, "%v", d)
+					printLine(out, "%v", d)
 				}
 			})
+			err = errors.Join(err, out.Flush())
 			if err == nil && differ {
 				err = errSaid
 			}

@@ -280,7 +280,11 @@ func (c *comparison) erofs(sa, sb eif.Section, d Difference) error {
 		d.Path, d.What = path, what
 		c.report(d)
 	}
-	_, err := diffTrees(erofsFiles(c.ctx, c.tools, c.a, sa), erofsFiles(c.ctx, c.tools, c.b, sb), say)
+	tools := c.tools
+	if tools != nil {
+		tools = &oneAtATime{Tools: tools} // diffTrees reads both trees at a time
+	}
+	_, err := diffTrees(erofsFiles(c.ctx, tools, c.a, sa), erofsFiles(c.ctx, tools, c.b, sb), say)
 	if err != nil {
 		say("", fmt.Sprintf("the files in it cannot be compared: %v", err))
 	}

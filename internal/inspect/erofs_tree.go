@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
@@ -23,6 +24,24 @@ type Tools interface {
 	// Run runs a program by its path in the sandbox, where work's subdirectories src and out are /src and
 	// /out.
 	Run(ctx context.Context, work string, args ...string) error
+}
+
+// oneAtATime runs one program at a time.
+type oneAtATime struct {
+	Tools
+	mu sync.Mutex
+}
+
+func (t *oneAtATime) Work(ctx context.Context) (string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.Tools.Work(ctx)
+}
+
+func (t *oneAtATime) Run(ctx context.Context, work string, args ...string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.Tools.Run(ctx, work, args...)
 }
 
 // isPart reports whether a name in a ramdisk is a part of an erofs root.

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -65,15 +66,16 @@ func ExtractSections(ctx context.Context, f *eif.File, dir string) ([]string, er
 // ListRamdisks prints the entries of all ramdisks, one a line: the number of the ramdisk, mode, owner, size
 // in bytes, and name. After those of a ramdisk with an erofs root, it prints the names in the latter, below
 // rootfs/.
-func ListRamdisks(ctx context.Context, f *eif.File, w io.Writer) error {
+func ListRamdisks(ctx context.Context, f *eif.File, out io.Writer) (err error) {
+	w := bufio.NewWriter(out)
+	defer func() { err = errors.Join(err, w.Flush()) }()
 	var roots []bool // of each ramdisk: it has an erofs root
 	line := func(i int, n *node, path string) error {
-		name := printable.Name(path)
+		fmt.Fprintf(w, "%d %s %d:%d %d %s", i, modeText(n.mode), n.uid, n.gid, n.size, printable.Name(path))
 		if n.is(initramfs.TypeSymlink) {
-			name += " -> " + printable.Name(n.target)
+			w.WriteString(" -> " + printable.Name(n.target))
 		}
-		_, err := fmt.Fprintf(w, "%d %s %d:%d %d %s\n", i, modeText(n.mode), n.uid, n.gid, n.size, name)
-		return errors.Join(err, context.Cause(ctx))
+		return errors.Join(w.WriteByte('\n'), context.Cause(ctx))
 	}
 	disks := f.All(eif.Ramdisk)
 	// begin lists the erofs roots of the ramdisks before the ith.
@@ -92,7 +94,7 @@ func ListRamdisks(ctx context.Context, f *eif.File, w io.Writer) error {
 		}
 		return nil
 	}
-	err := WalkRamdisks(f, func(i int, h *initramfs.Header, body *initramfs.Reader) error {
+	err = WalkRamdisks(f, func(i int, h *initramfs.Header, body *initramfs.Reader) error {
 		if err := begin(i); err != nil {
 			return err
 		}

@@ -4,8 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"hash/maphash"
 	"io"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
@@ -35,20 +39,24 @@ type tree func(use func(*node, digest) error) error
 // archive returns the tree in a ramdisk.
 func archive(ctx context.Context, f *eif.File, s eif.Section) tree {
 	return func(use func(*node, digest) error) error {
-		sum, buf := sha256.New(), make([]byte, 64<<10)
+		hash, buf := sha256.New(), make([]byte, 64<<10)
 		return walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
 			n, err := newNode(h, body)
 			if err != nil {
 				return fmt.Errorf("%q: %w", h.Name, err)
 			}
-			sum.Reset()
-			if _, err := io.CopyBuffer(sum, body, buf); err != nil {
-				return err
+			var sum digest
+			if n.is(initramfs.TypeFile) && n.size > 0 {
+				hash.Reset()
+				if _, err := io.CopyBuffer(hash, body, buf); err != nil {
+					return err
+				}
+				hash.Sum(sum[:0])
 			}
 			if err := context.Cause(ctx); err != nil {
 				return err
 			}
-			return use(n, digest(sum.Sum(nil)))
+			return use(n, sum)
 		})
 	}
 }
@@ -72,7 +80,8 @@ func newNode(h *initramfs.Header, body io.Reader) (*node, error) {
 
 // modeText returns a mode as ls -l prints it.
 func modeText(mode uint32) string {
-	text := []byte(fmt.Sprintf("%crwxrwxrwx", "?pc?d?b?-?l?s???"[mode>>12&15]))
+	text := []byte("?rwxrwxrwx")
+	text[0] = "?pc?d?b?-?l?s???"[mode>>12&15]
 	for i := range 9 {
 		if mode>>(8-i)&1 == 0 {
 			text[1+i] = '-'
@@ -96,54 +105,142 @@ const (
 	onlySecond = "only the second file has it"
 )
 
-// diffTrees calls say for each path whose nodes differ. It returns whether the order of the nodes that both
-// trees have differs.
+// entry is a node and the digest of its content.
+type entry struct {
+	*node
+	digest
+	at int // its place in its tree
+}
+
+// side is one of the trees of diffTrees.
+type side struct {
+	name, only string
+	batches    chan []entry
+	err        error // of the tree, set before batches is closed
+	batch      []entry
+	count      int
+	dirs       map[uint64]struct{} // hashes of the names of directories
+	again      map[string]entry    // the last entry of each directory that has several
+	alone      map[string]entry    // entries that the other tree has not had yet
+}
+
+// read sends the entries of a tree, many at a time, until stop is closed.
+func (s *side) read(t tree, stop <-chan struct{}) {
+	const most = 256
+	var batch []entry
+	send := func() {
+		select {
+		case s.batches <- batch:
+			batch = make([]entry, 0, most)
+		case <-stop:
+			s.err = context.Canceled
+		}
+	}
+	err := t(func(n *node, sum digest) error {
+		if batch = append(batch, entry{node: n, digest: sum}); len(batch) >= most {
+			send()
+		}
+		return s.err
+	})
+	send()
+	s.err = err
+	close(s.batches)
+}
+
+// next returns the next entry, or one without a node at the end. It keeps further entries of a directory.
+func (s *side) next(seed maphash.Seed) (entry, error) {
+	for {
+		for len(s.batch) == 0 {
+			var more bool
+			if s.batch, more = <-s.batches; !more {
+				return entry{}, s.err
+			}
+		}
+		e := s.batch[0]
+		s.batch = s.batch[1:]
+		if e.is(initramfs.TypeDir) {
+			id := maphash.String(seed, e.path)
+			if _, ok := s.dirs[id]; ok {
+				s.again[e.path] = e
+				continue
+			}
+			s.dirs[id] = struct{}{}
+		}
+		s.count++
+		e.at = s.count
+		return e, nil
+	}
+}
+
+// diffTrees calls say for each path whose nodes differ, first for those that both trees have. It returns
+// whether the order of the nodes that both trees have differs. It reads both trees at a time, and keeps only
+// nodes that the other tree has not had yet, so that equal trees need no memory for their names.
 func diffTrees(a, b tree, say func(path, what string)) (moved bool, err error) {
-	type seen struct {
-		*node
-		digest
-		again bool
+	stop := make(chan struct{})
+	var sides [2]*side
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	defer close(stop)
+	for i, t := range []tree{a, b} {
+		s := &side{
+			name: []string{"first", "second"}[i], only: []string{onlyFirst, onlySecond}[i],
+			batches: make(chan []entry, 4), dirs: map[uint64]struct{}{},
+			again: map[string]entry{}, alone: map[string]entry{},
+		}
+		sides[i] = s
+		reading.Go(func() { s.read(t, stop) })
 	}
-	nodes := map[string]*seen{}
-	var paths []string
-	err = a(func(n *node, sum digest) error {
-		if _, twice := nodes[n.path]; !twice {
-			paths = append(paths, n.path)
+	match := func(a, b entry) {
+		moved = moved || a.at != b.at
+		if what := compare(a.node, b.node, a.digest == b.digest); what != "" {
+			say(a.path, what)
 		}
-		nodes[n.path] = &seen{node: n, digest: sum}
-		return nil
-	})
-	if err != nil {
-		return false, fmt.Errorf("the first file: %w", err)
 	}
-	next := 0
-	err = b(func(n *node, sum digest) error {
-		old := nodes[n.path]
-		if old == nil {
-			say(n.path, onlySecond)
-			return nil
+	seed := maphash.MakeSeed()
+	for {
+		var now [2]entry
+		for i, s := range sides {
+			if now[i], err = s.next(seed); err != nil {
+				return false, fmt.Errorf("the %s file: %w", s.name, err)
+			}
 		}
-		// A path that the second tree lacks is not moved; one that comes later is.
-		for next < len(paths) && paths[next] != n.path && !moved && !nodes[paths[next]].again {
-			next++
+		if now[0].node == nil && now[1].node == nil {
+			break
 		}
-		if next < len(paths) && paths[next] == n.path {
-			next++
-		} else {
-			moved = true
+		if now[0].node != nil && now[1].node != nil && now[0].path == now[1].path {
+			match(now[0], now[1])
+			continue
 		}
-		old.again = true
-		if what := compare(old.node, n, old.digest == sum); what != "" {
-			say(n.path, what)
+		for i, e := range now {
+			if e.node == nil {
+				continue
+			}
+			other := sides[1-i].alone
+			old, ok := other[e.path]
+			if !ok {
+				sides[i].alone[e.path] = e
+				continue
+			}
+			delete(other, e.path)
+			if i == 0 {
+				match(e, old)
+			} else {
+				match(old, e)
+			}
 		}
-		return nil
-	})
-	if err != nil {
-		return false, fmt.Errorf("the second file: %w", err)
 	}
-	for _, path := range paths {
-		if !nodes[path].again {
-			say(path, onlyFirst)
+	for i, s := range sides {
+		byPlace := func(a, b entry) int { return a.at - b.at }
+		for _, e := range slices.SortedFunc(maps.Values(s.alone), byPlace) {
+			say(e.path, s.only)
+		}
+		for _, path := range slices.Sorted(maps.Keys(s.again)) {
+			switch other, ok := sides[1-i].again[path]; {
+			case !ok:
+				say(path, "only the "+s.name+" file has several entries of it")
+			case i == 0:
+				match(s.again[path], other)
+			}
 		}
 	}
 	return moved, nil
@@ -151,6 +248,9 @@ func diffTrees(a, b tree, say func(path, what string)) (moved bool, err error) {
 
 // compare returns how two nodes differ, or "".
 func compare(a, b *node, sameContent bool) string {
+	if sameContent && *a == *b {
+		return ""
+	}
 	var what []string
 	differ := func(different bool, format string, args ...any) {
 		if different {

@@ -15,7 +15,12 @@ import (
 
 // hidden reports whether a character does not show, or changes how others do: C0 and C1 controls, formats
 // such as U+202E, line and paragraph separators, private characters.
-func hidden(r rune) bool { return unicode.In(r, unicode.C, unicode.Zl, unicode.Zp) }
+func hidden(r rune) bool {
+	if r < 0x7f {
+		return r < 0x20 // as fast as millions of names need it
+	}
+	return unicode.In(r, unicode.C, unicode.Zl, unicode.Zp)
+}
 
 // appendRune appends a character, escaped if it is hidden. The escapes of what JSON allows in a string as it
 // is are those of JSON, so that a document keeps its meaning.
@@ -50,8 +55,9 @@ func Indent(text string) string { return strings.ReplaceAll(text, "\n", "\n  ") 
 
 // Name returns a name, quoted as in Go if it would otherwise look like something else.
 func Name(name string) string {
-	if quoted := strconv.Quote(name); quoted != `"`+name+`"` || strings.Contains(name, " -> ") {
-		return quoted
+	odd := func(r rune) bool { return r == '"' || r == '\\' || !strconv.IsPrint(r) }
+	if strings.IndexFunc(name, odd) >= 0 || !utf8.ValidString(name) || strings.Contains(name, " -> ") {
+		return strconv.Quote(name)
 	}
 	return name
 }
