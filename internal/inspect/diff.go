@@ -49,7 +49,8 @@ func covering(t eif.SectionType, n int) []string {
 type comparison struct {
 	ctx    context.Context // of the one call of Diff
 	tools  Tools
-	a, b   *eif.File
+	a, b   *walker
+	ea, eb *walker // for erofs roots
 	report func(Difference)
 }
 
@@ -86,7 +87,7 @@ func Diff(ctx context.Context, a, b *eif.File, tools Tools, report func(Differen
 	if a.CRC != b.CRC && (a.CRC != pa.CRC || b.CRC != pb.CRC) {
 		header("checksum %08x and %08x, expected %08x and %08x", a.CRC, b.CRC, pa.CRC, pb.CRC)
 	}
-	c := &comparison{ctx, tools, a, b, report}
+	c := &comparison{ctx, tools, newWalker(a), newWalker(b), newWalker(a), newWalker(b), report}
 	for _, t := range []eif.SectionType{eif.Kernel, eif.Cmdline, eif.Ramdisk, eif.Meta, eif.Signature} {
 		as, bs := indexes(a, t), indexes(b, t)
 		for n := range max(len(as), len(bs)) {
@@ -284,7 +285,7 @@ func (c *comparison) erofs(sa, sb eif.Section, d Difference) error {
 	if tools != nil {
 		tools = &oneAtATime{Tools: tools} // diffTrees reads both trees at a time
 	}
-	_, err := diffTrees(erofsFiles(c.ctx, tools, c.a, sa), erofsFiles(c.ctx, tools, c.b, sb), say)
+	_, err := diffTrees(erofsFiles(c.ctx, tools, c.ea, sa), erofsFiles(c.ctx, tools, c.eb, sb), say)
 	if err != nil {
 		say("", fmt.Sprintf("the files in it cannot be compared: %v", err))
 	}

@@ -44,17 +44,19 @@ func (t *oneAtATime) Run(ctx context.Context, work string, args ...string) error
 	return t.Tools.Run(ctx, work, args...)
 }
 
+// partPrefix is what names of the parts of an erofs root have before their number.
+var partPrefix = strings.Trim(contract.RootPart(0), "/0")
+
 // isPart reports whether a name in a ramdisk is a part of an erofs root.
 func isPart(name string) bool {
-	prefix := strings.TrimSuffix(contract.RootPart(0), "0")
-	return contract.Belongs("/"+name, false) && strings.HasPrefix("/"+name, prefix)
+	return strings.HasPrefix(name, partPrefix) && contract.Belongs("/"+name, false)
 }
 
 // withErofs joins the parts of a ramdisk's erofs root in src/root.erofs of a directory that work makes, calls
 // use with the image and the directory, and removes the directory. It does nothing if the ramdisk has no
 // erofs root.
 func withErofs(
-	f *eif.File, s eif.Section, work func() (string, error), use func(i *erofsImage, dir string) error,
+	w *walker, s eif.Section, work func() (string, error), use func(i *erofsImage, dir string) error,
 ) (err error) {
 	var out *os.File
 	var dir string
@@ -65,7 +67,7 @@ func withErofs(
 			err = errors.Join(err, removeTree(dir))
 		}
 	}()
-	err = walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
+	err = w.walk(s, func(h *initramfs.Header, body *initramfs.Reader) error {
 		if !isPart(h.Name) {
 			return nil
 		}
@@ -105,9 +107,9 @@ func withErofs(
 }
 
 // erofsNames calls use for each node of the erofs root of a ramdisk.
-func erofsNames(ctx context.Context, f *eif.File, s eif.Section, use func(*node) error) error {
+func erofsNames(ctx context.Context, w *walker, s eif.Section, use func(*node) error) error {
 	work := func() (string, error) { return os.MkdirTemp("", "neb-erofs-*") }
-	return withErofs(f, s, work, func(image *erofsImage, _ string) error {
+	return withErofs(w, s, work, func(image *erofsImage, _ string) error {
 		return image.walk(func(n *node) error {
 			if err := context.Cause(ctx); err != nil {
 				return err
@@ -118,13 +120,13 @@ func erofsNames(ctx context.Context, f *eif.File, s eif.Section, use func(*node)
 }
 
 // erofsFiles returns the tree in the erofs root of a ramdisk. The tools decompress its files.
-func erofsFiles(ctx context.Context, tools Tools, f *eif.File, s eif.Section) tree {
+func erofsFiles(ctx context.Context, tools Tools, w *walker, s eif.Section) tree {
 	return func(use func(*node, digest) error) error {
 		if tools == nil {
 			return errors.New("reading an erofs root needs the sandbox of 'neb build', which this machine cannot run")
 		}
 		work := func() (string, error) { return tools.Work(ctx) }
-		return withErofs(f, s, work, func(image *erofsImage, dir string) error {
+		return withErofs(w, s, work, func(image *erofsImage, dir string) error {
 			err := tools.Run(ctx, dir,
 				"/usr/bin/fsck.erofs", "--extract=/out/root", "--no-preserve", "/src/root.erofs")
 			if err != nil {

@@ -73,11 +73,12 @@ func ListRamdisks(ctx context.Context, f *eif.File, out io.Writer) (err error) {
 	line := func(i int, n *node, path string) error {
 		fmt.Fprintf(w, "%d %s %d:%d %d %s", i, modeText(n.mode), n.uid, n.gid, n.size, printable.Name(path))
 		if n.is(initramfs.TypeSymlink) {
-			w.WriteString(" -> " + printable.Name(n.target))
+			w.WriteString(" -> ")
+			w.WriteString(printable.Name(n.target))
 		}
 		return errors.Join(w.WriteByte('\n'), context.Cause(ctx))
 	}
-	disks := f.All(eif.Ramdisk)
+	disks, erofs := f.All(eif.Ramdisk), newWalker(f)
 	// begin lists the erofs roots of the ramdisks before the ith.
 	begin := func(i int) error {
 		for ; len(roots) <= i; roots = append(roots, false) {
@@ -85,7 +86,7 @@ func ListRamdisks(ctx context.Context, f *eif.File, out io.Writer) (err error) {
 			if last < 0 || !roots[last] {
 				continue
 			}
-			err := erofsNames(ctx, f, disks[last], func(n *node) error {
+			err := erofsNames(ctx, erofs, disks[last], func(n *node) error {
 				return line(last, n, "rootfs/"+n.path)
 			})
 			if err != nil {

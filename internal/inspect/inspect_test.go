@@ -454,9 +454,15 @@ func TestDiff(t *testing.T) {
 		{"metadata far behind", parts(part(eif.Meta, bytes.Replace(goodMeta, []byte(`{"a":[]}`), []byte(`{"a":["`+strings.Repeat("x", 300)+`"]}`), 1))), []string{`metadata: DockerInfo: "{\"a\":[]}" and "{\"a\":[\"xxx`}},
 		{"files", parts(part(eif.Ramdisk, cpio(dir("neb"), reg("neb/app", "x"), dir("rootfs"), dir("rootfs/bin"), exec, reg("rootfs/new", ""), reg("cmd", "/bin/h3llo\n")))), []string{
 			"ramdisk 1: rootfs/bin/hello: mode -rw-r--r-- and -rwxr-xr-x (PCR0, PCR2)",
-			"ramdisk 1: rootfs/new: only the second file has it (PCR0, PCR2)",
 			"ramdisk 1: cmd: content (PCR0, PCR2)",
 			"ramdisk 1: env: only the first file has it (PCR0, PCR2)",
+			"ramdisk 1: rootfs/new: only the second file has it (PCR0, PCR2)",
+		}},
+		{"directories with several entries", parts(part(eif.Ramdisk, cpio(dir("rootfs"), dir("rootfs/bin"),
+			reg("rootfs/bin/hello", "hello"), reg("cmd", "/bin/hello\n"), reg("env", ""), dir("rootfs"), dir("neb"), dir("neb"),
+			reg("neb/app", "x")))), []string{
+			"ramdisk 1: neb: only the second file has several entries of it (PCR0, PCR2)",
+			"ramdisk 1: rootfs: only the second file has several entries of it (PCR0, PCR2)",
 		}},
 		{"order", parts(part(eif.Ramdisk, cpio(dir("rootfs"), dir("rootfs/bin"), reg("rootfs/bin/hello", "hello"), dir("neb"), reg("neb/app", "x"), reg("cmd", "/bin/hello\n"), reg("env", "")))), []string{
 			"ramdisk 1: the same files in a different order (PCR0, PCR2)",

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
@@ -51,18 +52,36 @@ func WalkRamdisks(
 	return nil
 }
 
-// walkRamdisk is WalkRamdisks for one ramdisk. It reads those before it too, into whose tree it is unpacked.
-func walkRamdisk(f *eif.File, s eif.Section, use func(*initramfs.Header, *initramfs.Reader) error) error {
-	r := initramfs.NewReader(nil)
-	for i, earlier := range f.All(eif.Ramdisk) {
-		if earlier == s {
-			return readRamdisk(r, f, s, func(h *initramfs.Header) error { return use(h, r) })
-		}
-		if err := readRamdisk(r, f, earlier, func(*initramfs.Header) error { return nil }); err != nil {
-			return fmt.Errorf("ramdisk %d: %w", i, err)
+// walker reads ramdisks one after the other, each once.
+type walker struct {
+	*eif.File
+	r    *initramfs.Reader
+	next int   // the ramdisk that r reads next
+	err  error // of that ramdisk: none after it can be read
+}
+
+func newWalker(f *eif.File) *walker { return &walker{File: f, r: initramfs.NewReader(nil)} }
+
+// walk is WalkRamdisks for a ramdisk after those that w has walked. It reads those between them too: all are
+// unpacked into one tree.
+func (w *walker) walk(s eif.Section, use func(*initramfs.Header, *initramfs.Reader) error) error {
+	disks := w.All(eif.Ramdisk)
+	last := slices.Index(disks, s)
+	for w.err == nil && w.next <= last {
+		w.err = readRamdisk(w.r, w.File, disks[w.next], func(h *initramfs.Header) error {
+			if w.next < last {
+				return nil
+			}
+			return use(h, w.r)
+		})
+		if w.err == nil {
+			w.next++
 		}
 	}
-	return nil
+	if w.err != nil && w.next < last {
+		return fmt.Errorf("ramdisk %d: %w", w.next, w.err)
+	}
+	return w.err
 }
 
 func readRamdisk(r *initramfs.Reader, f *eif.File, s eif.Section, use func(*initramfs.Header) error) error {

@@ -37,10 +37,10 @@ type digest [sha256.Size]byte
 type tree func(use func(*node, digest) error) error
 
 // archive returns the tree in a ramdisk.
-func archive(ctx context.Context, f *eif.File, s eif.Section) tree {
+func archive(ctx context.Context, w *walker, s eif.Section) tree {
 	return func(use func(*node, digest) error) error {
 		hash, buf := sha256.New(), make([]byte, 64<<10)
-		return walkRamdisk(f, s, func(h *initramfs.Header, body *initramfs.Reader) error {
+		return w.walk(s, func(h *initramfs.Header, body *initramfs.Reader) error {
 			n, err := newNode(h, body)
 			if err != nil {
 				return fmt.Errorf("%q: %w", h.Name, err)
@@ -69,8 +69,8 @@ func newNode(h *initramfs.Header, body io.Reader) (*node, error) {
 		size: h.Size, time: int64(h.ModTime), linkTo: h.LinkTo,
 	}
 	if n.is(initramfs.TypeSymlink) {
-		target, err := io.ReadAll(body)
-		if err != nil {
+		target := make([]byte, h.Size)
+		if _, err := io.ReadFull(body, target); err != nil {
 			return nil, err
 		}
 		n.target = string(target)
@@ -78,8 +78,10 @@ func newNode(h *initramfs.Header, body io.Reader) (*node, error) {
 	return n, nil
 }
 
-// modeText returns a mode as ls -l prints it.
-func modeText(mode uint32) string {
+// modeText is a mode that is printed as ls -l does.
+type modeText uint32
+
+func (mode modeText) String() string {
 	text := []byte("?rwxrwxrwx")
 	text[0] = "?pc?d?b?-?l?s???"[mode>>12&15]
 	for i := range 9 {
@@ -124,26 +126,25 @@ type side struct {
 	alone      map[string]entry    // entries that the other tree has not had yet
 }
 
-// read sends the entries of a tree, many at a time, until stop is closed.
+// read sends the entries of a tree, many at a time, until stop is closed. It always reads the whole tree.
 func (s *side) read(t tree, stop <-chan struct{}) {
 	const most = 256
-	var batch []entry
+	batch := make([]entry, 0, most)
 	send := func() {
 		select {
 		case s.batches <- batch:
 			batch = make([]entry, 0, most)
 		case <-stop:
-			s.err = context.Canceled
+			batch = batch[:0]
 		}
 	}
-	err := t(func(n *node, sum digest) error {
-		if batch = append(batch, entry{node: n, digest: sum}); len(batch) >= most {
+	s.err = t(func(n *node, sum digest) error {
+		if batch = append(batch, entry{node: n, digest: sum}); len(batch) == most {
 			send()
 		}
-		return s.err
+		return nil
 	})
 	send()
-	s.err = err
 	close(s.batches)
 }
 

@@ -6,6 +6,7 @@ package printable
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -73,6 +74,10 @@ type writer struct {
 func Writer(w io.Writer) io.Writer { return &writer{w: w} }
 
 func (p *writer) Write(b []byte) (int, error) {
+	shown := func(c byte) bool { return c >= 0x20 && c < 0x7f || c == '\n' || c == '\t' }
+	if len(p.rest) == 0 && !slices.ContainsFunc(b, func(c byte) bool { return !shown(c) }) {
+		return p.w.Write(b)
+	}
 	text := append(p.rest, b...)
 	out := make([]byte, 0, len(text))
 	for len(text) > 0 && utf8.FullRune(text) {
