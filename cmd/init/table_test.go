@@ -788,7 +788,7 @@ func TestAarch64(t *testing.T) {
 	probe := program("probe", probeProgram(t, eif.AArch64))
 	words := script{
 		"id", "1000 0 []",
-		"mount=/sys/fs/cgroup", "cgroup2 cgroup2 rw,nosuid,nodev,noexec,relatime",
+		"mount=/sys/fs/cgroup", "cgroup2 cgroup2 ro,nosuid,nodev,noexec,relatime",
 		"lo", "true [127.0.0.1/8 ::1/128]",
 		"write=/dev/stdout", "ok",
 		"stat=/dev/nsm", "020600 1000:0 0",

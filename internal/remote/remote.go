@@ -148,6 +148,11 @@ func (r *Remote) reopen(ctx context.Context) error {
 		info.Size() > maxDocument {
 		return fmt.Errorf("%s: index.json has %d bytes, expected at most %d", r.name, info.Size(), maxDocument)
 	}
+	// A directory that this user cannot write to has no writer to wait for.
+	lock := flock.New(filepath.Join(r.dir, ".lock"))
+	if ok, _ := lock.TryRLockContext(ctx, 50*time.Millisecond); ok {
+		defer lock.Close()
+	}
 	store, err := oci.NewWithContext(ctx, r.dir)
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.name, err)
