@@ -387,7 +387,8 @@ func TestLastWords(t *testing.T) {
 
 // TestRebootEnds: an enclave that reboots has ended.
 func TestRebootEnds(t *testing.T) {
-	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "reboot"}})))
+	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "reboot"}})),
+		"--cap-add", "SYS_BOOT")
 	if r := boot(t, eif); r.code != 126 || !strings.Contains(r.stderr, "without reporting the status") {
 		t.Fatalf("exit status %d, want 126\nstdout:\n%s\nstderr:\n%s", r.code, r.stdout, r.stderr)
 	}
