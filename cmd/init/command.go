@@ -14,30 +14,6 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-// referencePath is searched before the image's PATH in nitro-cli's mode, and is the PATH of an image without
-// an environment.
-const referencePath = "/sbin:/usr/sbin:/bin:/usr/bin"
-
-// candidates returns the files that a command may mean. A name with a slash is relative to the working
-// directory.
-func (e *enclave) candidates(command string) []string {
-	if strings.Contains(command, "/") {
-		return []string{command}
-	}
-	path, _ := lookUpEnv(e.env, "PATH")
-	if !e.structured {
-		path = strings.TrimSuffix(referencePath+":"+path, ":")
-	}
-	var all []string
-	for dir := range strings.SplitSeq(path, ":") {
-		if dir == "" {
-			dir = "."
-		}
-		all = append(all, strings.TrimSuffix(dir, "/")+"/"+command)
-	}
-	return all
-}
-
 // shell runs a file that is not a program for the kernel, in nitro-cli's mode: the reference init starts its
 // command with glibc's execvpe, which does the same.
 const shell = "/bin/sh"
@@ -72,7 +48,7 @@ func (e *enclave) start() (int, error) {
 	}
 	if e.structured {
 		attr.Sys.Credential = &syscall.Credential{
-			Uid: uint32(e.account.uid), Gid: uint32(e.account.gid), Groups: e.account.groups,
+			Uid: uint32(e.account.UID), Gid: uint32(e.account.GID), Groups: e.account.Groups,
 		}
 	}
 	run := syscall.ForkExec
@@ -98,7 +74,7 @@ func (e *enclave) start() (int, error) {
 			go log.run(ours)
 		}()
 	}
-	all := e.candidates(argv[0])
+	all := contract.Candidates(argv[0], e.env, !e.structured)
 	failed := error(unix.ENOENT)
 	at := argv[0]
 	for _, path := range all {
@@ -192,7 +168,7 @@ func (e *enclave) whyNot(path string, err error) string {
 			return "it is a directory"
 		case st.Mode&0o111 == 0:
 			return "it is not executable: chmod +x"
-		case e.account.uid != 0:
+		case e.account.UID != 0:
 			return "user " + e.about.User + " has no permission for it or a directory above it"
 		}
 		return "it or its interpreter is not executable, or is on a file system mounted noexec"

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +34,7 @@ var sysctls = []struct {
 // confine takes from the application what Docker takes from a container by default, and what few need.
 func (e *enclave) confine() error {
 	for _, s := range sysctls {
-		if e.commandLineHas("sysctl."+s.name) || s.unless != "" && e.allowed(s.unless) {
+		if e.commandLineHas("sysctl."+s.name) || s.unless != "" && slices.Contains(e.about.Allow, s.unless) {
 			continue
 		}
 		path := "/proc/sys/" + strings.ReplaceAll(s.name, ".", "/")
@@ -70,15 +71,6 @@ func readOnly(path string) error {
 	}
 	return unix.MountSetattr(unix.AT_FDCWD, path, unix.AT_RECURSIVE,
 		&unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
-}
-
-func (e *enclave) allowed(what string) bool {
-	for _, a := range e.about.Allow {
-		if a == what {
-			return true
-		}
-	}
-	return false
 }
 
 // has reports whether the application may have a capability.

@@ -59,7 +59,7 @@ func (e *enclave) describeNitroCLI() error {
 		return fail("read", contract.EnvPath, err)
 	}
 	if e.env = contract.Lines(env); len(e.env) == 0 {
-		e.env = []string{"PATH=" + referencePath}
+		e.env = []string{"PATH=" + contract.ReferencePath}
 	}
 	unix.Unlink(contract.CmdPath)
 	unix.Unlink(contract.EnvPath)

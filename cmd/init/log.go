@@ -142,7 +142,7 @@ func (e *enclave) pipes() (app, ours [2]int, err error) {
 		if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 			return app, ours, fail("create", "a pipe for the log", err)
 		}
-		if err := unix.Fchown(p[1], e.account.uid, e.account.gid); err != nil { // to be opened as /dev/stdout
+		if err := unix.Fchown(p[1], e.account.UID, e.account.GID); err != nil { // to be opened as /dev/stdout
 			return app, ours, fail("change the owner of", "a pipe for the log", err)
 		}
 		ours[i], app[i] = p[0], p[1]

@@ -31,7 +31,7 @@ type enclave struct {
 
 	structured bool // /neb/app exists; otherwise nitro-cli's mode
 	about      contract.Description
-	account    account
+	account    contract.Account
 	env        []string
 	link       netLink
 	clock      *servo // nil if nothing keeps the clock

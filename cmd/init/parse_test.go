@@ -92,123 +92,15 @@ func TestParameters(t *testing.T) {
 	}
 }
 
-func TestLines(t *testing.T) {
-	for file, want := range map[string][]string{
-		"":               nil,
-		"/app":           {"/app"},
-		"/app\n":         {"/app"},
-		"/app\n-v":       {"/app", "-v"},
-		"/app\n\n-v\n":   {"/app", "", "-v"},
-		"\n":             {""},
-		"A=b\x00c\nD=\n": {"A=b", "D="},
-	} {
-		if got := contract.Lines(file); !reflect.DeepEqual(got, want) {
-			t.Errorf("Lines(%q) = %q, want %q", file, got, want)
-		}
-	}
-}
-
-const passwd = `root:x:0:0:root:/root:/bin/sh
-# a comment
-short:x
-app:x:1000:1001:App:/home/app:/bin/false
-nohome:x:1002:1002::
-bad:x:none:1:::
-again:x:1000:7::/again:
-123:x:5:6::/n:
-top:x:4294967294:1::/:
-  blank:x:8:9::/b:/bin/sh 	
-`
-
-const groups = `root:x:0:
-wheel:x:10:root,app
-staff:x:50:other,app
-app:x:1001:
-apps:x:60:apps
-123:x:61:
-broken:x
-#grp:x:70:app
-`
-
-func TestResolveUser(t *testing.T) {
-	for spec, c := range map[string]struct {
-		want account
-		err  string
-	}{
-		"":            {want: account{home: "/root", groups: []uint32{10}}},
-		"root":        {want: account{home: "/root", groups: []uint32{10}}},
-		"0:0":         {want: account{home: "/root"}},
-		"app":         {want: account{uid: 1000, gid: 1001, groups: []uint32{10, 50}, home: "/home/app"}},
-		"1000":        {want: account{uid: 1000, gid: 1001, groups: []uint32{10, 50}, home: "/home/app"}},
-		"app:staff":   {want: account{uid: 1000, gid: 50, home: "/home/app"}},
-		"app:77":      {want: account{uid: 1000, gid: 77, home: "/home/app"}},
-		"4711":        {want: account{uid: 4711, home: "/"}},
-		"4711:123":    {want: account{uid: 4711, gid: 123, home: "/"}},
-		"nohome":      {want: account{uid: 1002, gid: 1002, home: "/"}},
-		"123":         {want: account{uid: 123, home: "/"}}, // a number is no name, though a user has it as his
-		"5":           {want: account{uid: 5, gid: 6, home: "/n"}},
-		"+5":          {want: account{uid: 5, gid: 6, home: "/n"}},
-		"app:":        {want: account{uid: 1000, gid: 1001, groups: []uint32{10, 50}, home: "/home/app"}},
-		":1000":       {want: account{gid: 1000, home: "/root"}},
-		":":           {want: account{home: "/root", groups: []uint32{10}}},
-		"blank":       {want: account{uid: 8, gid: 9, home: "/b"}},
-		"top":         {want: account{uid: 4294967294, gid: 1, home: "/"}}, // what the image says, the kernel takes
-		"4294967294":  {err: `invalid number "4294967294" of a user or group: expected 0 to 2147483647`},
-		"-1":          {err: `invalid number "-1"`},
-		"app:-1":      {err: `invalid number "-1"`},
-		"app:#grp":    {err: "no such group in the image's /etc/group"},
-		"nobody":      {err: "no such user in the image's /etc/passwd"},
-		"bad":         {err: "no such user in"},
-		"short":       {err: "no such user in"},
-		"# a comment": {err: "no such user in"},
-		"app:none":    {err: "no such group in the image's /etc/group"},
-		"app:broken":  {err: "no such group"},
-	} {
-		got, err := resolveUser(spec, passwd, groups)
-		if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
-			t.Errorf("%q: got error %v, want %q", spec, err, c.err)
-		}
-		if err == nil && !reflect.DeepEqual(got, c.want) {
-			t.Errorf("%q: got %+v, want %+v", spec, got, c.want)
-		}
-	}
-	got, err := resolveUser("65532:65532", "", "")
-	if want := (account{uid: 65532, gid: 65532, home: "/"}); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("without files: got %+v, %v", got, err)
-	}
-}
-
 func TestEnvironment(t *testing.T) {
 	got := environment([]string{"A=b"}, "/home/app", "enclave")
-	if want := []string{"A=b", "PATH=" + dockerPath, "HOME=/home/app",
+	if want := []string{"A=b", "PATH=" + contract.DockerPath, "HOME=/home/app",
 		"HOSTNAME=enclave"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	own := []string{"PATH=", "HOME=/h", "HOSTNAME=h"}
 	if got := environment(own, "/x", "x"); !slices.Equal(got, own) {
 		t.Errorf("got %q, want %q", got, own)
-	}
-}
-
-func TestCandidates(t *testing.T) {
-	for _, c := range []struct {
-		structured bool
-		env        []string
-		command    string
-		want       string
-	}{
-		{false, []string{"PATH=/opt/bin:/bin"}, "app",
-			"/sbin/app /usr/sbin/app /bin/app /usr/bin/app /opt/bin/app /bin/app"},
-		{false, []string{"A=b"}, "app", "/sbin/app /usr/sbin/app /bin/app /usr/bin/app"},
-		{false, nil, "./app", "./app"},
-		{true, []string{"PATH=/opt/bin/:/bin"}, "app", "/opt/bin/app /bin/app"},
-		{true, []string{"PATH=/a", "PATH=/b:"}, "app", "/b/app ./app"},
-		{true, []string{"PATH=/a"}, "bin/app", "bin/app"},
-	} {
-		e := &enclave{structured: c.structured, env: c.env}
-		if got := strings.Join(e.candidates(c.command), " "); got != c.want {
-			t.Errorf("%+v: got %s", c, got)
-		}
 	}
 }
 
@@ -414,35 +306,12 @@ func FuzzOptions(f *testing.F) {
 	})
 }
 
-func FuzzResolveUser(f *testing.F) {
-	f.Add("app:staff", passwd, groups)
-	f.Add("1000", "a:b:1000:1", ":::")
-	f.Add("", "\n\n", "\n")
-	f.Fuzz(func(t *testing.T, spec, passwd, group string) {
-		a, err := resolveUser(spec, passwd, group)
-		if err == nil && (a.uid < 0 || a.uid > contract.MaxKernelID || a.gid < 0 || a.gid > contract.MaxKernelID || a.home == "") {
-			t.Errorf("%+v", a)
-		}
-	})
-}
-
 func FuzzDiagnose(f *testing.F) {
 	f.Add(elfFile(elfMachine, "/lib/ld.so"))
 	f.Add([]byte("#! /bin/sh -e\r\n"))
 	f.Fuzz(func(t *testing.T, head []byte) {
 		if diagnose(head, func(string) bool { return false }) == "" {
 			t.Error("no cause")
-		}
-	})
-}
-
-func FuzzLines(f *testing.F) {
-	f.Add("/app\n\n-v\x00\n")
-	f.Fuzz(func(t *testing.T, s string) {
-		for _, l := range contract.Lines(s) {
-			if strings.ContainsAny(l, "\n\x00") {
-				t.Errorf("%q", l)
-			}
 		}
 	})
 }

@@ -4,7 +4,6 @@ package main
 
 import (
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -17,7 +16,7 @@ func (e *enclave) findUser() error {
 	if e.account, err = lookUp("User", e.about.User); err != nil {
 		return err
 	}
-	e.env = environment(e.about.Env, e.account.home, e.hostname())
+	e.env = environment(e.about.Env, e.account.Home, e.hostname())
 	return nil
 }
 
@@ -34,7 +33,7 @@ func (e *enclave) giveDevices() error {
 		if mode == 0 {
 			mode = 0o600
 		}
-		if err := unix.Chown(contract.NSMDevice, owner.uid, owner.gid); err != nil {
+		if err := unix.Chown(contract.NSMDevice, owner.UID, owner.GID); err != nil {
 			return fail("change the owner of", contract.NSMDevice, err)
 		}
 		if err := unix.Chmod(contract.NSMDevice, mode); err != nil {
@@ -43,7 +42,7 @@ func (e *enclave) giveDevices() error {
 	}
 	// /dev/stdout is a link to the console, which the application may open by that name.
 	if e.console {
-		if err := unix.Fchown(1, e.account.uid, e.account.gid); err != nil {
+		if err := unix.Fchown(1, e.account.UID, e.account.GID); err != nil {
 			return fail("change the owner of", "/dev/console", err)
 		}
 	}
@@ -84,28 +83,15 @@ func (e *enclave) enterWorkingDir() error {
 	return nil
 }
 
-// dockerPath is the PATH of an image without one.
-const dockerPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // environment adds the variables that Docker adds, unless the image has them.
 func environment(env []string, home, hostname string) []string {
 	all := env
 	for _, v := range []struct{ name, value string }{
-		{"PATH", dockerPath}, {"HOME", home}, {"HOSTNAME", hostname},
+		{"PATH", contract.DockerPath}, {"HOME", home}, {"HOSTNAME", hostname},
 	} {
-		if _, ok := lookUpEnv(env, v.name); !ok {
+		if _, ok := contract.LookUpEnv(env, v.name); !ok {
 			all = append(all, v.name+"="+v.value)
 		}
 	}
 	return all
-}
-
-// lookUpEnv returns the last value of a variable, which counts if it is set twice.
-func lookUpEnv(env []string, name string) (string, bool) {
-	for i := len(env) - 1; i >= 0; i-- {
-		if n, v, ok := strings.Cut(env[i], "="); ok && n == name {
-			return v, true
-		}
-	}
-	return "", false
 }

@@ -22,12 +22,6 @@ type Application struct {
 	Config    string // of the kernel; "" if it is not known
 }
 
-// referencePath is where nitro-cli's init looks first; dockerPath is the PATH of an image without one.
-const (
-	referencePath = "/sbin:/usr/sbin:/bin:/usr/bin"
-	dockerPath    = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-)
-
 // Check returns what keeps the application from starting, and what it may miss.
 func (a *Application) Check() []Finding {
 	c := checker{root: a.Root, arch: a.Arch, config: a.Config, env: a.About.Env, cwd: "/",
@@ -180,37 +174,6 @@ func (c *checker) blocked(name string) string {
 	return ""
 }
 
-func (c *checker) variable(name string) (string, bool) {
-	for _, v := range c.env {
-		if value, ok := strings.CutPrefix(v, name+"="); ok {
-			return value, true
-		}
-	}
-	return "", false
-}
-
-// candidates returns the files that a command may mean, as init looks for it.
-func (c *checker) candidates(command string) []string {
-	if strings.Contains(command, "/") {
-		return []string{command}
-	}
-	list, ok := c.variable("PATH")
-	switch {
-	case c.reference:
-		list = strings.TrimSuffix(referencePath+":"+list, ":")
-	case !ok:
-		list = dockerPath
-	}
-	var all []string
-	for dir := range strings.SplitSeq(list, ":") {
-		if dir == "" {
-			dir = "."
-		}
-		all = append(all, strings.TrimSuffix(dir, "/")+"/"+command)
-	}
-	return all
-}
-
 // isMounted reports whether a path is in a directory of the image that init hides with a file system.
 func isMounted(path string) bool {
 	return slices.ContainsFunc([]string{"/dev/", "/proc/", "/sys/"}, func(dir string) bool {
@@ -220,7 +183,7 @@ func isMounted(path string) bool {
 
 // command checks the program that init starts.
 func (c *checker) command(name string) {
-	all := c.candidates(name)
+	all := contract.Candidates(name, c.env, c.reference)
 	var refused []Finding
 	for _, candidate := range all {
 		at := c.absolute(candidate)
@@ -366,7 +329,7 @@ func envWord(argument string) string {
 
 // viaEnv looks for a command as env(1) does.
 func (c *checker) viaEnv(at, word string) []Finding {
-	for _, candidate := range c.candidates(word) {
+	for _, candidate := range contract.Candidates(word, c.env, c.reference) {
 		full := c.absolute(candidate)
 		if e, real, ok := c.stat(full); ok && c.executable(full, real, e) == nil {
 			return c.program(full, real, e, maxDepth-1)
@@ -381,12 +344,12 @@ func CheckPID1(root *image.Tree, arch, name, config string) []Finding {
 	c := checker{root: root, arch: arch, config: config, cwd: "/"}
 	var found []Finding
 	e, real, ok := c.stat(name)
-	switch {
-	case !ok:
+	if !ok {
 		return only(InitUnusable, "the ramdisks have no %.200q", name)
-	case c.executable(name, real, e) != nil:
-		found = []Finding{*c.executable(name, real, e)}
-	default:
+	}
+	if f := c.executable(name, real, e); f != nil {
+		found = []Finding{*f}
+	} else {
 		found = c.program(name, real, e, 0)
 	}
 	for i, f := range found {

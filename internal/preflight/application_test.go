@@ -151,6 +151,8 @@ func TestApplication(t *testing.T) {
 		{"no such file for nobody", files{}, run("/app"), "command-missing"},
 		{"along PATH", files{"opt/app": static}, contract.Description{Cmd: []string{"app"},
 			Env: []string{"PATH=/bin:/opt"}}, ""},
+		{"along the last PATH", files{"opt/app": static}, contract.Description{Cmd: []string{"app"},
+			Env: []string{"PATH=/bin", "PATH=/opt"}}, ""},
 		{"not along PATH", files{"opt/app": static}, run("app"), `command-missing "/usr/local/sbin/app"`},
 		{"an empty PATH", files{"srv/app": static}, contract.Description{Cmd: []string{"app"},
 			WorkingDir: "/srv",

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 const elfMagic = "\x7fELF"
@@ -121,7 +122,7 @@ func (c *checker) parse(e *image.Entry) (*program, error) {
 	}
 	// One read for all names: they are close to each other.
 	var block []byte
-	if at >= 0 && len(names)+max(0, int(rpath)+1)+max(0, int(runpath)+1) > 0 {
+	if at >= 0 && (len(names) > 0 || rpath >= 0 || runpath >= 0) {
 		block = c.read(e, at, maxDynamic)
 	}
 	text := func(offset int64) string {
@@ -249,7 +250,7 @@ func (c *checker) libraries(at, real string, p *program, loader string) []Findin
 	default:
 		return nil
 	}
-	if list, ok := c.variable("LD_LIBRARY_PATH"); ok {
+	if list, ok := contract.LookUpEnv(c.env, "LD_LIBRARY_PATH"); ok {
 		l.before = strings.FieldsFunc(list, func(r rune) bool { return r == ':' || r == ';' })
 	}
 	queue := []object{{program: p, at: at, real: real}}

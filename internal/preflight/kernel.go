@@ -8,6 +8,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/compression"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
@@ -39,7 +40,7 @@ func (c *checker) features() {
 		}
 	programs:
 		for _, name := range f.programs {
-			for _, dir := range strings.Split(dockerPath, ":") {
+			for _, dir := range strings.Split(contract.DockerPath, ":") {
 				if _, _, ok := c.stat(dir + "/" + name); ok {
 					c.add(KernelFeature, "%s/%s needs %s, and the kernel has no %s", dir, name, f.what,
 						f.option)
