@@ -44,7 +44,7 @@ func (f *buildFlags) builder(s streams) (*component.Builder, func(), error) {
 		return nil, nil, err
 	}
 	b := &component.Builder{
-		Lock: locked, Source: f.source, Jobs: f.jobs, Offline: f.offline, Only: f.mirrorOnly,
+		Lock: locked, Source: f.source, Jobs: f.jobs, Offline: f.offline, MirrorOnly: f.mirrorOnly,
 		KernelSource: f.kernelSource,
 	}
 	for _, path := range f.fragments {

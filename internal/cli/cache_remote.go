@@ -120,7 +120,7 @@ func newCachePullCommand(s streams) *cobra.Command {
 		Long: `Take builds from the remotes into the store. The command fails if a build is in neither, or not
 stated by enough trusted keys.`,
 	}, &flags, func(ctx context.Context, b *component.Builder, arch string, names []string) error {
-		b.Sharing.Only = true
+		b.Sharing.NoBuild = true
 		_, err := b.Build(ctx, arch, names...)
 		return err
 	}, func(ctx context.Context, b *component.Builder, files []lock.File) error {

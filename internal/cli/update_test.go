@@ -112,7 +112,7 @@ func TestUpdateMissing(t *testing.T) {
 		}
 		l.Indexes = nil
 		l.Kernel = mirror.Locked("linux-source-6.12", []byte("Linux 6.12.1"))
-		b := &component.Builder{Lock: l, Only: true}
+		b := &component.Builder{Lock: l, MirrorOnly: true}
 		if b.Store, err = store.Open(t.TempDir()); err != nil {
 			t.Fatal(err)
 		}

@@ -57,12 +57,12 @@ type Builder struct {
 	Store *store.Store
 	Lock  *lock.Lock
 
-	Source   string        // neb's own source tree; "" searches for it
-	Jobs     int           // parallel processes; 0: one for each processor
-	Offline  bool          // download nothing
-	Only     bool          // download from the mirrors in NEB_MIRROR only
-	Progress progress.Func // may be nil
-	Fresh    bool          // build components even if the store has them, and keep them until it is closed
+	Source     string        // neb's own source tree; "" searches for it
+	Jobs       int           // parallel processes; 0: one for each processor
+	Offline    bool          // download nothing
+	Progress   progress.Func // may be nil
+	MirrorOnly bool          // download from the mirrors in NEB_MIRROR only
+	Fresh      bool          // build components even if the store has them, and keep them until it is closed
 
 	Fragments    []kernel.Fragment // the user's kernel options, after neb's
 	Patches      []kernel.Patch    // the user's patches to the kernel, after neb's

@@ -70,7 +70,7 @@ func (b *Builder) unpack(ctx context.Context, t toolchain, dir string) error {
 
 // Fetch downloads files into the store. With [Builder.Offline] it fails and names those that are missing.
 func (b *Builder) Fetch(ctx context.Context, files []lock.File) error {
-	o := store.FetchOptions{Offline: b.Offline, Only: b.Only, Progress: b.Progress}
+	o := store.FetchOptions{Offline: b.Offline, MirrorOnly: b.MirrorOnly, Progress: b.Progress}
 	if b.Sharing != nil {
 		o.Remotes = b.Sharing.Remotes
 	}

@@ -22,7 +22,7 @@ type Sharing struct {
 	Keys    *trust.Keys   // of those whose statements are believed
 	Require int           // how many of them must state the same files; at least 1
 	Signer  crypto.Signer // signs what was built and pushes it to all remotes; nil: push nothing
-	Only    bool          // fail instead of building
+	NoBuild bool          // fail instead of building
 	Wait    bool          // if another builder has claimed an output, wait for it; needs Signer
 }
 
@@ -185,7 +185,7 @@ func (b *Builder) shared(ctx context.Context, j job, dir string) error {
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
-		if s.Only {
+		if s.NoBuild {
 			return false, fmt.Errorf("%s: remote: %w", j.title(), err)
 		}
 		if !said {

@@ -234,7 +234,7 @@ func TestDamagedRemote(t *testing.T) {
 // TestPullOnly fails where it would build.
 func TestPullOnly(t *testing.T) {
 	s := newSite(t, []string{filepath.Join(t.TempDir(), "none")})
-	s.Sharing.Only = true
+	s.Sharing.NoBuild = true
 	_, err := s.build(t.Context(), s.job(someInput))
 	if !errors.Is(err, remote.ErrNotFound) || s.builds.Load() != 0 {
 		t.Errorf("error %v and %d builds, expected ErrNotFound and none", err, s.builds.Load())

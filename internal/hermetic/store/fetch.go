@@ -28,11 +28,11 @@ import (
 
 // FetchOptions are options of [Store.Fetch]. The zero value uses this machine's mirrors.
 type FetchOptions struct {
-	Offline  bool             // fail if a file is not in the store
-	Progress progress.Func    // of bytes, as stage "fetch"; notes about mirrors that failed
-	Mirrors  *fetch.Mirrors   // nil: [fetch.OfMachine]
-	Only     bool             // of this machine's mirrors, those in NEB_MIRROR only
-	Remotes  []*remote.Remote // asked before the mirrors
+	Offline    bool             // fail if a file is not in the store
+	Progress   progress.Func    // of bytes, as stage "fetch"; notes about mirrors that failed
+	Mirrors    *fetch.Mirrors   // nil: [fetch.OfMachine]
+	MirrorOnly bool             // of this machine's mirrors, those in NEB_MIRROR only
+	Remotes    []*remote.Remote // asked before the mirrors
 }
 
 // parallelDownloads is how many files are downloaded at once.
@@ -54,7 +54,7 @@ func (s *Store) Fetch(ctx context.Context, files []lock.File, o FetchOptions) er
 		return s.missing(missing, o.Offline)
 	}
 	if o.Mirrors == nil {
-		m, err := fetch.OfMachine(ctx, "/", o.Only)
+		m, err := fetch.OfMachine(ctx, "/", o.MirrorOnly)
 		if err != nil {
 			return err
 		}
