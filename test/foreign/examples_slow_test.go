@@ -36,7 +36,7 @@ func TestExamples(t *testing.T) {
 		{"Rust", "http://localhost:8000", []string{"/enclave"}, func(t *testing.T, tree string) {
 			// The SDK compiles fastest without optimization, but RSA keys would then take minutes in QEMU.
 			built := t.TempDir()
-			run(t, "../../docs/examples/rust", require.Command(t, "cargo"), "build", "-q", "--locked",
+			run(t, "../../docs/examples/rust", require.Command(t, "cargo"), "build", "-q",
 				"--target-dir", built, "--config", "profile.dev.debug=false", "--config", "profile.dev.strip=true",
 				"--config", "profile.dev.package.num-bigint-dig.opt-level=3")
 			install(t, filepath.Join(built, "debug/enclave"), filepath.Join(tree, "enclave"))
