@@ -194,8 +194,7 @@ func (o *attestVerify) print(
 		if root != nil {
 			line += fmt.Sprintf("; root %s", root.Subject)
 		}
-		err := printLine(s.out, "%v", line)
-		return err
+		return printLine(s.out, "%v", line)
 	}
 	r := attestReport{
 		Result: result, Root: root, Findings: append([]inspect.Finding{}, findings...),

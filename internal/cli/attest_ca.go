@@ -43,8 +43,7 @@ Without it, each 'neb run' signs under a root of its own, which exists only as l
 			} else if err != nil {
 				return err
 			}
-			err = printLine(s.out, "%v", dir)
-			return err
+			return printLine(s.out, "%v", dir)
 		},
 	}
 }

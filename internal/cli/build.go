@@ -40,7 +40,7 @@ func newBuildCommand(s streams) *cobra.Command {
 		missing bool
 		asJSON  bool
 	)
-	targets := slices.Concat([]string{"all"}, component.Names, []string{emulatorTarget})
+	targets := targetsWith(emulatorTarget)
 	cmd := &cobra.Command{
 		Use:   "build [" + strings.Join(targets, "|") + "]...",
 		Short: "Build the blobs of an enclave: kernel, nsm.ko, init and linuxkit",
@@ -59,14 +59,9 @@ against neb.lock and keeps the file in the store (see 'neb cache').`,
 			if err != nil {
 				return err
 			}
-			for _, arg := range args {
-				if !slices.Contains(targets, arg) {
-					return usagef("unknown target %q: expected %s", arg, strings.Join(targets, ", "))
-				}
-			}
-			names := slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == emulatorTarget })
-			if len(args) == 0 || slices.Contains(args, "all") {
-				names = component.Names
+			names, emulator, err := chosen(args, emulatorTarget)
+			if err != nil {
+				return err
 			}
 			if len(names) > 0 {
 				if err := output.Check(dir); err != nil {
@@ -85,7 +80,7 @@ against neb.lock and keeps the file in the store (see 'neb cache').`,
 			ctx := cmd.Context()
 			var report buildReport
 			build := func() (err error) {
-				report, err = buildTargets(ctx, b, names, archs, dir, slices.Contains(args, emulatorTarget))
+				report, err = buildTargets(ctx, b, names, archs, dir, emulator)
 				return err
 			}
 			if missing {
@@ -113,10 +108,7 @@ against neb.lock and keeps the file in the store (see 'neb cache').`,
 			return nil
 		},
 	}
-	both := arch.X86_64 + "," + arch.AArch64
-	cmd.Flags().StringSliceVar(&flags.archs, "arch", nil,
-		"x86_64, aarch64 or "+both+" (default: this machine's architecture)")
-	choices(cmd, "arch", append(slices.Clone(component.Archs), both)...)
+	flags.addArch(cmd)
 	flags.add(cmd)
 	flags.addKernel(cmd)
 	cmd.Flags().BoolVar(&missing, "update-missing", false,
@@ -129,6 +121,35 @@ against neb.lock and keeps the file in the store (see 'neb cache').`,
 	cmd.Flags().StringVarP(&dir, "output", "o", "result", "`directory` of the result")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print what was built as JSON")
 	return cmd
+}
+
+// targetsWith returns the targets of commands that work on components and on one thing more.
+func targetsWith(other string) []string {
+	return slices.Concat([]string{"all"}, component.Names, []string{other})
+}
+
+// chosen returns the components that targets name, all of them if there are none, and whether the other thing
+// is among them.
+func chosen(args []string, other string) (names []string, hasOther bool, err error) {
+	targets := targetsWith(other)
+	for _, arg := range args {
+		if !slices.Contains(targets, arg) {
+			return nil, false, usagef("unknown target %q: expected %s", arg, strings.Join(targets, ", "))
+		}
+	}
+	names = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == other })
+	if len(args) == 0 || slices.Contains(args, "all") {
+		names = component.Names
+	}
+	return names, slices.Contains(args, other), nil
+}
+
+// addArch adds the flag of commands that work on several architectures at once.
+func (f *buildFlags) addArch(cmd *cobra.Command) {
+	both := strings.Join(component.Archs, ",")
+	cmd.Flags().StringSliceVar(&f.archs, "arch", nil,
+		"x86_64, aarch64 or "+both+" (default: this machine's architecture)")
+	choices(cmd, "arch", append(slices.Clone(component.Archs), both)...)
 }
 
 // buildTargets builds the emulator, if that is wanted, and components, and writes them to dir.

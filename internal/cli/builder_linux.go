@@ -75,6 +75,16 @@ func (f *buildFlags) builder(s streams) (*component.Builder, func(), error) {
 	}, nil
 }
 
+// sharingBuilder is builder for commands that need a remote.
+func (f *buildFlags) sharingBuilder(s streams) (*component.Builder, func(), error) {
+	b, done, err := f.builder(s)
+	if err == nil && b.Sharing == nil {
+		done()
+		err = usagef("--remote is required, or NEB_REMOTE")
+	}
+	return b, done, err
+}
+
 // sharing returns how to share builds, or nil if there is no remote.
 func (f *buildFlags) sharing() (*component.Sharing, error) {
 	names := f.remotes

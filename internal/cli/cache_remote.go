@@ -20,43 +20,33 @@ import (
 // downloadsTarget is the argument of neb cache push and pull for the files that neb.lock names.
 const downloadsTarget = "downloads"
 
-// remoteTargets are the arguments of neb cache push and pull.
-var remoteTargets = slices.Concat([]string{"all"}, component.Names, []string{downloadsTarget})
-
 // remoteCommand returns a command that works on builds and on downloads of the lock.
 func remoteCommand(s streams, cmd *cobra.Command, flags *buildFlags,
 	builds func(ctx context.Context, b *component.Builder, arch string, names []string) error,
 	downloads func(ctx context.Context, b *component.Builder, files []lock.File) error) *cobra.Command {
-	cmd.Use += " [" + strings.Join(remoteTargets, "|") + "]..."
-	cmd.ValidArgsFunction = each(remoteTargets)
+	targets := targetsWith(downloadsTarget)
+	cmd.Use += " [" + strings.Join(targets, "|") + "]..."
+	cmd.ValidArgsFunction = each(targets)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		archs, err := flags.arch()
 		if err != nil {
 			return err
 		}
-		for _, arg := range args {
-			if !slices.Contains(remoteTargets, arg) {
-				return usagef("unknown target %q: expected %s", arg, strings.Join(remoteTargets, ", "))
-			}
+		names, withDownloads, err := chosen(args, downloadsTarget)
+		if err != nil {
+			return err
 		}
-		names := slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == downloadsTarget })
-		if len(args) == 0 || slices.Contains(args, "all") {
-			names = component.Names
-		}
-		b, done, err := flags.builder(s)
+		b, done, err := flags.sharingBuilder(s)
 		if err != nil {
 			return err
 		}
 		defer done()
-		if b.Sharing == nil {
-			return usagef("--remote is required, or NEB_REMOTE")
-		}
 		for _, a := range archs {
 			if err := builds(cmd.Context(), b, a, names); err != nil {
 				return err
 			}
 		}
-		if !slices.Contains(args, downloadsTarget) {
+		if !withDownloads {
 			return nil
 		}
 		l, err := lock.Read(bytes.NewReader(neb.LockFile))
@@ -65,8 +55,7 @@ func remoteCommand(s streams, cmd *cobra.Command, flags *buildFlags,
 		}
 		return downloads(cmd.Context(), b, l.All())
 	}
-	cmd.Flags().StringSliceVar(&flags.archs, "arch", nil, "x86_64, aarch64 or "+
-		strings.Join(component.Archs, ",")+" (default: this machine's architecture)")
+	flags.addArch(cmd)
 	flags.add(cmd)
 	flags.addKernel(cmd)
 	return cmd

@@ -26,20 +26,12 @@ an EIF.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			m, err := inspect.Measure(ctx, args[0])
+			file, in, err := inspect.Open(args[0])
 			if err != nil {
 				return err
 			}
-			f, err := os.Open(args[0])
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			info, err := f.Stat()
-			if err != nil {
-				return err
-			}
-			file, err := eif.Open(f, info.Size())
+			defer in.Close()
+			m, err := inspect.Registers(ctx, file)
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
@@ -51,12 +43,11 @@ an EIF.`,
 			if err != nil {
 				return err
 			}
-			digest, err := r.PushEIF(ctx, file, f, info.Size(), m, tag)
+			digest, err := r.PushEIF(ctx, file, in, m, tag)
 			if err != nil {
 				return err
 			}
-			printLine(s.out, "%s%s@%s", remote.Scheme, repository, digest)
-			return nil
+			return printLine(s.out, "%s%s@%s", remote.Scheme, repository, digest)
 		},
 	}
 }
@@ -67,8 +58,8 @@ func newEIFPullCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull HOST/REPOSITORY[:TAG|@DIGEST]",
 		Short: "Pull an EIF from a registry",
-		Long: `Pull an EIF from a registry, and print its name there with the digest. With --pcr0 to --pcr8,
-neb writes the EIF only if its registers have these values.`,
+		Long: `Pull an EIF from a registry, and print its name there with the digest. With --pcr0, --pcr1,
+--pcr2 or --pcr8, neb writes the EIF only if its registers have these values.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output == "" {
@@ -82,12 +73,10 @@ neb writes the EIF only if its registers have these values.`,
 			if err != nil {
 				return err
 			}
-			printLine(s.out, "%v", name)
-			return nil
+			return printLine(s.out, "%v", name)
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "`file` to write")
-
 	pcrs = addPCRFlags(cmd, 0, 1, 2, 8)
 	return cmd
 }
@@ -105,15 +94,12 @@ func pullEIF(ctx context.Context, name, path string, want map[int]eif.PCR) (stri
 		if err != nil {
 			return err
 		}
-		pass, err := file.Measure(ctx)
-		if err == nil {
-			err = file.CheckCRC(pass)
-		}
+		m, err := inspect.Registers(ctx, file)
 		if err != nil {
 			return err
 		}
 		for n, pcr := range want {
-			if found, ok := pass.PCR(n); !ok || found != pcr {
+			if found, ok := m.PCR(n); !ok || found != pcr {
 				return fmt.Errorf("wrong PCR%d: expected %v, found %v", n, pcr, found)
 			}
 		}

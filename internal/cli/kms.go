@@ -154,8 +154,7 @@ everything to the account.`,
 			if err != nil {
 				return err
 			}
-			err = printLine(s.out, "%v", arn)
-			return err
+			return printLine(s.out, "%v", arn)
 		},
 	}
 	o.add(cmd)

@@ -73,7 +73,7 @@ func (o *netFlags) server(host string, local bool, event func(network.Event)) (*
 	for _, text := range o.publish {
 		p, err := network.ParsePublish(text, host)
 		if err == nil && local && !p.Local() {
-			err = errors.New("not a loopback address; allow it with --remote")
+			err = errNotLocal
 		}
 		if err != nil {
 			return nil, nil, usagef("invalid --publish %q: %v", text, err)

@@ -252,12 +252,11 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		parent.ports[port] = service{"the image's log port", tl.ServeLog}
 	}
 	parent.timeline = tl
-	_, served := parent.ports[contract.NetworkPort]
-	if description.Network != served && (o.net || description.Network) {
-		complain(s, "warning: %s", map[bool]string{
-			true:  "the image asks for a network: give it one with --net",
-			false: "the image asks for no network, --net has no effect: build it with --net",
-		}[description.Network])
+	switch _, served := parent.ports[contract.NetworkPort]; {
+	case description.Network && !served:
+		complain(s, "warning: the image asks for a network: give it one with --net")
+	case o.net && !description.Network:
+		complain(s, "warning: the image asks for no network, --net has no effect: build it with --net")
 	}
 	timeout := context.Background()
 	if o.timeout > 0 {
@@ -274,7 +273,8 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	}
 	m, err := machine.Start(context.WithoutCancel(ctx), machine.Config{
 		Emulator: o.qemu, EIF: path, File: report.File, Measured: &report.Pass.Measurements,
-		Memory: cmp.Or(o.memory<<20, preflight.DefaultMemory(least)), CPUs: o.cpus, Cmdline: o.cmdline, Accel: o.accel, Machine: o.machine,
+		Memory: cmp.Or(o.memory<<20, preflight.DefaultMemory(least)), CPUs: o.cpus, Cmdline: o.cmdline,
+		Accel: o.accel, Machine: o.machine,
 		Root: o.root, RoleARN: o.parent.role, InstanceID: o.parent.instance, Debug: o.debugMode,
 		Console: console, Event: tl.Add,
 		Vsock: vsock.Config{CID: o.cid, AllowHostCID: o.hostCID, Handlers: parent.handlers()},

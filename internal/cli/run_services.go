@@ -92,10 +92,13 @@ func (o *runOptions) addConnect(s streams, parent *services) error {
 	return nil
 }
 
+// errNotLocal is the error of addresses that only --remote allows.
+var errNotLocal = errors.New("not a loopback address; allow it with --remote")
+
 // allow rejects an endpoint beyond this machine, unless --remote is given.
 func (o *runOptions) allow(e machine.Endpoint) error {
 	if !e.Local() && !o.remote {
-		return errors.New("not a loopback address; allow it with --remote")
+		return errNotLocal
 	}
 	return nil
 }

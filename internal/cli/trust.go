@@ -150,14 +150,11 @@ trusted keys disagree.`,
 			if err != nil {
 				return err
 			}
-			b, done, err := flags.builder(s)
+			b, done, err := flags.sharingBuilder(s)
 			if err != nil {
 				return err
 			}
 			defer done()
-			if b.Sharing == nil {
-				return usagef("--remote is required, or NEB_REMOTE")
-			}
 			report := []trustStatement{}
 			disagree := 0
 			for _, a := range archs {
@@ -187,9 +184,7 @@ trusted keys disagree.`,
 			return err
 		},
 	}
-	both := strings.Join(component.Archs, ",")
-	cmd.Flags().StringSliceVar(&flags.archs, "arch", nil, "x86_64, aarch64 or "+both+
-		" (default: this machine's architecture)")
+	flags.addArch(cmd)
 	flags.add(cmd)
 	flags.addKernel(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the statements as JSON")

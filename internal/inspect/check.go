@@ -32,12 +32,11 @@ type Checked struct {
 // Check returns what keeps an enclave from starting from an EIF, and what else is worth knowing about it:
 // what [Inspect] finds, and what package preflight finds in its ramdisks.
 func Check(ctx context.Context, path string, needs Needs) (*Checked, error) {
-	r, closer, err := ReadFile(ctx, path, time.Now())
+	r, in, err := ReadFile(ctx, path, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	defer closer.Close()
-	in := closer.(*os.File)
+	defer in.Close()
 	info, err := in.Stat()
 	if err != nil {
 		return nil, err

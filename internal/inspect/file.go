@@ -3,7 +3,6 @@ package inspect
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -12,7 +11,7 @@ import (
 
 // Open opens an EIF and reads its structure. It rejects an invalid structure, and files that are not regular:
 // a pipe would make it wait for a writer. The caller closes the second result.
-func Open(path string) (*eif.File, io.Closer, error) {
+func Open(path string) (*eif.File, *os.File, error) {
 	f, size, err := openRegular(path)
 	if err != nil {
 		return nil, nil, err
@@ -27,7 +26,7 @@ func Open(path string) (*eif.File, io.Closer, error) {
 
 // ReadFile is [Inspect] for a file. The caller closes the second result, after its last use of the report's
 // File.
-func ReadFile(ctx context.Context, path string, at time.Time) (*Report, io.Closer, error) {
+func ReadFile(ctx context.Context, path string, at time.Time) (*Report, *os.File, error) {
 	f, size, err := openRegular(path)
 	if err != nil {
 		return nil, nil, err
@@ -47,12 +46,21 @@ func Measure(ctx context.Context, path string) (eif.Measurements, error) {
 		return eif.Measurements{}, err
 	}
 	defer in.Close()
+	m, err := Registers(ctx, file)
+	if err != nil {
+		return m, fmt.Errorf("%s: %w", path, err)
+	}
+	return m, nil
+}
+
+// Registers is [Measure] for an open EIF.
+func Registers(ctx context.Context, file *eif.File) (eif.Measurements, error) {
 	pass, err := file.Measure(ctx)
 	if err == nil {
 		err = file.CheckCRC(pass)
 	}
 	if err != nil {
-		return eif.Measurements{}, fmt.Errorf("%s: %w", path, err)
+		return eif.Measurements{}, err
 	}
 	return pass.Measurements, nil
 }

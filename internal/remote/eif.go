@@ -47,11 +47,15 @@ func ParseEIF(name string) (repository, reference string) {
 	return name, "latest"
 }
 
-// PushEIF pushes an EIF under a tag and returns the digest of its manifest. The sections are separate blobs:
+// PushEIF pushes an EIF, which in is the file of, under a tag and returns the digest of its manifest. The sections are separate blobs:
 // those that the repository has, as the kernel of another EIF, are not moved.
-func (r *Remote) PushEIF(ctx context.Context, f *eif.File, in io.ReaderAt, size int64, pcrs eif.Measurements,
+func (r *Remote) PushEIF(ctx context.Context, f *eif.File, in *os.File, pcrs eif.Measurements,
 	tag string) (string, error) {
-	cuts := []int64{0, size}
+	info, err := in.Stat()
+	if err != nil {
+		return "", err
+	}
+	cuts := []int64{0, info.Size()}
 	for _, s := range f.Sections {
 		cuts = append(cuts, s.Offset, s.End())
 	}
@@ -64,7 +68,7 @@ func (r *Remote) PushEIF(ctx context.Context, f *eif.File, in io.ReaderAt, size 
 		}
 	}
 	var manifest ocispec.Descriptor
-	err := r.pushing(ctx, func(t oras.GraphTarget) error {
+	err = r.pushing(ctx, func(t oras.GraphTarget) error {
 		layers := make([]ocispec.Descriptor, len(cuts)-1)
 		group, gctx := errgroup.WithContext(ctx)
 		group.SetLimit(parallel)

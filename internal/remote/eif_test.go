@@ -46,7 +46,7 @@ func TestEIF(t *testing.T) {
 	push := func(app, tag string) (string, []byte) {
 		t.Helper()
 		f, size, file, m := someEIF(t, app)
-		digest, err := r.PushEIF(ctx, file, f, size, m, tag)
+		digest, err := r.PushEIF(ctx, file, f, m, tag)
 		if err != nil {
 			t.Fatal(err)
 		}
