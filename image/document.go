@@ -7,8 +7,8 @@ import (
 	"io"
 	"net/http"
 	"path"
-	"slices"
-	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/jsontoken"
 )
 
 // Bounds of the JSON documents of images: indexes, manifests and configurations. They come from strangers,
@@ -45,44 +45,19 @@ var userNames = []string{"labels", "annotations", "volumes"}
 // another case. Go's decoder, and so Docker's and Podman's, takes the last of them or merges all; others take
 // the first or the one in the right case, or reject the document (docs/parsers.md).
 func checkDocument(b []byte) error {
-	in := json.NewDecoder(bytes.NewReader(b))
-	type level struct {
-		names map[string]bool // of an object; nil for a list
-		exact bool            // names that differ in case are two
-		name  string          // the last one
-		value bool            // a value is next
-	}
-	levels := []level{{}}
-	for range maxTokens + 1 {
-		token, err := in.Token()
-		if err != nil {
-			return nil // the end, or a mistake that json.Unmarshal describes better
-		}
-		top := &levels[len(levels)-1]
-		if name, ok := token.(string); ok && top.names != nil && !top.value {
-			key := name
-			if !top.exact {
-				key = strings.ToLower(strings.ToUpper(name)) // as Go does: ſ is S
-			}
-			if top.names[key] {
-				return fmt.Errorf("%.40q is twice in a JSON object: other programs may read another value",
-					name)
-			}
-			top.names[key], top.name, top.value = true, key, true
-			continue
-		}
-		top.value = false
-		switch token {
-		case json.Delim('{'):
-			exact := slices.Contains(userNames, top.name)
-			levels = append(levels, level{names: map[string]bool{}, exact: exact})
-		case json.Delim('['):
-			levels = append(levels, level{})
-		case json.Delim('}'), json.Delim(']'):
-			levels = levels[:len(levels)-1]
+	count := 0
+	for token, err := range jsontoken.All(b, userNames...) {
+		switch count++; {
+		case err != nil:
+			return nil // json.Unmarshal describes the mistake better
+		case token.Repeated:
+			return fmt.Errorf("%.40q is twice in a JSON object: other programs may read another value",
+				token.Token)
+		case count > maxTokens:
+			return fmt.Errorf("document has more than %d JSON values", maxTokens)
 		}
 	}
-	return fmt.Errorf("document has more than %d JSON values", maxTokens)
+	return nil
 }
 
 // boundedManifests checks the manifests in a registry's responses before go-containerregistry decodes them.

@@ -217,6 +217,15 @@ func (c *call) checkPolicy(text, resource string) error {
 const maxKeys = 4096 // in a file
 
 func (c *call) createKey() (any, error) {
+	k, err := c.newKey()
+	if err != nil {
+		return nil, err
+	}
+	return object{"KeyMetadata": k.metadata()}, nil
+}
+
+// newKey adds a key to the file.
+func (c *call) newKey() (*key, error) {
 	caller := c.server.Caller
 	spec, usage, origin := c.KeySpec+c.CustomerMasterKeySpec, c.KeyUsage, c.Origin
 	if spec != "" && spec != symmetric || usage != "" && usage != "ENCRYPT_DECRYPT" ||
@@ -240,13 +249,12 @@ func (c *call) createKey() (any, error) {
 	if err := c.checkPolicy(k.Policy, k.ARN); err != nil {
 		return nil, err
 	}
-	err := c.server.change(func(all keys) (keys, error) {
+	return k, c.server.change(func(all keys) (keys, error) {
 		if len(all) >= maxKeys {
 			return nil, failf(limitExceeded, "%s has %d keys already", c.server.File, len(all))
 		}
 		return append(all, k), nil
 	})
-	return object{"KeyMetadata": k.metadata()}, err
 }
 
 func (k *key) metadata() object {
@@ -510,11 +518,11 @@ func (s *Server) CreateKey(region, policy string) (string, error) {
 	if policy != "" {
 		c.Policy = &policy
 	}
-	answer, err := c.createKey()
+	k, err := c.newKey()
 	if err != nil {
 		return "", err
 	}
-	return answer.(object)["KeyMetadata"].(object)["Arn"].(string), nil
+	return k.ARN, nil
 }
 
 // PutKeyPolicy replaces the policy of a key, by ID or ARN, if its present policy allows that to the caller.

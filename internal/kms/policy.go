@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/jsontoken"
 )
 
 // A policy is the statements of a key policy.
@@ -88,7 +90,7 @@ func parsePolicy(text []byte) (policy, error) {
 	if len(text) > maxPolicy {
 		return nil, fmt.Errorf("the policy has %d bytes: expected at most %d", len(text), maxPolicy)
 	}
-	if err := unique(json.NewDecoder(bytes.NewReader(text))); err != nil {
+	if err := unique(text); err != nil {
 		return nil, fmt.Errorf("the policy is not valid JSON: %w", err)
 	}
 	var document struct {
@@ -145,51 +147,28 @@ func init() {
 	}
 }
 
-// unique reads one JSON value whose objects have each key once, without null, and nothing after it.
-func unique(d *json.Decoder) error {
-	type level struct {
-		seen map[string]bool // nil in a list
-		key  bool            // a key comes next
-	}
-	var open []level
-	for {
-		token, err := d.Token()
-		if err != nil {
+// unique checks that a text is one JSON value whose objects have each name once, without null.
+func unique(text []byte) error {
+	complete := false
+	for token, err := range jsontoken.All(text) {
+		switch right := elements[token.Folded]; {
+		case complete:
+			return errors.New("found more than one JSON value, expected one")
+		case err != nil:
 			return err
-		}
-		top := len(open) - 1
-		if top >= 0 && open[top].key {
-			if name, ok := token.(string); ok {
-				folded := strings.ToLower(strings.ToUpper(name)) // U+017F is an s to encoding/json
-				if open[top].seen[folded] {
-					return fmt.Errorf("%.40q is given twice", name)
-				}
-				if right := elements[folded]; right != "" && right != name {
-					return fmt.Errorf("found %.40q, expected %q", name, right)
-				}
-				open[top].seen[folded], open[top].key = true, false
-				continue
-			}
-		} else if top >= 0 && open[top].seen != nil {
-			open[top].key = true // after this value
-		}
-		switch token {
-		case nil:
+		case token.Repeated:
+			return fmt.Errorf("%.40q is given twice", token.Token)
+		case right != "" && right != token.Token:
+			return fmt.Errorf("found %.40q, expected %q", token.Token, right)
+		case token.Token == nil:
 			return errors.New("found null")
-		case json.Delim('{'):
-			open = append(open, level{map[string]bool{}, true})
-		case json.Delim('['):
-			open = append(open, level{})
-		case json.Delim('}'), json.Delim(']'):
-			open = open[:top]
 		}
-		if len(open) == 0 {
-			if _, err := d.Token(); err != io.EOF {
-				return errors.New("found more than one JSON value, expected one")
-			}
-			return nil
-		}
+		complete = token.Depth == 0
 	}
+	if !complete {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
 }
 
 func (r rawStatement) parse() (statement, error) {
