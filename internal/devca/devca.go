@@ -67,8 +67,8 @@ func Dir() (string, error) {
 	return filepath.Join(config, "neb", "attestation-ca"), nil
 }
 
-// Choose returns the root in dir, or a new one if dir is "new". If dir is empty, it returns the user's root if there
-// is one, and else a new one.
+// Choose returns the root in dir, or a new one if dir is "new". If dir is empty, it returns the user's root if
+// there is one, and else a new one.
 func Choose(dir string) (*Authority, error) {
 	if dir == "new" {
 		return New()
@@ -138,7 +138,7 @@ func Load(dir string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+	if mode := info.Mode().Perm(); mode&0o077 != 0 && os.PathSeparator == '/' { // Windows has no such modes
 		return nil, fmt.Errorf("%s: mode %04o, expected 0600: others may have read the key; "+
 			"remove the file and run neb attest ca init", path, mode)
 	}
