@@ -246,15 +246,17 @@ func Forward(d *vsock.Device, l net.Listener, port uint32, report func(error)) {
 			dialing, cancel := context.WithTimeout(ctx, lingering)
 			defer cancel()
 			c, err := d.Dial(dialing, port)
+			refused := err
 			for wait := 10 * time.Millisecond; errors.Is(err, syscall.ECONNREFUSED) && !served.Load(); wait *= 2 {
+				refused = err
 				select {
 				case <-time.After(min(wait, 250*time.Millisecond)):
-					c, err = d.Dial(dialing, port)
 				case <-dialing.Done():
-					err = fmt.Errorf("nothing listened on port %d within %v: %w", port, lingering, err)
-					report(fmt.Errorf("%v: %w", l.Addr(), err))
-					return
 				}
+				c, err = d.Dial(dialing, port)
+			}
+			if errors.Is(err, context.DeadlineExceeded) {
+				err = fmt.Errorf("nothing listened on port %d within %v: %w", port, lingering, refused)
 			}
 			if err != nil {
 				report(fmt.Errorf("%v: %w", l.Addr(), err))

@@ -216,26 +216,30 @@ func (m *Machine) startQEMU(ctx context.Context, q qemu, args []string) (err err
 		cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = stdout, &m.stderr, inherited
 		return cmd
 	}
-	started := make(chan error)
+	// The thread that starts QEMU is confined as QEMU is, and QEMU dies with it: it only waits.
+	var lacks []string
+	started, ended := make(chan error), make(chan error, 1)
 	m.started.Store(int64(time.Since(m.made)))
 	ownThread(func() {
-		cmd, lacks, err := start(command, q.files, m.dir)
-		if err != nil {
-			started <- err
-			return
+		var err error
+		m.cmd, lacks, err = start(command, q.files, m.dir)
+		started <- err
+		if err == nil {
+			ended <- m.cmd.Wait()
 		}
-		m.cmd = cmd
-		close(m.running)
-		m.event(Event{Kind: PowerOn})
-		for _, l := range lacks {
-			m.event(Event{Kind: Parent, Text: l})
-		}
-		go monitor(control, m.reboot)
-		m.console.Go(func() { m.readConsole(console) })
-		started <- nil
-		m.wait()
 	})
-	return <-started
+	if err := <-started; err != nil {
+		return err
+	}
+	close(m.running)
+	m.event(Event{Kind: PowerOn})
+	for _, l := range lacks {
+		m.event(Event{Kind: Parent, Text: l})
+	}
+	go monitor(control, m.reboot)
+	m.console.Go(func() { m.readConsole(console) })
+	go func() { m.wait(<-ended) }()
+	return nil
 }
 
 func (m *Machine) path(name string) string { return filepath.Join(m.dir, name) }
@@ -253,9 +257,8 @@ func (m *Machine) release() {
 	})
 }
 
-// wait reports the end of QEMU. It runs in the thread that started QEMU, with whose end QEMU would be killed.
-func (m *Machine) wait() {
-	err := m.cmd.Wait()
+// wait reports the end of QEMU, with the error of waiting for it.
+func (m *Machine) wait(err error) {
 	m.console.Wait()
 	close(m.off)
 	m.event(Event{Kind: Ended})

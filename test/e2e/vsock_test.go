@@ -232,6 +232,7 @@ func TestVsock(t *testing.T) {
 		conns = 1000
 		share = 32 << 20 // bytes each way, for each direction of connecting
 	)
+	nobody := r.dial("nobody") // neb waits for a server, for 30 s
 
 	t.Run("host connects", func(t *testing.T) {
 		errs := make(chan error, conns)
@@ -290,11 +291,11 @@ func TestVsock(t *testing.T) {
 		r.do(t, "knock 3 77 2")
 		r.do(t, "knock 2 77 2")
 		r.do(t, "knock 3 %d 2", parentNobody)
-		if n, err := r.dial("nobody").Read(make([]byte, 1)); n != 0 || err == nil {
+		if n, err := nobody.Read(make([]byte, 1)); n != 0 || err == nil {
 			t.Errorf("read %d bytes from a port where nobody listens, %v", n, err)
 		}
 		for _, want := range []string{"port 77 of the parent", "on EC2 the parent is CID 3",
-			fmt.Sprintf("port %d of the parent", parentNobody), "connection refused"} {
+			fmt.Sprintf("port %d of the parent", parentNobody), "nothing listened on port", "connection refused"} {
 			for end := time.Now().Add(vm.Patience); !strings.Contains(r.stderr.String(), want) &&
 				time.Now().Before(end); {
 				time.Sleep(10 * time.Millisecond) // neb says it when the connection is gone already
