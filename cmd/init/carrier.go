@@ -13,6 +13,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/netrule"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/seccomp"
 )
 
 const (
@@ -70,12 +71,11 @@ func carry(arguments []string) {
 	}
 	rules, err := netrule.Parse(egress, ingress)
 	if err == nil {
-		runtime.LockOSThread() // for no_new_privs, which filterCalls gives to the other threads
+		runtime.LockOSThread() // for no_new_privs, which Install gives to the other threads
 		err = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 	}
 	if err == nil {
-		err = filterCalls(carrierCalls, unix.SECCOMP_RET_ALLOW, seccompErrno|uint32(unix.EPERM),
-			unix.SECCOMP_FILTER_FLAG_TSYNC)
+		err = seccomp.Install(carrierCalls, seccomp.Allow, seccomp.Fail(unix.EPERM), unix.SECCOMP_FILTER_FLAG_TSYNC)
 	}
 	if err != nil {
 		say(fail("network", "restrict its process", err).Error())

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/netrule"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/seccomp"
 )
 
 // A netLink is the network device, and the process that carries its frames: this program under the name
@@ -157,8 +158,7 @@ func (e *enclave) launch() (pid int, err error) {
 		// The filter is inherited by the application, and must stay with this thread, which ends with the
 		// goroutine.
 		runtime.LockOSThread()
-		const deny = seccompErrno | uint32(unix.EPERM)
-		if err = filterCalls(noVSOCK, deny, unix.SECCOMP_RET_ALLOW, 0); err != nil {
+		if err = seccomp.Install(noVSOCK, seccomp.Fail(unix.EPERM), seccomp.Allow, 0); err != nil {
 			err = fail("close vsock to", "the application", err)
 			return
 		}

@@ -1,7 +1,3 @@
 package main
 
-import "golang.org/x/sys/unix"
-
 const elfMachine = 183 // EM_AARCH64
-
-const auditArch = unix.AUDIT_ARCH_AARCH64
