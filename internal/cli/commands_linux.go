@@ -7,6 +7,7 @@ func platformCommands(s streams) []*cobra.Command {
 	return []*cobra.Command{
 		newBuildCommand(s),
 		newUpdateCommand(s),
+		newLockCommand(s),
 		newVerifyCommand(s),
 		newReleaseCommand(s),
 		newCacheCommand(s),

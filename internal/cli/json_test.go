@@ -18,6 +18,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/inspect"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/timeline"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/network"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/trust"
 )
 
 // sections returns the text of each section of docs/json.md by its heading, subsections included.
@@ -73,6 +74,9 @@ func TestJSONFieldsAreDocumented(t *testing.T) {
 		{"neb build", buildReport{}},
 		{"neb verify", output.Finding{}},
 		{"neb cache", cacheReport{}},
+		{"neb lock audit", lockAudit{}},
+		{"neb trust", []trust.Key{}},
+		{"neb trust", []trustStatement{}},
 		{"neb eif describe", inspect.Description{}},
 		{"neb eif check", eifCheckReport{}},
 		{"neb eif verify", eifVerifyReport{}},
@@ -103,6 +107,7 @@ func TestJSONWordsAreDocumented(t *testing.T) {
 		words     int // at least
 	}{
 		{"../hermetic/output", "State", []string{"neb verify"}, 4},
+		{"../hermetic/lock", "RebuildState", []string{"neb lock audit"}, 3},
 		{"../hermetic/store", "Kind", []string{"neb cache"}, 6},
 		{"../inspect", "Result", []string{"neb eif verify"}, 5},
 		{"../inspect", "Code", []string{"neb eif verify", "neb attest verify"}, 16},
