@@ -123,7 +123,7 @@ func (f *buildFlags) sharing() (*component.Sharing, error) {
 		return nil, err
 	}
 	if f.pushKey != "" {
-		if s.Signer, err = sign.ReadPrivateKey(f.pushKey); err != nil {
+		if s.Signer, err = sign.ReadKey(context.Background(), f.pushKey); err != nil {
 			return nil, err
 		}
 	}

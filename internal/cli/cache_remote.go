@@ -97,7 +97,7 @@ names; they need no signature.`,
 		return nil
 	})
 	cmd.Flags().StringVar(&flags.pushKey, "key", "",
-		"PEM `file` with the private key to sign with (ECDSA P-256, P-384 or Ed25519)")
+		"PEM `file` or ARN of the private key to sign with (ECDSA P-256, P-384 or Ed25519)")
 	return cmd
 }
 

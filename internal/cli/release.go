@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nitro-enclaves-bootstrap/neb"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/release"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 )
@@ -41,7 +43,7 @@ machine; the other files also name the architecture of the build machine and the
 			var signer crypto.Signer
 			if key != "" {
 				var err error
-				if signer, err = sign.ReadPrivateKey(key); err != nil {
+				if signer, err = sign.ReadKey(ctx, key); err != nil {
 					return fmt.Errorf("--signing-key: %w", err)
 				}
 			}
@@ -73,5 +75,85 @@ machine; the other files also name the architecture of the build machine and the
 	cmd.Flags().StringVar(&key, "signing-key", "",
 		"PEM `file` with the key to sign the provenance with (ECDSA P-256, P-384 or Ed25519)")
 	flags.add(cmd)
+	cmd.AddCommand(newReleaseIndexCommand(s))
+	return cmd
+}
+
+func newReleaseIndexCommand(s streams) *cobra.Command {
+	var (
+		flags   buildFlags
+		expires string
+		names   []string // of keys
+	)
+	cmd := &cobra.Command{
+		Use:   "index ARCHIVE --key KEY...",
+		Short: "Sign the index that names a release as the newest one",
+		Long: `Sign the index that names a release as the newest one, and write it beside the release's archive.
+
+With --expires, neb makes a new index. Without it, neb checks that the index beside the archive names this
+release, and adds signatures. Users require those of two keys. With --remote, neb then pushes the index, if
+'neb verify --release' would accept it.`,
+		Example: `  neb release index release/enclaves-blobs-1.2.0.tar.xz --key first.pem --expires 2027-03-31
+  neb release index release/enclaves-blobs-1.2.0.tar.xz --key second.pem`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			until, err := parseDay("--expires", expires)
+			if err != nil {
+				return err
+			}
+			if len(names) == 0 {
+				return usagef("--key is required")
+			}
+			var signers []crypto.Signer
+			for _, name := range names {
+				signer, err := sign.ReadKey(ctx, name)
+				if err != nil {
+					return fmt.Errorf("--key: %w", err)
+				}
+				signers = append(signers, signer)
+			}
+			sharing, err := flags.sharing()
+			if err != nil {
+				return err
+			}
+			keys, err := openKeys()
+			if err != nil {
+				return err
+			}
+			v, err := release.Verify(args[0], neb.LockFile)
+			if err != nil {
+				return err
+			}
+			index, err := v.SignIndex(until, signers...)
+			if err != nil {
+				return err
+			}
+			path := filepath.Join(filepath.Dir(args[0]), release.IndexName)
+			if err := atomicfile.Write(path, func(f *os.File) error {
+				_, err := f.Write(index)
+				return err
+			}); err != nil {
+				return err
+			}
+			printLine(s.out, "%v", path)
+			if sharing == nil {
+				return nil
+			}
+			if err := v.Newest(index, keys, time.Now()); err != nil {
+				return fmt.Errorf("not pushed: %w", err)
+			}
+			for _, r := range sharing.Remotes {
+				if err := r.PushIndex(ctx, index); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&expires, "expires", "", "make an index that is valid before this `day`, in UTC")
+	cmd.Flags().StringArrayVar(&names, "key", nil,
+		"PEM `file` or ARN of a private key (ECDSA P-256, P-384 or Ed25519); repeatable")
+	flags.addRemote(cmd)
 	return cmd
 }

@@ -36,19 +36,22 @@ func openKeys() (*trust.Keys, error) {
 }
 
 func newTrustAddCommand(s streams) *cobra.Command {
-	var expires string
+	var expires, use string
 	cmd := &cobra.Command{
 		Use:   "add NAME KEY",
 		Short: "Trust the public key in a PEM file (ECDSA P-256, P-384 or Ed25519)",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
+			day, err := parseDay("--expires", expires)
+			if err != nil {
+				return err
+			}
 			var until *time.Time
-			if expires != "" {
-				day, err := time.Parse(time.DateOnly, expires)
-				if err != nil {
-					return usagef("invalid --expires %q: expected a day like 2027-01-31", expires)
-				}
+			if !day.IsZero() {
 				until = &day
+			}
+			if use != trust.Builds && use != trust.Releases {
+				return usagef("invalid --for %q: expected %s or %s", use, trust.Builds, trust.Releases)
 			}
 			public, err := sign.ReadPublicKey(args[1])
 			if err != nil {
@@ -58,7 +61,7 @@ func newTrustAddCommand(s streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			key, err := keys.Add(args[0], public, until)
+			key, err := keys.Add(args[0], use, public, until)
 			if err != nil {
 				return err
 			}
@@ -66,8 +69,22 @@ func newTrustAddCommand(s streams) *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&use, "for", trust.Builds,
+		"what the key may sign: builds, or releases (the index that 'neb verify --release' requires)")
 	cmd.Flags().StringVar(&expires, "expires", "", "end of the trust, a `day` like 2027-01-31, in UTC")
 	return cmd
+}
+
+// parseDay parses the value of a flag that is a day, at its start in UTC. It is the zero time for "".
+func parseDay(flag, day string) (time.Time, error) {
+	if day == "" {
+		return time.Time{}, nil
+	}
+	t, err := time.Parse(time.DateOnly, day)
+	if err != nil {
+		return t, usagef("invalid %s %q: expected a day like 2027-01-31", flag, day)
+	}
+	return t, nil
 }
 
 func newTrustRmCommand(s streams) *cobra.Command {
@@ -111,7 +128,7 @@ func newTrustLsCommand(s streams) *cobra.Command {
 				if k.Expires != nil {
 					until = "expires " + k.Expires.Format(time.DateOnly)
 				}
-				printRow(w, k.Name, k.ID, until)
+				printRow(w, k.Name, k.Use, k.ID, until)
 			}
 			return w.Flush()
 		},

@@ -5,13 +5,16 @@ package cli
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nitro-enclaves-bootstrap/neb"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/output"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/release"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/trust"
 )
 
 // verifyOptions are the flags of neb verify.
@@ -32,7 +35,8 @@ func newVerifyCommand(s streams) *cobra.Command {
 by file. If DIR was built with kernel options, patches or another kernel source, give the same flags.
 
 With --release, verify the archive of a release: its checksums, its provenance, and its blobs against a new
-build.`,
+build. If keys are trusted for releases (see 'neb trust add'), the signed index, beside the archive or in a
+remote, must name it as the newest release.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.archive == "" {
@@ -123,12 +127,38 @@ func (o *verifyOptions) verifyRelease(ctx context.Context, s streams) error {
 		return err
 	}
 	defer done()
+	if err := checkNewest(ctx, s, v, b.Sharing); err != nil {
+		return err
+	}
 	b.Fresh = !o.cached
 	findings, err := v.Rebuild(ctx, b, neb.LockFile)
 	if err != nil {
 		return err
 	}
 	return o.report(s, o.archive, findings, "; is this the source of release "+v.Version+"?")
+}
+
+// checkNewest checks that a release is the newest one, if this user trusts keys for the index of releases. The
+// index is that of the first remote that has one, or else the file beside the archive.
+func checkNewest(ctx context.Context, s streams, v *release.Verified, sharing *component.Sharing) error {
+	keys, err := openKeys()
+	if err != nil {
+		return err
+	}
+	if !keys.Has(trust.Releases) {
+		complain(s, "not checked whether %s is the newest release: no key is trusted for releases", v.Version)
+		return nil
+	}
+	var index []byte
+	if sharing != nil {
+		for _, r := range sharing.Remotes {
+			if index, err = r.Index(ctx); err == nil {
+				break
+			}
+			complain(s, "%v", err)
+		}
+	}
+	return v.Newest(index, keys, time.Now())
 }
 
 // report prints the findings about what, and fails if they are not all the same. The error ends with hint.

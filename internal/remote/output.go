@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,15 +25,35 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/trust"
 )
 
+// bundle is a Sigstore bundle 0.3 (sigstore/protobuf-specs, sigstore_bundle.proto): where cosign looks for
+// attestations. neb reads the envelope alone.
+type bundle struct {
+	MediaType string `json:"mediaType"`
+	Material  struct {
+		PublicKey struct {
+			Hint string `json:"hint"` // the keyid of the signature
+		} `json:"publicKey"`
+	} `json:"verificationMaterial"`
+	Envelope json.RawMessage `json:"dsseEnvelope"` // with one signature
+}
+
 // Statements returns the signed statements about the output with a key, unverified, and the errors of those
 // that cannot be read.
 func (r *Remote) Statements(ctx context.Context, key string) ([][]byte, error) {
 	list, unread := r.referrers(ctx, key, typeStatement)
 	found, err := each(list, func(m referrer) ([]byte, error) {
-		if len(m.manifest.Layers) != 1 || m.manifest.Layers[0].MediaType != mediaEnvelope {
-			return nil, fmt.Errorf("%s: statement %s: expected one layer of type %s", r.name, m.digest, mediaEnvelope)
+		if len(m.manifest.Layers) != 1 || m.manifest.Layers[0].MediaType != typeStatement {
+			return nil, fmt.Errorf("%s: statement %s: expected one layer of type %s", r.name, m.digest, typeStatement)
 		}
-		return r.document(ctx, m.manifest.Layers[0])
+		data, err := r.document(ctx, m.manifest.Layers[0])
+		if err != nil {
+			return nil, err
+		}
+		var b bundle
+		if err := json.Unmarshal(data, &b); err != nil || len(b.Envelope) == 0 {
+			return nil, fmt.Errorf("%s: statement %s: expected a Sigstore bundle with an envelope", r.name, m.digest)
+		}
+		return b.Envelope, nil
 	})
 	return found, errors.Join(unread, err)
 }
@@ -128,10 +149,10 @@ func (r *Remote) file(ctx context.Context, layer ocispec.Descriptor, f trust.Fil
 }
 
 // Push pushes the files of the output with a key, which are in dir, and a signed statement about them.
-// Pushing the same files again moves nothing.
+// Pushing the same files again moves nothing. The statement is a DSSE envelope with one signature.
 func (r *Remote) Push(ctx context.Context, key string, files []trust.File, dir string, statement []byte) error {
 	return r.pushing(ctx, func(t oras.GraphTarget) error {
-		of, err := putManifest(ctx, t, typeKey, nil, map[string]string{keyAnnotation: key})
+		of, err := putSubject(ctx, t, key)
 		if err != nil {
 			return err
 		}
@@ -170,10 +191,10 @@ func (r *Remote) Push(ctx context.Context, key string, files []trust.File, dir s
 	})
 }
 
-// State pushes a signed statement about the output with a key.
+// State pushes a signed statement about the output with a key: a DSSE envelope with one signature.
 func (r *Remote) State(ctx context.Context, key string, statement []byte) error {
 	return r.pushing(ctx, func(t oras.GraphTarget) error {
-		of, err := putManifest(ctx, t, typeKey, nil, map[string]string{keyAnnotation: key})
+		of, err := putSubject(ctx, t, key)
 		if err != nil {
 			return err
 		}
@@ -183,8 +204,18 @@ func (r *Remote) State(ctx context.Context, key string, statement []byte) error 
 
 func (r *Remote) state(ctx context.Context, t oras.GraphTarget, key string, of ocispec.Descriptor,
 	statement []byte) error {
-	layer := content.NewDescriptorFromBytes(mediaEnvelope, statement)
-	if err := put(ctx, t, layer, bytes.NewReader(statement)); err != nil {
+	var e struct{ Signatures []struct{ KeyID string } }
+	if err := json.Unmarshal(statement, &e); err != nil || len(e.Signatures) != 1 {
+		return fmt.Errorf("statement of %s: expected an envelope with one signature", key)
+	}
+	b := bundle{MediaType: typeStatement, Envelope: statement}
+	b.Material.PublicKey.Hint = e.Signatures[0].KeyID
+	data, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	layer := content.NewDescriptorFromBytes(typeStatement, data)
+	if err := put(ctx, t, layer, bytes.NewReader(data)); err != nil {
 		return err
 	}
 	layers := []ocispec.Descriptor{layer}

@@ -48,10 +48,11 @@ var ErrNotFound = errors.New("not found")
 const (
 	typeKey       = "application/vnd.neb.key.v1"
 	typeOutput    = "application/vnd.neb.output.v1"
-	typeStatement = "application/vnd.neb.statement.v1"
+	typeStatement = "application/vnd.dev.sigstore.bundle.v0.3+json" // also of its layer
 	typeDownloads = "application/vnd.neb.downloads.v1"
 	typeClaim     = "application/vnd.neb.claim.v1"
 	typeEIF       = "application/vnd.neb.eif.v1"
+	typeIndex     = "application/vnd.neb.releases.v1"
 
 	mediaFile     = "application/vnd.neb.file.v1"
 	mediaZstd     = "application/vnd.neb.file.v1+zstd"
@@ -214,9 +215,13 @@ func putManifest(ctx context.Context, t content.Pusher, artifact string, subject
 	})
 }
 
-// subject returns the descriptor of the manifest that names a key.
-func subject(ctx context.Context, key string) (ocispec.Descriptor, error) {
-	return putManifest(ctx, memory.New(), typeKey, nil, map[string]string{keyAnnotation: key})
+// Subject returns the descriptor of the manifest that names a key. Statements about the output refer to it.
+func Subject(ctx context.Context, key string) (ocispec.Descriptor, error) {
+	return putSubject(ctx, discard{}, key)
+}
+
+func putSubject(ctx context.Context, t content.Pusher, key string) (ocispec.Descriptor, error) {
+	return putManifest(ctx, t, typeKey, nil, map[string]string{keyAnnotation: key})
 }
 
 // referrer is a manifest that refers to a key.
@@ -229,7 +234,7 @@ type referrer struct {
 // anybody who may push can add one. It looks into all of them: some registries list the type of the
 // configuration as that of the artifact.
 func (r *Remote) referrers(ctx context.Context, key, artifact string) ([]referrer, error) {
-	want, err := subject(ctx, key)
+	want, err := Subject(ctx, key)
 	if err != nil {
 		return nil, err
 	}

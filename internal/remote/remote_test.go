@@ -108,11 +108,16 @@ func someFiles(t *testing.T) (dir string, files []trust.File) {
 	return dir, files
 }
 
+// someStatement returns an envelope with one signature, which nobody checks here.
+func someStatement(n int) []byte {
+	return fmt.Appendf(nil, `{"payload":"%d","signatures":[{"keyid":"k"}]}`, n)
+}
+
 // pushed pushes an output and returns its files.
 func pushed(t *testing.T, r *Remote) []trust.File {
 	t.Helper()
 	dir, files := someFiles(t)
-	if err := r.Push(t.Context(), key, files, dir, []byte(`{"payload":"1"}`)); err != nil {
+	if err := r.Push(t.Context(), key, files, dir, someStatement(1)); err != nil {
 		t.Fatal(err)
 	}
 	return files
@@ -157,7 +162,7 @@ func testOutputs(t *testing.T, open func(t *testing.T) (func() *Remote, *server)
 	if server != nil && server.uploads.Load() != uploads {
 		t.Errorf("second push uploaded %d blobs again", server.uploads.Load()-uploads)
 	}
-	if err := again().State(ctx, key, []byte(`{"payload":"2"}`)); err != nil {
+	if err := again().State(ctx, key, someStatement(2)); err != nil {
 		t.Fatal(err)
 	}
 	list, err := again().Statements(ctx, key)
@@ -167,6 +172,17 @@ func testOutputs(t *testing.T, open func(t *testing.T) (func() *Remote, *server)
 	keys, err := again().Keys(ctx)
 	if err != nil || len(keys) != 1 || keys[0] != key {
 		t.Errorf("keys %q, error %v, expected %s", keys, err, key)
+	}
+	if _, err := again().Index(ctx); !errors.Is(err, ErrNotFound) {
+		t.Errorf("no index of releases: error %v, expected ErrNotFound", err)
+	}
+	for _, index := range []string{`{"payload":"1.9.0"}`, `{"payload":"1.10.0"}`} {
+		if err := again().PushIndex(ctx, []byte(index)); err != nil {
+			t.Fatal(err)
+		}
+		if found, err := again().Index(ctx); err != nil || string(found) != index {
+			t.Errorf("index of releases: %q, error %v, expected %q", found, err, index)
+		}
 	}
 	dir := t.TempDir()
 	if err := again().Fetch(ctx, key, files, dir); err != nil {
@@ -202,7 +218,7 @@ func TestTwoPushers(t *testing.T) {
 			group.Go(func() {
 				r, err := Open(context.Background(), name)
 				if err == nil {
-					err = r.State(context.Background(), key, fmt.Appendf(nil, "statement %d", i))
+					err = r.State(context.Background(), key, someStatement(i))
 				}
 				if err != nil && name != old.name() { // without the API an entry can be lost, and that is an error
 					t.Error(err)
@@ -310,7 +326,7 @@ func TestHostileArtifacts(t *testing.T) {
 		files := pushed(t, r)
 		dir, _ := someFiles(t)
 		err := r.pushing(t.Context(), func(target oras.GraphTarget) error {
-			of, err := subject(t.Context(), key)
+			of, err := Subject(t.Context(), key)
 			if err != nil {
 				return err
 			}
@@ -352,7 +368,7 @@ func TestHostileArtifacts(t *testing.T) {
 		}
 		checkFiles(t, out, files)
 		list, err := openTest(t, name).Statements(t.Context(), key)
-		if len(list) != 1 || string(list[0]) != `{"payload":"1"}` || err == nil {
+		if len(list) != 1 || !bytes.Equal(list[0], someStatement(1)) || err == nil {
 			t.Errorf("statements %q, error %v, expected the good one, and the errors of the others", list, err)
 		}
 		pushed(t, openTest(t, name)) // they do not keep others from pushing

@@ -25,27 +25,35 @@ type KMS interface {
 // keyARN is the ARN of a key in any partition of AWS.
 var keyARN = regexp.MustCompile(`^(arn:aws[-a-z]*:kms:([a-z0-9-]+):\d{12}:key)[:/]([a-zA-Z0-9-]+)$`)
 
-// IsARN reports whether a text names a resource of AWS, and not a file. [LoadKMS] rejects those that are no
+// IsARN reports whether a text names a resource of AWS, and not a file. [ReadKey] rejects those that are no
 // keys.
 func IsARN(text string) bool { return strings.HasPrefix(text, "arn:") }
 
-// LoadKMS returns a signer whose key is in AWS KMS, with the certificate in a PEM file. It looks for
+// ReadKey returns the private key that a text names: the ARN of a key in AWS KMS, or a PEM file. It looks for
 // credentials where the AWS command line does; the region is that of the key.
-func LoadKMS(ctx context.Context, arn, certificateFile string) (*Signer, error) {
-	parts := keyARN.FindStringSubmatch(arn)
+func ReadKey(ctx context.Context, name string) (crypto.Signer, error) {
+	if !IsARN(name) {
+		return ReadPrivateKey(name)
+	}
+	parts := keyARN.FindStringSubmatch(name)
 	if parts == nil {
 		return nil, fmt.Errorf("invalid key %q: expected arn:PARTITION:kms:REGION:ACCOUNT:key/ID; for a file of that name "+
-			"write ./%s", arn, arn)
-	}
-	certificate, err := LoadCertificate(certificateFile)
-	if err != nil {
-		return nil, err
+			"write ./%s", name, name)
 	}
 	settings, err := config.LoadDefaultConfig(ctx, config.WithRegion(parts[2]))
 	if err != nil {
 		return nil, fmt.Errorf("AWS: %w", err)
 	}
-	key, err := NewKMSKey(ctx, kms.NewFromConfig(settings), parts[1]+"/"+parts[3])
+	return NewKMSKey(ctx, kms.NewFromConfig(settings), parts[1]+"/"+parts[3])
+}
+
+// LoadKMS returns a signer whose key is in AWS KMS (see [ReadKey]), with the certificate in a PEM file.
+func LoadKMS(ctx context.Context, arn, certificateFile string) (*Signer, error) {
+	certificate, err := LoadCertificate(certificateFile)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ReadKey(ctx, arn)
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ const (
 // Output is what a statement says: the owner of its key built these files from inputs with this key.
 type Output struct {
 	Key       string    // of the store: it contains the hash of all inputs
+	Manifest  string    // SHA-256 of what a remote attaches the statement to; "" for none; not checked
 	Component string    // as in "kernel"
 	Arch      string    // as in "x86_64"
 	Files     []File    // in the component's order
@@ -44,6 +45,9 @@ type machine struct {
 // Sign returns the signed statement: an in-toto statement with SLSA provenance in a DSSE envelope.
 func (o Output) Sign(key crypto.Signer) ([]byte, error) {
 	s := sign.NewStatement[machine](buildType, builderID)
+	if o.Manifest != "" { // cosign requires it
+		s.Subject = append(s.Subject, sign.Resource{Name: o.Key, Digest: map[string]string{"sha256": o.Manifest}})
+	}
 	for _, f := range o.Files {
 		s.Subject = append(s.Subject, sign.Resource{Name: f.Name,
 			Digest: map[string]string{"sha256": f.SHA256}})
@@ -70,7 +74,7 @@ func (o Output) Sign(key crypto.Signer) ([]byte, error) {
 	return json.Marshal(e)
 }
 
-// parse reads the statement in an envelope. It leaves out the inputs: the key has their hash.
+// parse reads the statement in an envelope. It leaves out inputs and manifest: the key determines them.
 func parse(payload []byte) (Output, error) {
 	s, err := sign.ParseStatement[machine](buildType, payload)
 	if err != nil {
@@ -89,6 +93,9 @@ func parse(payload []byte) (Output, error) {
 		o.Time = m.FinishedOn
 	}
 	for _, r := range s.Subject {
+		if r.Name == o.Key {
+			continue
+		}
 		sum := r.Digest["sha256"]
 		if raw, err := hex.DecodeString(sum); err != nil || len(raw) != 32 {
 			return Output{}, fmt.Errorf("statement: subject %q: expected a SHA-256, found %q", r.Name, sum)

@@ -3,6 +3,7 @@
 package trust
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/x509"
 	"encoding/json"
@@ -24,9 +25,16 @@ import (
 // maxFile is the largest file of keys, in bytes.
 const maxFile = 1 << 20
 
+// What a key is trusted for.
+const (
+	Builds   = "builds"   // statements of builds
+	Releases = "releases" // the index of releases
+)
+
 // Key is a public key that the user trusts.
 type Key struct {
 	Name    string     `json:"name"`              // given by the user, unique
+	Use     string     `json:"use"`               // [Builds] or [Releases]
 	ID      string     `json:"id"`                // SHA-256 of the key as DER (PKIX), in hexadecimal
 	Expires *time.Time `json:"expires,omitempty"` // statements are not accepted from then on; nil: never
 	PEM     string     `json:"pem"`               // PKIX
@@ -72,7 +80,7 @@ func Load(path string) (*Keys, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: key %q: %w", path, key.Name, err)
 		}
-		found, err := k.Trust(key.Name, public, key.Expires) // a key twice would count twice
+		found, err := k.Trust(key.Name, cmp.Or(key.Use, Builds), public, key.Expires) // a key twice would count twice
 		if err != nil {
 			return nil, fmt.Errorf("%s: key %q: %w", path, key.Name, err)
 		}
@@ -83,20 +91,26 @@ func Load(path string) (*Keys, error) {
 	return k, nil
 }
 
+// Seen returns the path of the file with the newest index of releases that this user saw.
+func (k *Keys) Seen() string { return filepath.Join(filepath.Dir(k.path), "releases.json") }
+
 // List returns the keys in the order they were added.
 func (k *Keys) List() []Key { return slices.Clone(k.list) }
 
 // Add is [Keys.Trust], and writes the file.
-func (k *Keys) Add(name string, public crypto.PublicKey, expires *time.Time) (Key, error) {
-	key, err := k.Trust(name, public, expires)
+func (k *Keys) Add(name, use string, public crypto.PublicKey, expires *time.Time) (Key, error) {
+	key, err := k.Trust(name, use, public, expires)
 	if err != nil {
 		return key, fmt.Errorf("%s: %w", k.path, err)
 	}
 	return key, k.write()
 }
 
-// Trust trusts a key under a name, until expires if that is not nil.
-func (k *Keys) Trust(name string, public crypto.PublicKey, expires *time.Time) (Key, error) {
+// Trust trusts a key under a name for a use, until expires if that is not nil.
+func (k *Keys) Trust(name, use string, public crypto.PublicKey, expires *time.Time) (Key, error) {
+	if use != Builds && use != Releases {
+		return Key{}, fmt.Errorf("invalid use %q: expected %s or %s", use, Builds, Releases)
+	}
 	id, err := sign.KeyID(public)
 	if err != nil {
 		return Key{}, err
@@ -109,7 +123,7 @@ func (k *Keys) Trust(name string, public crypto.PublicKey, expires *time.Time) (
 		return Key{}, err
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
-	key := Key{Name: name, ID: id, Expires: expires, PEM: string(text), public: public}
+	key := Key{Name: name, Use: use, ID: id, Expires: expires, PEM: string(text), public: public}
 	k.list = append(k.list, key)
 	return key, nil
 }
@@ -139,18 +153,18 @@ func (k *Keys) write() error {
 	})
 }
 
-// Verify reads a signed statement of an output, and returns it with the trusted keys that signed it. It fails
-// if there is none.
-func (k *Keys) Verify(envelope []byte, now time.Time) (Output, []Key, error) {
-	e, err := sign.ParseEnvelope(sign.StatementType, envelope)
-	if err != nil {
-		return Output{}, nil, err
-	}
+// Has reports whether a key is trusted for a use, expired or not.
+func (k *Keys) Has(use string) bool {
+	return slices.ContainsFunc(k.list, func(key Key) bool { return key.Use == use })
+}
+
+// Signers returns the keys that are trusted for a use and signed an envelope. It fails if there is none.
+func (k *Keys) Signers(e *sign.Envelope, use string, now time.Time) ([]Key, error) {
 	var signers []Key
 	var expired []string
 	for _, key := range k.list {
 		switch {
-		case !e.SignedBy(key.public):
+		case key.Use != use || !e.SignedBy(key.public):
 		case key.Expires != nil && !now.Before(*key.Expires):
 			expired = append(expired, fmt.Sprintf("key %q expired on %s", key.Name,
 				key.Expires.Format(time.DateOnly)))
@@ -159,10 +173,24 @@ func (k *Keys) Verify(envelope []byte, now time.Time) (Output, []Key, error) {
 		}
 	}
 	if len(signers) == 0 && len(expired) > 0 {
-		return Output{}, nil, errors.New(strings.Join(expired, ", "))
+		return nil, errors.New(strings.Join(expired, ", "))
 	}
 	if len(signers) == 0 {
-		return Output{}, nil, errors.New("not signed by a trusted key")
+		return nil, errors.New("not signed by a trusted key")
+	}
+	return signers, nil
+}
+
+// Verify reads a signed statement of an output, and returns it with the trusted keys that signed it. It fails
+// if there is none.
+func (k *Keys) Verify(envelope []byte, now time.Time) (Output, []Key, error) {
+	e, err := sign.ParseEnvelope(sign.StatementType, envelope)
+	if err != nil {
+		return Output{}, nil, err
+	}
+	signers, err := k.Signers(e, Builds, now)
+	if err != nil {
+		return Output{}, nil, err
 	}
 	o, err := parse(e.Payload)
 	return o, signers, err

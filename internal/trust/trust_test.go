@@ -62,7 +62,7 @@ func TestStatements(t *testing.T) {
 			t.Errorf("%s: a key that is not trusted: no error", name)
 		}
 		expires := now.Add(time.Hour)
-		if _, err := keys.Add(name, key.Public(), &expires); err != nil {
+		if _, err := keys.Add(name, Builds, key.Public(), &expires); err != nil {
 			t.Fatal(err)
 		}
 		if keys, err = Load(path); err != nil { // as the next process reads it
@@ -91,17 +91,17 @@ func TestStatements(t *testing.T) {
 func TestUntrustedForms(t *testing.T) {
 	key := newKeys(t)["P-256"]
 	keys := new(Keys)
-	if _, err := keys.Trust("me", key.Public(), nil); err != nil {
+	if _, err := keys.Trust("me", Builds, key.Public(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := keys.Trust("me again", key.Public(), nil); err == nil {
+	if _, err := keys.Trust("me again", Builds, key.Public(), nil); err == nil {
 		t.Error("the same key under two names would count twice: no error")
 	}
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := keys.Trust("RSA", rsaKey.Public(), nil); err == nil {
+	if _, err := keys.Trust("RSA", Builds, rsaKey.Public(), nil); err == nil {
 		t.Error("an RSA key: no error")
 	}
 	good, err := some.Sign(key)
@@ -148,7 +148,7 @@ func TestUntrustedForms(t *testing.T) {
 func TestLoadRejects(t *testing.T) {
 	twice := filepath.Join(t.TempDir(), "twice.json")
 	keys := &Keys{path: twice}
-	if _, err := keys.Trust("one", newKeys(t)["Ed25519"].Public(), nil); err != nil {
+	if _, err := keys.Trust("one", Builds, newKeys(t)["Ed25519"].Public(), nil); err != nil {
 		t.Fatal(err)
 	}
 	second := keys.list[0]

@@ -106,6 +106,7 @@ func TestRelease(t *testing.T) {
 		t.Errorf("neb verify: %v\n%s", err, out)
 	}
 	report.Linef(t, "neb verify --release: %d files are the same", strings.Count(out, "same"))
+	checkIndex(t, source, program, path, work)
 	sums := exec.Command("sha256sum", "-c", "--strict", "SHA256SUMS")
 	sums.Dir = releases[0]
 	if out, err := sums.CombinedOutput(); err != nil {
@@ -134,6 +135,50 @@ func TestRelease(t *testing.T) {
 		t.Errorf("one byte changed: expected %q, found %v\n%s", want, err, out)
 	}
 	report.Linef(t, "one byte changed: %s", strings.TrimSpace(out))
+}
+
+// checkIndex signs an index with two keys, on two hosts as it were, and verifies the release with it, from a
+// remote and beside the archive.
+func checkIndex(t *testing.T, source, program, path, work string) {
+	t.Helper()
+	t.Setenv("XDG_CONFIG_HOME", filepath.Join(work, "config"))
+	remote := filepath.Join(work, "remote")
+	verify := []string{"verify", "--cached", "--release", path}
+	for i, args := range [][]string{{"--expires", "9999-12-31"}, {"--remote", remote}} {
+		key := filepath.Join(work, fmt.Sprintf("index-%d.pem", i))
+		for _, openssl := range [][]string{
+			{"genpkey", "-algorithm", "ed25519", "-out", key}, {"pkey", "-in", key, "-pubout", "-out", key + ".pub"},
+		} {
+			if out, err := exec.CommandContext(t.Context(), "openssl", openssl...).CombinedOutput(); err != nil {
+				t.Fatalf("openssl: %v\n%s", err, out)
+			}
+		}
+		out, err := neb(t, source, program, "trust", "add", "--for", "releases", key, key+".pub")
+		if err != nil {
+			t.Fatalf("neb trust add: %v\n%s", err, out)
+		}
+		out, err = neb(t, source, program, append([]string{"release", "index", path, "--key", key}, args...)...)
+		if err != nil {
+			t.Fatalf("neb release index: %v\n%s", err, out)
+		}
+		if i == 0 {
+			if out, err := neb(t, source, program, verify...); err == nil ||
+				!strings.Contains(out, "signed by 1 trusted key, 2 are required") {
+				t.Errorf("one signature: %v\n%s", err, out)
+			}
+		}
+	}
+	if out, err := neb(t, source, program, append(verify, "--remote", remote)...); err != nil {
+		t.Errorf("index in a remote: %v\n%s", err, out)
+	}
+	index := filepath.Join(filepath.Dir(path), "index.dsse.json")
+	if err := os.Remove(index); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := neb(t, source, program, verify...); err == nil || !strings.Contains(out, "index is required") {
+		t.Errorf("no index: %v\n%s", err, out)
+	}
+	t.Setenv("XDG_CONFIG_HOME", filepath.Join(work, "empty"))
 }
 
 // git runs git in dir with a fixed user and returns its output.

@@ -132,12 +132,12 @@ func (s *Sharing) take(ctx context.Context, j job, dir string) (sandbox.Mode, er
 // push signs the output of a job in dir and pushes it to all remotes. A remote that has a statement of the
 // same files by the same key gets no other one.
 func (s *Sharing) push(ctx context.Context, j job, rec Record, dir string) error {
-	statement, files, err := rec.sign(j.key(), s.Signer)
+	statement, files, err := rec.sign(ctx, j.key(), s.Signer)
 	if err != nil {
 		return err
 	}
 	own := new(trust.Keys)
-	if _, err := own.Trust("own", s.Signer.Public(), nil); err != nil {
+	if _, err := own.Trust("own", trust.Builds, s.Signer.Public(), nil); err != nil {
 		return err
 	}
 	for _, r := range s.Remotes {
@@ -155,8 +155,12 @@ func (s *Sharing) push(ctx context.Context, j job, rec Record, dir string) error
 }
 
 // sign returns a signed statement about the output with a key.
-func (r Record) sign(key string, signer crypto.Signer) ([]byte, []trust.File, error) {
-	o := trust.Output{Key: key, Component: r.Component, Arch: r.Arch, Host: Host(),
+func (r Record) sign(ctx context.Context, key string, signer crypto.Signer) ([]byte, []trust.File, error) {
+	manifest, err := remote.Subject(ctx, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	o := trust.Output{Key: key, Manifest: manifest.Digest.Encoded(), Component: r.Component, Arch: r.Arch, Host: Host(),
 		Isolation: string(r.Isolation), Time: time.Now()}
 	for _, f := range r.Files {
 		o.Files = append(o.Files, trust.File{Name: f.Name, SHA256: f.SHA256})
@@ -241,7 +245,7 @@ func (b *Builder) Push(ctx context.Context, arch string, names ...string) error 
 func (b *Builder) State(ctx context.Context, outputs []Output) error {
 	for _, o := range outputs {
 		key := job{name: o.Component, arch: o.Arch, inputs: o.Inputs}.key()
-		statement, _, err := o.sign(key, b.Sharing.Signer)
+		statement, _, err := o.sign(ctx, key, b.Sharing.Signer)
 		if err != nil {
 			return err
 		}

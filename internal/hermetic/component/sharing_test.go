@@ -53,7 +53,7 @@ func newSite(t *testing.T, remotes []string, trusted ...crypto.Signer) *site {
 	s := &site{text: "the program"}
 	sharing := &Sharing{Keys: new(trust.Keys)}
 	for i, key := range trusted {
-		if _, err := sharing.Keys.Trust(string(rune('a'+i)), key.Public(), nil); err != nil {
+		if _, err := sharing.Keys.Trust(string(rune('a'+i)), trust.Builds, key.Public(), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -138,7 +138,7 @@ func TestSharing(t *testing.T) {
 			change: func(s *site) {
 				s.Sharing.Keys = new(trust.Keys)
 				past := time.Now().Add(-time.Hour)
-				if _, err := s.Sharing.Keys.Trust("a", alice.Public(), &past); err != nil {
+				if _, err := s.Sharing.Keys.Trust("a", trust.Builds, alice.Public(), &past); err != nil {
 					panic(err)
 				}
 			}},
@@ -184,7 +184,7 @@ func replay(t *testing.T, at string, key crypto.Signer) {
 	other := s.job(Input{Kind: "source file", Name: "evil.go", SHA256: strings.Repeat("66", 32)})
 	rec := Record{Component: "init", Arch: "x86_64", Isolation: "namespaces",
 		Files: []File{{Name: "init", SHA256: strings.Repeat("77", 32)}}}
-	statement, _, err := rec.sign(other.key(), key)
+	statement, _, err := rec.sign(t.Context(), other.key(), key)
 	if err != nil {
 		t.Fatal(err)
 	}

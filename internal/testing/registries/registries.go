@@ -1,0 +1,52 @@
+// Package registries starts registries that others wrote, on loopback.
+package registries
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
+)
+
+// Debian starts the registry that Debian packages, which has no referrers API, and returns HOST:PORT. It ends
+// with the test.
+func Debian(t testing.TB) string {
+	t.Helper()
+	program := require.Command(t, "docker-registry")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close()
+	dir := t.TempDir()
+	config := filepath.Join(dir, "config.yml")
+	text := fmt.Sprintf("version: 0.1\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %q}\n",
+		filepath.Join(dir, "data"), address)
+	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "serve", config)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	for t.Context().Err() == nil {
+		r, err := http.Get("http://" + address + "/v2/")
+		if err == nil {
+			r.Body.Close()
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return address
+}
