@@ -35,20 +35,31 @@ func ReadKey(ctx context.Context, name string) (crypto.Signer, error) {
 	if !IsARN(name) {
 		return ReadPrivateKey(name)
 	}
-	parts := keyARN.FindStringSubmatch(name)
-	if parts == nil {
-		return nil, fmt.Errorf("invalid key %q: expected arn:PARTITION:kms:REGION:ACCOUNT:key/ID; for a file of that name "+
-			"write ./%s", name, name)
+	id, region, err := parseARN(name)
+	if err != nil {
+		return nil, err
 	}
-	settings, err := config.LoadDefaultConfig(ctx, config.WithRegion(parts[2]))
+	settings, err := config.LoadDefaultConfig(ctx, config.WithRegion(region))
 	if err != nil {
 		return nil, fmt.Errorf("AWS: %w", err)
 	}
-	return NewKMSKey(ctx, kms.NewFromConfig(settings), parts[1]+"/"+parts[3])
+	return NewKMSKey(ctx, kms.NewFromConfig(settings), id)
+}
+
+func parseARN(arn string) (id, region string, err error) {
+	parts := keyARN.FindStringSubmatch(arn)
+	if parts == nil {
+		return "", "", fmt.Errorf("invalid key %q: expected arn:PARTITION:kms:REGION:ACCOUNT:key/ID; "+
+			"for a file of that name write ./%s", arn, arn)
+	}
+	return parts[1] + "/" + parts[3], parts[2], nil
 }
 
 // LoadKMS returns a signer whose key is in AWS KMS (see [ReadKey]), with the certificate in a PEM file.
 func LoadKMS(ctx context.Context, arn, certificateFile string) (*Signer, error) {
+	if _, _, err := parseARN(arn); err != nil {
+		return nil, err
+	}
 	certificate, err := LoadCertificate(certificateFile)
 	if err != nil {
 		return nil, err
