@@ -37,7 +37,8 @@ type board struct {
 	machine []string // arguments that choose the machine
 	cmdline string   // appended to the command line, for the devices of this board
 	tcg     string   // appended without KVM
-	single  string   // -smp of one processor without KVM; "" is 1
+	// Of one processor without KVM: what is appended, and -smp, where "" is 1.
+	alone, single string
 }
 
 var boards = map[string]board{
@@ -55,6 +56,9 @@ var boards = map[string]board{
 		// Under load and without KVM the check of the timer interrupt fails now and then, and the kernel
 		// panics.
 		tcg: "no_timer_check",
+		// The kernel waits 0.2 s to calibrate the timer of its processor's APIC, an eighth of an emulated start.
+		// A single processor can use the PIT instead.
+		alone: "nolapic_timer",
 		// For a machine that will never have a second processor, TCG translates instructions with a lock
 		// prefix, which are Linux's memory barriers, into plain ones. The devices see the difference: the
 		// enclave would sometimes omit a notification, and its queue would stall.
@@ -88,6 +92,9 @@ func (m *Machine) arguments(ctx context.Context, q qemu, img *image) ([]string, 
 	}
 	if accel == "tcg" {
 		words = append(words, b.tcg)
+		if m.cfg.CPUs == 1 {
+			words = append(words, b.alone)
+		}
 	}
 	// A kernel needs no linger after a panic, nor init after a failure, and QEMU would not exit if the
 	// enclave halted. Of words that repeat, the last counts.
