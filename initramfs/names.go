@@ -29,8 +29,7 @@ const (
 
 func newNames() names { return names{seed: maphash.MakeSeed(), known: map[uint64]int64{}} }
 
-// add returns the time of the first entry of the name. The kernel creates no parents (init/initramfs.c,
-// do_name), and follows symbolic links on its way to a name, so the directory of a name must be an earlier
+// add returns the time of the first entry of the name. The kernel creates no parents (do_name), and follows symbolic links on its way to a name, so the directory of a name must be an earlier
 // entry. A name may occur once, that of a directory several times.
 func (n *names) add(name string, mode, time uint32) (uint32, error) {
 	if i := strings.LastIndexByte(name, '/'); i >= 0 && name[:i] != n.parent {
@@ -66,7 +65,7 @@ type unpacked struct {
 	linked int                 // bytes of their names
 }
 
-// linkKey is what all names of a file have in common (init/initramfs.c, find_link).
+// linkKey is what all names of a file have in common (find_link).
 type linkKey struct {
 	device [2]uint32
 	inode  uint32
@@ -83,7 +82,7 @@ func newUnpacked() *unpacked {
 	return u
 }
 
-// endArchive forgets the inodes (init/initramfs.c, do_name: free_hash).
+// endArchive forgets the inodes (do_name).
 func (u *unpacked) endArchive() { clear(u.links) }
 
 // entry returns an error if the kernel makes something else of an entry than its header says. It sets what

@@ -33,6 +33,10 @@ func (e *RefusedError) Error() string {
 
 func (e *RefusedError) Unwrap() error { return e.Err }
 
+// ErrTrailing is the error for something that is neither zeros nor an archive behind the trailer of one.
+// [Reader.Offset] is its place. The kernel takes it for a compressed stream, if it is not compressed itself.
+var ErrTrailing = errors.New("newc archive: expected zeros or another archive after the trailer")
+
 // NewReader returns a Reader of an uncompressed archive. It reads ahead. If r is an io.Seeker, it skips
 // bodies that the caller does not read.
 func NewReader(r io.Reader) *Reader {
@@ -40,12 +44,12 @@ func NewReader(r io.Reader) *Reader {
 	return &Reader{r: bufio.NewReaderSize(r, 64<<10), seek: seek, tree: newUnpacked()}
 }
 
-// Continue goes on with the ramdisk after the one that has ended with io.EOF: the kernel unpacks it into the
-// same tree.
+// Continue goes on with the archive or ramdisk after the one that has ended with [io.EOF] or [ErrTrailing]:
+// the kernel unpacks it into the same tree.
 func (r *Reader) Continue(in io.Reader) {
 	r.seek, _ = in.(io.Seeker)
 	r.r.Reset(in)
-	r.pos, r.end = 0, false
+	r.pos, r.left, r.end = 0, 0, false
 }
 
 // Next goes to the next entry. After the last it returns io.EOF. Several archives may follow each other, with
@@ -224,6 +228,9 @@ func (r *Reader) skipZeros() error {
 		if r.pos%4 != 0 {
 			return fmt.Errorf("newc archive: found %#x at byte %d after a trailer, expected zeros up to a multiple of four",
 				b, r.pos)
+		}
+		if b != magic[0] {
+			return fmt.Errorf("%w, found %#x at byte %d", ErrTrailing, b, r.pos)
 		}
 		return nil
 	}

@@ -3,6 +3,7 @@ package inspect
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -86,18 +87,20 @@ func unpackAll(ctx context.Context, tree *image.Tree, f *eif.File, in *os.File) 
 	if err != nil {
 		return err
 	}
-	disks := f.All(eif.Ramdisk)
-	plain := make([]bool, len(disks))
-	for i, s := range disks {
-		plain[i] = isPlain(f, s)
-	}
-	return WalkRamdisks(f, func(i int, h *initramfs.Header, body *initramfs.Reader) error {
-		at := int64(-1)
-		if plain[i] {
-			at = disks[i].Content() + body.Offset()
+	r := newReader(f)
+	for i, s := range f.All(eif.Ramdisk) {
+		err := r.read(s, func(h *initramfs.Header) error {
+			at := int64(-1)
+			if r.plain > 0 {
+				at = r.plain + r.Offset()
+			}
+			return errors.Join(unpacker.Add(h, r, at), context.Cause(ctx))
+		})
+		if err != nil {
+			return fmt.Errorf("ramdisk %d: %w", i, err)
 		}
-		return errors.Join(unpacker.Add(h, body, at), context.Cause(ctx))
-	})
+	}
+	return nil
 }
 
 // checkTree checks PID 1, the NSM driver and the application in the tree that the ramdisks make.

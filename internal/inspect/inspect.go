@@ -127,18 +127,6 @@ func (r *Report) contents() {
 			r.problem(Cmdline, "%v", err)
 		}
 	}
-	// The kernel gets the ramdisks joined. It looks for a plain archive at a multiple of 4 only
-	// (unpack_to_rootfs), and for anything behind one (do_reset).
-	var at int64
-	afterPlain := false
-	for i, s := range f.All(eif.Ramdisk) {
-		plain := isPlain(f, s)
-		if at%4 != 0 && (plain || afterPlain) {
-			r.problem(Ramdisk, "ramdisk %d starts at byte %d of all ramdisks, which is not a multiple of 4: "+
-				"the kernel does not find it", i, at)
-		}
-		at, afterPlain = at+s.Size, plain
-	}
 	if _, ok := f.Find(eif.Meta); ok {
 		var err error
 		if r.Metadata, err = f.Metadata(); err != nil {

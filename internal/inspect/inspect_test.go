@@ -94,10 +94,13 @@ func compressed(t testing.TB, how string, b []byte) []byte {
 }
 
 func TestGoodFiles(t *testing.T) {
+	gzipped := compressed(t, "gzip", goodApp)
 	for name, all := range map[string][]enclaves.Section{
 		"as written":        parts(),
 		"gzip":              parts(part(eif.Ramdisk, compressed(t, "gzip", goodApp))),
 		"zstd":              parts(part(eif.Ramdisk, compressed(t, "zstd", goodApp))),
+		"plain and zstd":    parts(part(eif.Ramdisk, append(cpio(dir("neb")), compressed(t, "zstd", goodApp)...))),
+		"gzip and plain":    parts(part(eif.Ramdisk, slices.Concat(gzipped, make([]byte, -len(gzipped)&3), cpio(dir("neb"))))),
 		"links in the tree": parts(part(eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/lib", "usr/lib"), dir("rootfs/usr"), dir("rootfs/usr/lib")))),
 		"hard links":        parts(part(eif.Ramdisk, cpio(dir("rootfs"), linked("rootfs/a", ""), linked("rootfs/b", "x"), dir("rootfs")))),
 		"as find and cpio":  parts(part(eif.Ramdisk, cpio(dir("."), dir("./rootfs"), reg("./rootfs/hello", "x")))),
@@ -143,9 +146,12 @@ func TestVerifyFinds(t *testing.T) {
 		{"compressed, another init", part(eif.Ramdisk, compressed(t, "gzip", cpio(reg("init", "evil")))), `"init" does not belong`},
 		{"a ramdisk that is none", part(eif.Ramdisk, []byte("hello, world")), "neither a newc archive"},
 		{"a ramdisk that is cut", part(eif.Ramdisk, goodApp[:len(goodApp)-130]), "ramdisk 1"},
-		{"a ramdisk with lz4", part(eif.Ramdisk, []byte("\x02\x21\x4c\x18 and so on")), "compressed with lz4: expected gzip"},
+		{"a ramdisk with bzip2", part(eif.Ramdisk, []byte("BZh and so on")), "compressed with bzip2: expected gzip"},
+		{"nothing but zeros", part(eif.Ramdisk, make([]byte, 512)), "expected an archive, found nothing"},
 		{"gzip with a field that only common readers skip", part(eif.Ramdisk, extraField(compressed(t, "gzip", goodApp))), "may unpack something else"},
-		{"two gzip members", part(eif.Ramdisk, append(compressed(t, "gzip", goodApp), compressed(t, "gzip", cpio(reg("init", "evil")))...)), "may unpack something else"},
+		{"two gzip members", part(eif.Ramdisk, append(compressed(t, "gzip", goodApp), compressed(t, "gzip", cpio(reg("init", "evil")))...)), `"init" does not belong`},
+		{"a compressed archive behind a plain one", part(eif.Ramdisk, append(bytes.Clone(goodApp), compressed(t, "zstd", cpio(reg("init", "evil")))...)), `"init" does not belong`},
+		{"an archive in two streams", part(eif.Ramdisk, append(compressed(t, "gzip", goodApp[:100]), compressed(t, "gzip", goodApp[100:])...)), "unexpected EOF"},
 		{"a signature that is no CBOR", part(eif.Signature, []byte("hello")), "not valid CBOR"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -18,49 +18,102 @@ import (
 // plainMagic is how a newc archive starts.
 const plainMagic = "0707"
 
-// openRamdisk opens what is in a ramdisk section, which may be compressed.
-func openRamdisk(f *eif.File, s eif.Section) (io.Reader, error) {
-	content := f.Content(s)
-	in, err := compression.Open(content, s.Size)
-	if in != nil || err != nil {
-		return in, err
-	}
-	if !isPlain(f, s) {
-		return nil, errors.New("neither a newc archive nor compressed in a format that the kernel reads")
-	}
-	return content, nil
-}
-
-// isPlain reports whether a ramdisk is an archive without compression.
-func isPlain(f *eif.File, s eif.Section) bool {
-	head := make([]byte, len(plainMagic))
-	n, _ := f.Content(s).ReadAt(head, 0)
-	return string(head[:n]) == plainMagic
-}
-
 // WalkRamdisks calls use for each entry of all ramdisks, with a reader of the entry's content. It fails at
 // the first thing that the kernel may read in another way, or unpack elsewhere.
 func WalkRamdisks(
 	f *eif.File, use func(i int, h *initramfs.Header, body *initramfs.Reader) error,
 ) error {
-	r := initramfs.NewReader(nil)
+	r := newReader(f)
 	for i, s := range f.All(eif.Ramdisk) {
-		if err := readRamdisk(r, f, s, func(h *initramfs.Header) error { return use(i, h, r) }); err != nil {
+		if err := r.read(s, func(h *initramfs.Header) error { return use(i, h, r.Reader) }); err != nil {
 			return fmt.Errorf("ramdisk %d: %w", i, err)
 		}
 	}
 	return nil
 }
 
+// reader reads the ramdisks of a file one after the other, as unpack_to_rootfs reads them
+// joined: archives, compressed streams of archives, and zeros between them.
+type reader struct {
+	*initramfs.Reader
+	*eif.File
+	at    int64 // bytes of the ramdisks before the current one
+	plain int64 // where the current archive is in the file, if it is not compressed; 0 otherwise
+
+	// What the kernel does with what comes next, after what has been read last: it expects it at a multiple
+	// of 4 after a plain archive, and takes it for a block of an lz4 stream that is open.
+	aligned, open bool
+}
+
+func newReader(f *eif.File) *reader { return &reader{Reader: initramfs.NewReader(nil), File: f} }
+
+// read calls use for each entry of the next ramdisk.
+func (r *reader) read(s eif.Section, use func(*initramfs.Header) error) error {
+	content := r.Content(s)
+	at, err := compression.SkipZeros(content, 0)
+	if err == nil && at == s.Size {
+		err = errors.New("expected an archive, found nothing")
+	}
+	for err == nil && at < s.Size {
+		if at, err = r.archive(s, at, use); err == nil {
+			at, err = compression.SkipZeros(content, at)
+		}
+	}
+	r.at += s.Size
+	return err
+}
+
+// archive reads what is at a place in a ramdisk, and returns where it ends.
+func (r *reader) archive(s eif.Section, at int64, use func(*initramfs.Header) error) (int64, error) {
+	content := io.NewSectionReader(r.Content(s), at, s.Size-at)
+	stream, err := compression.Next(content, content.Size())
+	if err != nil {
+		return at, err
+	}
+	head := make([]byte, len(plainMagic))
+	content.ReadAt(head, 0)
+	switch {
+	case stream == nil && string(head) != plainMagic:
+		return at, fmt.Errorf("byte %d: neither a newc archive nor compressed in a format that the kernel reads", at)
+	case r.open:
+		return at, fmt.Errorf("byte %d: it follows an lz4 stream without 4 zeros at its end: "+
+			"the kernel takes it for more of the stream", at)
+	case (stream == nil || r.aligned) && (r.at+at)%4 != 0:
+		return at, fmt.Errorf("byte %d is byte %d of all ramdisks, which is not a multiple of 4: "+
+			"the kernel does not find what starts there", at, r.at+at)
+	}
+	r.aligned, r.open, r.plain = stream == nil, false, 0
+	if stream == nil {
+		r.plain = s.Content() + at
+		r.Continue(content)
+	} else {
+		r.Continue(stream)
+	}
+	for {
+		h, err := r.Next()
+		switch {
+		case err == nil:
+			err = use(h)
+		case err == io.EOF && stream != nil:
+			r.open = stream.Open()
+			return at + stream.Size(), nil
+		case err == io.EOF, stream == nil && errors.Is(err, initramfs.ErrTrailing):
+			return at + r.Offset(), nil
+		}
+		if err != nil {
+			return at, err
+		}
+	}
+}
+
 // walker reads ramdisks one after the other, each once.
 type walker struct {
-	*eif.File
-	r    *initramfs.Reader
-	next int   // the ramdisk that r reads next
+	*reader
+	next int   // the ramdisk that is read next
 	err  error // of that ramdisk: none after it can be read
 }
 
-func newWalker(f *eif.File) *walker { return &walker{File: f, r: initramfs.NewReader(nil)} }
+func newWalker(f *eif.File) *walker { return &walker{reader: newReader(f)} }
 
 // walk is WalkRamdisks for a ramdisk after those that w has walked. It reads those between them too: all are
 // unpacked into one tree.
@@ -68,11 +121,11 @@ func (w *walker) walk(s eif.Section, use func(*initramfs.Header, *initramfs.Read
 	disks := w.All(eif.Ramdisk)
 	last := slices.Index(disks, s)
 	for w.err == nil && w.next <= last {
-		w.err = readRamdisk(w.r, w.File, disks[w.next], func(h *initramfs.Header) error {
+		w.err = w.read(disks[w.next], func(h *initramfs.Header) error {
 			if w.next < last {
 				return nil
 			}
-			return use(h, w.r)
+			return use(h, w.Reader)
 		})
 		if w.err == nil {
 			w.next++
@@ -82,26 +135,6 @@ func (w *walker) walk(s eif.Section, use func(*initramfs.Header, *initramfs.Read
 		return fmt.Errorf("ramdisk %d: %w", w.next, w.err)
 	}
 	return w.err
-}
-
-func readRamdisk(r *initramfs.Reader, f *eif.File, s eif.Section, use func(*initramfs.Header) error) error {
-	in, err := openRamdisk(f, s)
-	if err != nil {
-		return err
-	}
-	r.Continue(in)
-	for {
-		h, err := r.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err == nil {
-			err = use(h)
-		}
-		if err != nil {
-			return err
-		}
-	}
 }
 
 // maxForeign is the largest number of foreign names that are listed.
@@ -128,10 +161,10 @@ func list(ctx context.Context, f *eif.File) (l listing) {
 				"it over the first ramdisk", i, h.Name))
 		}
 	}
-	r := initramfs.NewReader(nil)
+	r := newReader(f)
 	for i, s := range f.All(eif.Ramdisk) {
 		l.usage.Ramdisks += s.Size
-		err := readRamdisk(r, f, s, func(h *initramfs.Header) error {
+		err := r.read(s, func(h *initramfs.Header) error {
 			l.usage.Entry(h.Mode, h.Size)
 			check(i, h)
 			if path.Clean("/"+h.Name) == contract.Path {

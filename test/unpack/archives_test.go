@@ -87,16 +87,22 @@ func (m *maker) ramdisks() [][]byte {
 	m.what, m.calm = nil, m.one(2)
 	var all [][]byte
 	for range 1 + m.IntN(3) {
-		prefix := fmt.Sprintf("%c", 'p'+len(all))
-		archive := m.archive(m.tree(prefix))
-		if m.one(6) {
-			archive = append(archive, make([]byte, 4*m.IntN(200))...)
-			archive = append(archive, m.archive(m.tree(prefix+"2"))...)
+		var disk []byte
+		for part := range 1 + m.IntN(3)*m.IntN(2) {
+			prefix := fmt.Sprintf("%c%d", 'p'+len(all), part)
+			archive := m.archive(m.tree(prefix))
+			if m.one(6) {
+				archive = append(archive, make([]byte, 4*m.IntN(200))...)
+				archive = append(archive, m.archive(m.tree(prefix+"2"))...)
+			}
+			if m.one(12) {
+				archive = m.damage("archive", archive)
+			}
+			disk = append(disk, m.compress(archive)...)
+			if m.one(6) {
+				disk = append(disk, make([]byte, 4*m.IntN(200))...)
+			}
 		}
-		if m.one(12) {
-			archive = m.damage("archive", archive)
-		}
-		disk := m.compress(archive)
 		if m.one(12) {
 			disk = m.damage("ramdisk", disk)
 		}
@@ -159,7 +165,7 @@ func (m *maker) tree(top string) []record {
 			add(name, 0o100000, m.text(pick(m, 3, 100, 5000)))
 		}
 	}
-	if top == "p" && m.one(4) {
+	if top == "p0" && m.one(4) {
 		add("dev", 0o40000, "")
 		r := add("dev/console", 0o20000, "")
 		r.field[rdevMajor], r.field[rdevMinor] = 5, 1
@@ -493,7 +499,7 @@ func (m *maker) zstd(b []byte) []byte {
 		frame = append(frame, skippable...)
 	case 2:
 		m.odd("zstd: two frames")
-		frame = append(frame, w.EncodeAll(b, nil)...)
+		frame = append(append(frame, make([]byte, m.IntN(5))...), w.EncodeAll(m.archive(m.tree("z")), nil)...)
 	case 3:
 		m.odd("zstd: frame header descriptor")
 		frame[4] ^= 1 << m.IntN(8)
@@ -543,13 +549,13 @@ func (m *maker) xz(b []byte) []byte {
 	if !m.one(3) {
 		return out
 	}
-	switch m.IntN(5) {
+	switch m.IntN(7) {
 	case 0:
 		m.odd("xz: other check")
 		out = stream(pick(m, byte(xz.CRC64), xz.SHA256), b)
 	case 1:
 		m.odd("xz: two streams")
-		out = append(append(out, make([]byte, m.IntN(9))...), stream(1, b)...)
+		out = append(append(out, make([]byte, m.IntN(9))...), stream(1, m.archive(m.tree("z")))...)
 	case 2:
 		m.odd("xz: header")
 		out[6+m.IntN(20)] ^= 1 << m.IntN(8)
@@ -557,49 +563,112 @@ func (m *maker) xz(b []byte) []byte {
 		m.odd("xz: end")
 		out[len(out)-1-m.IntN(40)] ^= 1 << m.IntN(8)
 	case 4:
+		// Blocks begin with their header: its size, flags without sizes, and LZMA2 with a dictionary.
+		head := out[12 : 12+4*(int(out[12])+1)]
+		if at := bytes.Index(head, []byte{0x21, 1}); at > 0 {
+			head[at+2] = byte(pick(m, 0, 8, 29, 30, 31, 37, 38, 39, 40, 41))
+			m.odd("xz: dictionary %d", head[at+2])
+			sum := len(head) - 4
+			binary.LittleEndian.PutUint32(head[sum:], crc32.ChecksumIEEE(head[:sum]))
+		}
+	case 5:
+		m.odd("xz: data")
+		out[24+m.IntN(len(out)-24)] ^= 1 << m.IntN(8)
+	case 6:
 		m.odd("xz: bytes behind")
 		out = append(out, pick(m, "x", "\x00x", "070701", "\x00\x00\x00\x00070701")...)
 	}
 	return out
 }
 
-// lz4 writes blocks of literals, or of one match each, in the legacy form.
+// lz4 writes the legacy form, as `lz4 -l` does, and four zeros as its end.
 func (m *maker) lz4(b []byte) []byte {
-	m.odd("lz4")
-	out := []byte("\x02\x21\x4c\x18")
-	for len(b) > 0 {
-		n := min(len(b), 1+m.IntN(5000))
-		block := []byte{byte(min(n, 15)) << 4}
-		for rest := n - 15; rest >= 0; rest -= 255 {
-			block = append(block, byte(min(rest, 255)))
+	const magic = "\x02\x21\x4c\x18"
+	odd := -1
+	if m.one(3) {
+		odd = m.IntN(6)
+	}
+	var out []byte
+	for first := true; first || len(b) > 0; first = false {
+		if first || m.one(20) {
+			out = append(out, magic...)
 		}
-		block = append(block, b[:n]...)
-		out = append(binary.LittleEndian.AppendUint32(out, uint32(len(block))), block...)
+		n := min(len(b), 1+m.IntN(20_000))
+		block := m.lz4Block(b[:n])
+		if odd == 0 && m.one(2) && len(block) > 0 {
+			m.odd("lz4: data")
+			block[m.IntN(len(block))] ^= 1 << m.IntN(8)
+		}
+		if odd == 1 && m.one(2) {
+			m.odd("lz4: end of a block")
+			block = append(block, pick(m, "\x10a\x01\x00", "\x10a\x01\x00\x40bcde", "\x00", "\x1f\x00\x00\x00\x50abcde")...)
+		}
+		size := len(block)
+		if odd == 2 && m.one(2) {
+			m.odd("lz4: size of a block")
+			size = pick(m, size-1, size+1, 0, 8<<20, 9<<20, 1<<31)
+		}
+		out = append(binary.LittleEndian.AppendUint32(out, uint32(size)), block...)
 		b = b[n:]
-		if m.one(20) {
-			out = append(out, "\x02\x21\x4c\x18"...)
+	}
+	switch odd {
+	case 3:
+		m.odd("lz4: no end")
+		return out
+	case 4:
+		m.odd("lz4: another end")
+		return append(out, pick(m, "\x00", "\x00\x00\x00", "x", magic, magic+"\x00\x00\x00\x00")...)
+	case 5:
+		m.odd("lz4: bytes behind")
+		return append(out, "\x00\x00\x00\x00"+pick(m, "x", "\x00x", "070701")...)
+	}
+	return append(out, 0, 0, 0, 0)
+}
+
+// lz4Block compresses a block.
+func (m *maker) lz4Block(b []byte) []byte {
+	var out []byte
+	length := func(n int) { // the rest of a length of 15 or more
+		for n -= 15; n >= 0; n -= 255 {
+			out = append(out, byte(min(n, 255)))
 		}
 	}
-	return append(out, pick(m, "", "\x00\x00\x00\x00", "\x00", "x", "\x02\x21\x4c\x18")...)
+	places := map[string]int{}
+	from := 0 // literals that are not written yet
+	for at := 0; at+12 < len(b); at++ {
+		key := string(b[at : at+4])
+		place, ok := places[key]
+		places[key] = at
+		if !ok || at-place > 0xffff || m.one(8) {
+			continue
+		}
+		n := 4
+		for at+n < len(b)-5 && b[place+n] == b[at+n] && !m.one(1000) {
+			n++
+		}
+		out = append(out, byte(min(at-from, 15))<<4|byte(min(n-4, 15)))
+		length(at - from)
+		out = append(out, b[from:at]...)
+		out = binary.LittleEndian.AppendUint16(out, uint16(at-place))
+		length(n - 4)
+		at += n - 1
+		from = at + 1
+	}
+	out = append(out, byte(min(len(b)-from, 15))<<4)
+	length(len(b) - from)
+	return append(out, b[from:]...)
 }
 
 func (m *maker) compress(b []byte) []byte {
-	switch m.IntN(12) {
+	switch m.IntN(11) {
 	case 0, 1:
 		b = m.gzip(b)
 	case 2, 3:
 		b = m.zstd(b)
 	case 4:
 		b = m.xz(b)
-	case 5:
-		if m.one(3) {
-			b = m.lz4(b)
-		}
-	case 6:
-		if m.one(3) {
-			m.odd("an archive, and a compressed one behind it")
-			b = append(b, pick(m, m.gzip, m.zstd, m.xz)(m.archive(m.tree("z")))...)
-		}
+	case 5, 6:
+		b = m.lz4(b)
 	}
 	if m.one(16) {
 		m.odd("no padding")

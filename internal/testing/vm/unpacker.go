@@ -29,7 +29,8 @@ var unpackerSource embed.FS
 var unpacker built
 
 // Unpacker returns a program that unpacks ramdisks with the code of the locked kernel: init/initramfs.c and
-// lib/decompress_*.c. main.c describes what it reads and prints. It is compiled once for a store.
+// lib/decompress_*.c. main.c describes what it reads and prints. These files are in the directory "source"
+// beside it. It is compiled once for a store.
 func Unpacker(t testing.TB) string {
 	t.Helper()
 	for _, name := range []string{"gcc", "tar", "xz"} {
@@ -101,7 +102,7 @@ func unpackSource(deb, dir string) error {
 		if !ok || !strings.HasPrefix(root, "linux-source-") {
 			continue
 		}
-		cmd := exec.Command("tar", "-xJ", "-C", dir, "--strip-components=1", root+"/init/initramfs.c",
+		cmd := exec.Command("tar", "-xJ", "-C", dir, "--strip-components=1", root+"/init/initramfs.c", root+"/usr/default_cpio_list",
 			root+"/include/linux", root+"/lib")
 		cmd.Stdin = archive
 		return run(cmd)

@@ -22,6 +22,11 @@ done
 # What follows unpack_to_rootfs finds the archive in memory.
 sed '/^static int __initdata do_retain_initrd;/,$d' "$source/init/initramfs.c" >"$include/unpacker.c"
 
+# For tests that quote lines.
+mkdir -p "$out/source/lib"
+cp -r "$source/init" "$source/usr" "$out/source/"
+cp -r "$source"/lib/decompress*.c "$source/lib/lz4" "$source/lib/xz" "$out/source/lib/"
+
 lib=$source/lib
 exec gcc -std=gnu11 -O1 -w -static -D_GNU_SOURCE -D__KERNEL__ -fno-strict-aliasing \
 	-I"$here" -I"$include" -include host.h \
