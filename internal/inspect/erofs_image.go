@@ -22,6 +22,8 @@ type erofsImage struct {
 	meta, xattr int64 // where inodes and shared attributes are, in bytes
 	root        uint64
 	time        int64 // of compact inodes
+	most        int64 // names of files and attributes that walk reads
+	names, left int64 // that it may still read, and bytes: inodes can share both
 }
 
 // erofsInode is an inode, with where its data are.
@@ -32,13 +34,14 @@ type erofsInode struct {
 }
 
 const (
-	erofsMagic   = 0xe0f5e1e2
-	erofsSuper   = 1024 // where the superblock is
-	erofsKnown   = 0x7f // of feature_incompat: none of them is about directories
-	erofsPlain   = 0    // layouts of data
-	erofsInline  = 2
-	erofsMaxLink = 4095
-	erofsMaxDir  = 1 << 30
+	erofsMagic    = 0xe0f5e1e2
+	erofsSuper    = 1024 // where the superblock is
+	erofsKnown    = 0x7f // of feature_incompat: none of them is about directories
+	erofsPlain    = 0    // layouts of data
+	erofsInline   = 2
+	erofsMaxLink  = 4095
+	erofsMaxDir   = 1 << 30
+	erofsMaxNames = 1 << 22
 )
 
 // erofsPrefixes are what names of extended attributes begin with, by their index.
@@ -65,7 +68,7 @@ func openErofs(r io.ReaderAt, size int64) (*erofsImage, error) {
 	block := int64(1) << bits
 	return &erofsImage{
 		r: r, size: size, block: block, root: uint64(le.Uint16(b[14:])), time: int64(le.Uint64(b[24:])),
-		meta: int64(le.Uint32(b[40:])) * block, xattr: int64(le.Uint32(b[44:])) * block,
+		meta: int64(le.Uint32(b[40:])) * block, xattr: int64(le.Uint32(b[44:])) * block, most: erofsMaxNames,
 	}, nil
 }
 
@@ -73,12 +76,22 @@ func (i *erofsImage) read(at, n int64) ([]byte, error) {
 	if at < 0 || n < 0 || at > i.size || n > i.size-at {
 		return nil, fmt.Errorf("%d bytes at byte %d are outside of the image of %d bytes", n, at, i.size)
 	}
+	if i.left -= n; i.left < 0 {
+		return nil, fmt.Errorf("directories, inodes and attributes of more than %d bytes: too many to read", 256*i.most)
+	}
 	b := make([]byte, n)
 	_, err := i.r.ReadAt(b, at)
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
 	return b, err
+}
+
+func (i *erofsImage) take(names int) error {
+	if i.names -= int64(names); i.names < 0 {
+		return fmt.Errorf("more than %d names of files and attributes: too many to read", i.most)
+	}
+	return nil
 }
 
 // inode reads all of a node but its path and its target.
@@ -156,6 +169,9 @@ func (i *erofsImage) attributes(at, n int64) (string, error) {
 		if used == 0 {
 			return "", errors.New("truncated attribute")
 		}
+		if err := i.take(1); err != nil {
+			return "", err
+		}
 		all = append(all, text)
 		rest = rest[min(len(rest), (used+3)&^3):]
 	}
@@ -200,6 +216,7 @@ func (i *erofsImage) data(e *erofsInode, most int64) ([]byte, error) {
 
 // walk calls use for each node, directories before what is in them.
 func (i *erofsImage) walk(use func(*node) error) error {
+	i.names, i.left = i.most, 256*i.most
 	seen := map[uint64]bool{} // directories: a loop would not end
 	var list func(nid uint64, path string) error
 	list = func(nid uint64, path string) error {
@@ -224,6 +241,9 @@ func (i *erofsImage) walk(use func(*node) error) error {
 			names, err := dirents(block)
 			if err != nil {
 				return fmt.Errorf("erofs image: directory %q: %w", path, err)
+			}
+			if err := i.take(len(names)); err != nil {
+				return fmt.Errorf("erofs image: %w", err)
 			}
 			for _, d := range names {
 				if d.name == "." || d.name == ".." {

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
@@ -99,11 +100,11 @@ func withErofs(
 	if err != nil {
 		return err
 	}
-	image, err := openErofs(out, info.Size())
+	erofs, err := openErofs(out, info.Size())
 	if err != nil {
 		return err
 	}
-	return use(image, dir)
+	return use(erofs, dir)
 }
 
 // erofsNames calls use for each node of the erofs root of a ramdisk.
@@ -126,8 +127,21 @@ func erofsFiles(ctx context.Context, tools Tools, w *walker, s eif.Section) tree
 			return errors.New("reading an erofs root needs the sandbox of 'neb build', which this machine cannot run")
 		}
 		work := func() (string, error) { return tools.Work(ctx) }
-		return withErofs(w, s, work, func(image *erofsImage, dir string) error {
-			err := tools.Run(ctx, dir,
+		return withErofs(w, s, work, func(erofs *erofsImage, dir string) error {
+			size := int64(0) // of all files: they can share their content
+			err := erofs.walk(func(n *node) error {
+				if n.is(initramfs.TypeFile) {
+					size += n.size
+				}
+				if most := image.DefaultLimits.Bytes; n.size < 0 || size < 0 || size > most {
+					return fmt.Errorf("erofs image: the files have more than %d bytes: too many to extract", most)
+				}
+				return context.Cause(ctx)
+			})
+			if err != nil {
+				return err
+			}
+			err = tools.Run(ctx, dir,
 				"/usr/bin/fsck.erofs", "--extract=/out/root", "--no-preserve", "/src/root.erofs")
 			if err != nil {
 				return fmt.Errorf("fsck.erofs: %w", err)
@@ -137,7 +151,7 @@ func erofsFiles(ctx context.Context, tools Tools, w *walker, s eif.Section) tree
 				return err
 			}
 			defer files.Close()
-			return image.walk(func(n *node) error {
+			return erofs.walk(func(n *node) error {
 				sum, err := erofsDigest(files, n)
 				if err := errors.Join(err, context.Cause(ctx)); err != nil {
 					return err

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
+	"github.com/nitro-enclaves-bootstrap/neb/image"
 	"github.com/nitro-enclaves-bootstrap/neb/initramfs"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/compression"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
@@ -39,13 +40,30 @@ type reader struct {
 	*eif.File
 	at    int64 // bytes of the ramdisks before the current one
 	plain int64 // where the current archive is in the file, if it is not compressed; 0 otherwise
+	left  int64 // bytes that compressed streams may still have
 
 	// What the kernel does with what comes next, after what has been read last: it expects it at a multiple
 	// of 4 after a plain archive, and takes it for a block of an lz4 stream that is open.
 	aligned, open bool
 }
 
-func newReader(f *eif.File) *reader { return &reader{Reader: initramfs.NewReader(nil), File: f} }
+func newReader(f *eif.File) *reader {
+	return &reader{Reader: initramfs.NewReader(nil), File: f, left: image.DefaultLimits.Bytes}
+}
+
+// limited reads a compressed stream of a reader.
+type limited struct {
+	io.Reader
+	*reader
+}
+
+func (l limited) Read(p []byte) (int, error) {
+	n, err := l.Reader.Read(p)
+	if l.left -= int64(n); l.left < 0 {
+		return 0, fmt.Errorf("the ramdisks have more than %d bytes, decompressed", image.DefaultLimits.Bytes)
+	}
+	return n, err
+}
 
 // read calls use for each entry of the next ramdisk.
 func (r *reader) read(s eif.Section, use func(*initramfs.Header) error) error {
@@ -87,7 +105,7 @@ func (r *reader) archive(s eif.Section, at int64, use func(*initramfs.Header) er
 		r.plain = s.Content() + at
 		r.Continue(content)
 	} else {
-		r.Continue(stream)
+		r.Continue(limited{stream, r})
 	}
 	for {
 		h, err := r.Next()
