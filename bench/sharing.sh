@@ -7,7 +7,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
+mkdir "$work/registry"
 registry=
+trap 'exit 1' TERM INT
 trap '[ -z "$registry" ] || kill "$registry"; chmod -R u+w "$work"; rm -rf "$work"' EXIT
 go build -o "$work/neb" ./cmd/neb
 export XDG_CONFIG_HOME="$work/config" NEB_SOURCE=$PWD
@@ -67,9 +69,9 @@ fleet() {
 	wait "${pids[@]}"
 }
 measure "50 builders of init and linuxkit, --wait" fleet
-echo "built: $(cat "$work"/log-* | grep -c 'remote: not found')," \
-	"taken: $(cat "$work"/log-* | grep -c 'taken from a remote')," \
-	"different results: $(cat "$work"/result-*/SHA256SUMS | sort -u | wc -l) lines of SHA256SUMS"
+taken=$(cat "$work"/log-* | grep -c 'taken from a remote')
+echo "2 keys, 50 builders: built $((100 - taken)) times, taken $taken times;" \
+	"$(cat "$work"/result-*/SHA256SUMS | sort -u | wc -l) different files"
 rm -rf "$work"/result-*
 chmod -R u+w "$work"/store-* && rm -rf "$work"/store-*
 

@@ -92,6 +92,16 @@ func (f pcrFlags) values() (map[int]eif.PCR, error) {
 	return values, nil
 }
 
+// expectPCRs checks registers of an EIF.
+func expectPCRs(m eif.Measurements, want map[int]eif.PCR) error {
+	for n, pcr := range want {
+		if found, ok := m.PCR(n); !ok || found != pcr {
+			return fmt.Errorf("wrong PCR%d: expected %v, found %v", n, pcr, found)
+		}
+	}
+	return nil
+}
+
 // keyFlags name a signing key.
 type keyFlags struct {
 	certificate, key string

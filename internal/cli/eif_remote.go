@@ -98,12 +98,7 @@ func pullEIF(ctx context.Context, name, path string, want map[int]eif.PCR) (stri
 		if err != nil {
 			return err
 		}
-		for n, pcr := range want {
-			if found, ok := m.PCR(n); !ok || found != pcr {
-				return fmt.Errorf("wrong PCR%d: expected %v, found %v", n, pcr, found)
-			}
-		}
-		return nil
+		return expectPCRs(m, want)
 	})
 	return remote.Scheme + repository + "@" + digest, err
 }

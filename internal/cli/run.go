@@ -68,6 +68,7 @@ type runOptions struct {
 	kmsKeys   string
 	kmsPort   uint32
 	build     buildFlags // of a missing emulator
+	pcrs      pcrFlags
 }
 
 func newRunCommand(s streams) *cobra.Command {
@@ -135,6 +136,7 @@ ca init' created, or under a root for this run only.`,
 			"(x86_64, with a --qemu that has it)")
 	choices(cmd, "machine", machine.NitroEnclave)
 	o.parent.add(cmd)
+	o.pcrs = addPCRFlags(cmd, 0, 1, 2, 8)
 	f.StringVar(&o.authority, "attestation-ca", "",
 		"sign attestation documents under the root in this `directory`; 'new' creates a root for this run "+
 			"(default: the root of 'neb attest ca init' if it exists, else 'new')")
@@ -163,7 +165,10 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	var err error
+	want, err := o.pcrs.values()
+	if err != nil {
+		return err
+	}
 	if o.root, err = devca.Choose(o.authority); err != nil {
 		return failed(fmt.Errorf("attestation authority: %w", err))
 	}
@@ -179,6 +184,9 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		return failed(err)
 	}
 	defer in.Close()
+	if err := expectPCRs(report.Pass.Measurements, want); err != nil {
+		return failed(fmt.Errorf("%s: %w", path, err))
+	}
 	if err := checkImage(s, path, report); err != nil {
 		return failed(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -254,14 +255,19 @@ type discard struct{}
 
 func (discard) Push(context.Context, ocispec.Descriptor, io.Reader) error { return nil }
 
-// compressed returns content with zstd where that saves a twentieth, and the media type of the result.
-func compressed(data []byte) (string, []byte) {
+// encoder is one for all files: each takes tens of megabytes to make.
+var encoder = sync.OnceValue(func() *zstd.Encoder {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression),
-		zstd.WithEncoderConcurrency(1))
+		zstd.WithEncoderConcurrency(parallel))
 	if err != nil {
 		panic(err) // the options are constants
 	}
-	if small := z.EncodeAll(data, nil); len(small) < len(data)-len(data)/20 {
+	return z
+})
+
+// compressed returns content with zstd where that saves a twentieth, and the media type of the result.
+func compressed(data []byte) (string, []byte) {
+	if small := encoder().EncodeAll(data, nil); len(small) < len(data)-len(data)/20 {
 		return mediaZstd, small
 	}
 	return mediaFile, data

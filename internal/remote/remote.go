@@ -105,8 +105,10 @@ func Open(ctx context.Context, name string) (*Remote, error) {
 	if err != nil {
 		return nil, fmt.Errorf("credentials of the docker command: %w", err)
 	}
+	transport := retry.NewTransport(newTransport())
+	transport.Policy = func() retry.Policy { return policy }
 	client := &auth.Client{
-		Client:     &http.Client{Transport: retry.NewTransport(newTransport())},
+		Client:     &http.Client{Transport: transport},
 		Cache:      auth.NewCache(),
 		Credential: credentials.Credential(store),
 	}
@@ -129,6 +131,18 @@ func Open(ctx context.Context, name string) (*Remote, error) {
 
 // stall is how long a registry may send and take nothing.
 var stall = stream.Stall
+
+// policy repeats requests that the registry refuses for now, but none that it does not answer at all: each takes
+// the time of [stall].
+var policy = &retry.GenericPolicy{
+	Retryable: func(answer *http.Response, err error) (bool, error) {
+		if err != nil {
+			return false, err
+		}
+		return retry.DefaultPredicate(answer, nil)
+	},
+	Backoff: retry.DefaultBackoff, MinWait: 200 * time.Millisecond, MaxWait: 3 * time.Second, MaxRetry: 5,
+}
 
 // newTransport limits the time that a registry may take to answer, and to go on.
 func newTransport() *http.Transport {

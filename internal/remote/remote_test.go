@@ -24,7 +24,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/registry/remote/retry"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/trust"
 )
@@ -33,10 +32,8 @@ const key = "kernel-x86_64-00112233445566778899aabbccddeeff00112233445566778899a
 
 func TestMain(m *testing.M) {
 	// Retries that wait would make the tests of broken registries slow.
-	retry.DefaultPolicy = &retry.GenericPolicy{
-		Retryable: retry.DefaultPredicate, Backoff: func(int, *http.Response) time.Duration { return 0 },
-		MinWait: 0, MaxWait: 0, MaxRetry: 2,
-	}
+	policy.Backoff = func(int, *http.Response) time.Duration { return 0 }
+	policy.MinWait, policy.MaxWait, policy.MaxRetry = 0, 0, 2
 	os.Exit(m.Run())
 }
 
@@ -233,6 +230,47 @@ func TestTwoPushers(t *testing.T) {
 	}
 }
 
+// TestPushCut cuts a push at each of its requests, with a registry that has no space from then on: what is
+// there is not taken for an output, and the next push completes it.
+func TestPushCut(t *testing.T) {
+	for _, referrers := range []bool{true, false} {
+		dir, files := someFiles(t)
+		for cut := 0; ; cut++ {
+			s := newServer(t, referrers)
+			var writes atomic.Int32
+			s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
+				if r.Method == http.MethodGet || r.Method == http.MethodHead {
+					return false
+				}
+				if int(writes.Add(1)) <= cut {
+					return false
+				}
+				w.WriteHeader(http.StatusInsufficientStorage)
+				return true
+			})
+			err := openTest(t, s.name()).Push(t.Context(), key, files, dir, someStatement(1))
+			s.setFault(nil)
+			if err == nil {
+				if cut < 5 {
+					t.Errorf("pushed with %d requests that write", cut)
+				}
+				break
+			}
+			if !strings.Contains(err.Error(), "507") {
+				t.Errorf("cut after %d: error %v, expected one with the status", cut, err)
+			}
+			out := t.TempDir()
+			if err := openTest(t, s.name()).Fetch(t.Context(), key, files, out); err == nil {
+				checkFiles(t, out, files)
+			}
+			pushed(t, openTest(t, s.name()))
+			if err := openTest(t, s.name()).Fetch(t.Context(), key, files, t.TempDir()); err != nil {
+				t.Errorf("after a push that was cut after %d: %v", cut, err)
+			}
+		}
+	}
+}
+
 // TestFaults has registries that fail and lie. Fetch either fails or writes the right files.
 func TestFaults(t *testing.T) {
 	status := func(code int) func(http.ResponseWriter, *http.Request) bool {
@@ -318,8 +356,8 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestHostileArtifacts has somebody who may push add artifacts whose files are wrong in part, or of a negative
-// size, and statements that are none: the right ones are found nevertheless.
+// TestHostileArtifacts has somebody who may push add artifacts whose files are wrong in part, of another type
+// or of a negative size, and statements that are none: the right ones are found nevertheless.
 func TestHostileArtifacts(t *testing.T) {
 	for _, name := range []string{newServer(t, true).name(), filepath.Join(t.TempDir(), "shared")} {
 		r := openTest(t, name)
@@ -345,7 +383,10 @@ func TestHostileArtifacts(t *testing.T) {
 					if err := put(t.Context(), target, layer, bytes.NewReader(data)); err != nil {
 						return err
 					}
-					if i%3 == 2 {
+					switch {
+					case i%4 == 1:
+						layer.MediaType = "text/plain"
+					case i%4 == 2:
 						layer.Size = -1
 					}
 					layer.Annotations = map[string]string{ocispec.AnnotationTitle: f.Name}
@@ -372,6 +413,24 @@ func TestHostileArtifacts(t *testing.T) {
 			t.Errorf("statements %q, error %v, expected the good one, and the errors of the others", list, err)
 		}
 		pushed(t, openTest(t, name)) // they do not keep others from pushing
+	}
+}
+
+// TestHang has a registry that does not answer: neb asks it once.
+func TestHang(t *testing.T) {
+	s := newServer(t, true)
+	var asked atomic.Int32
+	s.setFault(func(_ http.ResponseWriter, r *http.Request) bool {
+		asked.Add(1)
+		<-r.Context().Done()
+		return true
+	})
+	before := stall
+	t.Cleanup(func() { stall = before })
+	stall = 100 * time.Millisecond
+	_, err := openTest(t, s.name()).Statements(t.Context(), key)
+	if err == nil || !strings.Contains(err.Error(), s.name()) || asked.Load() != 1 {
+		t.Errorf("%d requests, error %v, expected one of each", asked.Load(), err)
 	}
 }
 

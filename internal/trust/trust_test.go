@@ -88,6 +88,31 @@ func TestStatements(t *testing.T) {
 	}
 }
 
+// TestClockSkew has a builder and a user whose clocks differ by a day.
+func TestClockSkew(t *testing.T) {
+	key := newKeys(t)["Ed25519"]
+	keys := new(Keys)
+	expires := now.Add(time.Hour)
+	if _, err := keys.Trust("builder", Builds, key.Public(), &expires); err != nil {
+		t.Fatal(err)
+	}
+	const day = 24 * time.Hour
+	for _, test := range []struct {
+		builder, user time.Duration
+		accepted      bool
+	}{{day, 0, true}, {-day, 0, true}, {0, -day, true}, {0, day, false}} { // the last: the key has expired
+		o := some
+		o.Time = now.Add(test.builder)
+		envelope, err := o.Sign(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := keys.Verify(envelope, now.Add(test.user)); (err == nil) != test.accepted {
+			t.Errorf("the builder's clock is off by %v and the user's by %v: error %v", test.builder, test.user, err)
+		}
+	}
+}
+
 func TestUntrustedForms(t *testing.T) {
 	key := newKeys(t)["P-256"]
 	keys := new(Keys)
@@ -132,12 +157,27 @@ func TestUntrustedForms(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
+	unsigned := *e
+	unsigned.Signatures = nil
+	data, err := json.Marshal(unsigned)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := keys.Verify(data, now); err == nil || err.Error() != "not signed by a trusted key" {
+		t.Errorf("unsigned: error %v", err)
+	}
+	releases := new(Keys)
+	if _, err := releases.Trust("me", Releases, key.Public(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := releases.Verify(good, now); err == nil {
+		t.Error("a key for releases: no error")
+	}
 	release, err := sign.Seal("application/octet-stream", e.Payload, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := json.Marshal(release)
-	if err != nil {
+	if data, err = json.Marshal(release); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := keys.Verify(data, now); err == nil {
@@ -151,6 +191,10 @@ func TestLoadRejects(t *testing.T) {
 	if _, err := keys.Trust("one", Builds, newKeys(t)["Ed25519"].Public(), nil); err != nil {
 		t.Fatal(err)
 	}
+	one, err := json.Marshal(keys.list)
+	if err != nil {
+		t.Fatal(err)
+	}
 	second := keys.list[0]
 	second.Name = "two" // with --require 2, one key would do
 	keys.list = append(keys.list, second)
@@ -161,6 +205,7 @@ func TestLoadRejects(t *testing.T) {
 	for name, text := range map[string]string{
 		"a key twice": string(list),
 		"no JSON":     "keys",
+		"another use": strings.Replace(string(one), `"use":"builds"`, `"use":"all"`, 1),
 		"no PEM":      `[{"name":"a","id":"b","pem":"c"}]`,
 		"another ID":  `[{"name":"a","id":"b","pem":"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n"}]`,
 	} {
