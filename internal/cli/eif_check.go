@@ -35,7 +35,9 @@ error.
 			if memory < 0 {
 				return usagef("invalid --memory %d: expected MiB", memory)
 			}
-			needs := inspect.Needs{Memory: memory << 20}
+			tools := newBlobBuilder(s, buildFlags{})
+			defer tools.close()
+			needs := inspect.Needs{Memory: memory << 20, Tools: tools}
 			if config != "" {
 				text, err := readSmall(config)
 				if err != nil {

@@ -145,7 +145,7 @@ func TestEmulatorGone(t *testing.T) {
 }
 
 // TestEIFErofs packs a compressed root with the locked tools, in the sandbox: the same bytes twice, its tree
-// listed and compared.
+// listed, checked and compared.
 func TestEIFErofs(t *testing.T) {
 	require.Sandbox(t)
 	f := newEIFFiles(t)
@@ -180,6 +180,10 @@ func TestEIFErofs(t *testing.T) {
 	if status, out, errs := command("eif", "extract", f.path("0.eif"), "--list"); status != 0 ||
 		!strings.Contains(out, "srv/data") || !strings.Contains(out, "hello") {
 		t.Errorf("extract --list: status %d: %s%s", status, out, errs)
+	}
+	if status, out, errs := command("eif", "check", f.path("0.eif")); status != 1 ||
+		!strings.Contains(out, `"/hello" is neither an ELF program nor begins with #!: found "hello"`) {
+		t.Errorf("check: status %d: %s%s", status, out, errs)
 	}
 	if status, out, errs := command("eif", "diff", f.path("0.eif"), f.path("1.eif")); status != 0 {
 		t.Errorf("diff of equal files: status %d: %s%s", status, out, errs)

@@ -22,6 +22,7 @@ import (
 type Needs struct {
 	Memory int64  // of the enclave, in bytes; 0 if it is not known
 	Config string // text of the kernel's configuration; "" if it is not known
+	Tools  Tools  // read an erofs root; nil if this machine cannot
 }
 
 // Checked is what [Check] found.
@@ -72,7 +73,7 @@ func Check(ctx context.Context, path string, needs Needs) (*Checked, error) {
 	case err != nil:
 		add(preflight.Find(preflight.Unchecked, "the trees in the ramdisks: %v", err))
 	default:
-		found, err := checkTree(tree, f.Arch(), release, cmdline, needs.Config)
+		found, err := checkTree(ctx, tree, f, release, cmdline, needs)
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +105,10 @@ func unpackAll(ctx context.Context, tree *image.Tree, f *eif.File, in *os.File) 
 }
 
 // checkTree checks PID 1, the NSM driver and the application in the tree that the ramdisks make.
-func checkTree(tree *image.Tree, arch, release, cmdline, config string) ([]preflight.Finding, error) {
+func checkTree(
+	ctx context.Context, tree *image.Tree, f *eif.File, release, cmdline string, needs Needs,
+) ([]preflight.Finding, error) {
+	arch, config := f.Arch(), needs.Config
 	init := contract.InitPath
 	for option := range strings.FieldsSeq(cmdline) {
 		if value, ok := strings.CutPrefix(option, "rdinit="); ok {
@@ -145,7 +149,16 @@ func checkTree(tree *image.Tree, arch, release, cmdline, config string) ([]prefl
 			return append(found, preflight.Find(preflight.InitUnusable, "%v", err)), nil
 		}
 		if app.About.ErofsParts > 0 {
-			return unchecked("the application is in an erofs image: neb eif build has checked it")
+			app.Root = image.NewTree("", image.Limits{})
+			defer app.Root.Close()
+			err := unpackErofs(ctx, needs.Tools, f, app.Root)
+			if cause := context.Cause(ctx); cause != nil {
+				return nil, cause
+			}
+			if err != nil {
+				return unchecked("the erofs root: %v", err)
+			}
+			return append(found, app.Check()...), nil
 		}
 	} else {
 		command, ok := text(contract.CmdPath)

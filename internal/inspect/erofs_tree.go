@@ -120,58 +120,104 @@ func erofsNames(ctx context.Context, w *walker, s eif.Section, use func(*node) e
 	})
 }
 
-// erofsFiles returns the tree in the erofs root of a ramdisk. The tools decompress its files.
+// erofsFiles returns the tree in the erofs root of a ramdisk.
 func erofsFiles(ctx context.Context, tools Tools, w *walker, s eif.Section) tree {
 	return func(use func(*node, digest) error) error {
-		if tools == nil {
-			return errors.New("reading an erofs root needs the sandbox of 'neb build', which this machine cannot run")
-		}
-		work := func() (string, error) { return tools.Work(ctx) }
-		return withErofs(w, s, work, func(erofs *erofsImage, dir string) error {
-			size := int64(0) // of all files: they can share their content
-			err := erofs.walk(func(n *node) error {
-				if n.is(initramfs.TypeFile) {
-					size += n.size
-				}
-				if most := image.DefaultLimits.Bytes; n.size < 0 || size < 0 || size > most {
-					return fmt.Errorf("erofs image: the files have more than %d bytes: too many to extract", most)
-				}
-				return context.Cause(ctx)
-			})
+		return extracted(ctx, tools, w, s, func(n *node, files *os.Root) error {
+			sum, err := erofsDigest(files, n)
 			if err != nil {
 				return err
 			}
-			err = tools.Run(ctx, dir,
-				"/usr/bin/fsck.erofs", "--extract=/out/root", "--no-preserve", "/src/root.erofs")
-			if err != nil {
-				return fmt.Errorf("fsck.erofs: %w", err)
-			}
-			files, err := os.OpenRoot(filepath.Join(dir, "out", "root"))
-			if err != nil {
-				return err
-			}
-			defer files.Close()
-			return erofs.walk(func(n *node) error {
-				sum, err := erofsDigest(files, n)
-				if err := errors.Join(err, context.Cause(ctx)); err != nil {
-					return err
-				}
-				return use(n, sum)
-			})
+			return use(n, sum)
 		})
 	}
 }
 
-// erofsDigest returns the digest of an extracted file. It makes directories and files readable first.
-func erofsDigest(files *os.Root, n *node) (digest, error) {
+// extracted calls use for each node of the erofs root of a ramdisk, with the directory into which the tools
+// have decompressed its files.
+func extracted(
+	ctx context.Context, tools Tools, w *walker, s eif.Section, use func(n *node, files *os.Root) error,
+) error {
+	if tools == nil {
+		return errors.New("reading an erofs root needs the sandbox of 'neb build', which this machine cannot run")
+	}
+	work := func() (string, error) { return tools.Work(ctx) }
+	return withErofs(w, s, work, func(erofs *erofsImage, dir string) error {
+		size := int64(0) // of all files: they can share their content
+		err := erofs.walk(func(n *node) error {
+			if n.is(initramfs.TypeFile) {
+				size += n.size
+			}
+			if most := image.DefaultLimits.Bytes; n.size < 0 || size < 0 || size > most {
+				return fmt.Errorf("erofs image: the files have more than %d bytes: too many to extract", most)
+			}
+			return context.Cause(ctx)
+		})
+		if err != nil {
+			return err
+		}
+		err = tools.Run(ctx, dir,
+			"/usr/bin/fsck.erofs", "--extract=/out/root", "--no-preserve", "/src/root.erofs")
+		if err != nil {
+			return fmt.Errorf("fsck.erofs: %w", err)
+		}
+		files, err := os.OpenRoot(filepath.Join(dir, "out", "root"))
+		if err != nil {
+			return err
+		}
+		defer files.Close()
+		return erofs.walk(func(n *node) error {
+			if err := errors.Join(readable(files, n), context.Cause(ctx)); err != nil {
+				return err
+			}
+			return use(n, files)
+		})
+	})
+}
+
+// readable makes an extracted directory or file readable.
+func readable(files *os.Root, n *node) error {
 	switch {
 	case n.is(initramfs.TypeDir):
-		return digest{}, files.Chmod(n.path, 0o700)
-	case !n.is(initramfs.TypeFile):
-		return digest{}, nil
+		return files.Chmod(n.path, 0o700)
+	case n.is(initramfs.TypeFile):
+		return files.Chmod(n.path, 0o600)
 	}
-	if err := files.Chmod(n.path, 0o600); err != nil {
-		return digest{}, err
+	return nil
+}
+
+// unpackErofs puts the erofs roots of a file's ramdisks into a tree.
+func unpackErofs(ctx context.Context, tools Tools, f *eif.File, t *image.Tree) error {
+	unpacker, err := t.Unpacker(nil)
+	if err != nil {
+		return err
+	}
+	w := newWalker(f)
+	for _, s := range f.All(eif.Ramdisk) {
+		err := extracted(ctx, tools, w, s, func(n *node, files *os.Root) error {
+			var body io.Reader = strings.NewReader(n.target)
+			if n.is(initramfs.TypeFile) {
+				in, err := files.Open(n.path)
+				if err != nil {
+					return err
+				}
+				defer in.Close()
+				body = in
+			}
+			return unpacker.Add(&initramfs.Header{Name: n.path, Mode: n.mode, UID: n.uid, GID: n.gid,
+				Size: n.size, Major: n.major, Minor: n.minor}, body, -1)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// erofsDigest returns the digest of an extracted file.
+func erofsDigest(files *os.Root, n *node) (digest, error) {
+	if !n.is(initramfs.TypeFile) {
+		return digest{}, nil
 	}
 	in, err := files.Open(n.path)
 	if err != nil {
