@@ -51,9 +51,9 @@ try apt-policy "1.0-neb" apt-cache policy neb-test
 try prohibited "Failed to connect" curl -sS --max-time 20 https://203.0.113.1/
 try metadata "Failed to connect" curl -sS --max-time 20 http://169.254.169.254/
 try port "Failed to connect" curl -sS --max-time 20 http://api.example.com:1/
-try download "$(curl -sS $url/sum)" sh -c "curl -sS $url/256 | sha256sum"
-try upload "$(head -c 268435456 /dev/zero | sha256sum | cut -c 1-64)" \
-	sh -c "head -c 268435456 /dev/zero | curl -sS -T - $url/up"
+try download "$(curl -sS $url/sum)" sh -c "curl -sS $url/data | sha256sum"
+try upload "$(head -c 67108864 /dev/zero | sha256sum | cut -c 1-64)" \
+	sh -c "head -c 67108864 /dev/zero | curl -sS -T - $url/up"
 nginx -g 'daemon off; error_log stderr;' 2>/dev/null &
 sleep 1
 echo serving
@@ -76,7 +76,7 @@ func TestDebianPrograms(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	data := make([]byte, 256<<20)
+	data := make([]byte, 64<<20)
 	rand.NewChaCha8([32]byte{1}).Read(data)
 	var served, again sync.WaitGroup
 	served.Add(1)
@@ -84,7 +84,7 @@ func TestDebianPrograms(t *testing.T) {
 	go func() { served.Wait(); close(isServed) }()
 	plain := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case "/256":
+		case "/data":
 			rw.Write(data)
 		case "/sum":
 			fmt.Fprintf(rw, "%x", sha256.Sum256(data))
