@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"testing"
@@ -46,6 +47,40 @@ func TestHostile(t *testing.T) {
 				t.Errorf("%d findings: %.1000v", n, check.found)
 			}
 		})
+	}
+}
+
+// TestOverlapping changes where parts of a program are, one field after the other, so that they lie over each
+// other or outside of the file. The check ends with one finding, or with none where the kernel takes it too.
+func TestOverlapping(t *testing.T) {
+	good := needs("a.so")
+	interp, dynamic := 64+56, 64+2*56 // the second and third program header; the offset of a part is at byte 8
+	for _, c := range []struct {
+		name  string
+		field int // of the file, 8 bytes
+		value uint64
+		want  Code // "" for none
+	}{
+		{"as it is", interp + 8, 64 + 3*56, ""},
+		{"loader over the header", interp + 8, 0, LoaderMissing},
+		{"loader over the program headers", interp + 8, 64, LoaderMissing},
+		{"loader outside", interp + 8, 1 << 40, CommandFormat},
+		{"loader of 2^63 bytes", interp + 32, 1 << 63, CommandFormat},
+		{"libraries over the header", dynamic + 8, 0, ""},
+		{"libraries outside", dynamic + 8, 1 << 40, ""},
+		{"libraries of 2^63 bytes", dynamic + 32, 1 << 63, CommandFormat},
+		{"a segment beyond the end of memory", 64 + 8, 1<<64 - 1, CommandFormat},
+		{"program headers over themselves", 32, 0, CommandFormat},
+	} {
+		program := []byte(good)
+		binary.LittleEndian.PutUint64(program[c.field:], c.value)
+		tree := files{"app": string(program), glibc[1:]: library, "lib/a.so": library}
+		app := Application{Arch: arch.X86_64, Root: tree.root(t), About: contract.Description{Cmd: []string{"/app"}}}
+		switch found := app.Check(); {
+		case len(found) == 0 && c.want == "":
+		case len(found) != 1 || found[0].Code != c.want:
+			t.Errorf("%s: found %v, want %q", c.name, found, c.want)
+		}
 	}
 }
 

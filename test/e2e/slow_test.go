@@ -3,9 +3,16 @@
 package e2e
 
 import (
+	"encoding/binary"
+	"hash/crc32"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/nitro-enclaves-bootstrap/neb/eif"
 )
 
 // TestLargeImage boots a 1 GB image, in the memory that nitro-cli would ask for.
@@ -17,6 +24,31 @@ func TestLargeImage(t *testing.T) {
 	r := boot(t, eif, "--timeout", "10m")
 	r.says(t, sumLine("/a", body))
 	r.says(t, sumLine("/b", body))
+}
+
+// TestOddLayout boots a file with a gap before its first section and bytes after the last one.
+func TestOddLayout(t *testing.T) {
+	const gap = 64
+	path, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}})))
+	straight, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	odd := slices.Concat(straight[:eif.HeaderSize], make([]byte, gap), straight[eif.HeaderSize:], []byte("more"))
+	for i := range int(binary.BigEndian.Uint16(odd[26:])) {
+		at := odd[28+8*i:]
+		binary.BigEndian.PutUint64(at, binary.BigEndian.Uint64(at)+gap)
+	}
+	sum := crc32.Update(crc32.ChecksumIEEE(odd[:eif.HeaderSize-4]), crc32.IEEETable, odd[eif.HeaderSize:])
+	binary.BigEndian.PutUint32(odd[eif.HeaderSize-4:], sum)
+	if err := os.WriteFile(path, odd, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := boot(t, path)
+	r.says(t, "hello: uid 0 in /")
+	if !strings.Contains(r.stderr, "64 bytes at byte 548") {
+		t.Errorf("neb did not warn of the gap:\n%s", r.stderr)
+	}
 }
 
 // TestAArch64KMS is TestKMS on the other architecture.
