@@ -1,7 +1,7 @@
 // Command net (in bench) measures an enclave's network (neb run --net) against raw vsock and against socat
 // over vsock, in the same run; what it adds to the start; and the memory of both sides:
 //
-//	go run ./bench/net -blobs result/x86_64 [-socat PATH] [-runs 3] [-mib 64] [-accel tcg]
+//	go run ./bench/net -blobs result/x86_64 [-socat PATH] [-runs 3] [-mib 64] [-cpus 2] [-accel tcg]
 //
 // All three reach the same TCP server of this machine: over vsock the program in the enclave connects to a
 // port that neb run --listen forwards to it, with socat it connects to a TCP port in the enclave that socat
@@ -32,7 +32,7 @@ const conns = 1000 // that are open when memory is looked at
 
 type bench struct {
 	dir, neb, blobs, socat, accel string
-	runs, mib                     int
+	runs, mib, cpus               int
 	port                          string // of the server
 }
 
@@ -44,6 +44,7 @@ func main() {
 	flag.StringVar(&b.accel, "accel", "tcg", "tcg or kvm")
 	flag.IntVar(&b.runs, "runs", 3, "how often each is run")
 	flag.IntVar(&b.mib, "mib", 64, "`MiB` to send in each direction")
+	flag.IntVar(&b.cpus, "cpus", 2, "`processors` of the enclave; 2 are the least that EC2 gives on most instances")
 	flag.Parse()
 	if err := b.run(); err != nil {
 		log.Fatal(err)
@@ -86,8 +87,8 @@ func (b *bench) run() (err error) {
 	go serve(l)
 
 	load, _ := os.ReadFile("/proc/loadavg")
-	fmt.Printf("%d processors, %s, %s, load before %.4s, medians of %d\n\n", runtime.NumCPU(), b.accel,
-		time.Now().UTC().Format(time.DateOnly), load, b.runs)
+	fmt.Printf("%d processors, %d in the enclave, %s, %s, load before %.4s, medians of %d\n\n", runtime.NumCPU(),
+		b.cpus, b.accel, time.Now().UTC().Format(time.DateOnly), load, b.runs)
 	for _, measure := range []func(root string) error{b.throughput, b.start, b.memory} {
 		if err := measure(root); err != nil {
 			return err
@@ -150,7 +151,7 @@ func (b *bench) image(root, name string, network bool, args ...string) (string, 
 // boot runs an image and calls line for each line of the guest's results.
 func (b *bench) boot(image string, line func(words []string), args ...string) error {
 	cmd := exec.Command(b.neb, append([]string{"run", image, "--accel", b.accel, "--memory", "1024",
-		"--timeout", "10m"}, args...)...)
+		"--cpus", strconv.Itoa(b.cpus), "--timeout", "10m"}, args...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

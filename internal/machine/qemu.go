@@ -37,6 +37,7 @@ type board struct {
 	machine []string // arguments that choose the machine
 	cmdline string   // appended to the command line, for the devices of this board
 	tcg     string   // appended without KVM
+	slow    string   // features that -cpu lacks without KVM
 	// Of one processor without KVM: what is appended, and -smp, where "" is 1.
 	alone, single string
 }
@@ -63,6 +64,8 @@ var boards = map[string]board{
 		// prefix, which are Linux's memory barriers, into plain ones. The devices see the difference: the
 		// enclave would sometimes omit a notification, and its queue would stall.
 		single: "1,maxcpus=2",
+		// With these Linux copies by "rep movsb", which TCG does byte by byte.
+		slow: ",-erms,-fsrm,-fsrs",
 	},
 	arch.AArch64: {
 		program: "qemu-system-aarch64",
@@ -90,8 +93,9 @@ func (m *Machine) arguments(ctx context.Context, q qemu, img *image) ([]string, 
 			accel = "kvm"
 		}
 	}
+	cpu := "max"
 	if accel == "tcg" {
-		words = append(words, b.tcg)
+		words, cpu = append(words, b.tcg), cpu+b.slow
 		if m.cfg.CPUs == 1 {
 			words = append(words, b.alone)
 		}
@@ -126,7 +130,7 @@ func (m *Machine) arguments(ctx context.Context, q qemu, img *image) ([]string, 
 	}
 	args = append(args,
 		"-append", strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), " "),
-		"-accel", accel, "-cpu", "max",
+		"-accel", accel, "-cpu", cpu,
 		"-m", strconv.FormatInt(m.cfg.Memory/mib, 10)+"M", "-smp", b.smp(accel, m.cfg.CPUs),
 		"-nodefaults", "-display", "none",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,10 +25,10 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
-// programs is what runs in the enclave, with the ports of https and http as arguments: each line of "try" is
+// programs is what runs in the enclave, with the ports of https, http and PostgreSQL as arguments: each "try" is
 // a program of Debian, and what its output must contain.
 const programs = `#!/bin/sh
-https=$1 http=$2
+https=$1 http=$2 postgres=$3
 try() {
 	name=$1 want=$2; shift 2
 	out=$("$@" 2>&1 </dev/null)
@@ -36,31 +37,42 @@ try() {
 	*) echo "FAILED: $name: $out" ;;
 	esac
 }
-url=http://api.example.com:$http
-try curl "hello /x 0" curl -sS --cacert /ca.pem https://api.example.com:$https/x
+secure=https://api.example.com:$https/x url=http://api.example.com:$http
+try curl "hello /x 0" curl -sS --cacert /ca.pem $secure
 try openssl "Verification: OK" openssl s_client -connect api.example.com:$https -CAfile /ca.pem -brief
+try go "200 OK hello /x 0" /guest net "get $secure"
+try python "hello /x 0" python3 -c "
+import ssl, urllib.request
+tls = ssl.create_default_context(cafile='/ca.pem')
+print(urllib.request.urlopen('$secure', context=tls).read())"
+export NODE_EXTRA_CA_CERTS=/ca.pem
+try node "hello /x 0" node -e "require('https').get('$secure', r => r.on('data', d => console.log(String(d))))"
+try psql "forty-two 42" psql -h api.example.com -p $postgres -U postgres -Atc "select 'forty-two ' || 6 * 7"
 try dig 192.168.127.254 dig +short api.example.com
 try dig-tcp 192.168.127.254 dig +short +tcp api.example.com
 try dig-refused "status: REFUSED" dig other.example.com
 try dig-tcp-refused "reset" dig +tcp other.example.com
+try dig-elsewhere "timed out" dig +tries=1 +time=2 @203.0.113.1 api.example.com
 try ping "1 received" ping -c 1 192.168.127.1
+try ping-refused "filtered" ping -c 1 -W 5 203.0.113.1
 echo "deb [trusted=yes] $url/apt ./" >/etc/apt/sources.list
 rm -f /etc/apt/sources.list.d/*
-apt-get -q update >/dev/null 2>&1
+try apt "$url/apt ./ Packages" apt-get -q update
 try apt-policy "1.0-neb" apt-cache policy neb-test
 try prohibited "Failed to connect" curl -sS --max-time 20 https://203.0.113.1/
 try metadata "Failed to connect" curl -sS --max-time 20 http://169.254.169.254/
 try port "Failed to connect" curl -sS --max-time 20 http://api.example.com:1/
-try download "$(curl -sS $url/sum)" sh -c "curl -sS $url/data | sha256sum"
-try upload "$(head -c 67108864 /dev/zero | sha256sum | cut -c 1-64)" \
-	sh -c "head -c 67108864 /dev/zero | curl -sS -T - $url/up"
+sum=$(curl -sS $url/sum)
+try download "$sum" sh -c "curl -sS -o /tmp/data $url/256 && sha256sum </tmp/data"
+try upload "$sum" curl -sS -T /tmp/data $url/up
 nginx -g 'daemon off; error_log stderr;' 2>/dev/null &
-sleep 1
+until curl -s -o /dev/null http://127.0.0.1/; do sleep 0.2; done
 echo serving
 until curl -sS --max-time 20 $url/served 2>/dev/null | grep -q yes; do sleep 1; done
 echo "end the parent"
+try reset "curl: (" curl -sS -o /dev/null $url/256
 until curl -sS --max-time 20 $url/x >/dev/null 2>&1; do sleep 0.2; done
-echo "ok: recovered"
+try recovered "hello /x 0" curl -sS --cacert /ca.pem $secure
 kill %1
 echo "done"
 `
@@ -71,21 +83,30 @@ func TestDebianPrograms(t *testing.T) {
 	require.Root(t)
 	w := newWorld(t)
 	root := debianTree(t)
-	for name, content := range map[string][]byte{"ca.pem": w.ca, "programs": []byte(programs)} {
+	guest, err := os.ReadFile(guestPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"ca.pem": w.ca, "programs": []byte(programs), "guest": guest} {
 		if err := os.WriteFile(filepath.Join(root, name), content, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	data := make([]byte, 64<<20)
+	data := make([]byte, 256<<20)
 	rand.NewChaCha8([32]byte{1}).Read(data)
 	var served, again sync.WaitGroup
 	served.Add(1)
-	isServed := make(chan struct{})
+	isServed, midway := make(chan struct{}), make(chan struct{})
+	var downloads atomic.Int32
 	go func() { served.Wait(); close(isServed) }()
 	plain := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case "/data":
-			rw.Write(data)
+		case "/256":
+			rw.Write(data[:32<<20])
+			if downloads.Add(1) == 2 {
+				close(midway)
+			}
+			rw.Write(data[32<<20:])
 		case "/sum":
 			fmt.Fprintf(rw, "%x", sha256.Sum256(data))
 		case "/up":
@@ -109,21 +130,25 @@ func TestDebianPrograms(t *testing.T) {
 	}))
 	defer plain.Close()
 	_, httpPort, _ := net.SplitHostPort(plain.Listener.Addr().String())
+	postgres := freePort(t)
+	_, postgresPort, _ := net.SplitHostPort(postgres)
 	eif := filepath.Join(t.TempDir(), "debian.eif")
 	args := []string{"eif", "build", "--rootfs", root, "--arch", "x86_64", "--blobs", blobs(t, "x86_64"),
-		"--output", eif, "--entrypoint", "/programs", "--cmd", w.https, "--cmd", httpPort, "--net", "--ingress", "80"}
-	for _, rule := range []string{"api.example.com:" + w.https, "api.example.com:" + httpPort, "192.168.127.1"} {
+		"--output", eif, "--entrypoint", "/programs", "--cmd", w.https, "--cmd", httpPort, "--cmd",
+		postgresPort, "--net", "--ingress", "80"}
+	for _, rule := range []string{"api.example.com:" + w.https, "api.example.com:" + httpPort,
+		"api.example.com:" + postgresPort, "192.168.127.1"} {
 		args = append(args, "--egress", rule)
 	}
 	neb(t, args...)
+	servePostgres(t, root, postgresPort)
 
 	dir := shortDir(t)
-	l := listen(t, "tcp").(net.Listener)
-	published := l.Addr().String()
-	l.Close()
+	published, refused := freePort(t), freePort(t)
 	parent := func() *exec.Cmd {
 		cmd := exec.CommandContext(t.Context(), nebPath, "net", "serve", "--listen", "unix:"+dir+"/net", "--socket",
-			dir+"/status", "--host-loopback", "--net-dns", w.resolver, "--publish", published+":80")
+			dir+"/status", "--host-loopback", "--net-dns", w.resolver, "--publish", published+":80", "--publish",
+			refused+":81")
 		cmd.Stderr = os.Stderr
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -131,7 +156,7 @@ func TestDebianPrograms(t *testing.T) {
 		return cmd
 	}
 	serving := parent()
-	cmd := exec.CommandContext(t.Context(), nebPath, runArgs("--timeout", "15m", "--memory", "1536", "--listen",
+	cmd := exec.CommandContext(t.Context(), nebPath, runArgs("--timeout", "15m", "--memory", "3072", "--listen",
 		"1024=unix:"+dir+"/net", eif)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -145,8 +170,12 @@ func TestDebianPrograms(t *testing.T) {
 		"serving": func() {
 			defer served.Done()
 			get200(t, "http://"+published+"/")
+			if _, err := http.Get("http://" + refused + "/"); err == nil {
+				t.Error("a port that no rule of ingress allows answers")
+			}
 		},
 		"end the parent": func() {
+			<-midway // of a download
 			serving.Process.Kill()
 			serving.Wait()
 			serving = parent()
@@ -180,8 +209,51 @@ func TestDebianPrograms(t *testing.T) {
 			t.Error(strings.TrimSpace(line))
 		}
 	}
-	if got := strings.Count(said.String(), "\nok: "); err != nil || got != 14 {
-		t.Errorf("%d programs succeeded, want 14 (%v)\n%s", got, err, &said)
+	want := strings.Count(programs, "\ntry ")
+	if got := strings.Count(said.String(), "\nok: "); err != nil || got != want {
+		t.Errorf("%d programs succeeded, want %d (%v)\n%s", got, want, err, &said)
+	}
+}
+
+// freePort returns an address of this machine's loopback on which nobody listens.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l := listen(t, "tcp").(net.Listener)
+	l.Close()
+	return l.Addr().String()
+}
+
+// servePostgres adds Debian's PostgreSQL to the tree and runs it there, on this machine. The tree has its
+// libraries, but not the server: its package would start one when it is installed.
+func servePostgres(t *testing.T, root, port string) {
+	t.Helper()
+	const script = `set -e
+		cd "$1/var/tmp"
+		[ -e "$1"/usr/lib/postgresql/*/bin/initdb ] || { apt-get download -q postgresql-15; dpkg-deb -x postgresql-15_*.deb "$1"; }
+		install -d -m 0700 -o nobody "$1/var/tmp/cluster"
+		server="chroot --userspec=nobody:nogroup $1 /usr/lib/postgresql/15/bin"
+		$server/initdb -A trust -U postgres -D /var/tmp/cluster
+		exec $server/postgres -D /var/tmp/cluster -h 127.0.0.1 -p "$2" -k /var/tmp -c jit=off`
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", script, "sh", root, port)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		if c, err := net.Dial("tcp", "127.0.0.1:"+port); err == nil {
+			c.Close()
+			t.Cleanup(func() { <-ended })
+			return
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("PostgreSQL: %v\n%s", err, &said)
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
 }
 
@@ -219,8 +291,8 @@ func debianTree(t *testing.T) string {
 		}
 		return root
 	}
-	args := []string{"--variant=minbase", "--include=ca-certificates,curl,openssl,python3-minimal,iputils-ping," +
-		"bind9-dnsutils,nginx-light", "bookworm", root}
+	args := []string{"--variant=minbase", "--include=ca-certificates,curl,openssl,python3,iputils-ping," +
+		"bind9-dnsutils,nginx-light,nodejs,postgresql-client,libxml2,libxslt1.1", "bookworm", root}
 	out, err := exec.Command("apt-get", "indextargets", "--format", "$(REPO_URI)", "Codename: bookworm",
 		"Created-By: Packages").Output()
 	if err == nil {

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
 // world is what an enclave reaches over its network in a test: servers on this machine's loopback.
@@ -31,8 +33,10 @@ type world struct {
 	ca       []byte // PEM, of the certificate of https
 	https    string // port of a server of TLS, whose certificate is for api.example.com
 	echo     string // port of a TCP server that sends back what it gets
+	echo6    string // the same on IPv6; "1" on a machine without
 	udp      string // the same for UDP
-	resolver string // address of a resolver that knows every name as the enclave's address of this machine
+	resolver string // address of a resolver that knows every name as the enclave's address of this machine, and
+	// names that begin with six by its address of IPv6
 }
 
 func newWorld(t testing.TB) *world {
@@ -60,8 +64,15 @@ func newWorld(t testing.TB) *world {
 	_, w.https, _ = net.SplitHostPort(server.Listener.Addr().String())
 
 	l := listen(t, "tcp").(net.Listener)
-	go serveEach(l, func(c net.Conn) { io.Copy(c, c); c.(*net.TCPConn).CloseWrite() })
+	echo := func(c net.Conn) { io.Copy(c, c); c.(*net.TCPConn).CloseWrite() }
+	go serveEach(l, echo)
 	_, w.echo, _ = net.SplitHostPort(l.Addr().String())
+	w.echo6 = "1"
+	if six, err := net.Listen("tcp", "[::1]:0"); err == nil {
+		t.Cleanup(func() { six.Close() })
+		go serveEach(six, echo)
+		_, w.echo6, _ = net.SplitHostPort(six.Addr().String())
+	}
 	for _, p := range []struct {
 		address *string
 		answer  func([]byte) []byte
@@ -132,17 +143,22 @@ func serveEach(l net.Listener, serve func(net.Conn)) {
 	}
 }
 
-// resolve answers a query for the address of a name with 192.168.127.254, and other queries with no record.
+// resolve answers a query for the address of a name with that of this machine, and other queries with no record.
 func resolve(query []byte) []byte {
+	kind, address := uint16(1), contract.NetworkHost[0].AsSlice()
+	if bytes.HasPrefix(query[12:], []byte("\x03six")) {
+		kind, address = 28, contract.NetworkHost[1].AsSlice()
+	}
 	end := bytes.IndexByte(query[12:], 0) + 12 + 5
-	b := append(bytes.Clone(query[:end]), 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 168, 127, 254)
+	b := bytes.Clone(query[:end])
 	b[2], b[3] = 0x81, 0x80
 	clear(b[6:12])
-	if kind := binary.BigEndian.Uint16(query[end-4:]); kind == 1 {
+	if binary.BigEndian.Uint16(query[end-4:]) == kind {
 		b[7] = 1
-		return b
+		b = append(b, 0xc0, 12, 0, byte(kind), 0, 1, 0, 0, 0, 60, 0, byte(len(address)))
+		b = append(b, address...)
 	}
-	return b[:end]
+	return b
 }
 
 // events are the events of neb run --json, and the console.
@@ -178,10 +194,15 @@ func TestNetwork(t *testing.T) {
 	published := listen(t, "tcp").(net.Listener)
 	publish := published.Addr().String()
 	published.Close()
+	six := "1048576 bytes"
+	if w.echo6 == "1" {
+		six = "connection refused" // by this machine
+	}
 	acts := []struct{ do, want string }{
 		{"get https://api.example.com:" + w.https + "/x", "200 OK hello /x 0"},
 		{"get https://other.example.com:" + w.https + "/x", "no name: server misbehaving"},
 		{"echo 192.168.127.254:" + w.echo + " 4", "4194304 bytes"},
+		{"echo six.example.com:" + w.echo6 + " 1", six},
 		{"echo [fd6e:6562::fe]:" + w.echo + " 1", "connection refused"},
 		{"udp 192.168.127.254:" + w.udp, "ping"},
 		{"udp 192.168.127.254:1", "no route to host"},
@@ -200,7 +221,7 @@ func TestNetwork(t *testing.T) {
 	image := guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, Cmd: args},
 		entry{"ca.pem", 0o644, w.ca})
 	eif, _ := pack(t, ociLayout(t, image), "--net", "--egress", "api.example.com:"+w.https,
-		"--egress", "192.168.127.254:"+w.echo+"/tcp", "--egress", "192.168.127.254:"+w.udp+"/udp",
+		"--egress", "six.example.com:"+w.echo6, "--egress", "192.168.127.254:"+w.echo+"/tcp", "--egress", "192.168.127.254:"+w.udp+"/udp",
 		"--ingress", "8080")
 
 	cmd := exec.CommandContext(t.Context(), nebPath, runArgs("--json", "--timeout", "5m", "--net",
@@ -274,5 +295,21 @@ func TestNetwork(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Logf("%s\n%s\n%s", events.console, all, &stderr)
+	}
+}
+
+// The other architecture has the same device, process and rules.
+func TestAArch64Network(t *testing.T) {
+	w := newWorld(t)
+	acts := []string{"echo 192.168.127.254:" + w.echo + " 1", "udp 192.168.127.254:" + w.udp}
+	image := ociLayout(t, guestImageFor(t, "arm64", armPath, v1.Config{Entrypoint: []string{"/guest"},
+		Cmd: append([]string{"net"}, append(acts, "vsock", "carrier")...)}))
+	eif, _ := packFor(t, "aarch64", image, "--net", "--egress", "192.168.127.254:"+w.echo)
+	r := boot(t, eif, "--net", "--host-loopback")
+	for _, line := range []string{acts[0] + ": 1048576 bytes", acts[1] + ": no route to host",
+		"vsock: operation not permitted", "carrier: Uid:4294967293 Gid:4294967293 CapPrm:0000000000000000"} {
+		if !strings.Contains(r.stdout, line) {
+			t.Errorf("no line %q\n%s\n%s", line, r.stdout, r.stderr)
+		}
 	}
 }

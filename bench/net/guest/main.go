@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -39,29 +40,41 @@ func main() {
 	}
 }
 
+// dial connects by a socket that blocks, so that the ways differ in nothing else.
 func dial(way, host string) (io.ReadWriteCloser, error) {
+	family, to := unix.AF_INET, unix.Sockaddr(nil)
 	switch way {
 	case "vsock":
-		fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err == nil {
-			err = unix.Connect(fd, &unix.SockaddrVM{CID: 3, Port: 7000})
-		}
-		return os.NewFile(uintptr(fd), "vsock"), err
+		family, to = unix.AF_VSOCK, &unix.SockaddrVM{CID: 3, Port: 7000}
 	case "socat":
 		socat := exec.Command("/socat", "TCP-LISTEN:"+socatPort+",fork,reuseaddr", "VSOCK-CONNECT:3:7000")
 		socat.Stderr = os.Stderr
 		if err := socat.Start(); err != nil {
 			return nil, err
 		}
-		for range 100 {
-			if c, err := net.Dial("tcp", "127.0.0.1:"+socatPort); err == nil {
-				return c, nil
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
-		return nil, fmt.Errorf("socat does not listen")
+		host = "127.0.0.1:" + socatPort
 	}
-	return net.Dial("tcp", host)
+	if to == nil {
+		a, err := netip.ParseAddrPort(host)
+		if err != nil {
+			return nil, err
+		}
+		to = &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+	}
+	for tries := 0; ; tries++ {
+		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Connect(fd, to)
+		}
+		if err == nil {
+			return os.NewFile(uintptr(fd), way), nil
+		}
+		unix.Close(fd)
+		if way != "socat" || tries == 100 { // which may not listen yet
+			return nil, err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 func ask(c io.Writer, direction byte, n int64) error {

@@ -39,7 +39,7 @@ var debianKernel = lock.File{
 // debianModules are the modules that an enclave needs with this kernel, in the order in which they are
 // loaded.
 var debianModules = []string{
-	"vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "virtio_mmio",
+	"vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "virtio_mmio", "tun",
 }
 
 // moduleDir is the directory of further modules among the blobs. The names in it sort in the order of
@@ -58,7 +58,7 @@ func debianBlobs(b *component.Builder) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	unpacked, _, err := b.Store.Output(ctx, "test-kernel-"+debianKernel.SHA256, func(dir string) error {
+	unpacked, _, err := b.Store.Output(ctx, "test-kernel-"+debianKernel.SHA256+"-tun", func(dir string) error {
 		if err := b.Fetch(ctx, []lock.File{debianKernel}); err != nil {
 			return err
 		}
