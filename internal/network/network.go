@@ -97,6 +97,9 @@ const (
 // gatewayMAC is the Ethernet address of the gateway, as of gvproxy.
 const gatewayMAC = tcpip.LinkAddress("\x5a\x94\xef\xe4\x0c\xdd")
 
+// families are in the order of the addresses in package contract.
+var families = [...]tcpip.NetworkProtocolNumber{ipv4.ProtocolNumber, ipv6.ProtocolNumber}
+
 // A Server serves enclaves, each in a network of its own.
 type Server struct {
 	cfg     Config
@@ -292,7 +295,7 @@ func (e *enclave) makeStack() error {
 	if err := e.stack.CreateNIC(nic, ethernet.New(e.link)); err != nil {
 		return fmt.Errorf("network stack: %v", err)
 	}
-	for i, protocol := range []tcpip.NetworkProtocolNumber{ipv4.ProtocolNumber, ipv6.ProtocolNumber} {
+	for i, protocol := range families {
 		bits := []int{contract.NetworkBits4, contract.NetworkBits6}[i]
 		// It answers neighbour discovery of IPv6 for its own addresses only.
 		for _, a := range []netip.Addr{contract.NetworkGateway[i], contract.NetworkHost[i]} {

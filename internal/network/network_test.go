@@ -68,7 +68,7 @@ func connect(t testing.TB, s *Server, cid uint32) *guest {
 	if err := g.stack.CreateNIC(1, ethernet.New(link)); err != nil {
 		t.Fatal(err)
 	}
-	for i, protocol := range []tcpip.NetworkProtocolNumber{ipv4.ProtocolNumber, ipv6.ProtocolNumber} {
+	for i, protocol := range families {
 		a := tcpip.ProtocolAddress{Protocol: protocol, AddressWithPrefix: tcpip.AddressWithPrefix{
 			Address:   tcpip.AddrFromSlice(contract.NetworkEnclave[i].AsSlice()),
 			PrefixLen: []int{contract.NetworkBits4, contract.NetworkBits6}[i]}}
@@ -291,25 +291,29 @@ func TestDNS(t *testing.T) {
 }
 
 func TestPublish(t *testing.T) {
-	free := func(network string) string {
+	free := func(network, at string) string {
 		if network == "udp" {
-			c, err := net.ListenPacket(network, "127.0.0.1:0")
+			c, err := net.ListenPacket(network, at)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer c.Close()
 			return c.LocalAddr().String()
 		}
-		l, err := net.Listen(network, "127.0.0.1:0")
+		l, err := net.Listen(network, at)
 		if err != nil {
-			t.Fatal(err)
+			at = "127.0.0.1:0" // without IPv6
+			if l, err = net.Listen(network, at); err != nil {
+				t.Fatal(err)
+			}
 		}
 		defer l.Close()
 		return l.Addr().String()
 	}
-	overTCP, overUDP := free("tcp"), free("udp")
+	overTCP, overUDP, over6 := free("tcp", "127.0.0.1:0"), free("udp", "127.0.0.1:0"), free("tcp", "[::1]:0")
 	s := newServer(t, Config{Publish: []Published{
-		{Network: "tcp", Listen: overTCP, Port: 443}, {CID: 17, Network: "udp", Listen: overUDP, Port: 53}}})
+		{Network: "tcp", Listen: overTCP, Port: 443}, {CID: 17, Network: "udp", Listen: overUDP, Port: 53},
+		{Network: "tcp", Listen: over6, Port: 444}}})
 	c, err := net.Dial("tcp", overTCP)
 	if err == nil {
 		_, err = c.Read(make([]byte, 1))
@@ -318,22 +322,28 @@ func TestPublish(t *testing.T) {
 		t.Errorf("%v, want a reset: there is no enclave", err)
 	}
 	g := connect(t, s, 17)
-	l, err := gonet.ListenTCP(g.stack, tcpip.FullAddress{Port: 443}, ipv4.ProtocolNumber)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		c, err := l.Accept()
-		if err == nil {
-			fmt.Fprintf(c, "from %v", c.RemoteAddr().(*net.TCPAddr).IP)
-			c.Close()
+	for i, p := range []struct {
+		at, from string
+		port     uint16
+	}{{overTCP, "192.168.127.1", 443}, {over6, "fd6e:6562::1", 444}} {
+		inside := tcpip.FullAddress{Addr: tcpip.AddrFromSlice(contract.NetworkEnclave[i].AsSlice()), Port: p.port}
+		l, err := gonet.ListenTCP(g.stack, inside, families[i])
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
-	if c, err = net.Dial("tcp", overTCP); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := io.ReadAll(c); string(got) != "from 192.168.127.1" || err != nil {
-		t.Errorf("%q %v", got, err)
+		go func() {
+			c, err := l.Accept()
+			if err == nil {
+				fmt.Fprint(c, c.RemoteAddr().(*net.TCPAddr).IP)
+				c.Close()
+			}
+		}()
+		if c, err = net.Dial("tcp", p.at); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(c); string(got) != p.from || err != nil {
+			t.Errorf("from %q (%v), want %s", got, err, p.from)
+		}
 	}
 	inside, err := gonet.DialUDP(g.stack, &tcpip.FullAddress{Port: 53}, nil, ipv4.ProtocolNumber)
 	if err != nil {
@@ -409,6 +419,15 @@ func TestServer(t *testing.T) {
 	}
 	for range 3 {
 		if g.frame([]byte{1, 2, 3}) != nil || g.frame(nil) != nil || g.frame(bytes.Repeat([]byte{0xff}, 65535)) != nil {
+			t.Fatal("the server closed the connection")
+		}
+	}
+	// Fragments of a datagram that overlap.
+	ip := []byte{0x45, 0, 0, 44, 0, 1, 0x20, 0, 64, 17, 0, 0, 192, 168, 127, 2, 192, 168, 127, 1}
+	for _, at := range []byte{0, 1, 2, 1} {
+		ip[7] = at
+		f := "\x5a\x94\xef\xe4\x0c\xdd\x02\x00\x00\x00\x00\x02\x08\x00" + string(ip) + strings.Repeat("x", 24)
+		if g.frame([]byte(f)) != nil {
 			t.Fatal("the server closed the connection")
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
@@ -138,27 +137,29 @@ func (s *Server) serveTCP(p Published, host net.Conn) {
 	e := s.target(p)
 	if e != nil && e.begin(&e.tcp, maxTCP) {
 		defer e.end(&e.tcp)
-		if wq, ep, err := e.connect(tcp.ProtocolNumber, p.Port); err == nil {
-			e.join(wq, ep, host, false)
-			return
+		for family := range contract.NetworkEnclave { // a program may listen on one of them only
+			if wq, ep, err := e.connect(tcp.ProtocolNumber, family, p.Port); err == nil {
+				e.join(wq, ep, host, false)
+				return
+			}
 		}
 	}
 	host.(*net.TCPConn).SetLinger(0)
 	host.Close()
 }
 
-// connect connects to a port of the enclave.
-func (e *enclave) connect(protocol tcpip.TransportProtocolNumber, port uint16) (*waiter.Queue,
+// connect connects to a port of the enclave, at its address of a family: 0 for IPv4, 1 for IPv6.
+func (e *enclave) connect(protocol tcpip.TransportProtocolNumber, family int, port uint16) (*waiter.Queue,
 	tcpip.Endpoint, error) {
 	wq := new(waiter.Queue)
-	ep, err := e.stack.NewEndpoint(protocol, ipv4.ProtocolNumber, wq)
+	ep, err := e.stack.NewEndpoint(protocol, families[family], wq)
 	if err != nil {
 		return nil, nil, errors.New(err.String())
 	}
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
-	to := tcpip.AddrFrom4(contract.NetworkEnclave[0].As4())
+	to := tcpip.AddrFromSlice(contract.NetworkEnclave[family].AsSlice())
 	err = ep.Connect(tcpip.FullAddress{NIC: 1, Addr: to, Port: port})
 	if _, started := err.(*tcpip.ErrConnectStarted); started {
 		ctx, stop := context.WithTimeout(e.up, dialTimeout)
@@ -204,7 +205,7 @@ func (s *Server) serveUDP(p Published, c net.PacketConn) {
 			if e == nil || !e.begin(&e.udp, maxUDP) {
 				continue
 			}
-			wq, ep, err := e.connect(udp.ProtocolNumber, p.Port)
+			wq, ep, err := e.connect(udp.ProtocolNumber, 0, p.Port)
 			if err != nil {
 				e.end(&e.udp)
 				continue
