@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -17,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -188,6 +190,30 @@ func readEvents(t testing.TB, stdout string) netEvents {
 	return all
 }
 
+// echoProxy is an HTTP proxy whose connections, to 198.51.100.7:7, lead to the echo server.
+func echoProxy(t testing.TB, port string) string {
+	l := listen(t, "tcp").(net.Listener)
+	go serveEach(l, func(c net.Conn) {
+		request, err := http.ReadRequest(bufio.NewReader(c))
+		if err != nil || request.Method != http.MethodConnect || request.Host != "198.51.100.7:7" {
+			io.WriteString(c, "HTTP/1.1 403 Forbidden\r\n\r\n")
+			return
+		}
+		echo, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			return
+		}
+		defer echo.Close()
+		io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() {
+			io.Copy(echo, c)
+			echo.(*net.TCPConn).CloseWrite()
+		}()
+		io.Copy(c, echo)
+	})
+	return l.Addr().String()
+}
+
 // An ordinary program reaches what the rules allow, and nothing else.
 func TestNetwork(t *testing.T) {
 	w := newWorld(t)
@@ -207,6 +233,7 @@ func TestNetwork(t *testing.T) {
 		{"udp 192.168.127.254:" + w.udp, "ping"},
 		{"udp 192.168.127.254:1", "no route to host"},
 		{"echo 203.0.113.1:443 1", "connection refused"},
+		{"echo 198.51.100.7:7 1", "1048576 bytes"}, // through the proxy
 		{"echo 169.254.169.254:80 1", "connection refused"},
 		{"vsock", "operation not permitted"},
 		{"read /etc/resolv.conf", "nameserver 192.168.127.1"},
@@ -225,7 +252,8 @@ func TestNetwork(t *testing.T) {
 		"--ingress", "8080")
 
 	cmd := exec.CommandContext(t.Context(), nebPath, runArgs("--json", "--timeout", "5m", "--net",
-		"--host-loopback", "--net-dns", w.resolver, "--publish", publish+":8080", eif)...)
+		"--host-loopback", "--net-dns", w.resolver, "--publish", publish+":8080", "--upstream-proxy", eif)...)
+	cmd.Env = append(os.Environ(), "HTTPS_PROXY=http://"+echoProxy(t, w.echo), "NO_PROXY=")
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
