@@ -248,8 +248,8 @@ func TestNetwork(t *testing.T) {
 	image := guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, Cmd: args},
 		entry{"ca.pem", 0o644, w.ca})
 	eif, _ := pack(t, ociLayout(t, image), "--net", "--egress", "api.example.com:"+w.https,
-		"--egress", "six.example.com:"+w.echo6, "--egress", "192.168.127.254:"+w.echo+"/tcp", "--egress", "192.168.127.254:"+w.udp+"/udp",
-		"--ingress", "8080")
+		"--egress", "six.example.com:"+w.echo6, "--egress", "192.168.127.254:"+w.echo+"/tcp",
+		"--egress", "192.168.127.254:"+w.udp+"/udp", "--egress", "198.51.100.7:7", "--ingress", "8080")
 
 	cmd := exec.CommandContext(t.Context(), nebPath, runArgs("--json", "--timeout", "5m", "--net",
 		"--host-loopback", "--net-dns", w.resolver, "--publish", publish+":8080", "--upstream-proxy", eif)...)
