@@ -46,8 +46,7 @@ func openRegistry(ctx context.Context, rest string, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport := remote.DefaultTransport.(*http.Transport).Clone()
-	transport.DialContext = stream.Dial(stream.Stall)
+	transport := stream.Transport(remote.DefaultTransport.(*http.Transport).Clone(), stream.Stall)
 	r := repository{name: ref.Context(), opts: []remote.Option{
 		remote.WithAuthFromKeychain(keychain()), remote.WithContext(ctx), remote.WithUserAgent("neb"),
 		remote.WithTransport(boundedManifests{transport}),

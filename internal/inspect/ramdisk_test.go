@@ -3,6 +3,7 @@ package inspect
 import (
 	"bytes"
 	"compress/gzip"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -45,6 +46,46 @@ func TestInflatedBound(t *testing.T) {
 		}
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("room for %d bytes: %v", left, err)
+		}
+	}
+}
+
+// TestDiffBound compares trees of many names that have few, many and too many in common.
+func TestDiffBound(t *testing.T) {
+	names := func(from, to int, mode uint32, times int) tree {
+		return func(use func(*node, digest) error) error {
+			for range times {
+				for i := from; i < to; i++ {
+					if err := use(&node{path: strconv.Itoa(i), mode: mode}, digest{}); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}
+	}
+	if maxAlone != 262_144 {
+		t.Errorf("the limit is %d names", maxAlone)
+	}
+	before := maxAlone
+	t.Cleanup(func() { maxAlone = before })
+	maxAlone = 3000
+	const file, dir = initramfs.TypeFile, initramfs.TypeDir
+	for _, c := range []struct {
+		name string
+		a, b tree
+		says int
+		want string
+	}{
+		{"the same", names(0, 2*maxAlone, file, 1), names(0, 2*maxAlone, file, 1), 0, ""},
+		{"nothing in common", names(0, maxAlone, file, 1), names(maxAlone, 2*maxAlone, file, 1), 2 * maxAlone, ""},
+		{"too many", names(0, maxAlone+1, file, 1), names(maxAlone+1, maxAlone+9, file, 1), 0, "more than 3000 names of the first file"},
+		{"too many directories twice", names(0, maxAlone+1, dir, 2), names(0, maxAlone+1, dir, 2), 0, "more than 3000 directories twice"},
+	} {
+		says := 0
+		_, err := diffTrees(c.a, c.b, func(string, string) { says++ })
+		if says != c.says || c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %d differences, %v", c.name, says, err)
 		}
 	}
 }

@@ -114,6 +114,9 @@ type entry struct {
 	at int // its place in its tree
 }
 
+// maxAlone is how many names of a tree diffTrees keeps that the other tree has not had yet. Tests set it.
+var maxAlone = 1 << 18
+
 // side is one of the trees of diffTrees.
 type side struct {
 	name, only string
@@ -163,6 +166,9 @@ func (s *side) next(seed maphash.Seed) (entry, error) {
 			id := maphash.String(seed, e.path)
 			if _, ok := s.dirs[id]; ok {
 				s.again[e.path] = e
+				if len(s.again) > maxAlone {
+					return entry{}, fmt.Errorf("more than %d directories twice: too many to compare", maxAlone)
+				}
 				continue
 			}
 			s.dirs[id] = struct{}{}
@@ -220,6 +226,10 @@ func diffTrees(a, b tree, say func(path, what string)) (moved bool, err error) {
 			old, ok := other[e.path]
 			if !ok {
 				sides[i].alone[e.path] = e
+				if len(sides[i].alone) > maxAlone {
+					return false, fmt.Errorf("more than %d names of the %s file are not in the other one, "+
+						"or much later: too many to compare", maxAlone, sides[i].name)
+				}
 				continue
 			}
 			delete(other, e.path)

@@ -145,11 +145,8 @@ var policy = &retry.GenericPolicy{
 }
 
 // newTransport limits the time that a registry may take to answer, and to go on.
-func newTransport() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.DialContext = stream.Dial(stall)
-	t.ResponseHeaderTimeout = stall
-	return t
+func newTransport() http.RoundTripper {
+	return stream.Transport(http.DefaultTransport.(*http.Transport).Clone(), stall)
 }
 
 // reopen reads the index of a directory again, which another process may have changed. A directory that does

@@ -28,13 +28,12 @@ var client = sync.OnceValue(func() *http.Client { return newClient(stream.Stall)
 func newClient(stall time.Duration) *http.Client {
 	transport := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         stream.Dial(stall),
 		TLSHandshakeTimeout: 15 * time.Second,
 		DisableCompression:  true,
 		MaxIdleConnsPerHost: 16,
 	}
 	transport.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
-	return &http.Client{Transport: transport, CheckRedirect: checkRedirect}
+	return &http.Client{Transport: stream.Transport(transport, stall), CheckRedirect: checkRedirect}
 }
 
 // checkRedirect keeps a mirror from sending neb to a file of this machine, which may be a pipe or a device.

@@ -38,6 +38,9 @@ func (e *GoneError) Error() string {
 
 func (e *GoneError) Unwrap() error { return e.Err }
 
+// progress is how many bytes a mirror must send before it breaks off to be asked again and again.
+const progress = 64 << 10
+
 // File downloads a locked file into to and verifies its size and SHA-256. It resumes behind what to holds
 // already; if it returns an error, what it received stays in to for the next call, unless it was wrong.
 func (m Mirrors) File(ctx context.Context, f lock.File, to *os.File, report Report) error {
@@ -72,7 +75,7 @@ func (m Mirrors) File(ctx context.Context, f lock.File, to *os.File, report Repo
 		if err != nil && ctx.Err() == nil {
 			report(0, fmt.Sprintf("%s: %v", Redacted(address), err))
 		}
-		return p.have > before, err
+		return p.have-before >= progress && !errors.Is(err, stream.ErrSlow), err
 	})
 	if err == nil {
 		return nil

@@ -126,6 +126,22 @@ func TestBadMirrors(t *testing.T) {
 			w.(http.Flusher).Flush()
 			wait(r)
 		}, []string{"sent no data for"}},
+		{"sends a byte now and then", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "300000")
+			for at := 0; at < len(data) && r.Context().Err() == nil; at++ {
+				_, _ = w.Write(data[at : at+1])
+				w.(http.Flusher).Flush()
+				time.Sleep(50 * time.Millisecond)
+			}
+		}, []string{"sent "}},
+		{"breaks off after a byte", func(w http.ResponseWriter, r *http.Request) {
+			var from int
+			_, _ = fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+			w.Header().Set("Content-Length", fmt.Sprint(len(data)-from))
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(data)-1, len(data)))
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write(data[from : from+1])
+		}, []string{"unexpected EOF"}},
 		{"hangs up", func(w http.ResponseWriter, _ *http.Request) {
 			conn, _, _ := w.(http.Hijacker).Hijack()
 			conn.Close()

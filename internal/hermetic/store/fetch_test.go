@@ -196,6 +196,30 @@ func TestDamagedInStore(t *testing.T) {
 	}
 }
 
+// TestChangedLock has a lock in which somebody changed a hash or a size, while the store and the mirror have
+// the file that was locked before.
+func TestChangedLock(t *testing.T) {
+	data := mirror.Content(5000)
+	good := mirror.Locked("bash", data)
+	m := mirror.Serve(t, mirror.Good(data))
+	s := open(t)
+	if err := s.Fetch(t.Context(), []lock.File{good}, FetchOptions{Mirrors: mirrors(m)}); err != nil {
+		t.Fatal(err)
+	}
+	hash, size := good, good
+	hash.SHA256 = mirror.Hash(make([]byte, 5000))
+	size.Size++
+	for want, f := range map[string]lock.File{"expected SHA-256 " + hash.SHA256: hash, "expected 5001 bytes": size} {
+		err := s.Fetch(t.Context(), []lock.File{f}, FetchOptions{Mirrors: mirrors(m)})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, expected %s", err, want)
+		}
+	}
+	if _, err := os.Stat(s.Path(hash)); err == nil {
+		t.Error("the store has a file under the changed hash")
+	}
+}
+
 func TestFetchCancelled(t *testing.T) {
 	data := mirror.Content(100_000)
 	f := mirror.Locked("bash", data)
