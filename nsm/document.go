@@ -89,6 +89,9 @@ func Parse(document []byte) (*Document, error) {
 	if alg != cose.AlgorithmES384 { // QEMU's own module writes -1, and zeros for a signature
 		return nil, fmt.Errorf("the attestation document's algorithm is %v: expected ES384", alg)
 	}
+	if n := len(d.message.Signature); n != 96 { // RFC 9053, 2.1: r and s, of 48 bytes each
+		return nil, fmt.Errorf("the attestation document's signature has %d bytes: expected 96", n)
+	}
 	if n := len(d.message.Payload); n == 0 || n > maxPayload {
 		return nil, fmt.Errorf("the attestation document's payload has %d bytes: expected 1 to %d", n, maxPayload)
 	}
