@@ -321,7 +321,7 @@ func TestOldOutputStays(t *testing.T) {
 
 func TestEnvironment(t *testing.T) {
 	dir := t.TempDir()
-	yaml := write(t, dir, "x.yml", fmt.Sprintf("init: [%q]", layoutOf(t, Layer(t, File("a", ""), File("b", "")))))
+	yaml := write(t, dir, "x.yml", fmt.Sprintf("prefix: rootfs/\ninit: [%q]", layoutOf(t, Layer(t, File("a", ""), File("b", "")))))
 	build := func() []byte {
 		t.Helper()
 		done(t, "build", "--arch", "amd64", "--dir", dir, "--format", "kernel+initrd-nogz", yaml)
@@ -331,6 +331,7 @@ func TestEnvironment(t *testing.T) {
 		}
 		return b
 	}
+	prefix := uint32(0) // the time of its directory: LinuxKit has 2017-04-18 16:30 UTC
 	newest := func(b []byte) (latest uint32) {
 		in := initramfs.NewReader(bytes.NewReader(b))
 		for {
@@ -339,10 +340,13 @@ func TestEnvironment(t *testing.T) {
 				return latest
 			}
 			latest = max(latest, h.ModTime)
+			if h.Name == "rootfs" {
+				prefix = h.ModTime
+			}
 		}
 	}
-	if at := newest(build()); at != uint32(Time.Unix()) {
-		t.Errorf("the newest entry is of %d", at)
+	if at := newest(build()); at != uint32(Time.Unix()) || prefix != 1492533000 {
+		t.Errorf("the newest entry is of %d, the prefix's directory of %d", at, prefix)
 	}
 	t.Setenv("SOURCE_DATE_EPOCH", "1000000000")
 	if at := newest(build()); at != 1_000_000_000 {
