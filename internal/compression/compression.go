@@ -143,7 +143,7 @@ func openGzip(r *io.SectionReader) (*Stream, error) {
 
 // openZstd reads one frame without a dictionary (RFC 8878, 3.1.1), as __unzstd does.
 func openZstd(r *io.SectionReader) (*Stream, error) {
-	in := &counter{Reader: bufio.NewReader(r)}
+	in := newCounter(r)
 	if err := zstdFrame(in); err != nil {
 		return nil, noEOF(err)
 	}
@@ -158,8 +158,11 @@ func openZstd(r *io.SectionReader) (*Stream, error) {
 // counter counts the bytes that are read with its methods.
 type counter struct {
 	*bufio.Reader
-	at int64
+	file *io.SectionReader
+	at   int64
 }
+
+func newCounter(r *io.SectionReader) *counter { return &counter{Reader: bufio.NewReader(r), file: r} }
 
 // next returns the next n bytes, up to the size of the buffer.
 func (c *counter) next(n int) ([]byte, error) {
@@ -172,9 +175,18 @@ func (c *counter) next(n int) ([]byte, error) {
 	return b, err
 }
 
+// skip does not read what it passes over.
 func (c *counter) skip(n int) error {
-	n, err := c.Discard(n)
 	c.at += int64(n)
+	if n <= c.Buffered() {
+		_, err := c.Discard(n)
+		return err
+	}
+	if c.at > c.file.Size() {
+		return io.ErrUnexpectedEOF
+	}
+	_, err := c.file.Seek(c.at, io.SeekStart)
+	c.Reset(c.file)
 	return err
 }
 
@@ -230,7 +242,7 @@ func zstdFrame(r *counter) error {
 
 // openXZ reads one stream whose check is none or CRC32: the kernel has no other (dec_stream_header).
 func openXZ(r *io.SectionReader) (*Stream, error) {
-	in := &counter{Reader: bufio.NewReader(r)}
+	in := newCounter(r)
 	if err := xzStream(in); err != nil {
 		return nil, noEOF(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"io"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -104,6 +105,31 @@ func TestNext(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWalk counts what is read to find the end of a stream of 400 kB: its headers, not its data.
+func TestWalk(t *testing.T) {
+	data := make([]byte, 400_000)
+	rand.NewChaCha8([32]byte{}).Read(data)
+	for name, file := range map[string][]byte{"zstd": zstdOf(t, string(data)), "xz": xzOf(t, string(data), xz.CRC32)} {
+		in := &counted{ReaderAt: bytes.NewReader(file)}
+		if _, err := Next(in, int64(len(file))); err != nil {
+			t.Fatal(err)
+		}
+		if in.bytes > len(file)/4 {
+			t.Errorf("%s: read %d of %d bytes", name, in.bytes, len(file))
+		}
+	}
+}
+
+type counted struct {
+	io.ReaderAt
+	bytes int
+}
+
+func (c *counted) ReadAt(p []byte, at int64) (int, error) {
+	c.bytes += len(p)
+	return c.ReaderAt.ReadAt(p, at)
 }
 
 // TestLZ4 has blocks that LZ4_decompress_generic rejects, and what it makes of others.

@@ -1,7 +1,6 @@
 package compression
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -27,7 +26,7 @@ type lz4Reader struct {
 }
 
 func openLZ4(r *io.SectionReader) (*Stream, error) {
-	in := &counter{Reader: bufio.NewReaderSize(r, 64<<10)}
+	in := newCounter(r)
 	s := &Stream{size: func() int64 { return in.at }}
 	s.Reader = &lz4Reader{Stream: s, in: in, left: r.Size()}
 	return s, nil
