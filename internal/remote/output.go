@@ -31,9 +31,7 @@ import (
 type bundle struct {
 	MediaType string `json:"mediaType"`
 	Material  struct {
-		PublicKey struct {
-			Hint string `json:"hint"` // the keyid of the signature
-		} `json:"publicKey"`
+		PublicKey struct{} `json:"publicKey"` // without a hint, as the signature has no keyid
 	} `json:"verificationMaterial"`
 	Envelope json.RawMessage `json:"dsseEnvelope"` // with one signature
 }
@@ -205,12 +203,7 @@ func (r *Remote) State(ctx context.Context, key string, statement []byte) error 
 
 func (r *Remote) state(ctx context.Context, t oras.GraphTarget, key string, of ocispec.Descriptor,
 	statement []byte) error {
-	var e struct{ Signatures []struct{ KeyID string } }
-	if err := json.Unmarshal(statement, &e); err != nil || len(e.Signatures) != 1 {
-		return fmt.Errorf("statement of %s: expected an envelope with one signature", key)
-	}
 	b := bundle{MediaType: typeStatement, Envelope: statement}
-	b.Material.PublicKey.Hint = e.Signatures[0].KeyID
 	data, err := json.Marshal(b)
 	if err != nil {
 		return err

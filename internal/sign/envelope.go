@@ -21,17 +21,15 @@ type Envelope struct {
 	Signatures  []Signature `json:"signatures"`
 }
 
-// Signature is one signature of an [Envelope].
+// Signature is one signature of an [Envelope]. It has no keyid: cosign accepts none but its own form of one.
 type Signature struct {
-	KeyID string `json:"keyid"` // SHA-256 of the public key as DER (PKIX), hexadecimal
-	Sig   []byte `json:"sig"`   // base64 in the file; ECDSA as ASN.1, Ed25519 as it is
+	Sig []byte `json:"sig"` // base64 in the file; ECDSA as ASN.1, Ed25519 as it is
 }
 
 // Seal signs a payload and returns its envelope. The key is ECDSA on P-256 (with SHA-256) or P-384 (with
 // SHA-384), or Ed25519.
 func Seal(payloadType string, payload []byte, key crypto.Signer) (*Envelope, error) {
-	id, err := KeyID(key.Public())
-	if err != nil {
+	if _, err := KeyID(key.Public()); err != nil {
 		return nil, err
 	}
 	message, hash := digest(encoding(payloadType, payload), key.Public())
@@ -41,7 +39,7 @@ func Seal(payloadType string, payload []byte, key crypto.Signer) (*Envelope, err
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", payloadType, err)
 	}
-	return &Envelope{payloadType, payload, []Signature{{id, sig}}}, nil
+	return &Envelope{payloadType, payload, []Signature{{sig}}}, nil
 }
 
 // Open checks that an envelope is signed by the key, and returns its payload.
