@@ -13,8 +13,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
-// TestExamples boots the examples of docs/attest.md: enclaves in Go, Python and Rust, each with the SDK of AWS,
-// that get a data key from neb run --kms.
+// TestExamples boots the examples of docs/attest.md: enclaves in Go, Python and Rust, each with the SDK of
+// AWS, that get a data key from neb run --kms.
 func TestExamples(t *testing.T) {
 	require.Sandbox(t)
 	dir := t.TempDir()
@@ -35,11 +35,9 @@ func TestExamples(t *testing.T) {
 		{"Python", "http://localhost:8000", []string{"/bin/python3", "/enclave.py"}, pythonTree},
 		{"Rust", "http://localhost:8000", []string{"/enclave"}, func(t *testing.T, tree string) {
 			// The SDK compiles fastest without optimization, but RSA keys would then take minutes in QEMU.
-			built := t.TempDir()
-			run(t, "../../docs/examples/rust", require.Command(t, "cargo"), "build", "-q",
-				"--target-dir", built, "--config", "profile.dev.debug=false", "--config", "profile.dev.strip=true",
-				"--config", "profile.dev.package.num-bigint-dig.opt-level=3")
-			install(t, filepath.Join(built, "debug/enclave"), filepath.Join(tree, "enclave"))
+			program := cargo(t, "../../docs/examples/rust", "enclave", "--config", "profile.dev.debug=false",
+				"--config", "profile.dev.strip=true", "--config", "profile.dev.package.num-bigint-dig.opt-level=3")
+			install(t, program, filepath.Join(tree, "enclave"))
 			installLinked(t, tree)
 			// The SDK does not start without trusted roots, even for an endpoint without TLS.
 			roots, certs := run(t, "../..", neb, "attest", "ca", "show", "--pem"), filepath.Join(tree, "etc/ssl/certs")

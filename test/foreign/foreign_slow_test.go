@@ -2,7 +2,7 @@
 
 // Package foreign gives attestation documents and the stand-in for AWS KMS to programs that others wrote: one
 // verifier each in Go, Rust and Python, and the AWS SDK for Python. They come from the registries of their
-// languages, in the versions that the files here lock.
+// languages, in the versions that the files here name. A Cargo.lock would name the registry of this machine.
 package foreign
 
 import (
@@ -98,9 +98,19 @@ func run(t *testing.T, dir, name string, args ...string) string {
 	return string(out)
 }
 
+// cargo compiles the crate in a directory, without optimization, and returns the path of its program.
+func cargo(t *testing.T, dir, program string, args ...string) string {
+	t.Helper()
+	crate := filepath.Join(t.TempDir(), "crate") // cargo writes a Cargo.lock
+	if err := os.CopyFS(crate, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	run(t, crate, require.Command(t, "cargo"), append([]string{"build", "-q"}, args...)...)
+	return filepath.Join(crate, "target", "debug", program)
+}
+
 // python makes an environment with the modules of python/requirements.txt, once for all tests, and returns
-// its
-// interpreter.
+// its interpreter.
 func python(t *testing.T) string {
 	t.Helper()
 	bin := filepath.Join(shared, "venv", "bin")
@@ -133,19 +143,18 @@ func TestMain(m *testing.M) {
 // that of AWS, and when its signature changed.
 func TestVerifiers(t *testing.T) {
 	f := attest(t)
-	built := t.TempDir()
 	for _, verifier := range []struct {
 		name, roots string // roots: the extension of their files
 		build       func(t *testing.T) []string
 	}{
 		{"Go: hf/nitrite", ".der", func(t *testing.T) []string {
-			run(t, "nitrite", "go", "build", "-o", filepath.Join(built, "nitrite"), ".")
-			return []string{filepath.Join(built, "nitrite")}
+			program := filepath.Join(t.TempDir(), "nitrite")
+			run(t, "nitrite", "go", "build", "-o", program, ".")
+			return []string{program}
 		}},
 		{"Rust: aws-nitro-enclaves-attestation", ".der", func(t *testing.T) []string {
 			t.Setenv("OPENSSL_NO_VENDOR", "1") // use the system's: compiling another takes minutes
-			run(t, "rust", require.Command(t, "cargo"), "build", "-q", "--target-dir", built)
-			return []string{filepath.Join(built, "debug", "foreign")}
+			return []string{cargo(t, "rust", "foreign")}
 		}},
 		{"PyPI: epsilon-attestation-verifier", ".pem", func(t *testing.T) []string {
 			return []string{python(t), "python/verify.py"}
