@@ -34,12 +34,17 @@ test: ## the quick tests, after make build
 test-all: ## all tests: also kernels compiled again, Docker, Nix's sandbox, releases, large images
 	$(GO) test -tags slow -timeout 60m ./...
 
-# What test-all adds to test, in three parts: the last two compile a kernel each, and CI may lack the time.
-.PHONY: test-slow test-docker test-user
-test-slow: ## the slow tests, without the two below
+# What test-all adds to test, in four parts: the last two compile a kernel each, and CI may lack the time.
+.PHONY: test-slow test-foreign test-docker test-user
+test-slow: ## the slow tests, without the three below
 	$(GO) test -tags slow -timeout 60m ./cmd/init ./image
-	$(GO) test -tags slow -timeout 60m -run '$(SLOW)' -skip '^(TestDocker|TestSetAsUser)$$' \
+	$(GO) test -tags slow -timeout 60m -run '$(SLOW)' \
+	  -skip '^(TestDocker|TestSetAsUser|TestNitroEnclave|TestVerifiers|TestBoto3|TestExamples)$$' \
 	  ./internal/hermetic/... ./internal/machine ./kernel ./test/...
+
+test-foreign: ## programs of others: verifiers, SDKs of AWS, QEMU's own enclave, which is compiled
+	$(GO) test -tags slow -timeout 60m ./test/foreign
+	$(GO) test -tags slow -timeout 60m -run '^TestNitroEnclave$$' ./test/e2e
 
 test-docker: ## docker build: the same bytes
 	$(GO) test -tags slow -timeout 60m ./test/docker

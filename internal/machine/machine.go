@@ -271,6 +271,9 @@ func (m *Machine) wait(err error) {
 		m.err = m.reason
 	case errors.As(err, &exit):
 		m.err = fmt.Errorf("QEMU: %w: %s", err, bytes.TrimSpace(m.stderr))
+		if bytes.Contains(m.stderr, []byte("'"+nsmFrontEnd+"' is not a valid device")) {
+			m.err = fmt.Errorf("%w: expected QEMU 10.1 or later", m.err)
+		}
 	default:
 		m.err = err
 	}

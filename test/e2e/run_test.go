@@ -330,9 +330,15 @@ func TestOptions(t *testing.T) {
 // status of an application.
 func TestMachineFails(t *testing.T) {
 	eif, _ := pack(t, ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}})))
+	old := filepath.Join(t.TempDir(), "qemu")
+	script := "#!/bin/sh\necho \"'vhost-user-test-device' is not a valid device model name\" >&2\nexit 1\n"
+	if err := os.WriteFile(old, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		eif, qemu, says string
 	}{
+		{eif, old, "expected QEMU 10.1 or later"},
 		{"/nowhere.eif", "/bin/false", "/nowhere.eif: no such file"},
 		{nebPath, "/bin/false", nebPath},
 		{eif, "/nowhere/qemu", "/nowhere/qemu"},
