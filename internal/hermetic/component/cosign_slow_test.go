@@ -9,6 +9,8 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"io"
+	"log"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -41,7 +43,8 @@ func TestCosign(t *testing.T) {
 	if err := os.WriteFile(roots, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(registry.New(registry.WithReferrersSupport(true)))
+	server := httptest.NewServer(registry.New(registry.WithReferrersSupport(true),
+		registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
 	keys := map[string]crypto.Signer{"sha256": signingKey(t)}
 	for digest, curve := range map[string]elliptic.Curve{"sha256 ": elliptic.P256(), "sha384": elliptic.P384()} {
