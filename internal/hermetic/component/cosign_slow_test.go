@@ -10,7 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"io"
-	"log"
+	stdlog "log"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -44,7 +44,7 @@ func TestCosign(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(registry.New(registry.WithReferrersSupport(true),
-		registry.Logger(log.New(io.Discard, "", 0))))
+		registry.Logger(stdlog.New(io.Discard, "", 0))))
 	defer server.Close()
 	keys := map[string]crypto.Signer{"sha256": signingKey(t)}
 	for digest, curve := range map[string]elliptic.Curve{"sha256 ": elliptic.P256(), "sha384": elliptic.P384()} {
