@@ -28,6 +28,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/debian"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
@@ -212,7 +213,7 @@ func placeSource(deb, dir string) error {
 		return err
 	}
 	defer f.Close()
-	data, err := sandbox.DebData(f)
+	data, err := debian.Data(f)
 	if err != nil {
 		return err
 	}

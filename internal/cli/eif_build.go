@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -16,10 +17,12 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/epoch"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/debian"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/preflight"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
@@ -29,6 +32,7 @@ type eifBuild struct {
 	image, dockerURI string
 	blobs            string     // directory
 	own              pack.Blobs // kernel, configuration, init and driver that replace those of blobs
+	packages         []string   // with a ready kernel, as FILE or FILE@sha256:HEX
 	workdir, user    string
 	stopSignal       string
 	loopback         bool
@@ -77,6 +81,9 @@ output, in the form of nitro-cli build-enclave.`,
 	f.StringVar(&b.Arch, "arch", arch.Host(), "architecture of the enclave: x86_64 or aarch64")
 	f.StringVar(&o.blobs, "blobs", "", "`directory` with the blobs (default: what 'neb build' builds)")
 	f.StringVar(&o.own.Kernel, "kernel", "", "kernel `file`, bzImage or Image, instead of the blob")
+	f.StringArrayVar(&o.packages, "kernel-package", nil,
+		"Debian package `FILE[@sha256:HEX]` with a ready kernel and its modules, instead of the blob; "+
+			"repeatable for a kernel in several packages")
 	f.StringVar(&o.own.Config, "kernel-config", "", "kernel configuration `file` instead of the blob")
 	f.StringVar(&b.Cmdline, "cmdline", "", "`text` of the kernel command line instead of the blob")
 	f.StringVar(&o.own.Init, "init", "", "`file` of PID 1 instead of the blob")
@@ -167,6 +174,13 @@ func (o *eifBuild) run(ctx context.Context, s streams) (err error) {
 	if err := o.checkFiles(); err != nil {
 		return err
 	}
+	if len(o.packages) > 0 {
+		work, err := o.unpackKernel(ctx)
+		defer os.RemoveAll(work)
+		if err != nil {
+			return fmt.Errorf("--kernel-package: %w", err)
+		}
+	}
 	builder := newBlobBuilder(s, o.missing)
 	defer builder.close()
 	b.ErofsTools = builder
@@ -222,6 +236,8 @@ func (o *eifBuild) check() error {
 		return usagef("--output is required")
 	case o.build.Arch != arch.X86_64 && o.build.Arch != arch.AArch64:
 		return usagef("invalid --arch %q: expected x86_64 or aarch64", o.build.Arch)
+	case len(o.packages) > 0 && (o.own.Kernel != "" || o.own.Config != ""):
+		return usagef("--kernel-package cannot be combined with --kernel and --kernel-config")
 	case o.compat != "" && o.compat != nitroCLI:
 		return usagef("invalid --compat %q: expected nitro-cli", o.compat)
 	}
@@ -291,6 +307,10 @@ func (o *eifBuild) checkFiles() error {
 	for _, m := range o.build.Modules {
 		inputs = append(inputs, [2]string{"module", m})
 	}
+	for _, p := range o.packages {
+		file, _, _ := strings.Cut(p, digestMark)
+		inputs = append(inputs, [2]string{"kernel-package", file})
+	}
 	paths := []string{image.Place(o.image), o.own.Kernel + ".config"}
 	for _, in := range inputs {
 		flag, path := in[0], in[1]
@@ -323,6 +343,68 @@ func (o *eifBuild) checkFiles() error {
 	return notInput("--output", o.output, paths...)
 }
 
+// digestMark stands between the name of a kernel's package and its hash.
+const digestMark = "@sha256:"
+
+// unpackKernel unpacks the kernel of --kernel-package into work, which the caller removes, and sets kernel,
+// configuration, driver and modules.
+func (o *eifBuild) unpackKernel(ctx context.Context) (work string, err error) {
+	var files []string
+	for _, p := range o.packages {
+		file, want, given := strings.Cut(p, digestMark)
+		if strings.HasSuffix(file, ".rpm") {
+			return "", fmt.Errorf("%s: only Debian packages (.deb) are supported: "+
+				"unpack the RPM, and use --kernel, --nsm and --module", file)
+		}
+		if given {
+			if sum, _, err := stream.SHA256(ctx, file); err != nil {
+				return "", err
+			} else if sum != want {
+				return "", fmt.Errorf("%s: expected SHA-256 %s, found %s", file, want, sum)
+			}
+		}
+		files = append(files, file)
+	}
+	if work, err = os.MkdirTemp("", "neb-kernel-"); err != nil {
+		return "", err
+	}
+	var uses []string
+	if o.build.Overrides.Network {
+		uses = append(uses, debian.Network)
+	}
+	if o.rootFormat == string(pack.Erofs) {
+		uses = append(uses, debian.Erofs)
+	}
+	k, err := debian.UnpackKernel(work, o.build.Arch, uses, files...)
+	if err != nil {
+		return work, err
+	}
+	if err := setTextOffset(k.Image, o.build.Arch); err != nil {
+		return work, err
+	}
+	o.own.Kernel, o.own.Config = k.Image, k.Config
+	if !o.given.Changed("nsm") {
+		o.own.NSM = k.NSM
+	}
+	o.build.Modules = append(k.Modules, o.build.Modules...)
+	return work, nil
+}
+
+// setTextOffset prepares an aarch64 Image for Nitro's loader, as neb build does. One that is wrapped for EFI is
+// prepared when it is unwrapped.
+func setTextOffset(image, archName string) error {
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || archName != arch.AArch64 || kernel.CheckFile(f, info.Size(), archName) != nil {
+		return err
+	}
+	return kernel.SetTextOffset(f)
+}
+
 // findBlobs returns the blobs that the flags name. The others come from --blobs, or are built.
 func (o *eifBuild) findBlobs(ctx context.Context, builder *blobBuilder) (blobs pack.Blobs, err error) {
 	if o.blobs != "" {
@@ -345,7 +427,7 @@ func (o *eifBuild) findBlobs(ctx context.Context, builder *blobBuilder) (blobs p
 	if o.own.Init != "" {
 		blobs.Init = o.own.Init
 	}
-	if o.given.Changed("nsm") {
+	if o.given.Changed("nsm") || len(o.packages) > 0 {
 		blobs.NSM = o.own.NSM
 	}
 	return blobs, nil

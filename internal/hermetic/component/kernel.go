@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/debian"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
@@ -299,7 +300,7 @@ func placeLockedKernel(ctx context.Context, b *Builder, r *run) error {
 		return err
 	}
 	defer deb.Close()
-	data, err := sandbox.DebData(deb)
+	data, err := debian.Data(deb)
 	if err != nil {
 		return err
 	}

@@ -218,15 +218,3 @@ func TestUnpackReportsAndStops(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
-
-func FuzzDebData(f *testing.F) {
-	f.Add(ar("data.tar", []byte("abc")))
-	f.Add(ar("debian-binary", []byte("2.0\n"), "data.tar.gz", []byte{0x1f, 0x8b}))
-	f.Add([]byte("!<arch>\n"))
-	f.Fuzz(func(t *testing.T, deb []byte) {
-		data, err := DebData(bytes.NewReader(deb))
-		if err == nil {
-			_, _ = io.Copy(io.Discard, io.LimitReader(data, 1<<20))
-		}
-	})
-}

@@ -1,25 +1,17 @@
 package vm
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"os"
-	"path"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
-
-	"github.com/ulikunitz/xz"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/debian"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
@@ -34,12 +26,6 @@ var debianKernel = lock.File{
 	Snapshot: time.Date(2026, 11, 22, 9, 15, 44, 0, time.UTC),
 	Size:     28391960,
 	SHA256:   "cc33e288505c3271539beab498aeb4f25e27b8f7c0c49ddb6c506b6d3c50c22f",
-}
-
-// debianModules are the modules that an enclave needs with this kernel, in the order in which they are
-// loaded.
-var debianModules = []string{
-	"vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "virtio_mmio", "tun",
 }
 
 // moduleDir is the directory of further modules among the blobs. The names in it sort in the order of
@@ -84,54 +70,19 @@ func debianBlobs(b *component.Builder) (string, error) {
 
 // unpackKernel writes the kernel, its configuration and the modules of a Debian package into dir.
 func unpackKernel(deb, dir string) error {
-	files := map[string]string{"vmlinuz": "Image", "config": "Image.config", "nsm.ko.xz": "nsm.ko"}
-	for i, name := range debianModules {
-		files[name+".ko.xz"] = fmt.Sprintf("%s/%d-%s.ko", moduleDir, i+1, name)
+	work := filepath.Join(dir, "unpacked")
+	if err := os.Mkdir(work, 0o755); err != nil {
+		return err
 	}
-	f, err := os.Open(deb)
+	k, err := debian.UnpackKernel(work, eif.AArch64, []string{debian.Network}, deb)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	data, err := sandbox.DebData(f)
-	if err != nil {
-		return err
+	err = errors.Join(os.Rename(k.Image, filepath.Join(dir, "Image")),
+		os.Rename(k.Config, filepath.Join(dir, "Image.config")), os.Rename(k.NSM, filepath.Join(dir, "nsm.ko")))
+	for i, m := range k.Modules {
+		to := fmt.Sprintf("%d-%s", i+1, filepath.Base(m))
+		err = errors.Join(err, os.Rename(m, filepath.Join(dir, moduleDir, to)))
 	}
-	for archive := tar.NewReader(data); len(files) > 0; {
-		h, err := archive.Next()
-		if err == io.EOF {
-			return fmt.Errorf("the package lacks %s", slices.Sorted(maps.Keys(files)))
-		}
-		if err != nil {
-			return err
-		}
-		name := path.Base(h.Name)
-		if path.Base(path.Dir(h.Name)) == "boot" {
-			name, _, _ = strings.Cut(name, "-") // the rest is the version
-		}
-		to := files[name]
-		if to == "" || h.Typeflag != tar.TypeReg {
-			continue
-		}
-		delete(files, name)
-		var content io.Reader = archive
-		if path.Ext(name) == ".xz" {
-			if content, err = xz.NewReader(archive); err != nil {
-				return fmt.Errorf("%s: %w", h.Name, err)
-			}
-		}
-		if err := writeFile(filepath.Join(dir, to), content); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func writeFile(name string, content io.Reader) error {
-	f, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, content)
-	return errors.Join(err, f.Close())
+	return errors.Join(err, os.Remove(work))
 }

@@ -16,8 +16,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/debian"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/sandbox"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
@@ -86,7 +86,7 @@ func unpackSource(deb, dir string) error {
 		return err
 	}
 	defer f.Close()
-	data, err := sandbox.DebData(f)
+	data, err := debian.Data(f)
 	if err != nil {
 		return err
 	}

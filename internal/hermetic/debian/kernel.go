@@ -1,0 +1,257 @@
+package debian
+
+import (
+	"archive/tar"
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/compression"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
+)
+
+// Kernel is a ready kernel of Debian or a vendor, unpacked: paths of files.
+type Kernel struct {
+	Image   string // as the package has it: a bzImage, or an Image that may be wrapped for EFI (zboot)
+	Config  string
+	NSM     string   // the driver of the Nitro Secure Module; "" if it is built in
+	Modules []string // the others that an enclave needs, plain, in the order of loading
+}
+
+// What some enclaves use of a kernel.
+const (
+	Network = "network" // a device for network packets
+	Erofs   = "erofs"   // a compressed root
+)
+
+// needed are drivers, as modules and as options of the kernel. Without those that have no use no enclave works.
+var needed = []struct{ module, option, why, use string }{
+	{"nsm", "NSM", "the driver of the Nitro Secure Module", ""},
+	{"vmw_vsock_virtio_transport", "VIRTIO_VSOCKETS", "the connection to the parent", ""},
+	{"virtio_mmio", "VIRTIO_MMIO", "the enclave's devices", ""},
+	{"tun", "TUN", "its network", Network},
+	{"loop", "BLK_DEV_LOOP", "its compressed root", Erofs},
+	{"erofs", "EROFS_FS", "its compressed root", Erofs},
+	{"overlay", "OVERLAY_FS", "its compressed root", Erofs},
+}
+
+const (
+	mostPackage = 4 << 30   // bytes of the files in a package
+	mostModule  = 128 << 20 // bytes of a module, uncompressed
+	mostConfig  = 4 << 20   // bytes of a configuration
+)
+
+// UnpackKernel finds kernel, configuration and the modules of an enclave for arch with some uses in Debian
+// packages, which may be the parts of one kernel, and writes them to the empty directory dir.
+func UnpackKernel(dir, arch string, uses []string, packages ...string) (*Kernel, error) {
+	u := kernelUnpacker{dir: dir, packed: map[string]string{}}
+	for _, name := range packages {
+		if err := u.unpack(name); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	k, err := u.find(arch, uses)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", strings.Join(packages, ", "), err)
+	}
+	return k, nil
+}
+
+type kernelUnpacker struct {
+	dir    string
+	kernel Kernel
+	packed map[string]string // by name of the module, the file as the package has it
+}
+
+// unpack writes the kernel, its configuration, and all modules of a package, as they are.
+func (u *kernelUnpacker) unpack(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := Data(f)
+	if err != nil {
+		return err
+	}
+	for archive := tar.NewReader(io.LimitReader(data, mostPackage)); ; {
+		h, err := archive.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		in, file := path.Split(path.Clean("/" + h.Name))
+		// Debian's kernels have all parts in /usr/lib/modules/VERSION since 6.19.
+		ofVersion, _ := path.Match("/usr/lib/modules/*/", in)
+		to := ""
+		switch module := moduleFile.FindStringSubmatch(file); {
+		case h.Typeflag != tar.TypeReg:
+		case file == "vmlinuz" && ofVersion || in == "/boot/" && strings.HasPrefix(file, "vmlinuz-"):
+			to = "vmlinuz"
+			u.kernel.Image = filepath.Join(u.dir, to)
+		case file == "config" && ofVersion || in == "/boot/" && strings.HasPrefix(file, "config-"):
+			to = "config"
+			u.kernel.Config = filepath.Join(u.dir, to)
+		case module != nil && strings.Contains(in, "/lib/modules/"):
+			to = "packed-" + moduleName(module[1])
+			u.packed[moduleName(module[1])] = filepath.Join(u.dir, to)
+		}
+		if to == "" {
+			continue
+		}
+		out, err := os.OpenFile(filepath.Join(u.dir, to), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+		if errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("%s: the packages have two of these: expected one kernel", h.Name)
+		}
+		if err == nil {
+			_, err = io.Copy(out, archive)
+			err = errors.Join(err, out.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", h.Name, err)
+		}
+	}
+}
+
+var moduleFile = regexp.MustCompile(`^([\w-]+)\.ko(?:\.xz|\.zst|\.gz)?$`)
+
+// moduleName returns the kernel's name of a module from that of its file.
+func moduleName(file string) string { return strings.ReplaceAll(file, "-", "_") }
+
+var configFor = regexp.MustCompile(`(?m)^# Linux/(\S+) \S+ Kernel Configuration$`)
+
+// find checks what was unpacked, and returns it with the needed modules.
+func (u *kernelUnpacker) find(arch string, uses []string) (*Kernel, error) {
+	for what, file := range map[string]string{"kernel (vmlinuz)": u.kernel.Image,
+		"configuration (config)": u.kernel.Config} {
+		if file == "" {
+			return nil, fmt.Errorf("no %s: give all packages that the kernel consists of", what)
+		}
+	}
+	config, err := stream.ReadFile(u.kernel.Config, mostConfig)
+	if err != nil {
+		return nil, err
+	}
+	is := func(option, value string) bool {
+		return bytes.Contains(config, []byte("\nCONFIG_"+option+"="+value+"\n"))
+	}
+	m := configFor.FindSubmatch(config)
+	if m == nil {
+		return nil, errors.New("the kernel's configuration does not name its architecture")
+	}
+	if of := map[string]string{"x86": "x86_64", "x86_64": "x86_64", "arm64": "aarch64"}[string(m[1])]; of != arch {
+		return nil, fmt.Errorf("the kernel is for %s, the enclave is for %s", m[1], arch)
+	}
+	if arch == "x86_64" && !is("VIRTIO_MMIO_CMDLINE_DEVICES", "y") {
+		return nil, errors.New("the kernel finds no device of an enclave: " +
+			"it was configured without VIRTIO_MMIO_CMDLINE_DEVICES")
+	}
+	seen := map[string]bool{}
+	for _, n := range needed {
+		switch {
+		case is(n.option, "y"), n.use != "" && !slices.Contains(uses, n.use):
+		case !is(n.option, "m"):
+			return nil, fmt.Errorf("the kernel lacks %s (%s): it was configured without %s", n.module, n.why, n.option)
+		default:
+			if err := u.load(n.module, seen); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if i := slices.IndexFunc(u.kernel.Modules, func(m string) bool { return filepath.Base(m) == "nsm.ko" }); i == 0 {
+		u.kernel.NSM, u.kernel.Modules = u.kernel.Modules[0], u.kernel.Modules[1:]
+	} else if i > 0 {
+		return nil, errors.New("nsm.ko needs another module, and init loads nsm.ko first: this is not supported")
+	}
+	for _, file := range u.packed {
+		if err := os.Remove(file); err != nil {
+			return nil, err
+		}
+	}
+	return &u.kernel, nil
+}
+
+// load appends a module after those that it depends on, each once.
+func (u *kernelUnpacker) load(name string, seen map[string]bool) error {
+	if seen[name] {
+		return nil
+	}
+	seen[name] = true
+	packed := u.packed[name]
+	if packed == "" {
+		return fmt.Errorf("the packages lack the module %s: give all that the kernel consists of", name)
+	}
+	module, err := readModule(packed)
+	if err != nil {
+		return fmt.Errorf("module %s: %w", name, err)
+	}
+	needs, err := dependencies(module)
+	if err != nil {
+		return fmt.Errorf("module %s: %w", name, err)
+	}
+	for _, need := range needs {
+		if err := u.load(need, seen); err != nil {
+			return err
+		}
+	}
+	to := filepath.Join(u.dir, name+".ko")
+	u.kernel.Modules = append(u.kernel.Modules, to)
+	return os.WriteFile(to, module, 0o644)
+}
+
+// readModule reads a module and decompresses it: few kernels can do that themselves.
+func readModule(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	in, err := compression.Open(f, info.Size())
+	if err != nil {
+		return nil, err
+	}
+	if in == nil {
+		in = f
+	}
+	module, err := io.ReadAll(io.LimitReader(in, mostModule+1))
+	if err == nil && len(module) > mostModule {
+		err = fmt.Errorf("more than %d bytes", mostModule)
+	}
+	return module, err
+}
+
+// dependencies returns the modules that a module names in its section .modinfo.
+func dependencies(module []byte) ([]string, error) {
+	f, err := elf.NewFile(bytes.NewReader(module))
+	if err != nil {
+		return nil, err
+	}
+	section := f.Section(".modinfo")
+	if section == nil {
+		return nil, errors.New("no section .modinfo")
+	}
+	info, err := section.Data()
+	if err != nil {
+		return nil, fmt.Errorf("section .modinfo: %w", err)
+	}
+	for record := range bytes.SplitSeq(info, []byte{0}) {
+		if list, ok := bytes.CutPrefix(record, []byte("depends=")); ok {
+			return strings.FieldsFunc(moduleName(string(list)), func(r rune) bool { return r == ',' }), nil
+		}
+	}
+	return nil, nil
+}
