@@ -154,6 +154,7 @@ func TestReleasedSource(t *testing.T) {
 	}
 	t.Setenv("GOPROXY", "file://"+proxy)
 	t.Setenv("HOME", t.TempDir())
+	t.Setenv("XDG_CONFIG_HOME", os.DevNull) // the go command writes telemetry there, in the background
 
 	const wrong = "h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 	_, err := b.releasedSource(t.Context(), version, wrong)

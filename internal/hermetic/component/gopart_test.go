@@ -139,6 +139,7 @@ func TestUnzipModule(t *testing.T) {
 func TestGoProxy(t *testing.T) {
 	home := t.TempDir()
 	t.Setenv("HOME", home)
+	t.Setenv("XDG_CONFIG_HOME", os.DevNull) // the go command writes telemetry there, in the background
 	t.Setenv("GOPROXY", "https://proxy.example.org|file:///modules,direct")
 	if got, want := (&Builder{}).goProxy(t.Context()), "https://proxy.example.org|file:///modules,direct"; got != want {
 		t.Errorf("found %q, expected %q", got, want)
