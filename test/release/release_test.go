@@ -129,7 +129,7 @@ func TestRelease(t *testing.T) {
 	tampered := read(t, path)
 	tampered[len(tampered)/2] ^= 1
 	write(t, path, tampered)
-	want = fmt.Sprintf("of SHA256SUMS, found %x", sha256.Sum256(tampered))
+	want = fmt.Sprintf("%x  %s", sha256.Sum256(tampered), archive)
 	out, err = neb(t, source, program, "verify", "--cached", "--release", path)
 	if err == nil || !strings.Contains(out, want) {
 		t.Errorf("one byte changed: expected %q, found %v\n%s", want, err, out)
