@@ -2,6 +2,7 @@ package initramfs
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ type Writer struct {
 	written int64  // bytes so far, buffered ones included
 	left    int64  // bytes that the current entry still needs
 	name    string // of the current entry
+	link    bool   // whether the current entry is a symbolic link
 	inode   uint32 // the highest number used
 	names   names
 	err     error // the first error; nothing is written after it
@@ -52,7 +54,7 @@ func (w *Writer) WriteHeader(h *Header) error {
 	if h.Mode&TypeMask == TypeDir && h.Links == 0 {
 		links = 2
 	}
-	w.name, w.left = h.Name, h.Size
+	w.name, w.left, w.link = h.Name, h.Size, h.Mode&TypeMask == TypeSymlink
 	return w.header(h, inode, links, h.Name)
 }
 
@@ -95,6 +97,9 @@ func (w *Writer) Write(p []byte) (int, error) {
 	if int64(len(p)) > w.left {
 		return 0, w.fail(fmt.Errorf("%s: body is %d bytes longer than its header says", w.name, int64(len(p))-w.left))
 	}
+	if w.link && bytes.IndexByte(p, 0) >= 0 { // for do_symlink, the target ends there
+		return 0, w.fail(fmt.Errorf("%s: the target of the symbolic link has a NUL", w.name))
+	}
 	w.put(p)
 	w.left -= int64(len(p))
 	return len(p), w.err
@@ -110,6 +115,14 @@ func (w *Writer) ReadFrom(r io.Reader) (int64, error) {
 		return 0, nil
 	}
 	want := w.left
+	if w.link {
+		target := make([]byte, want) // at most MaxPath bytes
+		if n, err := io.ReadFull(r, target); err != nil {
+			return int64(n), w.fail(fmt.Errorf("%s: after %d of %d bytes: %w", w.name, n, want, err))
+		}
+		n, err := w.Write(target)
+		return int64(n), err
+	}
 	limited := &io.LimitedReader{R: r, N: want}
 	if l, ok := r.(*io.LimitedReader); ok { // one limit alone is seen through by os.File.ReadFrom
 		limited = &io.LimitedReader{R: l.R, N: min(l.N, want)}
