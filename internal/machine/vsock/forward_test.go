@@ -233,7 +233,7 @@ func TestForwardGrace(t *testing.T) {
 	g.Vanish()
 	start := time.Now()
 	g.Device().Close()
-	if took := time.Since(start); took < 150*time.Millisecond || took > 5*time.Second {
+	if took := time.Since(start); took < 150*time.Millisecond || took > 20*time.Second {
 		t.Errorf("closing took %v, want the grace of 200ms", took)
 	}
 }
