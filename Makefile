@@ -16,6 +16,9 @@ SLOW    := ^($(shell grep -rl '^//go:build slow' --include='*_test.go' . | \
            xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\).*/\1|/p' | \
            tr -d '\n')TestAArch64|TestBoot|TestNodes|TestBuiltConfigurations)$$
 
+# Tests with the programs of others.
+OTHERS  := TestVerifiers|TestBoto3|TestExamples|TestDebianPrograms|TestGvproxy
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -38,13 +41,11 @@ test-all: ## all tests: also kernels compiled again, Docker, Nix's sandbox, rele
 .PHONY: test-slow test-foreign test-docker test-user
 test-slow: ## the slow tests, without the three below
 	$(GO) test -tags slow -timeout 60m ./cmd/init ./image
-	$(GO) test -tags slow -timeout 60m -run '$(SLOW)' \
-	  -skip '^(TestDocker|TestSetAsUser|TestNitroEnclave|TestVerifiers|TestBoto3|TestExamples)$$' \
+	$(GO) test -tags slow -timeout 60m -run '$(SLOW)' -skip '^(TestDocker|TestSetAsUser|$(OTHERS))$$' \
 	  ./internal/hermetic/... ./internal/machine ./kernel ./test/...
 
-test-foreign: ## programs of others: verifiers, SDKs of AWS, QEMU's own enclave, which is compiled
-	$(GO) test -tags slow -timeout 60m ./test/foreign
-	$(GO) test -tags slow -timeout 60m -run '^TestNitroEnclave$$' ./test/e2e
+test-foreign: ## programs of others: verifiers, SDKs of AWS, gvproxy, Debian's over the network
+	$(GO) test -tags slow -timeout 60m -run '^($(OTHERS))$$' ./test/foreign ./test/e2e
 
 test-docker: ## docker build: the same bytes
 	$(GO) test -tags slow -timeout 60m ./test/docker
