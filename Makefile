@@ -17,7 +17,7 @@ SLOW    := ^($(shell grep -rl '^//go:build slow' --include='*_test.go' . | \
            tr -d '\n')TestAArch64|TestBoot|TestNodes|TestBuiltConfigurations)$$
 
 # Tests with the programs of others.
-OTHERS  := TestVerifiers|TestBoto3|TestExamples|TestDebianPrograms|TestGvproxy
+OTHERS  := TestVerifiers|TestBoto3|TestExamples|TestDebianPrograms|TestDebianTrees|TestGvproxy
 
 .DEFAULT_GOAL := help
 
@@ -44,7 +44,7 @@ test-slow: ## the slow tests, without the three below
 	$(GO) test -tags slow -timeout 60m -run '$(SLOW)' -skip '^(TestDocker|TestSetAsUser|$(OTHERS))$$' \
 	  ./internal/hermetic/... ./internal/machine ./kernel ./test/...
 
-test-foreign: ## programs of others: verifiers, SDKs of AWS, gvproxy, Debian's over the network
+test-foreign: ## programs of others: verifiers, SDKs of AWS, gvproxy, packages of Debian
 	$(GO) test -tags slow -timeout 60m -run '^($(OTHERS))$$' ./test/foreign ./test/e2e
 
 test-docker: ## docker build: the same bytes
