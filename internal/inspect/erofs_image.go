@@ -150,6 +150,9 @@ func (i *erofsImage) attributes(at, n int64) (string, error) {
 	if 12+4*shared > len(b) {
 		return "", fmt.Errorf("%d shared attributes in %d bytes", shared, len(b))
 	}
+	if err := i.take(shared); err != nil {
+		return "", err
+	}
 	var all []string
 	for k := range shared {
 		place := i.xattr + 4*int64(binary.LittleEndian.Uint32(b[12+4*k:]))

@@ -126,18 +126,25 @@ func TestErofsBounds(t *testing.T) {
 		name               string
 		directories, files int
 		attribute          string
+		shared             int
 		want               string
 	}{
-		{"40,200 names", 200, 200, "", ""},
-		{"1,001,000 names", 1000, 1000, "", "more than 50000 names"},
-		{"many attributes", 100, 100, "\x00\x01\x00\x00", "more than 50000 names"},
-		{"large attributes", 100, 100, "\x00\x01\xf4\xff" + strings.Repeat("\x00", 0xfff4), "more than 12800000 bytes"},
+		{"40,200 names", 200, 200, "", 0, ""},
+		{"1,001,000 names", 1000, 1000, "", 0, "more than 50000 names"},
+		{"many attributes", 100, 100, "\x00\x01\x00\x00", 0, "more than 50000 names"},
+		{"many shared attributes", 40, 40, "", 200, "more than 50000 names"},
+		{"large attributes", 100, 100, "\x00\x01\xf4\xff" + strings.Repeat("\x00", 0xfff4), 0,
+			"more than 12800000 bytes"},
 	} {
 		b, at := sharedNames(c.directories, c.files)
 		if c.attribute != "" {
 			const size = 3 * 0xfff8
 			copy(b[at+12:], strings.Repeat(c.attribute, size/len(c.attribute)))
 			binary.LittleEndian.PutUint16(b[at-30:], size/4+1)
+		}
+		if c.shared > 0 { // all of them at byte 0, of which the first four are zero: no name, no value
+			b[at+4] = byte(c.shared)
+			binary.LittleEndian.PutUint16(b[at-30:], uint16(c.shared)+1)
 		}
 		i, err := openErofs(bytes.NewReader(b), int64(len(b)))
 		if err != nil {
