@@ -3,7 +3,6 @@ package inspect
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -89,19 +88,13 @@ func unpackAll(ctx context.Context, tree *image.Tree, f *eif.File, in *os.File) 
 		return err
 	}
 	r := newReader(f)
-	for i, s := range f.All(eif.Ramdisk) {
-		err := r.read(s, func(h *initramfs.Header) error {
-			at := int64(-1)
-			if r.plain > 0 {
-				at = r.plain + r.Offset()
-			}
-			return errors.Join(unpacker.Add(h, r, at), context.Cause(ctx))
-		})
-		if err != nil {
-			return fmt.Errorf("ramdisk %d: %w", i, err)
+	return r.each(func(_ int, h *initramfs.Header) error {
+		at := int64(-1)
+		if r.plain > 0 {
+			at = r.plain + r.Offset()
 		}
-	}
-	return nil
+		return errors.Join(unpacker.Add(h, r, at), context.Cause(ctx))
+	})
 }
 
 // checkTree checks PID 1, the NSM driver and the application in the tree that the ramdisks make.

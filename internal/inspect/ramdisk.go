@@ -25,16 +25,11 @@ func WalkRamdisks(
 	f *eif.File, use func(i int, h *initramfs.Header, body *initramfs.Reader) error,
 ) error {
 	r := newReader(f)
-	for i, s := range f.All(eif.Ramdisk) {
-		if err := r.read(s, func(h *initramfs.Header) error { return use(i, h, r.Reader) }); err != nil {
-			return fmt.Errorf("ramdisk %d: %w", i, err)
-		}
-	}
-	return nil
+	return r.each(func(i int, h *initramfs.Header) error { return use(i, h, r.Reader) })
 }
 
-// reader reads the ramdisks of a file one after the other, as unpack_to_rootfs reads them
-// joined: archives, compressed streams of archives, and zeros between them.
+// reader reads the ramdisks of a file one after the other, as unpack_to_rootfs reads them joined: archives,
+// compressed streams of archives, and zeros between them.
 type reader struct {
 	*initramfs.Reader
 	*eif.File
@@ -49,6 +44,16 @@ type reader struct {
 
 func newReader(f *eif.File) *reader {
 	return &reader{Reader: initramfs.NewReader(nil), File: f, left: image.DefaultLimits.Bytes}
+}
+
+// each calls use for each entry of all ramdisks.
+func (r *reader) each(use func(i int, h *initramfs.Header) error) error {
+	for i, s := range r.All(eif.Ramdisk) {
+		if err := r.read(s, func(h *initramfs.Header) error { return use(i, h) }); err != nil {
+			return fmt.Errorf("ramdisk %d: %w", i, err)
+		}
+	}
+	return nil
 }
 
 // limited reads a compressed stream of a reader.
