@@ -29,8 +29,9 @@ const (
 
 func newNames() names { return names{seed: maphash.MakeSeed(), known: map[uint64]int64{}} }
 
-// add returns the time of the first entry of the name. The kernel creates no parents (do_name), and follows symbolic links on its way to a name, so the directory of a name must be an earlier
-// entry. A name may occur once, that of a directory several times.
+// add returns the time of the first entry of the name. The kernel creates no parents (do_name), and follows
+// symbolic links on its way to a name, so the directory of a name must be an earlier entry. A name may occur
+// once, that of a directory several times.
 func (n *names) add(name string, mode, time uint32) (uint32, error) {
 	if i := strings.LastIndexByte(name, '/'); i >= 0 && name[:i] != n.parent {
 		switch first, ok := n.known[maphash.String(n.seed, name[:i])]; {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -375,12 +376,14 @@ func (o *eifBuild) unpackKernel(ctx context.Context) (work string, err error) {
 	if o.rootFormat == string(pack.Erofs) {
 		uses = append(uses, debian.Erofs)
 	}
-	k, err := debian.UnpackKernel(work, o.build.Arch, uses, files...)
+	k, err := debian.UnpackKernel(ctx, work, o.build.Arch, uses, files...)
 	if err != nil {
 		return work, err
 	}
-	if err := setTextOffset(k.Image, o.build.Arch); err != nil {
-		return work, err
+	if o.build.Arch == arch.AArch64 {
+		if err := setTextOffset(k.Image); err != nil {
+			return work, err
+		}
 	}
 	o.own.Kernel, o.own.Config = k.Image, k.Config
 	if !o.given.Changed("nsm") {
@@ -390,19 +393,18 @@ func (o *eifBuild) unpackKernel(ctx context.Context) (work string, err error) {
 	return work, nil
 }
 
-// setTextOffset prepares an aarch64 Image for Nitro's loader, as neb build does. One that is wrapped for EFI is
-// prepared when it is unwrapped.
-func setTextOffset(image, archName string) error {
+// setTextOffset prepares an aarch64 Image for Nitro's loader, as neb build does. One that is wrapped for EFI
+// is prepared when it is unwrapped.
+func setTextOffset(image string) error {
 	f, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
 	info, err := f.Stat()
-	if err != nil || archName != arch.AArch64 || kernel.CheckFile(f, info.Size(), archName) != nil {
-		return err
+	if err == nil && kernel.CheckFile(f, info.Size(), arch.AArch64) == nil {
+		err = kernel.SetTextOffset(f)
 	}
-	return kernel.SetTextOffset(f)
+	return errors.Join(err, f.Close())
 }
 
 // findBlobs returns the blobs that the flags name. The others come from --blobs, or are built.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -32,7 +33,9 @@ var formats = []struct {
 	{"lzo", "\x89\x4c\x5a", nil},
 }
 
-// maxWindow is the largest window or dictionary, in bytes. It is zstd's limit in the kernel (__unzstd). For xz, the kernel tries to allocate up to 3 GiB (xz_dec_lzma2_reset), which succeeds or fails with the memory of the enclave.
+// maxWindow is the largest window or dictionary, in bytes. It is zstd's limit in the kernel (__unzstd). For
+// xz, the kernel tries to allocate up to 3 GiB (xz_dec_lzma2_reset), which succeeds or fails with the memory
+// of the enclave.
 const maxWindow = 128 << 20
 
 // Stream is one compressed stream, which may be followed by others.
@@ -98,10 +101,35 @@ func (s single) Read(p []byte) (int, error) {
 	if err != io.EOF {
 		return n, err
 	}
-	if at, err := SkipZeros(s.file, s.Size()); err != nil || at < s.file.Size() {
-		return n, errors.Join(errors.New("data follows the compressed stream"), err)
+	at, err := SkipZeros(s.file, s.Size())
+	if err != nil {
+		return n, err
+	}
+	if at < s.file.Size() {
+		return n, errors.New("data follows the compressed stream")
 	}
 	return n, io.EOF
+}
+
+// ReadAll returns what a file holds, uncompressed if it is a stream as of [Open]. It fails if that is more
+// than most bytes.
+func ReadAll(f *os.File, most int64) ([]byte, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	r, err := Open(f, info.Size())
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		r = f
+	}
+	b, err := io.ReadAll(io.LimitReader(r, most+1))
+	if err == nil && int64(len(b)) > most {
+		err = fmt.Errorf("more than %d bytes", most)
+	}
+	return b, err
 }
 
 // SkipZeros returns the place of the first byte other than zero from a place on, or the size.
@@ -122,7 +150,8 @@ func SkipZeros(r *io.SectionReader, from int64) (int64, error) {
 	}
 }
 
-// openGzip reads one member. __gunzip passes over ten bytes and a file name (FNAME, RFC 1952). It takes the other optional parts of a header for compressed data.
+// openGzip reads one member. __gunzip passes over ten bytes and a file name (FNAME, RFC 1952). It takes the
+// other optional parts of a header for compressed data.
 func openGzip(r *io.SectionReader) (*Stream, error) {
 	const fname = 1 << 3
 	in := bufio.NewReader(r)

@@ -7,9 +7,9 @@ import (
 	"io"
 )
 
-// The legacy form of lz4, which `lz4 -l` writes and unlz4 reads: blocks of at most
-// 8 MiB, each after its compressed size, up to a size of 0 or the end. No library reads it as the kernel
-// does: LZ4_decompress_generic rejects blocks that do not end in literals.
+// The legacy form of lz4, which `lz4 -l` writes and unlz4 reads: blocks of at most 8 MiB, each after its
+// compressed size, up to a size of 0 or the end. No library reads it as the kernel does:
+// LZ4_decompress_generic rejects blocks that do not end in literals.
 const (
 	lz4Magic = "\x02\x21\x4c\x18"
 	lz4Block = 8 << 20
@@ -19,7 +19,6 @@ const (
 type lz4Reader struct {
 	*Stream
 	in    *counter
-	left  int64 // bytes of the file that have not been read
 	block []byte
 	out   []byte // what is left of the current block, uncompressed
 	all   []byte
@@ -28,14 +27,14 @@ type lz4Reader struct {
 func openLZ4(r *io.SectionReader) (*Stream, error) {
 	in := newCounter(r)
 	s := &Stream{size: func() int64 { return in.at }}
-	s.Reader = &lz4Reader{Stream: s, in: in, left: r.Size()}
+	s.Reader = &lz4Reader{Stream: s, in: in}
 	return s, nil
 }
 
 func (z *lz4Reader) Read(p []byte) (int, error) {
 	for len(z.out) == 0 {
 		head, err := z.in.Peek(4)
-		if err == io.EOF { // one to three bytes are for whoever reads on
+		if err == io.EOF { // up to three bytes that follow are not part of the stream
 			z.open = true
 		}
 		if err != nil {
@@ -51,9 +50,9 @@ func (z *lz4Reader) Read(p []byte) (int, error) {
 		if string(head) == lz4Magic {
 			continue
 		}
-		if size > lz4Bound || int64(size) > z.left-z.in.at {
-			return 0, fmt.Errorf("block of %d bytes, expected at most %d, and to end before byte %d",
-				size, lz4Bound, z.left)
+		if size > lz4Bound || int64(size) > z.in.file.Size()-z.in.at {
+			return 0, fmt.Errorf("lz4 block of %d bytes, expected at most %d, and to end before byte %d",
+				size, lz4Bound, z.in.file.Size())
 		}
 		if z.all == nil {
 			z.all = make([]byte, 0, lz4Block)
@@ -64,7 +63,7 @@ func (z *lz4Reader) Read(p []byte) (int, error) {
 		}
 		z.in.at += int64(size)
 		if z.out, err = uncompressLZ4(z.all, z.block); err != nil {
-			return 0, fmt.Errorf("block that ends at byte %d: %w", z.in.at, err)
+			return 0, fmt.Errorf("lz4 block that ends at byte %d: %w", z.in.at, err)
 		}
 	}
 	n := copy(p, z.out)

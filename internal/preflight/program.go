@@ -46,19 +46,9 @@ func CheckModuleFile(path, arch, release string) error {
 		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	var module io.ReaderAt = f
-	in, err := compression.Open(f, info.Size())
-	if err == nil && in != nil {
-		var b []byte
-		b, err = io.ReadAll(io.LimitReader(in, maxModule))
-		module = bytes.NewReader(b)
-	}
+	module, err := compression.ReadAll(f, maxModule)
 	if err == nil {
-		err = CheckModule(module, arch, release)
+		err = CheckModule(bytes.NewReader(module), arch, release)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)

@@ -3,6 +3,7 @@ package debian
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -51,10 +52,12 @@ const (
 
 // UnpackKernel finds kernel, configuration and the modules of an enclave for arch with some uses in Debian
 // packages, which may be the parts of one kernel, and writes them to the empty directory dir.
-func UnpackKernel(dir, arch string, uses []string, packages ...string) (*Kernel, error) {
+func UnpackKernel(
+	ctx context.Context, dir, arch string, uses []string, packages ...string,
+) (*Kernel, error) {
 	u := kernelUnpacker{dir: dir, packed: map[string]string{}}
 	for _, name := range packages {
-		if err := u.unpack(name); err != nil {
+		if err := u.unpack(ctx, name); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -72,13 +75,13 @@ type kernelUnpacker struct {
 }
 
 // unpack writes the kernel, its configuration, and all modules of a package, as they are.
-func (u *kernelUnpacker) unpack(name string) error {
+func (u *kernelUnpacker) unpack(ctx context.Context, name string) error {
 	f, err := os.Open(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	data, err := Data(f)
+	data, err := Data(stream.Reader(ctx, f))
 	if err != nil {
 		return err
 	}
@@ -132,11 +135,12 @@ var configFor = regexp.MustCompile(`(?m)^# Linux/(\S+) \S+ Kernel Configuration$
 
 // find checks what was unpacked, and returns it with the needed modules.
 func (u *kernelUnpacker) find(arch string, uses []string) (*Kernel, error) {
-	for what, file := range map[string]string{"kernel (vmlinuz)": u.kernel.Image,
-		"configuration (config)": u.kernel.Config} {
-		if file == "" {
-			return nil, fmt.Errorf("no %s: give all packages that the kernel consists of", what)
-		}
+	const hint = "give all packages that the kernel consists of"
+	switch {
+	case u.kernel.Image == "":
+		return nil, errors.New("no kernel (vmlinuz): " + hint)
+	case u.kernel.Config == "":
+		return nil, errors.New("no configuration (config): " + hint)
 	}
 	config, err := stream.ReadFile(u.kernel.Config, mostConfig)
 	if err != nil {
@@ -216,22 +220,7 @@ func readModule(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	in, err := compression.Open(f, info.Size())
-	if err != nil {
-		return nil, err
-	}
-	if in == nil {
-		in = f
-	}
-	module, err := io.ReadAll(io.LimitReader(in, mostModule+1))
-	if err == nil && len(module) > mostModule {
-		err = fmt.Errorf("more than %d bytes", mostModule)
-	}
-	return module, err
+	return compression.ReadAll(f, mostModule)
 }
 
 // dependencies returns the modules that a module names in its section .modinfo.

@@ -51,7 +51,7 @@ func debianBlobs(b *component.Builder) (string, error) {
 		if err := os.Mkdir(filepath.Join(dir, moduleDir), 0o755); err != nil {
 			return err
 		}
-		return unpackKernel(b.Store.Path(debianKernel), dir)
+		return unpackKernel(ctx, b.Store.Path(debianKernel), dir)
 	})
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", debianKernel.Name, err)
@@ -69,12 +69,12 @@ func debianBlobs(b *component.Builder) (string, error) {
 }
 
 // unpackKernel writes the kernel, its configuration and the modules of a Debian package into dir.
-func unpackKernel(deb, dir string) error {
+func unpackKernel(ctx context.Context, deb, dir string) error {
 	work := filepath.Join(dir, "unpacked")
 	if err := os.Mkdir(work, 0o755); err != nil {
 		return err
 	}
-	k, err := debian.UnpackKernel(work, eif.AArch64, []string{debian.Network}, deb)
+	k, err := debian.UnpackKernel(ctx, work, eif.AArch64, []string{debian.Network}, deb)
 	if err != nil {
 		return err
 	}

@@ -102,8 +102,8 @@ func unpackSource(deb, dir string) error {
 		if !ok || !strings.HasPrefix(root, "linux-source-") {
 			continue
 		}
-		cmd := exec.Command("tar", "-xJ", "-C", dir, "--strip-components=1", root+"/init/initramfs.c", root+"/usr/default_cpio_list",
-			root+"/include/linux", root+"/lib")
+		cmd := exec.Command("tar", "-xJ", "-C", dir, "--strip-components=1", root+"/init/initramfs.c",
+			root+"/usr/default_cpio_list", root+"/include/linux", root+"/lib")
 		cmd.Stdin = archive
 		return run(cmd)
 	}
