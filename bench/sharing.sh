@@ -66,7 +66,7 @@ fleet() {
 			--push "$work/key.pem" --wait -o "$work/result-$i" 2>"$work/log-$i" &
 		pids+=($!)
 	done
-	wait "${pids[@]}"
+	for i in "${pids[@]}"; do wait "$i" || return 1; done
 }
 measure "50 builders of init and linuxkit, --wait" fleet
 taken=$(cat "$work"/log-* | grep -c 'taken from a remote')

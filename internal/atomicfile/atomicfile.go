@@ -151,6 +151,14 @@ func (f *File) Discard() {
 	}
 }
 
+// WriteBytes is [Write] for content in memory.
+func WriteBytes(name string, content []byte) error {
+	return Write(name, func(f *os.File) error {
+		_, err := f.Write(content)
+		return err
+	})
+}
+
 // Write writes a file with a function, and gives it its name after all of it is on disk.
 func Write(name string, write func(*os.File) error) error {
 	f, err := New(name)

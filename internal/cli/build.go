@@ -68,7 +68,7 @@ against neb.lock and keeps the file in the store (see 'neb cache').`,
 					return err
 				}
 			}
-			b, done, err := flags.builder(s)
+			b, done, err := flags.builder(cmd.Context(), s)
 			if err != nil {
 				return err
 			}

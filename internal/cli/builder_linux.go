@@ -18,7 +18,6 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/pack"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/remote"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
-	"github.com/nitro-enclaves-bootstrap/neb/internal/trust"
 	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
@@ -35,7 +34,7 @@ func (f *buildFlags) addKernel(cmd *cobra.Command) {
 }
 
 // builder opens the store and returns a builder set up by the flags. The second result closes both.
-func (f *buildFlags) builder(s streams) (*component.Builder, func(), error) {
+func (f *buildFlags) builder(ctx context.Context, s streams) (*component.Builder, func(), error) {
 	if f.jobs < 0 {
 		return nil, nil, usagef("invalid --jobs %d: expected a positive number", f.jobs)
 	}
@@ -64,7 +63,7 @@ func (f *buildFlags) builder(s streams) (*component.Builder, func(), error) {
 	if b.Store, err = store.Open(""); err != nil {
 		return nil, nil, err
 	}
-	if b.Sharing, err = f.sharing(); err != nil {
+	if b.Sharing, err = f.sharing(ctx); err != nil {
 		return nil, nil, err
 	}
 	p := newProgress(s.err)
@@ -76,8 +75,8 @@ func (f *buildFlags) builder(s streams) (*component.Builder, func(), error) {
 }
 
 // sharingBuilder is builder for commands that need a remote.
-func (f *buildFlags) sharingBuilder(s streams) (*component.Builder, func(), error) {
-	b, done, err := f.builder(s)
+func (f *buildFlags) sharingBuilder(ctx context.Context, s streams) (*component.Builder, func(), error) {
+	b, done, err := f.builder(ctx, s)
 	if err == nil && b.Sharing == nil {
 		done()
 		err = usagef("--remote is required, or NEB_REMOTE")
@@ -86,7 +85,7 @@ func (f *buildFlags) sharingBuilder(s streams) (*component.Builder, func(), erro
 }
 
 // sharing returns how to share builds, or nil if there is no remote.
-func (f *buildFlags) sharing() (*component.Sharing, error) {
+func (f *buildFlags) sharing(ctx context.Context) (*component.Sharing, error) {
 	names := f.remotes
 	if len(names) == 0 {
 		names = strings.FieldsFunc(os.Getenv("NEB_REMOTE"), func(r rune) bool { return r == ',' || r == ' ' })
@@ -115,20 +114,17 @@ func (f *buildFlags) sharing() (*component.Sharing, error) {
 	if f.require < 0 {
 		return nil, usagef("invalid --require %d: expected a positive number", f.require)
 	}
-	path, err := trust.Path()
-	if err != nil {
-		return nil, err
-	}
-	if s.Keys, err = trust.Load(path); err != nil {
+	var err error
+	if s.Keys, err = openKeys(); err != nil {
 		return nil, err
 	}
 	if f.pushKey != "" {
-		if s.Signer, err = sign.ReadKey(context.Background(), f.pushKey); err != nil {
+		if s.Signer, err = sign.ReadKey(ctx, f.pushKey); err != nil {
 			return nil, err
 		}
 	}
 	for _, name := range names {
-		r, err := remote.Open(context.Background(), name)
+		r, err := remote.Open(ctx, name)
 		if err != nil {
 			return nil, err
 		}
@@ -150,9 +146,9 @@ func newBlobBuilder(s streams, flags buildFlags) *blobBuilder {
 	return &blobBuilder{s: s, flags: flags}
 }
 
-func (t *blobBuilder) open() (err error) {
+func (t *blobBuilder) open(ctx context.Context) (err error) {
 	if t.b == nil {
-		t.b, t.done, err = t.flags.builder(t.s)
+		t.b, t.done, err = t.flags.builder(ctx, t.s)
 	}
 	return err
 }
@@ -165,7 +161,7 @@ func (t *blobBuilder) close() {
 
 // blobs builds components, or takes them from the store.
 func (t *blobBuilder) blobs(ctx context.Context, arch string, names []string) (blobs pack.Blobs, err error) {
-	if err := t.open(); err != nil {
+	if err := t.open(ctx); err != nil {
 		return blobs, err
 	}
 	for _, name := range names {
@@ -184,7 +180,7 @@ func (t *blobBuilder) blobs(ctx context.Context, arch string, names []string) (b
 
 // Work implements inspect.Tools.
 func (t *blobBuilder) Work(ctx context.Context) (string, error) {
-	if err := t.open(); err != nil {
+	if err := t.open(ctx); err != nil {
 		return "", err
 	}
 	return t.b.Store.Work(ctx)

@@ -36,7 +36,7 @@ func remoteCommand(s streams, cmd *cobra.Command, flags *buildFlags,
 		if err != nil {
 			return err
 		}
-		b, done, err := flags.sharingBuilder(s)
+		b, done, err := flags.sharingBuilder(cmd.Context(), s)
 		if err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ type remoteKey struct {
 
 // listRemote prints the builds that the remotes have.
 func listRemote(ctx context.Context, s streams, flags *buildFlags, asJSON bool) error {
-	sharing, err := flags.sharing()
+	sharing, err := flags.sharing(ctx)
 	if err != nil {
 		return err
 	}

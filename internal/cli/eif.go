@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -94,9 +96,9 @@ func (f pcrFlags) values() (map[int]eif.PCR, error) {
 
 // expectPCRs checks registers of an EIF.
 func expectPCRs(m eif.Measurements, want map[int]eif.PCR) error {
-	for n, pcr := range want {
-		if found, ok := m.PCR(n); !ok || found != pcr {
-			return fmt.Errorf("wrong PCR%d: expected %v, found %v", n, pcr, found)
+	for _, n := range slices.Sorted(maps.Keys(want)) {
+		if found, ok := m.PCR(n); !ok || found != want[n] {
+			return fmt.Errorf("wrong PCR%d: expected %v, found %v", n, want[n], found)
 		}
 	}
 	return nil

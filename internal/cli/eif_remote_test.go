@@ -4,19 +4,16 @@ package cli
 
 import (
 	"bytes"
-	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/registries"
 )
 
 // TestEIFInRegistry pushes two EIFs and reads them with every command that takes oci:// names.
 func TestEIFInRegistry(t *testing.T) {
-	server := httptest.NewServer(registry.New(registry.WithReferrersSupport(true)))
-	defer server.Close()
-	app := strings.TrimPrefix(server.URL, "http://") + "/team/app"
+	app := registries.Referrers(t) + "/team/app"
 	f := newEIFFiles(t)
 	path, pcrs := f.build(t, "one.eif", "--cmd", "/hello", "--signing-certificate", f.path("cert.pem"),
 		"--private-key", f.path("key.pem"))

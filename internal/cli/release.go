@@ -50,7 +50,7 @@ machine; the other files also name the architecture of the build machine and the
 			if _, err := os.Lstat(dir); err == nil {
 				return fmt.Errorf("%s exists: remove it, or choose another --output", dir)
 			}
-			b, done, err := flags.builder(s)
+			b, done, err := flags.builder(ctx, s)
 			if err != nil {
 				return err
 			}
@@ -73,7 +73,7 @@ machine; the other files also name the architecture of the build machine and the
 	}
 	cmd.Flags().StringVarP(&dir, "output", "o", "release", "`directory` to create for the release")
 	cmd.Flags().StringVar(&key, "signing-key", "",
-		"PEM `file` with the key to sign the provenance with (ECDSA P-256, P-384 or Ed25519)")
+		"PEM `file` or ARN of the private key to sign the provenance with (ECDSA P-256, P-384 or Ed25519)")
 	flags.add(cmd)
 	cmd.AddCommand(newReleaseIndexCommand(s))
 	return cmd
@@ -113,11 +113,7 @@ release, and adds signatures. Users require those of two keys. With --remote, ne
 				}
 				signers = append(signers, signer)
 			}
-			sharing, err := flags.sharing()
-			if err != nil {
-				return err
-			}
-			keys, err := openKeys()
+			sharing, err := flags.sharing(ctx)
 			if err != nil {
 				return err
 			}
@@ -130,17 +126,14 @@ release, and adds signatures. Users require those of two keys. With --remote, ne
 				return err
 			}
 			path := filepath.Join(filepath.Dir(args[0]), release.IndexName)
-			if err := atomicfile.Write(path, func(f *os.File) error {
-				_, err := f.Write(index)
-				return err
-			}); err != nil {
+			if err := atomicfile.WriteBytes(path, index); err != nil {
 				return err
 			}
 			printLine(s.out, "%v", path)
 			if sharing == nil {
 				return nil
 			}
-			if err := v.Newest(index, keys, time.Now()); err != nil {
+			if err := v.Newest(index, sharing.Keys, time.Now()); err != nil {
 				return fmt.Errorf("not pushed: %w", err)
 			}
 			for _, r := range sharing.Remotes {

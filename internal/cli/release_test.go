@@ -4,10 +4,17 @@ package cli
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/component"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/release"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/remote"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/trust"
 )
 
 // runNeb runs neb in this process and returns its status and both streams.
@@ -74,5 +81,38 @@ func writeFile(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestOfflineIndex looks for the index of releases in a remote that has none, and offline beside the archive
+// only.
+func TestOfflineIndex(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	t.Chdir(t.TempDir())
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := openKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keys.Add("publisher", trust.Releases, public, nil); err != nil {
+		t.Fatal(err)
+	}
+	r, err := remote.Open(t.Context(), "./empty")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, offline := range []bool{false, true} {
+		var out bytes.Buffer
+		b := &component.Builder{Offline: offline, Sharing: &component.Sharing{Remotes: []*remote.Remote{r}}}
+		err := checkNewest(t.Context(), streams{out: &out, err: &out}, &release.Verified{Version: "1.0.0"}, b)
+		if err == nil || !strings.Contains(err.Error(), release.IndexName) {
+			t.Errorf("offline %v: %v, expected an error that names the index", offline, err)
+		}
+		if asked := strings.Contains(out.String(), "./empty"); asked == offline {
+			t.Errorf("offline %v: neb said %q", offline, &out)
+		}
 	}
 }

@@ -210,7 +210,7 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		defer plot.Discard()
 	}
 	if o.qemu == "" {
-		b, done, err := o.build.builder(s)
+		b, done, err := o.build.builder(ctx, s)
 		if err != nil {
 			return failed(err)
 		}

@@ -167,7 +167,7 @@ trusted keys disagree.`,
 			if err != nil {
 				return err
 			}
-			b, done, err := flags.sharingBuilder(s)
+			b, done, err := flags.sharingBuilder(cmd.Context(), s)
 			if err != nil {
 				return err
 			}

@@ -80,7 +80,7 @@ func (o *verifyOptions) verifyDir(ctx context.Context, s streams, dir string) er
 		return fmt.Errorf("verify: %w", err)
 	}
 	o.build.pushKey = o.signKey
-	b, done, err := o.build.builder(s)
+	b, done, err := o.build.builder(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -122,12 +122,12 @@ func (o *verifyOptions) verifyRelease(ctx context.Context, s streams) error {
 			return err
 		}
 	}
-	b, done, err := o.build.builder(s)
+	b, done, err := o.build.builder(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if err := checkNewest(ctx, s, v, b.Sharing); err != nil {
+	if err := checkNewest(ctx, s, v, b); err != nil {
 		return err
 	}
 	b.Fresh = !o.cached
@@ -138,9 +138,9 @@ func (o *verifyOptions) verifyRelease(ctx context.Context, s streams) error {
 	return o.report(s, o.archive, findings, "; is this the source of release "+v.Version+"?")
 }
 
-// checkNewest checks that a release is the newest one, if this user trusts keys for the index of releases. The
-// index is that of the first remote that has one, or else the file beside the archive.
-func checkNewest(ctx context.Context, s streams, v *release.Verified, sharing *component.Sharing) error {
+// checkNewest checks that a release is the newest one, if this user trusts keys for the index of releases.
+// The index is that of the first remote that has one, or else the file beside the archive.
+func checkNewest(ctx context.Context, s streams, v *release.Verified, b *component.Builder) error {
 	keys, err := openKeys()
 	if err != nil {
 		return err
@@ -149,16 +149,20 @@ func checkNewest(ctx context.Context, s streams, v *release.Verified, sharing *c
 		complain(s, "not checked whether %s is the newest release: no key is trusted for releases", v.Version)
 		return nil
 	}
-	var index []byte
-	if sharing != nil {
-		for _, r := range sharing.Remotes {
-			if index, err = r.Index(ctx); err == nil {
-				break
+	if b.Sharing != nil && !b.Offline {
+		for _, r := range b.Sharing.Remotes {
+			index, err := r.Index(ctx)
+			if err != nil {
+				complain(s, "%v", err)
+				continue
 			}
-			complain(s, "%v", err)
+			if err := v.Newest(index, keys, time.Now()); err != nil {
+				return fmt.Errorf("%v: %w", r, err)
+			}
+			return nil
 		}
 	}
-	return v.Newest(index, keys, time.Now())
+	return v.Newest(nil, keys, time.Now())
 }
 
 // report prints the findings about what, and fails if they are not all the same. The error ends with hint.

@@ -29,16 +29,16 @@ const (
 )
 
 // Index names the newest release. As in TUF (theupdateframework.github.io/specification, 5.4), it is signed by
-// several keys, so that one stolen key is not enough, and expires, so that whoever keeps it cannot hide a newer
-// one for long.
+// several keys, so that one stolen key is not enough, and expires, so that somebody who withholds a newer one
+// cannot do so for long.
 type Index struct {
 	Version string    `json:"version"`
 	Sums    string    `json:"sums"`    // SHA-256 of its SHA256SUMS
 	Expires time.Time `json:"expires"` // UTC
 }
 
-// SignIndex returns a signed index that names the release until expires. If expires is zero, it adds signatures
-// to the index beside the archive, which must name the release.
+// SignIndex returns a signed index that names the release until expires. If expires is zero, it adds
+// signatures to the index beside the archive, which must name the release.
 func (v *Verified) SignIndex(expires time.Time, keys ...crypto.Signer) ([]byte, error) {
 	index := Index{v.Version, digestOf(sumsOf(v.files))["sha256"], expires}
 	signed := new(sign.Envelope)
@@ -53,10 +53,10 @@ func (v *Verified) SignIndex(expires time.Time, keys ...crypto.Signer) ([]byte, 
 		}
 		e, found, err := parseIndex(data)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", v.indexPath(), err)
 		}
 		if index.Expires = found.Expires; index != found {
-			return nil, fmt.Errorf("%s names release %s with the sums %s, expected %s with %s", IndexName,
+			return nil, fmt.Errorf("%s names release %s with the sums %s, expected %s with %s", v.indexPath(),
 				found.Version, found.Sums, index.Version, index.Sums)
 		}
 		signed, payload = e, e.Payload
@@ -72,10 +72,10 @@ func (v *Verified) SignIndex(expires time.Time, keys ...crypto.Signer) ([]byte, 
 	return indented(signed)
 }
 
+func (v *Verified) indexPath() string { return filepath.Join(v.dir, IndexName) }
+
 // readIndex reads the index beside the archive.
-func (v *Verified) readIndex() ([]byte, error) {
-	return stream.ReadFile(filepath.Join(v.dir, IndexName), maxIndex)
-}
+func (v *Verified) readIndex() ([]byte, error) { return stream.ReadFile(v.indexPath(), maxIndex) }
 
 // parseIndex reads an index. It checks no signature.
 func parseIndex(data []byte) (*sign.Envelope, Index, error) {
@@ -96,14 +96,18 @@ func parseIndex(data []byte) (*sign.Envelope, Index, error) {
 }
 
 // Newest checks that the release is the one that an index names, which two trusted keys signed, and that the
-// index has not expired and is not older than the newest one that this user saw. An index of nil stands for the
-// one beside the archive.
+// index has not expired and is not older than the newest one that this user saw. An index of nil stands for
+// the one beside the archive.
 func (v *Verified) Newest(data []byte, keys *trust.Keys, now time.Time) error {
 	if data == nil {
 		var err error
 		if data, err = v.readIndex(); err != nil {
 			return fmt.Errorf("a key is trusted for releases, so an index is required: %w", err)
 		}
+		if err = v.Newest(data, keys, now); err != nil {
+			return fmt.Errorf("%s: %w", v.indexPath(), err)
+		}
+		return nil
 	}
 	e, index, err := parseIndex(data)
 	if err != nil {
@@ -114,22 +118,24 @@ func (v *Verified) Newest(data []byte, keys *trust.Keys, now time.Time) error {
 		return fmt.Errorf("index of releases: %w", err)
 	}
 	if len(signers) < indexSigners {
-		return fmt.Errorf("index of releases: signed by %d trusted key, %d are required", len(signers), indexSigners)
+		return fmt.Errorf("index of releases: signed by %d trusted key, %d are required", len(signers),
+			indexSigners)
 	}
 	if !now.Before(index.Expires) {
-		return fmt.Errorf("index of releases: expired on %s: get a newer one", index.Expires.Format(time.DateOnly))
+		return fmt.Errorf("index of releases: expired on %s: get a newer one",
+			index.Expires.Format(time.DateOnly))
 	}
 	if err := index.see(keys.Seen()); err != nil {
 		return err
 	}
 	if sums := digestOf(sumsOf(v.files))["sha256"]; index.Version != v.Version || index.Sums != sums {
-		return fmt.Errorf("the newest release is %s with the sums %s, found %s with %s", index.Version, index.Sums,
-			v.Version, sums)
+		return fmt.Errorf("the newest release is %s with the sums %s, found %s with %s", index.Version,
+			index.Sums, v.Version, sums)
 	}
 	return nil
 }
 
-// see replaces the index in a file. It fails if that is a newer one.
+// see stores the index in the file at path. It fails if the file has a newer one.
 func (i Index) see(path string) error {
 	var last Index
 	data, err := stream.ReadFile(path, maxIndex)
@@ -142,7 +148,8 @@ func (i Index) see(path string) error {
 	if order := semver.Compare("v"+i.Version, "v"+last.Version); err == nil &&
 		(order < 0 || order == 0 && i.Expires.Before(last.Expires)) {
 		return fmt.Errorf("index of releases: names release %s until %s, older than the one seen before, "+
-			"%s until %s", i.Version, i.Expires.Format(time.DateOnly), last.Version, last.Expires.Format(time.DateOnly))
+			"%s until %s", i.Version, i.Expires.Format(time.DateOnly), last.Version,
+			last.Expires.Format(time.DateOnly))
 	}
 	if data, err = json.Marshal(i); err != nil {
 		return err
@@ -150,8 +157,5 @@ func (i Index) see(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	return atomicfile.Write(path, func(f *os.File) error {
-		_, err := f.Write(data)
-		return err
-	})
+	return atomicfile.WriteBytes(path, data)
 }

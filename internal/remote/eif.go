@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,7 +12,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2"
-	"oras.land/oras-go/v2/errdef"
 
 	"github.com/nitro-enclaves-bootstrap/neb/eif"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/atomicfile"
@@ -47,8 +45,8 @@ func ParseEIF(name string) (repository, reference string) {
 	return name, "latest"
 }
 
-// PushEIF pushes an EIF, which in is the file of, under a tag and returns the digest of its manifest. The sections are separate blobs:
-// those that the repository has, as the kernel of another EIF, are not moved.
+// PushEIF pushes an EIF under a tag and returns the digest of its manifest; in is the EIF's open file. Each
+// section is a blob: those that the repository has already, as the kernel of another EIF, are not moved.
 func (r *Remote) PushEIF(ctx context.Context, f *eif.File, in *os.File, pcrs eif.Measurements,
 	tag string) (string, error) {
 	info, err := in.Stat()
@@ -101,20 +99,9 @@ func (r *Remote) PushEIF(ctx context.Context, f *eif.File, in *os.File, pcrs eif
 // of its manifest. It calls check with the file before that replaces path.
 func (r *Remote) PullEIF(ctx context.Context, reference, path string,
 	check func(f *os.File, size int64) error) (string, error) {
-	desc, err := r.target.Resolve(ctx, reference)
-	if errors.Is(err, errdef.ErrNotFound) {
-		return "", fmt.Errorf("%s: EIF %s: %w", r.name, reference, ErrNotFound)
-	}
-	if err != nil {
-		return "", fmt.Errorf("%s: EIF %s: %w", r.name, reference, err)
-	}
-	m, err := r.manifest(ctx, desc)
+	desc, m, err := r.tagged(ctx, "EIF "+reference, reference, typeEIF)
 	if err != nil {
 		return "", err
-	}
-	if m.ArtifactType != typeEIF {
-		return "", fmt.Errorf("%s: %s has artifact type %q, expected %s", r.name, reference, m.ArtifactType,
-			typeEIF)
 	}
 	var size int64
 	for _, l := range m.Layers {

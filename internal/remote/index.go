@@ -17,21 +17,30 @@ const indexTag = "releases"
 
 // Index returns the signed index of releases, unverified.
 func (r *Remote) Index(ctx context.Context) ([]byte, error) {
-	desc, err := r.target.Resolve(ctx, indexTag)
+	_, m, err := r.tagged(ctx, "index of releases", indexTag, typeIndex)
+	if err != nil {
+		return nil, err
+	}
+	if len(m.Layers) != 1 {
+		return nil, fmt.Errorf("%s: index of releases: expected one layer, found %d", r.name, len(m.Layers))
+	}
+	return r.document(ctx, m.Layers[0])
+}
+
+// tagged returns the manifest of an artifact of a type, by tag or digest. what names it in errors.
+func (r *Remote) tagged(ctx context.Context, what, reference, artifact string) (
+	desc ocispec.Descriptor, m ocispec.Manifest, err error) {
+	desc, err = r.target.Resolve(ctx, reference)
 	if errors.Is(err, errdef.ErrNotFound) {
 		err = ErrNotFound
 	}
-	var m ocispec.Manifest
-	if err == nil {
-		m, err = r.manifest(ctx, desc)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: index of releases: %w", r.name, err)
+		return desc, m, fmt.Errorf("%s: %s: %w", r.name, what, err)
 	}
-	if m.ArtifactType != typeIndex || len(m.Layers) != 1 {
-		return nil, fmt.Errorf("%s: index of releases: expected one layer of an artifact of type %s", r.name, typeIndex)
+	if m, err = r.manifest(ctx, desc); err == nil && m.ArtifactType != artifact {
+		err = fmt.Errorf("%s: %s has artifact type %q, expected %s", r.name, what, m.ArtifactType, artifact)
 	}
-	return r.document(ctx, m.Layers[0])
+	return desc, m, err
 }
 
 // PushIndex replaces the signed index of releases.

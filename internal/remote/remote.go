@@ -132,8 +132,8 @@ func Open(ctx context.Context, name string) (*Remote, error) {
 // stall is how long a registry may send and take nothing.
 var stall = stream.Stall
 
-// policy repeats requests that the registry refuses for now, but none that it does not answer at all: each takes
-// the time of [stall].
+// policy retries requests that the registry rejects temporarily, but none that it leaves unanswered: each of
+// these takes the time of [stall].
 var policy = &retry.GenericPolicy{
 	Retryable: func(answer *http.Response, err error) (bool, error) {
 		if err != nil {
@@ -160,8 +160,8 @@ func (r *Remote) reopen(ctx context.Context) error {
 		info.Size() > maxDocument {
 		return fmt.Errorf("%s: index.json has %d bytes, expected at most %d", r.name, info.Size(), maxDocument)
 	}
-	// A directory that this user cannot write to has no writer to wait for.
-	lock := flock.New(filepath.Join(r.dir, ".lock"))
+	// A directory without a lock that this user can create or open was not pushed to by this neb.
+	lock := r.lock()
 	if ok, _ := lock.TryRLockContext(ctx, 50*time.Millisecond); ok {
 		defer lock.Close()
 	}
@@ -171,6 +171,12 @@ func (r *Remote) reopen(ctx context.Context) error {
 	}
 	r.target = store
 	return nil
+}
+
+// lock returns the lock of a directory. Users who may only read the directory lock it too, so they must be
+// able to open it.
+func (r *Remote) lock() *flock.Flock {
+	return flock.New(filepath.Join(r.dir, ".lock"), flock.SetPermissions(0o644))
 }
 
 // String returns the name that the user gave.
@@ -190,7 +196,7 @@ func (r *Remote) pushing(ctx context.Context, push func(oras.GraphTarget) error)
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		return wrap(err)
 	}
-	lock := flock.New(filepath.Join(r.dir, ".lock"))
+	lock := r.lock()
 	if _, err := lock.TryLockContext(ctx, 50*time.Millisecond); err != nil {
 		return wrap(err)
 	}

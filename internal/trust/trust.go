@@ -147,10 +147,7 @@ func (k *Keys) write() error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(k.path, func(f *os.File) error {
-		_, err := f.Write(append(data, '\n'))
-		return err
-	})
+	return atomicfile.WriteBytes(k.path, append(data, '\n'))
 }
 
 // Has reports whether a key is trusted for a use, expired or not.

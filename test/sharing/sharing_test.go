@@ -7,9 +7,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"io"
-	"log"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,9 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/registry"
-
 	"github.com/nitro-enclaves-bootstrap/neb/internal/remote"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/registries"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/trust"
@@ -95,19 +91,17 @@ func TestMachines(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	server := httptest.NewServer(registry.New(registry.WithReferrersSupport(true),
-		registry.Logger(log.New(io.Discard, "", 0))))
-	defer server.Close()
 	alice, alicePublic := key(t, work, "alice")
 	bob, bobPublic := key(t, work, "bob")
 
 	a.must(t, "build", "init", "linuxkit", "-o", filepath.Join(work, "result"))
 	want := sums(t, filepath.Join(work, "result"))
-	for name, host := range map[string]string{
-		"Debian's registry":               registries.Debian(t),
-		"go-containerregistry's registry": strings.TrimPrefix(server.URL, "http://"),
+	for name, start := range map[string]func(testing.TB) string{
+		"Debian's registry":               registries.Debian,
+		"go-containerregistry's registry": registries.Referrers,
 	} {
 		t.Run(name, func(t *testing.T) {
+			host := start(t)
 			at := []string{"--remote", host + "/team/neb"}
 			push := append([]string{"cache", "push", "init", "linuxkit"}, at...)
 			pull := append([]string{"cache", "pull", "init", "linuxkit"}, at...)
@@ -167,18 +161,13 @@ func TestMachines(t *testing.T) {
 // disagree states that the file init has another hash.
 func disagree(t *testing.T, at, of, keyFile string) {
 	t.Helper()
-	text, err := os.ReadFile(keyFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, _ := pem.Decode(text)
-	private, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	private, err := sign.ReadPrivateKey(keyFile)
 	if err != nil {
 		t.Fatal(err)
 	}
 	statement, err := trust.Output{Key: of, Component: "init", Arch: "x86_64", Host: "amd64",
 		Isolation: "namespaces", Time: time.Now(), Files: []trust.File{{Name: "init", SHA256: strings.Repeat("66", 32)}},
-	}.Sign(private.(ed25519.PrivateKey))
+	}.Sign(private)
 	if err != nil {
 		t.Fatal(err)
 	}

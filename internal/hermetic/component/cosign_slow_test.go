@@ -9,16 +9,11 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
-	"io"
-	stdlog "log"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/registries"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
@@ -43,9 +38,6 @@ func TestCosign(t *testing.T) {
 	if err := os.WriteFile(roots, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(registry.New(registry.WithReferrersSupport(true),
-		registry.Logger(stdlog.New(io.Discard, "", 0))))
-	defer server.Close()
 	keys := map[string]crypto.Signer{"sha256": signingKey(t)}
 	for digest, curve := range map[string]elliptic.Curve{"sha256 ": elliptic.P256(), "sha384": elliptic.P384()} {
 		key, err := ecdsa.GenerateKey(curve, rand.Reader)
@@ -54,7 +46,7 @@ func TestCosign(t *testing.T) {
 		}
 		keys[digest] = key
 	}
-	for _, host := range []string{registries.Debian(t), strings.TrimPrefix(server.URL, "http://")} {
+	for _, host := range []string{registries.Referrers(t), registries.Debian(t)} {
 		for digest, key := range keys {
 			der, err := x509.MarshalPKIXPublicKey(key.Public())
 			if err != nil {

@@ -17,12 +17,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/registry"
-
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/remote"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/registries"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/trust"
 )
 
@@ -283,10 +282,8 @@ func TestPushAgain(t *testing.T) {
 
 // TestFleet has 50 machines that want the same program from one registry at the same time: one builds.
 func TestFleet(t *testing.T) {
-	server := httptest.NewServer(registry.New(registry.WithReferrersSupport(true)))
-	defer server.Close()
 	alice := signingKey(t)
-	name := strings.TrimPrefix(server.URL, "http://") + "/team/neb"
+	name := registries.Referrers(t) + "/team/neb"
 	var builds atomic.Int32
 	var group sync.WaitGroup
 	for range 50 {

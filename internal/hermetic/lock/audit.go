@@ -41,7 +41,13 @@ func (l *Lock) Audit(paths ...string) ([]Rebuild, error) {
 		}
 	}
 	for _, path := range paths {
-		if err := audit(path, place, list); err != nil {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		err = audit(f, place, list)
+		f.Close()
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 	}
@@ -49,12 +55,7 @@ func (l *Lock) Audit(paths ...string) ([]Rebuild, error) {
 }
 
 // audit sets the states that a file has results for. It keeps one result at a time in memory.
-func audit(path string, place map[[3]string]int, list []Rebuild) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
+func audit(f io.Reader, place map[[3]string]int, list []Rebuild) error {
 	in := &io.LimitedReader{R: f, N: maxResult}
 	dec := json.NewDecoder(in)
 	if start, err := dec.Token(); err != nil || start != json.Delim('[') {

@@ -54,8 +54,5 @@ func WriteFile(name string, l *Lock) error {
 	if _, err := Read(bytes.NewReader(data)); err != nil {
 		return fmt.Errorf("%s was not changed: the new lock is invalid: %w", name, err)
 	}
-	return atomicfile.Write(name, func(f *os.File) error {
-		_, err := f.Write(data)
-		return err
-	})
+	return atomicfile.WriteBytes(name, data)
 }

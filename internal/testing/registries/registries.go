@@ -3,13 +3,19 @@ package registries
 
 import (
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
@@ -33,6 +39,7 @@ func Debian(t testing.TB) string {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(program, "serve", config)
+	cmd.Stderr = t.Output()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -40,13 +47,23 @@ func Debian(t testing.TB) string {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	for t.Context().Err() == nil {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		r, err := http.Get("http://" + address + "/v2/")
 		if err == nil {
 			r.Body.Close()
-			break
+			return address
 		}
-		time.Sleep(50 * time.Millisecond)
+		if time.Now().After(end) {
+			t.Fatalf("%s does not answer at %s: %v", program, address, err)
+		}
 	}
-	return address
+}
+
+// Referrers starts go-containerregistry's registry, which has the referrers API, and returns HOST:PORT. It
+// ends with the test.
+func Referrers(t testing.TB) string {
+	s := httptest.NewServer(registry.New(registry.WithReferrersSupport(true),
+		registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(s.Close)
+	return strings.TrimPrefix(s.URL, "http://")
 }
