@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures what docs/sharing.md promises, with Debian's docker-registry on loopback: a first neb build of both
-# architectures from a remote, the cost of a remote that has nothing, 50 builders at once, and pushing a second
-# EIF of 1 GiB. The store must hold the kernels of both architectures. Needs openssl and docker-registry.
+# architectures from a remote, the cost of a remote that has nothing, 50 builders at once, and pushing a
+# second EIF of 1 GiB. The store must hold the kernels of both architectures. Needs openssl and docker-registry.
 #
 #	bench/sharing.sh
 set -euo pipefail

@@ -41,7 +41,8 @@ func main() {
 
 func bench(dir string, names int) error {
 	neb := filepath.Join(dir, "neb")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", neb, "github.com/nitro-enclaves-bootstrap/neb/cmd/neb")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", neb,
+		"github.com/nitro-enclaves-bootstrap/neb/cmd/neb")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
@@ -58,8 +59,9 @@ func bench(dir string, names int) error {
 		files = append(files, file)
 	}
 	load, _ := os.ReadFile("/proc/loadavg")
-	fmt.Printf("\n%d processors, %s, load before %.4s\n\n", runtime.NumCPU(), time.Now().UTC().Format("2006-01-02"), load)
-	fmt.Println("| command | wall | processor time | peak memory |\n|---|---|---|---|")
+	fmt.Printf("\n%d processors, %s, load before %.4s\n\n", runtime.NumCPU(),
+		time.Now().UTC().Format(time.DateOnly), load)
+	fmt.Println("| command | time | processor time | peak memory |\n|---|---|---|---|")
 	for _, c := range []struct {
 		what string
 		args []string
@@ -116,9 +118,11 @@ func write(file string, names int, format string, at uint32) (int64, error) {
 			return 0, err
 		}
 		archive := initramfs.NewWriter(z)
-		err = archive.WriteHeader(&initramfs.Header{Name: []string{"dev", "rootfs"}[disk], Mode: initramfs.TypeDir | 0o755})
+		root := []string{"dev", "rootfs"}[disk]
+		err = archive.WriteHeader(&initramfs.Header{Name: root, Mode: initramfs.TypeDir | 0o755})
 		for i := 0; i < files && err == nil; i++ {
-			err = archive.WriteHeader(&initramfs.Header{Name: fmt.Sprintf(format, i), Mode: initramfs.TypeFile, ModTime: at})
+			err = archive.WriteHeader(&initramfs.Header{
+				Name: fmt.Sprintf(format, i), Mode: initramfs.TypeFile, ModTime: at})
 		}
 		if err == nil {
 			err = archive.Close()

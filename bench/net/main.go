@@ -44,7 +44,7 @@ func main() {
 	flag.StringVar(&b.accel, "accel", "tcg", "tcg or kvm")
 	flag.IntVar(&b.runs, "runs", 3, "how often each is run")
 	flag.IntVar(&b.mib, "mib", 64, "`MiB` to send in each direction")
-	flag.IntVar(&b.cpus, "cpus", 2, "`processors` of the enclave; 2 are the least that EC2 gives on most instances")
+	flag.IntVar(&b.cpus, "cpus", 2, "`processors` of the enclave; EIFs ask for 2 by default")
 	flag.Parse()
 	if err := b.run(); err != nil {
 		log.Fatal(err)
@@ -87,8 +87,8 @@ func (b *bench) run() (err error) {
 	go serve(l)
 
 	load, _ := os.ReadFile("/proc/loadavg")
-	fmt.Printf("%d processors, %d in the enclave, %s, %s, load before %.4s, medians of %d\n\n", runtime.NumCPU(),
-		b.cpus, b.accel, time.Now().UTC().Format(time.DateOnly), load, b.runs)
+	fmt.Printf("%d processors, %d in the enclave, %s, %s, load before %.4s, medians of %d\n\n",
+		runtime.NumCPU(), b.cpus, b.accel, time.Now().UTC().Format(time.DateOnly), load, b.runs)
 	for _, measure := range []func(root string) error{b.throughput, b.start, b.memory} {
 		if err := measure(root); err != nil {
 			return err

@@ -77,7 +77,8 @@ func carry(arguments []string) {
 		err = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 	}
 	if err == nil {
-		err = seccomp.Install(carrierCalls, seccomp.Allow, seccomp.Fail(unix.EPERM), unix.SECCOMP_FILTER_FLAG_TSYNC)
+		err = seccomp.Install(carrierCalls, seccomp.Allow, seccomp.Fail(unix.EPERM),
+			unix.SECCOMP_FILTER_FLAG_TSYNC)
 	}
 	if err != nil {
 		say(fail("network", "restrict its process", err).Error())
@@ -147,8 +148,8 @@ func (c *carrier) step() bool {
 	return true
 }
 
-// raw makes a system call that does not wait, for which Go's scheduler need not know: it would start a thread of
-// its own for most of them, and the carrier would move half as many bytes.
+// raw makes a system call that does not wait, for which Go's scheduler need not know: it would start a thread
+// of its own for most of them, and the carrier would move half as many bytes.
 func raw(call uintptr, fd int, p unsafe.Pointer, n int) (int, error) {
 	r, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(p), uintptr(n))
 	if errno != 0 {

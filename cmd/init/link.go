@@ -72,8 +72,8 @@ func (e *enclave) startCarrier() error {
 		argv = append(argv, "ingress="+rule)
 	}
 	e.link.pid, err = syscall.ForkExec("/proc/self/exe", argv, &syscall.ProcAttr{
-		// One processor: the carrier has one thread that works. Nothing preempts it: Go would send it signals,
-		// which end its waits.
+		// One processor: the carrier has one thread that works. Nothing preempts it: Go would send it
+		// signals, which end its waits.
 		Env:   []string{"GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"},
 		Files: []uintptr{2, 2, 2, uintptr(e.link.tap), uintptr(pair[1])},
 		Sys: &syscall.SysProcAttr{Setsid: true,

@@ -12,7 +12,9 @@ import (
 // platformCommands returns hidden commands in place of those that need Linux: each fails and says so.
 func platformCommands(streams) []*cobra.Command {
 	var commands []*cobra.Command
-	for _, name := range []string{"build", "update", "lock", "verify", "release", "cache", "trust", "run", "net"} {
+	for _, name := range []string{
+		"build", "update", "lock", "verify", "release", "cache", "trust", "run", "net",
+	} {
 		commands = append(commands, &cobra.Command{
 			Use:                name,
 			Short:              "Not available on this system",

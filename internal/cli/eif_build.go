@@ -238,7 +238,7 @@ func (o *eifBuild) check() error {
 	case o.build.Arch != arch.X86_64 && o.build.Arch != arch.AArch64:
 		return usagef("invalid --arch %q: expected x86_64 or aarch64", o.build.Arch)
 	case len(o.packages) > 0 && (o.own.Kernel != "" || o.own.Config != ""):
-		return usagef("--kernel-package cannot be combined with --kernel and --kernel-config")
+		return usagef("--kernel-package cannot be combined with --kernel or --kernel-config")
 	case o.compat != "" && o.compat != nitroCLI:
 		return usagef("invalid --compat %q: expected nitro-cli", o.compat)
 	}

@@ -29,8 +29,8 @@ func newLockAuditCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit FILE...",
 		Short: "Show which locked Debian packages others have rebuilt",
-		Long: `Show for which Debian packages of neb.lock others have built the same bytes from the source, and
-list the others. The files have the results of rebuilders, as reproduce.debian.net publishes them for each
+		Long: `Show how many Debian packages of neb.lock others have built from source to the same bytes, and
+list the rest. The files have the results of rebuilders, as reproduce.debian.net publishes them for each
 architecture (amd64, arm64, all) at /ARCHITECTURE/api/v0/pkgs/list.
 
 The exit status is 0 if every package was reproduced, and 1 if one was not, or is not known.`,
@@ -40,7 +40,9 @@ The exit status is 0 if every package was reproduced, and 1 if one was not, or i
 			if err != nil {
 				return err
 			}
-			a := lockAudit{States: map[lock.RebuildState]int{lock.Unknown: 0, lock.Reproduced: 0, lock.Differs: 0}}
+			a := lockAudit{States: map[lock.RebuildState]int{
+				lock.Unknown: 0, lock.Reproduced: 0, lock.Differs: 0,
+			}}
 			if a.List, err = l.Audit(args...); err != nil {
 				return err
 			}

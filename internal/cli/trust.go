@@ -17,11 +17,12 @@ import (
 )
 
 func newTrustCommand(s streams) *cobra.Command {
-	cmd := newGroup("trust", "Manage the keys whose builds neb trusts, and compare what they state",
+	cmd := newGroup("trust", "Manage the keys that neb trusts, and compare what they state",
 		newTrustAddCommand(s), newTrustRmCommand(s), newTrustLsCommand(s), newTrustReportCommand(s))
-	cmd.Long = `Manage the keys whose builds neb trusts, and compare what they state.
+	cmd.Long = `Manage the keys that neb trusts, and compare what they state.
 
 neb takes a build from a remote (see 'neb build --remote') if trusted keys signed a statement of its files.
+Keys added with --for releases sign the index that 'neb verify --release' requires.
 The keys are in neb/trust.json in the user's configuration directory.`
 	return cmd
 }

@@ -67,8 +67,8 @@ func Dir() (string, error) {
 	return filepath.Join(config, "neb", "attestation-ca"), nil
 }
 
-// Choose returns the root in dir, or a new one if dir is "new". If dir is empty, it returns the user's root if
-// there is one, and else a new one.
+// Choose returns the root in dir, or a new one if dir is "new". If dir is empty, it returns the user's root
+// if there is one, and else a new one.
 func Choose(dir string) (*Authority, error) {
 	if dir == "new" {
 		return New()

@@ -77,7 +77,8 @@ func (i *erofsImage) read(at, n int64) ([]byte, error) {
 		return nil, fmt.Errorf("%d bytes at byte %d are outside of the image of %d bytes", n, at, i.size)
 	}
 	if i.left -= n; i.left < 0 {
-		return nil, fmt.Errorf("directories, inodes and attributes of more than %d bytes: too many to read", 256*i.most)
+		return nil, fmt.Errorf("directories, inodes and attributes of more than %d bytes: too many to read",
+			256*i.most)
 	}
 	b := make([]byte, n)
 	_, err := i.r.ReadAt(b, at)

@@ -139,7 +139,8 @@ func extracted(
 	ctx context.Context, tools Tools, w *walker, s eif.Section, use func(n *node, files *os.Root) error,
 ) error {
 	if tools == nil {
-		return errors.New("reading an erofs root needs the sandbox of 'neb build', which this machine cannot run")
+		return errors.New(
+			"reading an erofs root needs the sandbox of 'neb build', which this machine cannot run")
 	}
 	work := func() (string, error) { return tools.Work(ctx) }
 	return withErofs(w, s, work, func(erofs *erofsImage, dir string) error {

@@ -97,7 +97,8 @@ func (r *reader) archive(s eif.Section, at int64, use func(*initramfs.Header) er
 	content.ReadAt(head, 0)
 	switch {
 	case stream == nil && string(head) != plainMagic:
-		return at, fmt.Errorf("byte %d: neither a newc archive nor compressed in a format that the kernel reads", at)
+		return at, fmt.Errorf("byte %d: neither a newc archive nor compressed in a format that the kernel reads",
+			at)
 	case r.open:
 		return at, fmt.Errorf("byte %d: it follows an lz4 stream without 4 zeros at its end: "+
 			"the kernel takes it for more of the stream", at)

@@ -227,8 +227,8 @@ func diffTrees(a, b tree, say func(path, what string)) (moved bool, err error) {
 			if !ok {
 				sides[i].alone[e.path] = e
 				if len(sides[i].alone) > maxAlone {
-					return false, fmt.Errorf("more than %d names of the %s file are not in the other one, "+
-						"or much later: too many to compare", maxAlone, sides[i].name)
+					return false, fmt.Errorf("more than %d names of the %s file are missing from the other, "+
+						"or occur much later there: too many to compare", maxAlone, sides[i].name)
 				}
 				continue
 			}

@@ -92,7 +92,7 @@ func TestBoot(t *testing.T) {
 			v.WaitBeat()
 			v.Says("guest: up")
 			if arch == eif.X86_64 {
-				v.Says("Disabling APIC timer") // its calibration would be an eighth of the start
+				v.Says("Disabling APIC timer") // which the kernel would wait for
 			}
 			c := command(t, v)
 			c.do("echo 7000 10 10000")

@@ -57,8 +57,8 @@ var boards = map[string]board{
 		// Under load and without KVM the check of the timer interrupt fails now and then, and the kernel
 		// panics.
 		tcg: "no_timer_check",
-		// The kernel waits 0.2 s to calibrate the timer of its processor's APIC, an eighth of an emulated start.
-		// A single processor can use the PIT instead.
+		// The kernel waits while it calibrates the timer of its processor's APIC. A single processor can use
+		// the PIT instead.
 		alone: "nolapic_timer",
 		// For a machine that will never have a second processor, TCG translates instructions with a lock
 		// prefix, which are Linux's memory barriers, into plain ones. The devices see the difference: the

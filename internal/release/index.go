@@ -28,9 +28,9 @@ const (
 	maxIndex     = 1 << 20
 )
 
-// Index names the newest release. As in TUF (theupdateframework.github.io/specification, 5.4), it is signed by
-// several keys, so that one stolen key is not enough, and expires, so that somebody who withholds a newer one
-// cannot do so for long.
+// Index names the newest release. As in TUF (theupdateframework.github.io/specification, 5.4), it is signed
+// by several keys, so that one stolen key is not enough, and expires, so that somebody who withholds a newer
+// one cannot do so for long.
 type Index struct {
 	Version string    `json:"version"`
 	Sums    string    `json:"sums"`    // SHA-256 of its SHA256SUMS

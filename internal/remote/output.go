@@ -42,7 +42,8 @@ func (r *Remote) Statements(ctx context.Context, key string) ([][]byte, error) {
 	list, unread := r.referrers(ctx, key, typeStatement)
 	found, err := each(list, func(m referrer) ([]byte, error) {
 		if len(m.manifest.Layers) != 1 || m.manifest.Layers[0].MediaType != typeStatement {
-			return nil, fmt.Errorf("%s: statement %s: expected one layer of type %s", r.name, m.digest, typeStatement)
+			return nil, fmt.Errorf("%s: statement %s: expected one layer of type %s", r.name, m.digest,
+				typeStatement)
 		}
 		data, err := r.document(ctx, m.manifest.Layers[0])
 		if err != nil {
@@ -50,7 +51,8 @@ func (r *Remote) Statements(ctx context.Context, key string) ([][]byte, error) {
 		}
 		var b bundle
 		if err := json.Unmarshal(data, &b); err != nil || len(b.Envelope) == 0 {
-			return nil, fmt.Errorf("%s: statement %s: expected a Sigstore bundle with an envelope", r.name, m.digest)
+			return nil, fmt.Errorf("%s: statement %s: expected a Sigstore bundle with an envelope", r.name,
+				m.digest)
 		}
 		return b.Envelope, nil
 	})

@@ -69,7 +69,8 @@ func (b *body) Read(p []byte) (int, error) {
 		return n, err
 	}
 	if least := int64(b.waited.Seconds() * MinRate); err == nil && b.count < least {
-		err = fmt.Errorf("%w: sent %d bytes in %v, expected at least %d", ErrSlow, b.count, b.waited.Round(time.Second), least)
+		err = fmt.Errorf("%w: sent %d bytes in %v, expected at least %d", ErrSlow, b.count,
+			b.waited.Round(time.Second), least)
 	}
 	b.waited, b.count = 0, 0
 	return n, err

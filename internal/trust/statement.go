@@ -46,7 +46,8 @@ type machine struct {
 func (o Output) Sign(key crypto.Signer) ([]byte, error) {
 	s := sign.NewStatement[machine](buildType, builderID)
 	if o.Manifest != "" { // cosign requires it
-		s.Subject = append(s.Subject, sign.Resource{Name: o.Key, Digest: map[string]string{"sha256": o.Manifest}})
+		s.Subject = append(s.Subject, sign.Resource{
+			Name: o.Key, Digest: map[string]string{"sha256": o.Manifest}})
 	}
 	for _, f := range o.Files {
 		s.Subject = append(s.Subject, sign.Resource{Name: f.Name,

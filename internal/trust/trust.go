@@ -80,7 +80,8 @@ func Load(path string) (*Keys, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: key %q: %w", path, key.Name, err)
 		}
-		found, err := k.Trust(key.Name, cmp.Or(key.Use, Builds), public, key.Expires) // a key twice would count twice
+		// A key twice would count twice.
+		found, err := k.Trust(key.Name, cmp.Or(key.Use, Builds), public, key.Expires)
 		if err != nil {
 			return nil, fmt.Errorf("%s: key %q: %w", path, key.Name, err)
 		}

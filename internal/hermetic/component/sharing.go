@@ -160,8 +160,8 @@ func (r Record) sign(ctx context.Context, key string, signer crypto.Signer) ([]b
 	if err != nil {
 		return nil, nil, err
 	}
-	o := trust.Output{Key: key, Manifest: manifest.Digest.Encoded(), Component: r.Component, Arch: r.Arch, Host: Host(),
-		Isolation: string(r.Isolation), Time: time.Now()}
+	o := trust.Output{Key: key, Manifest: manifest.Digest.Encoded(), Component: r.Component, Arch: r.Arch,
+		Host: Host(), Isolation: string(r.Isolation), Time: time.Now()}
 	for _, f := range r.Files {
 		o.Files = append(o.Files, trust.File{Name: f.Name, SHA256: f.SHA256})
 	}

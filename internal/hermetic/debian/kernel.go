@@ -33,7 +33,7 @@ const (
 	Erofs   = "erofs"   // a compressed root
 )
 
-// needed are drivers, as modules and as options of the kernel. Without those that have no use no enclave works.
+// needed lists drivers by module and kernel option. Every enclave needs those with an empty use.
 var needed = []struct{ module, option, why, use string }{
 	{"nsm", "NSM", "the driver of the Nitro Secure Module", ""},
 	{"vmw_vsock_virtio_transport", "VIRTIO_VSOCKETS", "the connection to the parent", ""},
@@ -153,7 +153,8 @@ func (u *kernelUnpacker) find(arch string, uses []string) (*Kernel, error) {
 	if m == nil {
 		return nil, errors.New("the kernel's configuration does not name its architecture")
 	}
-	if of := map[string]string{"x86": "x86_64", "x86_64": "x86_64", "arm64": "aarch64"}[string(m[1])]; of != arch {
+	archs := map[string]string{"x86": "x86_64", "x86_64": "x86_64", "arm64": "aarch64"}
+	if archs[string(m[1])] != arch {
 		return nil, fmt.Errorf("the kernel is for %s, the enclave is for %s", m[1], arch)
 	}
 	if arch == "x86_64" && !is("VIRTIO_MMIO_CMDLINE_DEVICES", "y") {
@@ -165,17 +166,19 @@ func (u *kernelUnpacker) find(arch string, uses []string) (*Kernel, error) {
 		switch {
 		case is(n.option, "y"), n.use != "" && !slices.Contains(uses, n.use):
 		case !is(n.option, "m"):
-			return nil, fmt.Errorf("the kernel lacks %s (%s): it was configured without %s", n.module, n.why, n.option)
+			return nil, fmt.Errorf("the kernel lacks %s (%s): it was configured without %s", n.module, n.why,
+				n.option)
 		default:
 			if err := u.load(n.module, seen); err != nil {
 				return nil, err
 			}
 		}
 	}
-	if i := slices.IndexFunc(u.kernel.Modules, func(m string) bool { return filepath.Base(m) == "nsm.ko" }); i == 0 {
+	switch i := slices.Index(u.kernel.Modules, filepath.Join(u.dir, "nsm.ko")); {
+	case i == 0:
 		u.kernel.NSM, u.kernel.Modules = u.kernel.Modules[0], u.kernel.Modules[1:]
-	} else if i > 0 {
-		return nil, errors.New("nsm.ko needs another module, and init loads nsm.ko first: this is not supported")
+	case i > 0:
+		return nil, errors.New("nsm.ko needs another module: this is not supported, init loads nsm.ko first")
 	}
 	for _, file := range u.packed {
 		if err := os.Remove(file); err != nil {

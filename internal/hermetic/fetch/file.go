@@ -38,7 +38,7 @@ func (e *GoneError) Error() string {
 
 func (e *GoneError) Unwrap() error { return e.Err }
 
-// progress is how many bytes a mirror must send before it breaks off to be asked again and again.
+// progress is how many bytes a mirror must send before it breaks off, for [ask] to reset its rounds.
 const progress = 64 << 10
 
 // File downloads a locked file into to and verifies its size and SHA-256. It resumes behind what to holds

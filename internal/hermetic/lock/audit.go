@@ -14,7 +14,7 @@ type RebuildState string
 const (
 	Unknown    RebuildState = "unknown"    // nobody has tried, or it could not be built
 	Reproduced RebuildState = "reproduced" // others built the same package from its source
-	Differs    RebuildState = "differs"    // others built another package from its source
+	Differs    RebuildState = "differs"    // others got different bytes from its source
 )
 
 // Rebuild is what is known about building a locked package again.
