@@ -37,6 +37,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/loopback"
 )
 
 // A guest is an enclave's network stack without an enclave.
@@ -291,26 +292,11 @@ func TestDNS(t *testing.T) {
 }
 
 func TestPublish(t *testing.T) {
-	free := func(network, at string) string {
-		if network == "udp" {
-			c, err := net.ListenPacket(network, at)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			return c.LocalAddr().String()
-		}
-		l, err := net.Listen(network, at)
-		if err != nil {
-			at = "127.0.0.1:0" // without IPv6
-			if l, err = net.Listen(network, at); err != nil {
-				t.Fatal(err)
-			}
-		}
-		defer l.Close()
-		return l.Addr().String()
+	overTCP, overUDP, over6 := loopback.Free(t), loopback.Free(t), loopback.Free(t)
+	if l, err := net.Listen("tcp", "[::1]"+strings.TrimPrefix(over6, "127.0.0.1")); err == nil { // with IPv6
+		over6 = l.Addr().String()
+		l.Close()
 	}
-	overTCP, overUDP, over6 := free("tcp", "127.0.0.1:0"), free("udp", "127.0.0.1:0"), free("tcp", "[::1]:0")
 	s := newServer(t, Config{Publish: []Published{
 		{Network: "tcp", Listen: overTCP, Port: 443}, {CID: 17, Network: "udp", Listen: overUDP, Port: 53},
 		{Network: "tcp", Listen: over6, Port: 444}}})

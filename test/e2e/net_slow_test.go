@@ -22,6 +22,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/loopback"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
@@ -130,7 +131,7 @@ func TestDebianPrograms(t *testing.T) {
 	}))
 	defer plain.Close()
 	_, httpPort, _ := net.SplitHostPort(plain.Listener.Addr().String())
-	postgres := freePort(t)
+	postgres := loopback.Free(t)
 	_, postgresPort, _ := net.SplitHostPort(postgres)
 	eif := filepath.Join(t.TempDir(), "debian.eif")
 	args := []string{"eif", "build", "--rootfs", root, "--arch", "x86_64", "--blobs", blobs(t, "x86_64"),
@@ -144,7 +145,7 @@ func TestDebianPrograms(t *testing.T) {
 	servePostgres(t, root, postgresPort)
 
 	dir := shortDir(t)
-	published, refused := freePort(t), freePort(t)
+	published, refused := loopback.Free(t), loopback.Free(t)
 	parent := func() *exec.Cmd {
 		cmd := exec.CommandContext(t.Context(), nebPath, "net", "serve", "--listen", "unix:"+dir+"/net", "--socket",
 			dir+"/status", "--host-loopback", "--net-dns", w.resolver, "--publish", published+":80", "--publish",
@@ -213,14 +214,6 @@ func TestDebianPrograms(t *testing.T) {
 	if got := strings.Count(said.String(), "\nok: "); err != nil || got != want {
 		t.Errorf("%d programs succeeded, want %d (%v)\n%s", got, want, err, &said)
 	}
-}
-
-// freePort returns an address of this machine's loopback on which nobody listens.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l := listen(t, "tcp").(net.Listener)
-	l.Close()
-	return l.Addr().String()
 }
 
 // servePostgres adds Debian's PostgreSQL to the tree and runs it there, on this machine. The tree has its

@@ -28,6 +28,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/loopback"
 )
 
 // world is what an enclave reaches over its network in a test: servers on this machine's loopback.
@@ -65,7 +66,7 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(server.Close)
 	_, w.https, _ = net.SplitHostPort(server.Listener.Addr().String())
 
-	l := listen(t, "tcp").(net.Listener)
+	l := listen(t)
 	echo := func(c net.Conn) { io.Copy(c, c); c.(*net.TCPConn).CloseWrite() }
 	go serveEach(l, echo)
 	_, w.echo, _ = net.SplitHostPort(l.Addr().String())
@@ -75,12 +76,15 @@ func newWorld(t testing.TB) *world {
 		go serveEach(six, echo)
 		_, w.echo6, _ = net.SplitHostPort(six.Addr().String())
 	}
-	for _, p := range []struct {
-		address *string
-		answer  func([]byte) []byte
-	}{{&w.udp, bytes.Clone}, {&w.resolver, resolve}} {
-		c := listen(t, "udp").(net.PacketConn)
-		*p.address = c.LocalAddr().String()
+	w.resolver = loopback.Free(t)
+	udp := loopback.Free(t)
+	_, w.udp, _ = net.SplitHostPort(udp)
+	for address, answer := range map[string]func([]byte) []byte{udp: bytes.Clone, w.resolver: resolve} {
+		c, err := net.ListenPacket("udp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
 		go func() {
 			b := make([]byte, 1<<16)
 			for {
@@ -88,7 +92,7 @@ func newWorld(t testing.TB) *world {
 				if err != nil {
 					return
 				}
-				c.WriteTo(p.answer(b[:n]), from)
+				c.WriteTo(answer(b[:n]), from)
 			}
 		}()
 	}
@@ -112,24 +116,17 @@ func newWorld(t testing.TB) *world {
 			c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...))
 		}
 	})
-	_, w.udp, _ = net.SplitHostPort(w.udp)
 	return w
 }
 
-func listen(t testing.TB, network string) io.Closer {
+func listen(t testing.TB) net.Listener {
 	t.Helper()
-	var c io.Closer
-	var err error
-	if network == "udp" {
-		c, err = net.ListenPacket(network, "127.0.0.1:0")
-	} else {
-		c, err = net.Listen(network, "127.0.0.1:0")
-	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
-	return c
+	t.Cleanup(func() { l.Close() })
+	return l
 }
 
 func serveEach(l net.Listener, serve func(net.Conn)) {
@@ -192,7 +189,7 @@ func readEvents(t testing.TB, stdout string) netEvents {
 
 // echoProxy is an HTTP proxy whose connections, to 198.51.100.7:7, lead to the echo server.
 func echoProxy(t testing.TB, port string) string {
-	l := listen(t, "tcp").(net.Listener)
+	l := listen(t)
 	go serveEach(l, func(c net.Conn) {
 		request, err := http.ReadRequest(bufio.NewReader(c))
 		if err != nil || request.Method != http.MethodConnect || request.Host != "198.51.100.7:7" {
@@ -217,7 +214,7 @@ func echoProxy(t testing.TB, port string) string {
 // An ordinary program reaches what the rules allow, and nothing else.
 func TestNetwork(t *testing.T) {
 	w := newWorld(t)
-	published := listen(t, "tcp").(net.Listener)
+	published := listen(t)
 	publish := published.Addr().String()
 	published.Close()
 	six := "1048576 bytes"

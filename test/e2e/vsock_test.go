@@ -19,6 +19,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/loopback"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm/peer"
 )
@@ -107,13 +108,7 @@ func startVsock(t *testing.T) *running {
 		"deaf": peer.Deaf, "commands": peer.Commands, "nobody": 4711} {
 		args = append(args, "--connect", fmt.Sprintf("unix:%s=%d", filepath.Join(dir, name), port))
 	}
-	// A port that was free a moment ago.
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.tcp = free.Addr().String()
-	free.Close()
+	r.tcp = loopback.Free(t)
 	args = append(args, "--connect", fmt.Sprintf("tcp:%s=%d", r.tcp, peer.Echo))
 	for port, endpoint := range map[int]string{
 		parentEcho: r.serve("unix", "parent-echo", giveBack),
