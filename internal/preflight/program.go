@@ -11,6 +11,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/arch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/compression"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
 // machine returns the ELF machine of an architecture, or EM_NONE.
@@ -65,21 +66,9 @@ func CheckModule(r io.ReaderAt, arch, release string) error {
 	if f.Machine != machine(arch) || f.Type != elf.ET_REL {
 		return fmt.Errorf("built for %v (%v), the enclave is for %s", f.Machine, f.Type, arch)
 	}
-	section := f.Section(".modinfo")
-	if section == nil {
-		return errors.New("not a kernel module: no section .modinfo")
+	magic, err := kernel.ModuleInfo(f, "vermagic")
+	if built, _, _ := strings.Cut(magic, " "); err == nil && built != release && release != "" {
+		err = fmt.Errorf("built for kernel %s, the kernel is %s", built, release)
 	}
-	info, err := section.Data()
-	if err != nil {
-		return fmt.Errorf("section .modinfo: %w", err)
-	}
-	for record := range bytes.SplitSeq(info, []byte{0}) {
-		if magic, ok := bytes.CutPrefix(record, []byte("vermagic=")); ok {
-			if built, _, _ := strings.Cut(string(magic), " "); built != release && release != "" {
-				return fmt.Errorf("built for kernel %s, the kernel is %s", built, release)
-			}
-			return nil
-		}
-	}
-	return errors.New("not a kernel module: no vermagic")
+	return err
 }

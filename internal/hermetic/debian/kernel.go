@@ -17,6 +17,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/compression"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/stream"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
 // Kernel is a ready kernel of Debian or a vendor, unpacked: paths of files.
@@ -161,7 +162,7 @@ func (u *kernelUnpacker) find(arch string, uses []string) (*Kernel, error) {
 		return nil, errors.New("the kernel finds no device of an enclave: " +
 			"it was configured without VIRTIO_MMIO_CMDLINE_DEVICES")
 	}
-	seen := map[string]bool{}
+	loaded := map[string]bool{}
 	for _, n := range needed {
 		switch {
 		case is(n.option, "y"), n.use != "" && !slices.Contains(uses, n.use):
@@ -169,7 +170,7 @@ func (u *kernelUnpacker) find(arch string, uses []string) (*Kernel, error) {
 			return nil, fmt.Errorf("the kernel lacks %s (%s): it was configured without %s", n.module, n.why,
 				n.option)
 		default:
-			if err := u.load(n.module, seen); err != nil {
+			if err := u.load(n.module, loaded); err != nil {
 				return nil, err
 			}
 		}
@@ -188,12 +189,13 @@ func (u *kernelUnpacker) find(arch string, uses []string) (*Kernel, error) {
 	return &u.kernel, nil
 }
 
-// load appends a module after those that it depends on, each once.
-func (u *kernelUnpacker) load(name string, seen map[string]bool) error {
-	if seen[name] {
+// load appends a module after those that it depends on, each once. Loaded is false for those whose dependencies
+// are being appended.
+func (u *kernelUnpacker) load(name string, loaded map[string]bool) error {
+	if loaded[name] {
 		return nil
 	}
-	seen[name] = true
+	loaded[name] = false
 	packed := u.packed[name]
 	if packed == "" {
 		return fmt.Errorf("the packages lack the module %s: give all that the kernel consists of", name)
@@ -207,10 +209,14 @@ func (u *kernelUnpacker) load(name string, seen map[string]bool) error {
 		return fmt.Errorf("module %s: %w", name, err)
 	}
 	for _, need := range needs {
-		if err := u.load(need, seen); err != nil {
+		if done, begun := loaded[need]; begun && !done {
+			return fmt.Errorf("the modules %s and %s need each other: the kernel can load neither", name, need)
+		}
+		if err := u.load(need, loaded); err != nil {
 			return err
 		}
 	}
+	loaded[name] = true
 	to := filepath.Join(u.dir, name+".ko")
 	u.kernel.Modules = append(u.kernel.Modules, to)
 	return os.WriteFile(to, module, 0o644)
@@ -226,24 +232,12 @@ func readModule(name string) ([]byte, error) {
 	return compression.ReadAll(f, mostModule)
 }
 
-// dependencies returns the modules that a module names in its section .modinfo.
+// dependencies returns the modules that a module needs.
 func dependencies(module []byte) ([]string, error) {
 	f, err := elf.NewFile(bytes.NewReader(module))
 	if err != nil {
 		return nil, err
 	}
-	section := f.Section(".modinfo")
-	if section == nil {
-		return nil, errors.New("no section .modinfo")
-	}
-	info, err := section.Data()
-	if err != nil {
-		return nil, fmt.Errorf("section .modinfo: %w", err)
-	}
-	for record := range bytes.SplitSeq(info, []byte{0}) {
-		if list, ok := bytes.CutPrefix(record, []byte("depends=")); ok {
-			return strings.FieldsFunc(moduleName(string(list)), func(r rune) bool { return r == ',' }), nil
-		}
-	}
-	return nil, nil
+	list, err := kernel.ModuleInfo(f, "depends")
+	return strings.FieldsFunc(moduleName(list), func(r rune) bool { return r == ',' }), err
 }
