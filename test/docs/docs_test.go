@@ -17,6 +17,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/report"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/source"
 )
 
 const root = "../.."
@@ -179,12 +180,6 @@ func TestCommands(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-	list.Dir = root
-	names, err := list.Output()
-	if err != nil {
-		t.Fatalf("git ls-files: %v", err)
-	}
 	for _, page := range pages(t) {
 		found, err := blocks(page, read(t, page))
 		if err != nil {
@@ -196,9 +191,7 @@ func TestCommands(t *testing.T) {
 		}
 		t.Run(page, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "neb")
-			for _, name := range strings.Split(strings.Trim(string(names), "\x00"), "\x00") {
-				copyFile(t, filepath.Join(root, name), filepath.Join(dir, name))
-			}
+			source.Copy(t, root, dir)
 			var script strings.Builder
 			name := strings.TrimSuffix(filepath.Base(page), ".md") + ".sh"
 			before, err := os.ReadFile(filepath.Join("testdata", "before", name))
@@ -223,27 +216,6 @@ func TestCommands(t *testing.T) {
 }
 
 // copyFile copies a file of the work tree. It ignores one that is in git's index only.
-func copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	info, err := os.Stat(from)
-	if os.IsNotExist(err) {
-		return
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(to, text, info.Mode().Perm()); err != nil {
-		t.Fatal(err)
-	}
-}
-
 var (
 	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading = regexp.MustCompile(`(?m)^#+ +(.*)$`)

@@ -20,27 +20,18 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/report"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/source"
 )
 
 const root = "../.."
 
-// source copies the source tree, with the stand-in for nixpkgs and its busybox.
-func source(t *testing.T) string {
+// checkout copies the source tree, with the stand-in for nixpkgs and its busybox.
+func checkout(t *testing.T) string {
 	t.Helper()
 	require.Command(t, "nix-instantiate")
 	busybox := require.StaticCommand(t, "busybox")
 	dir := filepath.Join(t.TempDir(), "neb")
-	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-	list.Dir = root
-	names, err := list.Output()
-	if err != nil {
-		t.Fatalf("git ls-files: %v", err)
-	}
-	for _, name := range strings.Split(strings.Trim(string(names), "\x00"), "\x00") {
-		if copyFile(t, filepath.Join(root, name), filepath.Join(dir, name)) != nil {
-			continue // removed from the work tree, and not yet from the index
-		}
-	}
+	source.Copy(t, root, dir)
 	if err := copyFile(t, "testdata/nixpkgs.nix", filepath.Join(dir, "nixpkgs.nix")); err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +129,7 @@ func (s nixStore) eval(dir, expression string, v any) {
 var cross = `(import ./nixpkgs.nix { }).pkgsCross.aarch64-multiplatform`
 
 func TestEvaluate(t *testing.T) {
-	dir, s := source(t), newStore(t)
+	dir, s := checkout(t), newStore(t)
 	for _, attribute := range []string{"all", "kernel", "init", "linuxkit", "neb", "modules"} {
 		variants := [][]string{nil, {"--arg", "pkgs", cross}, {"--argstr", "mirror", "http://mirror.example"}}
 		for _, args := range variants {
@@ -165,7 +156,7 @@ func TestEvaluate(t *testing.T) {
 
 // TestSource checks that files that no blob is built from do not change the derivation, and that others do.
 func TestSource(t *testing.T) {
-	dir, s := source(t), newStore(t)
+	dir, s := checkout(t), newStore(t)
 	derivation := func() string {
 		return s.must("nix-instantiate", "-A", "kernel", filepath.Join(dir, "default.nix"))
 	}
@@ -207,7 +198,7 @@ func edit(t *testing.T, name string) {
 }
 
 func TestUnsupportedSystem(t *testing.T) {
-	dir, s := source(t), newStore(t)
+	dir, s := checkout(t), newStore(t)
 	for _, system := range []string{"i686-linux", "x86_64-darwin"} {
 		_, err := s.run("nix-instantiate", filepath.Join(dir, "default.nix"), "-A", "all",
 			"--arg", "pkgs", fmt.Sprintf(`import %s/nixpkgs.nix { system = "%s"; }`, dir, system))
@@ -221,7 +212,7 @@ func TestUnsupportedSystem(t *testing.T) {
 // TestHashes checks that Nix fetches, for both architectures, the files that the lock names, by the same
 // hashes, and that each file's path in the Nix store follows from its hash.
 func TestHashes(t *testing.T) {
-	dir, s := source(t), newStore(t)
+	dir, s := checkout(t), newStore(t)
 	var found []struct {
 		SHA256, Name, Path, Hash string
 		URLs                     []string

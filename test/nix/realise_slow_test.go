@@ -26,7 +26,7 @@ var kernel = flag.Bool("kernel", false, "TestRealise: build the attributes kerne
 // TestRealise builds inside Nix's sandbox, from files that stand in the Nix store under the hashes of the
 // lock. The bytes must be those of a build without Nix.
 func TestRealise(t *testing.T) {
-	dir, s := source(t), newStore(t)
+	dir, s := checkout(t), newStore(t)
 	cache, err := store.Open("")
 	if err != nil {
 		t.Fatal(err)

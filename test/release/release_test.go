@@ -21,6 +21,7 @@ import (
 
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/report"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/source"
 )
 
 const root = "../.."
@@ -44,27 +45,19 @@ func TestRelease(t *testing.T) {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	// A copy of the source, as the commit of a release.
-	source := filepath.Join(work, "source")
-	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-	list.Dir = root
-	names, err := list.Output()
-	if err != nil {
-		t.Fatalf("git ls-files: %v", err)
-	}
-	for _, name := range strings.Split(strings.Trim(string(names), "\x00"), "\x00") {
-		copyFile(t, filepath.Join(root, name), filepath.Join(source, name))
-	}
+	checkout := filepath.Join(work, "source")
+	source.Copy(t, root, checkout)
 	lacks := `CHANGELOG.md: no section "## 0.0.1"`
-	if out, err := neb(t, source, program, "release", "0.0.1"); err == nil || !strings.Contains(out, lacks) {
+	if out, err := neb(t, checkout, program, "release", "0.0.1"); err == nil || !strings.Contains(out, lacks) {
 		t.Errorf("a version that the changelog lacks: %v\n%s", err, out)
 	}
 	changes := []byte("# Changelog\n\n## 0.0.1\n\nPCR1: unchanged: docs alone.\n")
-	write(t, filepath.Join(source, "CHANGELOG.md"), changes)
+	write(t, filepath.Join(checkout, "CHANGELOG.md"), changes)
 
-	git(t, source, "init", "-q")
-	git(t, source, "add", "-A")
-	git(t, source, "commit", "-q", "-m", "0.0.1")
-	commit := git(t, source, "rev-parse", "HEAD")
+	git(t, checkout, "init", "-q")
+	git(t, checkout, "add", "-A")
+	git(t, checkout, "commit", "-q", "-m", "0.0.1")
+	commit := git(t, checkout, "rev-parse", "HEAD")
 
 	key := filepath.Join(work, "key.pem")
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -82,7 +75,7 @@ func TestRelease(t *testing.T) {
 	write(t, key+".pub", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 	releases := []string{filepath.Join(work, "first"), filepath.Join(work, "second")}
 	for _, dir := range releases {
-		out, err := neb(t, source, program, "release", "0.0.1", "--output", dir, "--signing-key", key)
+		out, err := neb(t, checkout, program, "release", "0.0.1", "--output", dir, "--signing-key", key)
 		if err != nil {
 			t.Fatalf("neb release: %v\n%s", err, out)
 		}
@@ -101,12 +94,12 @@ func TestRelease(t *testing.T) {
 
 	const archive = "enclaves-blobs-0.0.1.tar.xz"
 	path := filepath.Join(releases[0], archive)
-	out, err := neb(t, source, program, "verify", "--cached", "--release", path, "--release-key", key+".pub")
+	out, err := neb(t, checkout, program, "verify", "--cached", "--release", path, "--release-key", key+".pub")
 	if err != nil || strings.Count(out, "same") < 15 {
 		t.Errorf("neb verify: %v\n%s", err, out)
 	}
 	report.Linef(t, "neb verify --release: %d files are the same", strings.Count(out, "same"))
-	checkIndex(t, source, program, path, work)
+	checkIndex(t, checkout, program, path, work)
 	sums := exec.Command("sha256sum", "-c", "--strict", "SHA256SUMS")
 	sums.Dir = releases[0]
 	if out, err := sums.CombinedOutput(); err != nil {
@@ -119,9 +112,9 @@ func TestRelease(t *testing.T) {
 	}
 
 	// From another commit nothing is compiled, and nothing is compared.
-	git(t, source, "commit", "-q", "--allow-empty", "-m", "another")
+	git(t, checkout, "commit", "-q", "--allow-empty", "-m", "another")
 	want := "built from commit " + commit + ", the source is at commit "
-	out, err = neb(t, source, program, "verify", "--release", path)
+	out, err = neb(t, checkout, program, "verify", "--release", path)
 	if err == nil || !strings.Contains(out, want) {
 		t.Errorf("from another commit: %v\n%s", err, out)
 	}
@@ -130,7 +123,7 @@ func TestRelease(t *testing.T) {
 	tampered[len(tampered)/2] ^= 1
 	write(t, path, tampered)
 	want = fmt.Sprintf("%x  %s", sha256.Sum256(tampered), archive)
-	out, err = neb(t, source, program, "verify", "--cached", "--release", path)
+	out, err = neb(t, checkout, program, "verify", "--cached", "--release", path)
 	if err == nil || !strings.Contains(out, want) {
 		t.Errorf("one byte changed: expected %q, found %v\n%s", want, err, out)
 	}
@@ -139,7 +132,7 @@ func TestRelease(t *testing.T) {
 
 // checkIndex signs an index with two keys, on two hosts as it were, and verifies the release with it, from a
 // remote and beside the archive.
-func checkIndex(t *testing.T, source, program, path, work string) {
+func checkIndex(t *testing.T, checkout, program, path, work string) {
 	t.Helper()
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(work, "config"))
 	remote := filepath.Join(work, "remote")
@@ -153,29 +146,29 @@ func checkIndex(t *testing.T, source, program, path, work string) {
 				t.Fatalf("openssl: %v\n%s", err, out)
 			}
 		}
-		out, err := neb(t, source, program, "trust", "add", "--for", "releases", key, key+".pub")
+		out, err := neb(t, checkout, program, "trust", "add", "--for", "releases", key, key+".pub")
 		if err != nil {
 			t.Fatalf("neb trust add: %v\n%s", err, out)
 		}
-		out, err = neb(t, source, program, append([]string{"release", "index", path, "--key", key}, args...)...)
+		out, err = neb(t, checkout, program, append([]string{"release", "index", path, "--key", key}, args...)...)
 		if err != nil {
 			t.Fatalf("neb release index: %v\n%s", err, out)
 		}
 		if i == 0 {
-			if out, err := neb(t, source, program, verify...); err == nil ||
+			if out, err := neb(t, checkout, program, verify...); err == nil ||
 				!strings.Contains(out, "signed by 1 trusted key, 2 are required") {
 				t.Errorf("one signature: %v\n%s", err, out)
 			}
 		}
 	}
-	if out, err := neb(t, source, program, append(verify, "--remote", remote)...); err != nil {
+	if out, err := neb(t, checkout, program, append(verify, "--remote", remote)...); err != nil {
 		t.Errorf("index in a remote: %v\n%s", err, out)
 	}
 	index := filepath.Join(filepath.Dir(path), "index.dsse.json")
 	if err := os.Remove(index); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := neb(t, source, program, verify...); err == nil || !strings.Contains(out, "index is required") {
+	if out, err := neb(t, checkout, program, verify...); err == nil || !strings.Contains(out, "index is required") {
 		t.Errorf("no index: %v\n%s", err, out)
 	}
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(work, "empty"))
@@ -191,23 +184,6 @@ func git(t *testing.T, dir string, args ...string) string {
 		t.Fatalf("git %s: %v\n%s", args[0], err, out)
 	}
 	return strings.TrimSpace(string(out))
-}
-
-func copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	info, err := os.Stat(from)
-	if os.IsNotExist(err) {
-		return // removed from the work tree, and not yet from the index
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(to, read(t, from), info.Mode().Perm()); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func read(t *testing.T, path string) []byte {

@@ -19,6 +19,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/registries"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/source"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/trust"
 )
 
@@ -85,7 +86,7 @@ func TestMachines(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := machine{neb: filepath.Join(work, "bin", "neb"), source: filepath.Join(work, "source"), dir: work}
-	copySource(t, a.source)
+	source.Copy(t, root, a.source)
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", a.neb, "./cmd/neb")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
@@ -231,28 +232,4 @@ func sums(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return string(text)
-}
-
-// copySource copies the source to where another user can read it.
-func copySource(t *testing.T, to string) {
-	t.Helper()
-	list := exec.CommandContext(t.Context(), "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-	list.Dir = root
-	names, err := list.Output()
-	if err != nil {
-		t.Fatalf("git ls-files: %v", err)
-	}
-	for _, name := range strings.Split(strings.Trim(string(names), "\x00"), "\x00") {
-		data, err := os.ReadFile(filepath.Join(root, name))
-		if err != nil {
-			continue // removed, and not committed yet
-		}
-		path := filepath.Join(to, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
