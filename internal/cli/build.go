@@ -115,7 +115,7 @@ against neb.lock and keeps the file in the store (see 'neb cache').`,
 		"use newer versions of locked files that are gone from the mirrors, and list them; "+
 			"the output then differs from the lock's")
 	cmd.Flags().StringVar(&flags.pushKey, "push", "",
-		"sign what is built with the private key in this PEM `file` and push it to the remotes")
+		"sign what is built with this private `key`, a PEM file or an ARN, and push it to the remotes")
 	cmd.Flags().BoolVar(&flags.wait, "wait", false,
 		"if another builder is building the same, wait for its result; needs --push")
 	cmd.Flags().StringVarP(&dir, "output", "o", "result", "`directory` of the result")

@@ -97,7 +97,7 @@ names; they need no signature.`,
 		return nil
 	})
 	cmd.Flags().StringVar(&flags.pushKey, "key", "",
-		"PEM `file` or ARN of the private key to sign with (ECDSA P-256, P-384 or Ed25519)")
+		"private `key` to sign with, a PEM file or an ARN (ECDSA P-256, P-384 or Ed25519)")
 	return cmd
 }
 

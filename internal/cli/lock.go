@@ -62,7 +62,7 @@ The exit status is 0 if every package was reproduced, and 1 if one was not, or i
 					100*float64(good)/float64(a.Packages))
 			}
 			if err == nil && good < a.Packages {
-				err = fmt.Errorf("%d packages differ when rebuilt, %d are unknown", a.States[lock.Differs],
+				err = fmt.Errorf("packages that differ when rebuilt: %d, unknown: %d", a.States[lock.Differs],
 					a.States[lock.Unknown])
 			}
 			return err

@@ -50,7 +50,8 @@ func TestLockAudit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code != 1 || report.List[0].State != lock.Differs || report.States[lock.Differs] != 1 ||
-		report.States[lock.Reproduced] != report.Packages-1 || !strings.Contains(errs, "1 packages differ") {
+		report.States[lock.Reproduced] != report.Packages-1 ||
+		!strings.Contains(errs, "differ when rebuilt: 1, unknown: ") {
 		t.Errorf("one is bad: status %d, %v of %d, %q", code, report.States, report.Packages, errs)
 	}
 	if code, _, errs := audit([]string{"1"}); code != 1 || !strings.Contains(errs, path) {

@@ -146,7 +146,7 @@ release, and adds signatures. Users require those of two keys. With --remote, ne
 	}
 	cmd.Flags().StringVar(&expires, "expires", "", "make an index that is valid before this `day`, in UTC")
 	cmd.Flags().StringArrayVar(&names, "key", nil,
-		"PEM `file` or ARN of a private key (ECDSA P-256, P-384 or Ed25519); repeatable")
+		"private `key`, a PEM file or an ARN (ECDSA P-256, P-384 or Ed25519); repeatable")
 	flags.addRemote(cmd)
 	return cmd
 }

@@ -72,6 +72,7 @@ func newTrustAddCommand(s streams) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&use, "for", trust.Builds,
 		"what the key may sign: builds, or releases (the index that 'neb verify --release' requires)")
+	choices(cmd, "for", trust.Builds, trust.Releases)
 	cmd.Flags().StringVar(&expires, "expires", "", "end of the trust, a `day` like 2027-01-31, in UTC")
 	return cmd
 }

@@ -68,7 +68,8 @@ remote, must name it as the newest release.`,
 	f.StringVar(&o.archive, "release", "",
 		"verify the archive of a release: a `file` with the release's other files beside it")
 	f.StringVar(&o.signKey, "sign", "",
-		"if DIR is right, sign a statement of it with the private key in this PEM `file` and push it to the remotes")
+		"if DIR is right, sign a statement of it with this private `key`, a PEM file or an ARN, "+
+			"and push it to the remotes")
 	f.StringVar(&o.key, "release-key", "",
 		"require that the key in this PEM `file` signed the release's provenance")
 	return cmd
