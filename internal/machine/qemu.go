@@ -58,8 +58,9 @@ var boards = map[string]board{
 		// panics.
 		tcg: "no_timer_check",
 		// The kernel waits while it calibrates the timer of its processor's APIC. A single processor can use
-		// the PIT instead.
-		alone: "nolapic_timer",
+		// the PIT instead. Without a second processor the kernel also removes 8,000 lock prefixes, and
+		// switches its address space twice for each, which empties TCG's TLB.
+		alone: "nolapic_timer noreplace-smp",
 		// For a machine that will never have a second processor, TCG translates instructions with a lock
 		// prefix, which are Linux's memory barriers, into plain ones. The devices see the difference: the
 		// enclave would sometimes omit a notification, and its queue would stall.
