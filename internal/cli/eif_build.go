@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -83,7 +85,7 @@ output, in the form of nitro-cli build-enclave.`,
 	f.StringVar(&o.blobs, "blobs", "", "`directory` with the blobs (default: what 'neb build' builds)")
 	f.StringVar(&o.own.Kernel, "kernel", "", "kernel `file`, bzImage or Image, instead of the blob")
 	f.StringArrayVar(&o.packages, "kernel-package", nil,
-		"Debian package `FILE[@sha256:HEX]` with a ready kernel and its modules, instead of the blob; "+
+		"Debian or RPM package `FILE[@sha256:HEX]` with a ready kernel and its modules, instead of the blob; "+
 			"repeatable for a kernel in several packages")
 	f.StringVar(&o.own.Config, "kernel-config", "", "kernel configuration `file` instead of the blob")
 	f.StringVar(&b.Cmdline, "cmdline", "", "`text` of the kernel command line instead of the blob")
@@ -242,6 +244,13 @@ func (o *eifBuild) check() error {
 	case o.compat != "" && o.compat != nitroCLI:
 		return usagef("invalid --compat %q: expected nitro-cli", o.compat)
 	}
+	for _, p := range o.packages {
+		file, sum, given := strings.Cut(p, digestMark)
+		if b, err := hex.DecodeString(sum); file == "" || given && (err != nil || len(b) != sha256.Size) {
+			return usagef("invalid --kernel-package %q: expected FILE or FILE%sHEX with 64 hexadecimal digits",
+				p, digestMark)
+		}
+	}
 	for _, code := range o.allow {
 		if code == contract.AllowUserns || code == contract.AllowIOUring {
 			o.build.Overrides.Allow = append(o.build.Overrides.Allow, code)
@@ -353,14 +362,10 @@ func (o *eifBuild) unpackKernel(ctx context.Context) (work string, err error) {
 	var files []string
 	for _, p := range o.packages {
 		file, want, given := strings.Cut(p, digestMark)
-		if strings.HasSuffix(file, ".rpm") {
-			return "", fmt.Errorf("%s: only Debian packages (.deb) are supported: "+
-				"unpack the RPM, and use --kernel, --nsm and --module", file)
-		}
 		if given {
 			if sum, _, err := stream.SHA256(ctx, file); err != nil {
 				return "", err
-			} else if sum != want {
+			} else if !strings.EqualFold(sum, want) {
 				return "", fmt.Errorf("%s: expected SHA-256 %s, found %s", file, want, sum)
 			}
 		}

@@ -8,9 +8,15 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/enclaves"
 )
 
 // module is a kernel module for machine that needs others, compressed.
@@ -61,7 +67,45 @@ func deb(t *testing.T, files map[string]string) []byte {
 		data.Len(), data.Bytes())
 }
 
-// TestKernelPackage packs the ready kernel of Debian packages, and rejects those with which no enclave works.
+// rpm is an RPM package with files, by name, compressed with pack. Like most, it has no directories that
+// another package owns.
+func rpm(t *testing.T, files map[string]string, pack func(io.Writer) (io.WriteCloser, error)) []byte {
+	t.Helper()
+	const header = "\x8e\xad\xe8\x01\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x05" + // 1 entry, 5 bytes
+		"entry of 16 bytesdata"
+	var b bytes.Buffer
+	b.WriteString("\xed\xab\xee\xdb" + strings.Repeat("\x00", 92) + header + "\x00\x00\x00" + header)
+	entries := []enclaves.Entry{enclaves.Dir("./boot"), enclaves.Symlink("./boot/vmlinuz", "vmlinuz-6.12.117")}
+	for name, content := range files {
+		entries = append(entries, enclaves.File("./"+name, content))
+	}
+	z, err := pack(&b)
+	if err == nil {
+		_, err = z.Write(enclaves.CPIO(entries...))
+	}
+	if err == nil {
+		err = z.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+type plain struct{ io.Writer }
+
+func (plain) Close() error { return nil }
+
+var rpmCompressions = map[string]func(io.Writer) (io.WriteCloser, error){
+	"none": func(w io.Writer) (io.WriteCloser, error) { return plain{w}, nil },
+	"gzip": func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil },
+	"zstd": func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) },
+	"xz": func(w io.Writer) (io.WriteCloser, error) { // with the check that rpm writes
+		return xz.WriterConfig{CheckSum: xz.SHA256}.NewWriter(w)
+	},
+}
+
+// TestKernelPackage packs the ready kernel of Debian and RPM packages, and rejects those with which no enclave works.
 func TestKernelPackage(t *testing.T) {
 	f := newEIFFiles(t)
 	const modules = "usr/lib/modules/6.12.117/kernel/"
@@ -112,7 +156,7 @@ func TestKernelPackage(t *testing.T) {
 
 	good := deb(t, whole())
 	path := write("good.deb", good)
-	if status, errs := build(f.path("good.eif"), path+fmt.Sprintf("@sha256:%x", sha256.Sum256(good))); status != 0 {
+	if status, errs := build(f.path("good.eif"), path+fmt.Sprintf("@sha256:%X", sha256.Sum256(good))); status != 0 {
 		t.Fatal(errs)
 	}
 	if status, _, errs := command("eif", "extract", f.path("good.eif"), "--output", f.path("parts"), "--unpack"); status != 0 {
@@ -142,6 +186,27 @@ func TestKernelPackage(t *testing.T) {
 	}
 	if !bytes.Equal(readFile(t, f.path("parts.eif")), readFile(t, f.path("good.eif"))) {
 		t.Error("the same kernel in two packages gives another EIF")
+	}
+
+	fedora := whole()
+	for name, content := range whole() {
+		if in, ok := strings.CutPrefix(name, "usr/lib/"); ok {
+			delete(fedora, name)
+			fedora["lib/"+in] = content
+		}
+	}
+	fedora["lib/modules/6.12.117/vmlinuz"], fedora["lib/modules/6.12.117/config"] =
+		fedora["boot/vmlinuz-6.12.117"], fedora["boot/config-6.12.117"]
+	delete(fedora, "boot/vmlinuz-6.12.117")
+	delete(fedora, "boot/config-6.12.117")
+	for name, compression := range rpmCompressions {
+		for _, files := range []map[string]string{whole(), fedora} {
+			if status, errs := build(f.path("rpm.eif"), write("linux.rpm", rpm(t, files, compression))); status != 0 {
+				t.Errorf("RPM, %s: %s", name, errs)
+			} else if !bytes.Equal(readFile(t, f.path("rpm.eif")), readFile(t, f.path("good.eif"))) {
+				t.Errorf("RPM, %s: the same kernel gives another EIF", name)
+			}
+		}
 	}
 
 	for _, test := range []struct {
@@ -194,6 +259,12 @@ func TestKernelPackage(t *testing.T) {
 	if status, errs := build(f.path("bad.eif"), path+"@sha256:"+strings.Repeat("0", 64)); status != 1 ||
 		!strings.Contains(errs, "expected SHA-256 "+strings.Repeat("0", 64)) {
 		t.Errorf("another hash: status %d: %s", status, errs)
+	}
+	for _, sum := range []string{"", "abc", strings.Repeat("0", 63), strings.Repeat("0", 66), strings.Repeat("x", 64)} {
+		if status, errs := build(f.path("bad.eif"), path+"@sha256:"+sum); status != 2 ||
+			!strings.Contains(errs, "--kernel-package") || !strings.Contains(errs, "64 hexadecimal digits") {
+			t.Errorf("hash %q: status %d: %s", sum, status, errs)
+		}
 	}
 	if status, errs := build(path, path); status == 0 || !strings.Contains(errs, "--output") {
 		t.Errorf("output over the package: status %d: %s", status, errs)

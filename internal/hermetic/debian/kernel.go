@@ -2,6 +2,7 @@ package debian
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"debug/elf"
@@ -52,7 +53,7 @@ const (
 )
 
 // UnpackKernel finds kernel, configuration and the modules of an enclave for arch with some uses in Debian
-// packages, which may be the parts of one kernel, and writes them to the empty directory dir.
+// or RPM packages, which may be the parts of one kernel, and writes them to the empty directory dir.
 func UnpackKernel(
 	ctx context.Context, dir, arch string, uses []string, packages ...string,
 ) (*Kernel, error) {
@@ -75,6 +76,28 @@ type kernelUnpacker struct {
 	packed map[string]string // by name of the module, the file as the package has it
 }
 
+// nextFile returns the next regular file of a package, and [io.EOF] after the last.
+type nextFile func() (name string, content io.Reader, err error)
+
+func debFiles(r *bufio.Reader) (nextFile, error) {
+	data, err := Data(r)
+	if err != nil {
+		return nil, err
+	}
+	archive := tar.NewReader(io.LimitReader(data, mostPackage))
+	return func() (string, io.Reader, error) {
+		for {
+			h, err := archive.Next()
+			if err != nil {
+				return "", nil, err
+			}
+			if h.Typeflag == tar.TypeReg {
+				return h.Name, archive, nil
+			}
+		}
+	}, nil
+}
+
 // unpack writes the kernel, its configuration, and all modules of a package, as they are.
 func (u *kernelUnpacker) unpack(ctx context.Context, name string) error {
 	f, err := os.Open(name)
@@ -82,24 +105,28 @@ func (u *kernelUnpacker) unpack(ctx context.Context, name string) error {
 		return err
 	}
 	defer f.Close()
-	data, err := Data(stream.Reader(ctx, f))
+	r, files := bufio.NewReaderSize(stream.Reader(ctx, f), 1<<16), debFiles
+	if magic, _ := r.Peek(len(rpmMagic)); string(magic) == rpmMagic {
+		files = rpmFiles
+	}
+	next, err := files(r)
 	if err != nil {
 		return err
 	}
-	for archive := tar.NewReader(io.LimitReader(data, mostPackage)); ; {
-		h, err := archive.Next()
+	for {
+		name, content, err := next()
 		if err == io.EOF {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		in, file := path.Split(path.Clean("/" + h.Name))
-		// Debian's kernels have all parts in /usr/lib/modules/VERSION since 6.19.
-		ofVersion, _ := path.Match("/usr/lib/modules/*/", in)
+		in, file := path.Split(path.Clean("/" + name))
+		// All parts are in /usr/lib/modules/VERSION in Debian's kernels since 6.19, and in Fedora's, whose
+		// packages call that /lib.
+		ofVersion, _ := path.Match("/usr/lib/modules/*/", "/usr"+strings.TrimPrefix(in, "/usr"))
 		to := ""
 		switch module := moduleFile.FindStringSubmatch(file); {
-		case h.Typeflag != tar.TypeReg:
 		case file == "vmlinuz" && ofVersion || in == "/boot/" && strings.HasPrefix(file, "vmlinuz-"):
 			to = "vmlinuz"
 			u.kernel.Image = filepath.Join(u.dir, to)
@@ -115,14 +142,14 @@ func (u *kernelUnpacker) unpack(ctx context.Context, name string) error {
 		}
 		out, err := os.OpenFile(filepath.Join(u.dir, to), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 		if errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("%s: the packages have two of these: expected one kernel", h.Name)
+			return fmt.Errorf("%s: the packages have two of these: expected one kernel", name)
 		}
 		if err == nil {
-			_, err = io.Copy(out, archive)
+			_, err = io.Copy(out, content)
 			err = errors.Join(err, out.Close())
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", h.Name, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 }
