@@ -4,10 +4,14 @@ package cli
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"os"
 	"strings"
 	"testing"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/remote"
+	"github.com/nitro-enclaves-bootstrap/neb/internal/sign"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/registries"
 )
 
@@ -63,5 +67,96 @@ func TestEIFInRegistry(t *testing.T) {
 	}
 	if !bytes.Equal(readFile(t, f.path("pulled.eif")), readFile(t, path)) {
 		t.Error("pulled other bytes than were pushed")
+	}
+}
+
+// TestSignedEIF signs EIFs in a registry and in a directory, and requires signatures of trusted keys.
+func TestSignedEIF(t *testing.T) {
+	for name, app := range map[string]string{"registry": registries.Referrers(t) + "/team/app", "directory": t.TempDir() + "/apps"} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+			f, bob := newEIFFiles(t), newEIFFiles(t)
+			path, _ := f.build(t, "one.eif", "--cmd", "/hello")
+			second, _ := f.build(t, "two.eif", "--cmd", "/hello", "--env", "GREETING=again")
+			pulled := f.path("pulled.eif")
+			run := func(want string, status int, args ...string) string {
+				t.Helper()
+				got, out, errs := command(append([]string{"eif"}, args...)...)
+				if got != status || !strings.Contains(out+errs, want) {
+					t.Errorf("%v: status %d, expected %d and %q:\n%s%s", args, got, status, want, out, errs)
+				}
+				if _, err := os.Stat(pulled); (err == nil) != (status == 0 && args[0] == "pull") {
+					t.Errorf("%v: status %d, and the file: %v", args, status, err)
+				}
+				os.Remove(pulled)
+				return strings.TrimSpace(out)
+			}
+			count := func(digest string) int {
+				t.Helper()
+				_, reference := remote.ParseEIF(digest)
+				r, err := remote.Open(t.Context(), app)
+				if err != nil {
+					t.Fatal(err)
+				}
+				e, err := r.EIF(t.Context(), reference)
+				if err != nil {
+					t.Fatal(err)
+				}
+				list, err := e.Statements(t.Context())
+				if err != nil {
+					t.Error(err)
+				}
+				for _, s := range list { // a statement of one EIF does not count for another
+					if other, err := r.EIF(t.Context(), "2"); err == nil {
+						if err := other.State(t.Context(), s); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+				return len(list)
+			}
+			trust := func(name string, files eifFiles) {
+				t.Helper()
+				key, err := sign.ReadPrivateKey(files.path("key.pem"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				der, err := x509.MarshalPKIXPublicKey(key.Public())
+				if err != nil {
+					t.Fatal(err)
+				}
+				public := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+				if err := os.WriteFile(files.path("key.pub"), public, 0o644); err != nil {
+					t.Fatal(err)
+				}
+				if status, _, errs := command("trust", "add", name, files.path("key.pub")); status != 0 {
+					t.Fatal(errs)
+				}
+			}
+			digest := run("oci://"+app+"@sha256:", 0, "push", path, app+":1")
+			run("0 trusted keys signed it, 1 are required", 1, "pull", app+":1", "-o", pulled, "--require", "1")
+			run(digest, 0, "push", path, app+":1", "--key", f.path("key.pem"))
+			run("not signed by a trusted key", 1, "pull", app+":1", "-o", pulled, "--require", "1")
+			trust("alice", f)
+			run(app+":1: signed by alice", 0, "pull", app+":1", "-o", pulled)
+			run(digest, 0, "push", path, app+":1", "--key", f.path("key.pem"))
+			if n := count(digest); n != 1 {
+				t.Errorf("the same key signed twice: %d statements, expected 1", n)
+			}
+			trust("bob", bob)
+			run("1 trusted keys signed it, 2 are required", 1, "pull", app+":1", "-o", pulled, "--require", "2")
+			run(digest, 0, "push", path, app+":1", "--key", bob.path("key.pem"))
+			run("signed by alice, bob", 0, "pull", digest, "-o", pulled, "--require", "2")
+			run("signed by alice, bob", 0, "describe", digest)
+
+			run("oci://", 0, "push", second, app+":2")
+			if n := count(digest); n != 2 {
+				t.Errorf("%d statements, expected 2", n)
+			}
+			run("statement is about", 1, "pull", app+":2", "-o", pulled, "--require", "1")
+			run("signed by no trusted key", 0, "pull", app+":2", "-o", pulled)
+			run("invalid --require", 2, "pull", app+":2", "-o", pulled, "--require", "-1")
+			run("no such file", 1, "push", second, app+":2", "--key", f.path("nowhere.pem"))
+		})
 	}
 }

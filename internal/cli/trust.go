@@ -27,15 +27,6 @@ The keys are in neb/trust.json in the user's configuration directory.`
 	return cmd
 }
 
-// openKeys reads the keys that this user trusts.
-func openKeys() (*trust.Keys, error) {
-	path, err := trust.Path()
-	if err != nil {
-		return nil, err
-	}
-	return trust.Load(path)
-}
-
 func newTrustAddCommand(s streams) *cobra.Command {
 	var expires, use string
 	cmd := &cobra.Command{

@@ -95,40 +95,64 @@ func (r *Remote) PushEIF(ctx context.Context, f *eif.File, in *os.File, pcrs eif
 	return manifest.Digest.String(), err
 }
 
-// PullEIF writes the EIF with a tag or digest to a file that replaces path atomically, and returns the digest
-// of its manifest. It calls check with the file before that replaces path.
-func (r *Remote) PullEIF(ctx context.Context, reference, path string,
-	check func(f *os.File, size int64) error) (string, error) {
+// EIF is an EIF in a remote.
+type EIF struct {
+	remote   *Remote
+	name     string
+	desc     ocispec.Descriptor
+	manifest ocispec.Manifest
+}
+
+// EIF returns the EIF with a tag or digest.
+func (r *Remote) EIF(ctx context.Context, reference string) (*EIF, error) {
 	desc, m, err := r.tagged(ctx, "EIF "+reference, reference, typeEIF)
-	if err != nil {
-		return "", err
-	}
+	return &EIF{r, r.name + ": " + reference, desc, m}, err
+}
+
+// Digest returns the digest of the manifest, as sha256:HEX. It determines all bytes of the EIF.
+func (e *EIF) Digest() string { return e.desc.Digest.String() }
+
+// Manifest returns the SHA-256 of the manifest.
+func (e *EIF) Manifest() string { return e.desc.Digest.Encoded() }
+
+// Statements returns the signed statements about the EIF, unverified, and the errors of those that cannot be
+// read.
+func (e *EIF) Statements(ctx context.Context) ([][]byte, error) {
+	return e.remote.statements(ctx, e.desc)
+}
+
+// State pushes a signed statement about the EIF: a DSSE envelope with one signature.
+func (e *EIF) State(ctx context.Context, statement []byte) error {
+	return e.remote.pushing(ctx, func(t oras.GraphTarget) error { return e.remote.state(ctx, t, e.desc, statement) })
+}
+
+// Pull writes the EIF to a file that replaces path atomically. It calls check with the file before that.
+func (e *EIF) Pull(ctx context.Context, path string, check func(f *os.File, size int64) error) error {
 	var size int64
-	for _, l := range m.Layers {
+	for _, l := range e.manifest.Layers {
 		if l.MediaType != mediaSection || l.Size < 0 || l.Size > maxEIF-size {
-			return "", fmt.Errorf("%s: %s: layer %s: expected type %s and at most %d bytes in all", r.name,
-				reference, l.Digest, mediaSection, int64(maxEIF))
+			return fmt.Errorf("%s: layer %s: expected type %s and at most %d bytes in all", e.name, l.Digest,
+				mediaSection, int64(maxEIF))
 		}
 		size += l.Size
 	}
-	err = atomicfile.Write(path, func(f *os.File) error {
-		group, ctx := errgroup.WithContext(ctx)
+	return atomicfile.Write(path, func(f *os.File) error {
+		group, gctx := errgroup.WithContext(ctx)
 		group.SetLimit(parallel)
 		var at int64
-		for _, l := range m.Layers {
+		for _, l := range e.manifest.Layers {
 			to := io.NewOffsetWriter(f, at)
 			at += l.Size
-			group.Go(func() error { return r.part(ctx, l, to) })
+			group.Go(func() error { return e.remote.part(gctx, l, to) })
 		}
 		if err := group.Wait(); err != nil {
 			return err
 		}
 		if err := check(f, size); err != nil {
-			return fmt.Errorf("%s: %s: %w", r.name, reference, err)
+			return fmt.Errorf("%s: %w", e.name, err)
 		}
 		return nil
 	})
-	return desc.Digest.String(), err
 }
 
 // part copies a layer and checks its digest.

@@ -64,9 +64,16 @@ func TestEIF(t *testing.T) {
 		t.Errorf("the second EIF moved %d blobs, expected 2: its header and its last ramdisk", n)
 	}
 	accept := func(*os.File, int64) error { return nil }
+	pull := func(reference, path string, check func(*os.File, int64) error) error {
+		e, err := r.EIF(ctx, reference)
+		if err == nil {
+			err = e.Pull(ctx, path, check)
+		}
+		return err
+	}
 	path := filepath.Join(t.TempDir(), "pulled.eif")
 	for reference, want := range map[string][]byte{"1": data, "2": second, first: data} {
-		if _, err := r.PullEIF(ctx, reference, path, accept); err != nil {
+		if err := pull(reference, path, accept); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
@@ -78,14 +85,14 @@ func TestEIF(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = r.PullEIF(ctx, "1", path, func(*os.File, int64) error { return refused })
+	err = pull("1", path, func(*os.File, int64) error { return refused })
 	if after, readErr := os.ReadFile(path); !errors.Is(err, refused) || readErr != nil || !bytes.Equal(before, after) {
 		t.Errorf("after a check that failed: error %v, and the file must be as before", err)
 	}
-	if _, err := r.PullEIF(ctx, "3", path, accept); !errors.Is(err, ErrNotFound) {
+	if err := pull("3", path, accept); !errors.Is(err, ErrNotFound) {
 		t.Errorf("unknown tag: error %v, expected ErrNotFound", err)
 	}
-	if _, err := r.PullEIF(ctx, key, path, accept); err == nil {
+	if err := pull(key, path, accept); err == nil {
 		t.Error("an artifact of another type: no error")
 	}
 
@@ -106,7 +113,7 @@ func TestEIF(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.PullEIF(ctx, "endless", path, accept); err == nil || !strings.Contains(err.Error(), "at most") {
+	if err := pull("endless", path, accept); err == nil || !strings.Contains(err.Error(), "at most") {
 		t.Errorf("an endless layer: error %v, expected one about its size", err)
 	}
 
@@ -117,7 +124,7 @@ func TestEIF(t *testing.T) {
 		fmt.Fprint(w, strings.Repeat("x", 4096))
 		return true
 	})
-	if _, err := r.PullEIF(ctx, "1", path, accept); err == nil {
+	if err := pull("1", path, accept); err == nil {
 		t.Error("blobs with other bytes: no error")
 	}
 }

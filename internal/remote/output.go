@@ -39,7 +39,15 @@ type bundle struct {
 // Statements returns the signed statements about the output with a key, unverified, and the errors of those
 // that cannot be read.
 func (r *Remote) Statements(ctx context.Context, key string) ([][]byte, error) {
-	list, unread := r.referrers(ctx, key, typeStatement)
+	of, err := Subject(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return r.statements(ctx, of)
+}
+
+func (r *Remote) statements(ctx context.Context, of ocispec.Descriptor) ([][]byte, error) {
+	list, unread := r.referrers(ctx, of, typeStatement)
 	found, err := each(list, func(m referrer) ([]byte, error) {
 		if len(m.manifest.Layers) != 1 || m.manifest.Layers[0].MediaType != typeStatement {
 			return nil, fmt.Errorf("%s: statement %s: expected one layer of type %s", r.name, m.digest,
@@ -62,7 +70,11 @@ func (r *Remote) Statements(ctx context.Context, key string) ([][]byte, error) {
 // Fetch writes the files of the output with a key into dir, where they do not exist yet. They have the hashes
 // that files gives. After an error dir has none of them; it is [ErrNotFound] if the remote does not have them.
 func (r *Remote) Fetch(ctx context.Context, key string, files []trust.File, dir string) error {
-	list, err := r.referrers(ctx, key, typeOutput)
+	of, err := Subject(ctx, key)
+	if err != nil {
+		return err
+	}
+	list, err := r.referrers(ctx, of, typeOutput)
 	if len(list) == 0 && err == nil {
 		return fmt.Errorf("%s: files of %s: %w", r.name, key, ErrNotFound)
 	}
@@ -185,10 +197,10 @@ func (r *Remote) Push(ctx context.Context, key string, files []trust.File, dir s
 		if _, err := putManifest(ctx, t, typeOutput, &of, nil, layers...); err != nil {
 			return err
 		}
-		if err := r.listed(ctx, t, key, typeOutput, of, layers); err != nil {
+		if err := r.listed(ctx, t, typeOutput, of, layers); err != nil {
 			return err
 		}
-		return r.state(ctx, t, key, of, statement)
+		return r.state(ctx, t, of, statement)
 	})
 }
 
@@ -199,12 +211,11 @@ func (r *Remote) State(ctx context.Context, key string, statement []byte) error 
 		if err != nil {
 			return err
 		}
-		return r.state(ctx, t, key, of, statement)
+		return r.state(ctx, t, of, statement)
 	})
 }
 
-func (r *Remote) state(ctx context.Context, t oras.GraphTarget, key string, of ocispec.Descriptor,
-	statement []byte) error {
+func (r *Remote) state(ctx context.Context, t oras.GraphTarget, of ocispec.Descriptor, statement []byte) error {
 	b := bundle{MediaType: typeStatement, Envelope: statement}
 	data, err := json.Marshal(b)
 	if err != nil {
@@ -218,18 +229,18 @@ func (r *Remote) state(ctx context.Context, t oras.GraphTarget, key string, of o
 	if _, err := putManifest(ctx, t, typeStatement, &of, nil, layers...); err != nil {
 		return err
 	}
-	return r.listed(ctx, t, key, typeStatement, of, layers)
+	return r.listed(ctx, t, typeStatement, of, layers)
 }
 
 // listed makes sure that a pushed manifest is in the list of referrers. A registry without the referrers API
 // has that list under a tag, which two pushers may write at once: then one entry is lost, and is added again
 // by pushing the manifest again.
-func (r *Remote) listed(ctx context.Context, t oras.GraphTarget, key, artifact string,
-	of ocispec.Descriptor, layers []ocispec.Descriptor) error {
+func (r *Remote) listed(ctx context.Context, t oras.GraphTarget, artifact string, of ocispec.Descriptor,
+	layers []ocispec.Descriptor) error {
 	var unread error
 	for range retries {
 		var list []referrer
-		list, unread = r.referrers(ctx, key, artifact)
+		list, unread = r.referrers(ctx, of, artifact)
 		desc, err := putManifest(ctx, discard{}, artifact, &of, nil, layers...)
 		if err != nil {
 			return err
@@ -242,7 +253,7 @@ func (r *Remote) listed(ctx context.Context, t oras.GraphTarget, key, artifact s
 		}
 	}
 	return errors.Join(unread, fmt.Errorf("the registry does not list %s of %s after it was pushed %d times",
-		artifact, key, retries+1))
+		artifact, of.Digest, retries+1))
 }
 
 // discard is a target that keeps nothing: packing a manifest into it computes its digest.

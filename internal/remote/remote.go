@@ -241,30 +241,26 @@ func putSubject(ctx context.Context, t content.Pusher, key string) (ocispec.Desc
 	return putManifest(ctx, t, typeKey, nil, map[string]string{keyAnnotation: key})
 }
 
-// referrer is a manifest that refers to a key.
+// referrer is a manifest that refers to another one.
 type referrer struct {
 	digest   digest.Digest
 	manifest ocispec.Manifest
 }
 
-// referrers returns the manifests of a type that refer to a key, and the errors of those that cannot be read:
-// anybody who may push can add one. It looks into all of them: some registries list the type of the
+// referrers returns the manifests of a type that refer to a manifest, and the errors of those that cannot be
+// read: anybody who may push can add one. It looks into all of them: some registries list the type of the
 // configuration as that of the artifact.
-func (r *Remote) referrers(ctx context.Context, key, artifact string) ([]referrer, error) {
-	want, err := Subject(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	list, err := registry.Referrers(ctx, r.target, want, "")
+func (r *Remote) referrers(ctx context.Context, to ocispec.Descriptor, artifact string) ([]referrer, error) {
+	list, err := registry.Referrers(ctx, r.target, to, "")
 	var answer *errcode.ErrorResponse
 	if errors.Is(err, errdef.ErrNotFound) || errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound {
 		return nil, nil // the registry has no such repository
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: list what refers to %s: %w", r.name, key, err)
+		return nil, fmt.Errorf("%s: list what refers to %s: %w", r.name, to.Digest, err)
 	}
 	if len(list) > maxReferrers {
-		return nil, fmt.Errorf("%s: %d artifacts refer to %s, expected at most %d", r.name, len(list), key,
+		return nil, fmt.Errorf("%s: %d artifacts refer to %s, expected at most %d", r.name, len(list), to.Digest,
 			maxReferrers)
 	}
 	all, err := each(list, func(desc ocispec.Descriptor) (referrer, error) {
@@ -273,7 +269,7 @@ func (r *Remote) referrers(ctx context.Context, key, artifact string) ([]referre
 	})
 	return slices.DeleteFunc(all, func(m referrer) bool {
 		of := m.manifest.Subject
-		return m.manifest.ArtifactType != artifact || of == nil || of.Digest != want.Digest
+		return m.manifest.ArtifactType != artifact || of == nil || of.Digest != to.Digest
 	}), err
 }
 
