@@ -11,13 +11,12 @@ PORTABLE := ./eif ./image ./initramfs ./kernel ./nsm ./internal/cli ./cmd/neb
 # toolchain takes a quarter of an hour: component is not among them.
 UNIT    := $(filter-out %/internal/hermetic/component %/cmd/init %/internal/machine %/kernel, \
            $(shell $(GO) list ./... | grep -v -e /test/ -e /testing/ -e /bench/))
-# Tests in files with the build tag slow, and those that boot other kernels in a quick run.
-SLOW    := ^($(shell grep -rl '^//go:build slow' --include='*_test.go' . | \
-           xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\).*/\1|/p' | \
-           tr -d '\n')TestAArch64|TestBoot|TestNodes|TestBuiltConfigurations)$$
-
-# Tests with the programs of others.
+# Tests in files with the build tag slow: all, those with the programs of others, and those that compile a
+# kernel or an emulator, or boot a kernel that the first command of the README does not compile.
+SLOW    := $(shell grep -rl '^//go:build slow' --include='*_test.go' . | \
+           xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\).*/\1/p' | paste -sd '|')
 OTHERS  := TestVerifiers|TestBoto3|TestExamples|TestDebianPrograms|TestDebianTrees|TestGvproxy
+KERNELS := TestKernels|TestSetAsUser|TestDocker|TestRelease|TestNitroEnclave|TestAArch64KMS
 
 .DEFAULT_GOAL := help
 
@@ -37,21 +36,19 @@ test: ## the quick tests, after make build
 test-all: ## all tests: also kernels compiled again, Docker, Nix's sandbox, releases, large images
 	$(GO) test -tags slow -timeout 60m ./...
 
-# What test-all adds to test, in four parts: the last two compile a kernel each, and CI may lack the time.
-.PHONY: test-slow test-foreign test-docker test-user
-test-slow: ## the slow tests, without the three below
-	$(GO) test -tags slow -timeout 60m ./cmd/init ./image
-	$(GO) test -tags slow -timeout 60m -run '$(SLOW)' -skip '^(TestDocker|TestSetAsUser|$(OTHERS))$$' \
-	  ./internal/hermetic/... ./internal/machine ./kernel ./test/...
+# What test-all adds to test, in three parts.
+.PHONY: test-slow test-foreign test-kernels
+test-slow: ## the slow tests, without the two below
+	$(GO) test -tags slow -timeout 60m ./image ./test/unpack
+	$(GO) test -tags slow -timeout 60m -run '^($(SLOW))$$' -skip '^($(OTHERS)|$(KERNELS)|TestMain)$$' \
+	  ./eif ./image ./internal/... ./test/...
 
 test-foreign: ## programs of others: verifiers, SDKs of AWS, gvproxy, packages of Debian
 	$(GO) test -tags slow -timeout 60m -run '^($(OTHERS))$$' ./test/foreign ./test/e2e
 
-test-docker: ## docker build: the same bytes
-	$(GO) test -tags slow -timeout 60m ./test/docker
-
-test-user: ## a build as another user, with other settings: the same bytes
-	$(GO) test -tags slow -timeout 60m -run '^TestSetAsUser$$' ./internal/hermetic/component
+test-kernels: ## both kernels, one of them also as another user and in Docker, and releases
+	$(GO) test -tags slow -timeout 60m ./cmd/init ./internal/machine ./kernel
+	$(GO) test -tags slow -timeout 60m -run '^($(KERNELS)|TestAArch64.*)$$' ./internal/hermetic/component ./test/...
 
 .PHONY: unit
 unit: ## the tests that boot nothing

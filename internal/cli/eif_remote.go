@@ -69,7 +69,7 @@ an EIF. With --key, neb also pushes a signed statement that refers to the manife
 		},
 	}
 	cmd.Flags().StringVar(&keyName, "key", "",
-		"PEM `file` or ARN of the private key that signs the statement (ECDSA P-256, P-384 or Ed25519)")
+		"private `key` that signs the statement, a PEM file or an ARN (ECDSA P-256, P-384 or Ed25519)")
 	return cmd
 }
 
