@@ -16,7 +16,7 @@ UNIT    := $(filter-out %/internal/hermetic/component %/cmd/init %/internal/mach
 SLOW    := $(shell grep -rl '^//go:build slow' --include='*_test.go' . | \
            xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\).*/\1/p' | paste -sd '|')
 OTHERS  := TestVerifiers|TestBoto3|TestExamples|TestDebianPrograms|TestDebianTrees|TestGvproxy
-KERNELS := TestKernels|TestSetAsUser|TestDocker|TestRelease|TestNitroEnclave|TestAArch64KMS
+KERNELS := TestKernels|TestSetAsUser|TestDocker|TestRelease|TestNitroEnclave|TestAArch64KMS|TestPCIeKernel
 
 .DEFAULT_GOAL := help
 
@@ -46,7 +46,7 @@ test-slow: ## the slow tests, without the two below
 test-foreign: ## programs of others: verifiers, SDKs of AWS, gvproxy, packages of Debian
 	$(GO) test -tags slow -timeout 60m -run '^($(OTHERS))$$' ./test/foreign ./test/e2e
 
-test-kernels: ## both kernels, one of them also as another user and in Docker, and releases
+test-kernels: ## both kernels, one also as another user and in Docker; that of the profile pcie; releases
 	$(GO) test -tags slow -timeout 60m ./cmd/init ./internal/machine ./kernel
 	$(GO) test -tags slow -timeout 60m -run '^($(KERNELS)|TestAArch64.*)$$' ./internal/hermetic/component ./test/...
 

@@ -9,7 +9,11 @@ import (
 // may also be left to allnoconfig.
 func TestHardeningHoldsOnTheFragments(t *testing.T) {
 	for _, arch := range Archs {
-		options, err := Requested(Fragments(arch))
+		fragments := Fragments(arch)
+		for _, name := range Profiles() {
+			fragments = append(fragments, Profile(name, arch)...)
+		}
+		options, err := Requested(fragments)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,7 +16,9 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -38,6 +40,12 @@ var order = []string{
 	"crypto", "hardening", "hardening-%s",
 }
 
+// profiles are further fragments, in the same form, for enclaves that are not classic ones.
+var profiles = map[string][]string{"pcie": {"pcie", "pcie-%s"}}
+
+// Profiles lists the names of profiles.
+func Profiles() []string { return slices.Sorted(maps.Keys(profiles)) }
+
 // A Fragment is a part of a kernel configuration, in the syntax of .config.
 type Fragment struct {
 	Name string // as errors name it: a file name
@@ -56,8 +64,19 @@ type Patch struct {
 // users' input by then.
 func Fragments(arch string) []Fragment {
 	mustKnow(arch)
+	return readFragments(order, arch)
+}
+
+// Profile returns what a profile adds to the configuration of arch, to be joined after [Fragments]. It is
+// nothing if there is no such profile.
+func Profile(name, arch string) []Fragment {
+	mustKnow(arch)
+	return readFragments(profiles[name], arch)
+}
+
+func readFragments(names []string, arch string) []Fragment {
 	var all []Fragment
-	for _, name := range order {
+	for _, name := range names {
 		if strings.Contains(name, "%s") {
 			name = fmt.Sprintf(name, arch)
 		}

@@ -8,27 +8,33 @@ import (
 
 func TestFragmentsAreCleanAndDisjoint(t *testing.T) {
 	for _, arch := range Archs {
-		t.Run(arch, func(t *testing.T) {
-			seen := make(map[string]Option)
-			for _, f := range Fragments(arch) {
-				options, err := Parse(f)
-				if err != nil {
-					t.Error(err)
-				}
-				if len(options) == 0 {
-					t.Errorf("%s asks for nothing", f.Name)
-				}
-				if !strings.HasPrefix(f.Text, "# ") || !strings.HasSuffix(f.Text, "\n") {
-					t.Errorf("%s: want a comment first and a newline last: fragments are joined", f.Name)
-				}
-				for _, o := range options {
-					if first, twice := seen[o.Name]; twice {
-						t.Errorf("%s: %s is already asked for at %s", o.Where(), o.Name, first.Where())
+		sets := map[string][]Fragment{"classic": Fragments(arch)}
+		for _, name := range Profiles() {
+			sets[name] = Profile(name, arch)
+		}
+		for name, fragments := range sets {
+			t.Run(arch+" "+name, func(t *testing.T) {
+				seen := make(map[string]Option)
+				for _, f := range fragments {
+					options, err := Parse(f)
+					if err != nil {
+						t.Error(err)
 					}
-					seen[o.Name] = o
+					if len(options) == 0 {
+						t.Errorf("%s asks for nothing", f.Name)
+					}
+					if !strings.HasPrefix(f.Text, "# ") || !strings.HasSuffix(f.Text, "\n") {
+						t.Errorf("%s: want a comment first and a newline last: fragments are joined", f.Name)
+					}
+					for _, o := range options {
+						if first, twice := seen[o.Name]; twice {
+							t.Errorf("%s: %s is already asked for at %s", o.Where(), o.Name, first.Where())
+						}
+						seen[o.Name] = o
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }
 

@@ -52,6 +52,8 @@ func TestBuildRefuses(t *testing.T) {
 		{"unknown flag", []string{"build", "--fast"}, 2, []string{"--fast"}},
 		{"jobs", []string{"build", "-j", "-1", "-o", result}, 2,
 			[]string{"invalid --jobs -1: expected a positive number"}},
+		{"profile", []string{"build", "--profile", "pci", "-o", result}, 2,
+			[]string{`invalid --profile "pci": expected pcie`}},
 		{"output is a file", []string{"build", "-o", file}, 1, []string{file, "found a file"}},
 		{"output holds something else", []string{"build", "--arch", "x86_64", "-o",
 			filepath.Join(dir, "foreign")}, 1, []string{"foreign/x86_64/notes was not written by neb"}},

@@ -9,6 +9,7 @@ type buildFlags struct {
 	offline      bool
 	mirrorOnly   bool
 	source       string
+	profile      string
 	fragments    []string
 	patches      []string
 	kernelSource string

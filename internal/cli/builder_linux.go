@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,9 @@ import (
 // addKernel adds the flags that change the kernel.
 func (f *buildFlags) addKernel(cmd *cobra.Command) {
 	flags := cmd.Flags()
+	flags.StringVar(&f.profile, "profile", "",
+		"`name` of a kernel for other than classic enclaves: "+strings.Join(kernel.Profiles(), ", "))
+	choices(cmd, "profile", kernel.Profiles()...)
 	flags.StringArrayVar(&f.fragments, "config-fragment", nil,
 		"`file` with kernel options, in the syntax of .config; repeatable")
 	flags.StringArrayVar(&f.patches, "patch", nil,
@@ -38,13 +42,17 @@ func (f *buildFlags) builder(ctx context.Context, s streams) (*component.Builder
 	if f.jobs < 0 {
 		return nil, nil, usagef("invalid --jobs %d: expected a positive number", f.jobs)
 	}
+	if f.profile != "" && !slices.Contains(kernel.Profiles(), f.profile) {
+		return nil, nil, usagef("invalid --profile %q: expected %s", f.profile,
+			strings.Join(kernel.Profiles(), " or "))
+	}
 	locked, err := lock.Read(bytes.NewReader(neb.LockFile))
 	if err != nil {
 		return nil, nil, err
 	}
 	b := &component.Builder{
 		Lock: locked, Source: f.source, Jobs: f.jobs, Offline: f.offline, MirrorOnly: f.mirrorOnly,
-		KernelSource: f.kernelSource,
+		KernelSource: f.kernelSource, Profile: f.profile,
 	}
 	for _, path := range f.fragments {
 		text, err := readSmall(path)

@@ -32,7 +32,8 @@ func newVerifyCommand(s streams) *cobra.Command {
 		Use:   "verify [DIR | --release FILE]",
 		Short: "Build again and compare the result with DIR, file by file",
 		Long: `Build the blobs in DIR (default: result) again from this source and lock, and compare them file
-by file. If DIR was built with kernel options, patches or another kernel source, give the same flags.
+by file. If DIR was built with a profile, kernel options, patches or another kernel source, give the same
+flags.
 
 With --release, verify the archive of a release: its checksums, its provenance, and its blobs against a new
 build. If keys are trusted for releases (see 'neb trust add'), the signed index, beside the archive or in a
@@ -52,7 +53,7 @@ remote, must name it as the newest release.`,
 			if len(args) > 0 {
 				return usagef("--release cannot be combined with the argument %s", args[0])
 			}
-			for _, name := range []string{"config-fragment", "kernel-source", "patch"} {
+			for _, name := range []string{"profile", "config-fragment", "kernel-source", "patch"} {
 				if cmd.Flags().Changed(name) {
 					return usagef("--%s cannot be combined with --release", name)
 				}

@@ -64,7 +64,10 @@ func Check(ctx context.Context, path string, needs Needs) (*Checked, error) {
 	cmdline, _ := f.Cmdline()
 	release := ""
 	if s, ok := f.Find(eif.Kernel); ok {
-		add(preflight.CheckKernel(f.Content(s), s.Size, f.Arch(), cmdline, needs.Config)...)
+		found := preflight.CheckKernel(f.Content(s), s.Size, f.Arch(), cmdline, needs.Config)
+		add(slices.DeleteFunc(found, func(x preflight.Finding) bool {
+			return f.PCIe() && x.Code == preflight.RootOption // that enclave has a disk
+		})...)
 		release, _ = kernel.Release(f.Content(s), s.Size, f.Arch())
 	}
 	switch {

@@ -64,6 +64,7 @@ type Builder struct {
 	MirrorOnly bool          // download from the mirrors in NEB_MIRROR only
 	Fresh      bool          // build components even if the store has them, and keep them until it is closed
 
+	Profile      string            // of [kernel.Profiles]; "" for a classic enclave
 	Fragments    []kernel.Fragment // the user's kernel options, after neb's
 	Patches      []kernel.Patch    // the user's patches to the kernel, after neb's
 	KernelSource string            // a directory or tarball; "" for the locked kernel

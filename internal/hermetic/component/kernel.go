@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -78,7 +79,7 @@ func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
 	if err != nil {
 		return job{}, err
 	}
-	fragments := append(kernel.Fragments(arch), b.Fragments...)
+	fragments := slices.Concat(kernel.Fragments(arch), kernel.Profile(b.Profile, arch), b.Fragments)
 	patches := append(kernel.Patches(), b.Patches...)
 
 	inputs := []Input{source.input}

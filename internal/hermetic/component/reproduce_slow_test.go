@@ -123,6 +123,22 @@ func TestKconfigIsNotObeyed(t *testing.T) {
 	}
 }
 
+// Kconfig obeys the fragments of profiles: only an option that it does not know is missing in the final
+// configuration. Nothing is compiled.
+func TestProfiles(t *testing.T) {
+	b := realBuilder(t)
+	b.Fragments = []kernel.Fragment{{Name: "mine.config", Text: "CONFIG_UNHEARD_OF=y\n"}}
+	for _, b.Profile = range kernel.Profiles() {
+		for _, arch := range Archs {
+			_, err := b.Build(t.Context(), arch, "kernel")
+			if err == nil || strings.Count(err.Error(), "CONFIG_") != 1 ||
+				!strings.Contains(err.Error(), "mine.config:1: CONFIG_UNHEARD_OF") {
+				t.Errorf("%s %s: found %v", b.Profile, arch, err)
+			}
+		}
+	}
+}
+
 // The toolchain of arm64 hosts unpacks to a root that has what the recipes call. (Building there is untried.)
 func TestArm64Toolchain(t *testing.T) {
 	b := realBuilder(t)
