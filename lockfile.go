@@ -1,4 +1,5 @@
-// Package neb holds what is built into neb from the root of its repository: the lock file, and the licences that go with every release.
+// Package neb holds what is built into neb from the root of its repository: the lock file, and the licences
+// that go with every release.
 package neb
 
 import "embed"

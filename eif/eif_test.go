@@ -38,7 +38,8 @@ func reference(flags uint16, sections ...plain) []byte {
 		be(&body, s.kind, uint16(0), uint64(len(s.content)))
 		body.Write(s.content)
 	}
-	be(&head, []byte(".eif"), uint16(4), flags, uint64(1<<30), uint64(2), uint16(0), uint16(len(sections)), offsets, sizes, uint32(0))
+	be(&head, []byte(".eif"), uint16(4), flags, uint64(1<<30), uint64(2), uint16(0), uint16(len(sections)),
+		offsets, sizes, uint32(0))
 	be(&head, crc32.ChecksumIEEE(append(bytes.Clone(head.Bytes()), body.Bytes()...)))
 	return append(head.Bytes(), body.Bytes()...)
 }
@@ -93,10 +94,14 @@ var files = []struct {
 	flags    uint16
 	sections []plain
 }{
-	{"one ramdisk", eif.X86_64, 0, []plain{{1, []byte("kernel")}, {2, []byte("console=ttyS0")}, {5, []byte(metadata)}, {3, []byte("init")}}},
-	{"two ramdisks", eif.X86_64, 0, []plain{{1, noise(1, 100_001)}, {2, []byte("a=b")}, {5, []byte(metadata)}, {3, noise(2, 3000)}, {3, noise(3, 5<<20+7)}}},
-	{"three ramdisks", eif.AArch64, 1, []plain{{1, noise(4, 512<<10)}, {2, []byte("a=b")}, {5, []byte(metadata)}, {3, noise(5, 12)}, {3, noise(6, 512<<10+1)}, {3, noise(7, 2<<20)}}},
-	{"command line last", eif.X86_64, 0, []plain{{1, noise(8, 9)}, {3, noise(9, 10)}, {3, noise(10, 11)}, {5, []byte(metadata)}, {2, []byte("late")}}},
+	{"one ramdisk", eif.X86_64, 0, []plain{{1, []byte("kernel")}, {2, []byte("console=ttyS0")},
+		{5, []byte(metadata)}, {3, []byte("init")}}},
+	{"two ramdisks", eif.X86_64, 0, []plain{{1, noise(1, 100_001)}, {2, []byte("a=b")}, {5, []byte(metadata)},
+		{3, noise(2, 3000)}, {3, noise(3, 5<<20+7)}}},
+	{"three ramdisks", eif.AArch64, 1, []plain{{1, noise(4, 512<<10)}, {2, []byte("a=b")},
+		{5, []byte(metadata)}, {3, noise(5, 12)}, {3, noise(6, 512<<10+1)}, {3, noise(7, 2<<20)}}},
+	{"command line last", eif.X86_64, 0, []plain{{1, noise(8, 9)}, {3, noise(9, 10)}, {3, noise(10, 11)},
+		{5, []byte(metadata)}, {2, []byte("late")}}},
 	{"empty ramdisk", eif.X86_64, 0, []plain{{1, []byte("k")}, {2, nil}, {5, []byte(metadata)}, {3, nil}}},
 }
 
@@ -142,7 +147,8 @@ func TestWriter(t *testing.T) {
 						}
 						rest = rest[n:]
 					}
-				} else if n, err := w.ReadFrom(bytes.NewReader(s.content)); err != nil || n != int64(len(s.content)) {
+				} else if n, err := w.ReadFrom(bytes.NewReader(s.content)); err != nil ||
+					n != int64(len(s.content)) {
 					t.Fatal(n, err)
 				}
 			}
@@ -159,7 +165,8 @@ func TestWriter(t *testing.T) {
 			if w.Size() != int64(len(out.b)) {
 				t.Errorf("Size is %d, the file has %d bytes", w.Size(), len(out.b))
 			}
-			if got := [3]string{got.PCR0.String(), got.PCR1.String(), got.PCR2.String()}; got != registers(test.sections) {
+			if got := [3]string{got.PCR0.String(), got.PCR1.String(), got.PCR2.String()}; got != registers(
+				test.sections) {
 				t.Errorf("registers %v, want %v", got, registers(test.sections))
 			}
 		})
@@ -184,7 +191,8 @@ func TestMeasure(t *testing.T) {
 			if pass.CRC != f.CRC {
 				t.Errorf("CRC %08x, the file says %08x", pass.CRC, f.CRC)
 			}
-			if got := [3]string{pass.PCR0.String(), pass.PCR1.String(), pass.PCR2.String()}; got != registers(test.sections) {
+			if got := [3]string{pass.PCR0.String(), pass.PCR1.String(), pass.PCR2.String()}; got != registers(
+				test.sections) {
 				t.Errorf("registers %v, want %v", got, registers(test.sections))
 			}
 			if pass.PCR8 != nil {
@@ -205,7 +213,8 @@ func TestMeasure(t *testing.T) {
 
 // small is a correct file for the tests that break one.
 func small() []byte {
-	return reference(0, plain{1, []byte("kernel")}, plain{2, []byte("console=ttyS0")}, plain{5, []byte(metadata)},
+	return reference(0, plain{1, []byte("kernel")}, plain{2, []byte("console=ttyS0")},
+		plain{5, []byte(metadata)},
 		plain{3, []byte("init")}, plain{3, []byte("app!")})
 }
 
@@ -243,7 +252,8 @@ func TestBroken(t *testing.T) {
 	with := func(sections ...plain) func([]byte) []byte {
 		return func([]byte) []byte { return reference(0, sections...) }
 	}
-	k, c, m, r := plain{1, []byte("k")}, plain{2, []byte("c")}, plain{5, []byte(metadata)}, plain{3, []byte("disk")}
+	k, c, m, r := plain{1, []byte("k")}, plain{2, []byte("c")}, plain{5, []byte(metadata)},
+		plain{3, []byte("disk")}
 	many := []plain{k, c, m}
 	for len(many) < 33 {
 		many = append(many, r)
@@ -266,7 +276,8 @@ func TestBroken(t *testing.T) {
 		{"more sections than the table has", put16(26, 6), "section 5"},
 		{"an offset in the header", put64(28, 500), "section 0: the header places it at byte 500"},
 		{"an offset too far", put64(28+8, 60000), "section 1: the header places it at byte 60000"},
-		{"an offset over 63 bits", put64(28+8, 1<<63), "section 1: the header places it at byte 9223372036854775808"},
+		{"an offset over 63 bits", put64(28+8, 1<<63),
+			"section 1: the header places it at byte 9223372036854775808"},
 		{"a size over the end", func(b []byte) []byte { return put64(548+4, 1<<20)(put64(284, 1<<20)(b)) },
 			"do not fit"},
 		{"a size over 63 bits", func(b []byte) []byte { return put64(548+4, 1<<63)(put64(284, 1<<63)(b)) },
@@ -336,7 +347,8 @@ func TestWrongCRC(t *testing.T) {
 }
 
 func TestWriterRefuses(t *testing.T) {
-	if _, err := eif.NewWriter(&seekBuffer{}, "riscv64"); err == nil || !strings.Contains(err.Error(), "riscv64") {
+	if _, err := eif.NewWriter(&seekBuffer{}, "riscv64"); err == nil ||
+		!strings.Contains(err.Error(), "riscv64") {
 		t.Errorf("architecture: %v", err)
 	}
 	w, _ := eif.NewWriter(&seekBuffer{}, eif.X86_64)

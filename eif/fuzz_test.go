@@ -17,7 +17,8 @@ func FuzzOpen(f *testing.F) {
 	}
 	f.Add(small())
 	f.Add(small()[:560])
-	f.Add(reference(1, plain{1, []byte("k")}, plain{2, []byte("c")}, plain{5, []byte(metadata)}, plain{3, nil}, plain{4, []byte{0x81, 0xa0}}))
+	f.Add(reference(1, plain{1, []byte("k")}, plain{2, []byte("c")}, plain{5, []byte(metadata)},
+		plain{3, nil}, plain{4, []byte{0x81, 0xa0}}))
 	f.Add(reference(0, plain{9, nil}, plain{3, []byte("x")}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		file, problems := eif.Inspect(bytes.NewReader(b), int64(len(b)))
@@ -65,7 +66,8 @@ func FuzzOpen(f *testing.F) {
 
 func FuzzParseSignature(f *testing.F) {
 	f.Add([]byte{0x81, 0xa2})
-	f.Add(join([]byte{0x81, 0xa2}, cborText("signing_certificate"), cborIntegers([]byte("x")), cborText("signature"), cborIntegers([]byte{0x84, 0x40, 0xa0, 0x40, 0x40})))
+	f.Add(join([]byte{0x81, 0xa2}, cborText("signing_certificate"), cborIntegers([]byte("x")),
+		cborText("signature"), cborIntegers([]byte{0x84, 0x40, 0xa0, 0x40, 0x40})))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		entries, err := eif.ParseSignature(b)
 		if err != nil {

@@ -39,7 +39,8 @@ func (m Metadata) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("CustomMetadata: %w", err)
 	}
 	if c := m.CustomMetadata[0]; c != '{' && c != 'n' {
-		return nil, errors.New("CustomMetadata: expected a JSON object or null, as nitro-cli describe-eif does")
+		return nil, errors.New("CustomMetadata: expected a JSON object or null, as nitro-cli describe-eif " +
+			"does")
 	}
 	return compact(m)
 }

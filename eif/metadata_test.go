@@ -11,8 +11,9 @@ import (
 func TestMetadataEncode(t *testing.T) {
 	m := eif.Metadata{
 		ImageName: "hello <world> & ümlaut", ImageVersion: "1",
-		BuildMetadata: eif.BuildMetadata{BuildTime: "1970-01-01T00:00:00+00:00", BuildTool: "neb", BuildToolVersion: "1", OperatingSystem: "Linux", KernelVersion: "6.12.117"},
-		DockerInfo:    json.RawMessage(` {"b": 1, "a": {"d": 1.50, "c": "<x>"}} `),
+		BuildMetadata: eif.BuildMetadata{BuildTime: "1970-01-01T00:00:00+00:00", BuildTool: "neb",
+			BuildToolVersion: "1", OperatingSystem: "Linux", KernelVersion: "6.12.117"},
+		DockerInfo: json.RawMessage(` {"b": 1, "a": {"d": 1.50, "c": "<x>"}} `),
 	}
 	const want = `{"ImageName":"hello <world> & ümlaut","ImageVersion":"1","BuildMetadata":{"BuildTime":"1970-01-01T00:00:00+00:00","BuildTool":"neb","BuildToolVersion":"1","OperatingSystem":"Linux","KernelVersion":"6.12.117"},"DockerInfo":{"a":{"c":"<x>","d":1.50},"b":1},"CustomMetadata":null}`
 	got, err := m.Encode()
@@ -20,7 +21,8 @@ func TestMetadataEncode(t *testing.T) {
 		t.Errorf("got  %s (%v)\nwant %s", got, err, want)
 	}
 	back, err := eif.ParseMetadata(got)
-	if err != nil || back.ImageName != m.ImageName || back.BuildMetadata != m.BuildMetadata || string(back.CustomMetadata) != "null" {
+	if err != nil || back.ImageName != m.ImageName || back.BuildMetadata != m.BuildMetadata ||
+		string(back.CustomMetadata) != "null" {
 		t.Errorf("%+v (%v)", back, err)
 	}
 	for _, custom := range []string{`[]`, `"x"`, `1`, `{`, `{} {}`} {
@@ -32,7 +34,8 @@ func TestMetadataEncode(t *testing.T) {
 }
 
 func TestParseMetadataRefuses(t *testing.T) {
-	for _, field := range []string{"ImageName", "ImageVersion", "BuildMetadata", "BuildTime", "BuildTool", "BuildToolVersion", "OperatingSystem", "KernelVersion", "DockerInfo", "CustomMetadata"} {
+	for _, field := range []string{"ImageName", "ImageVersion", "BuildMetadata", "BuildTime", "BuildTool",
+		"BuildToolVersion", "OperatingSystem", "KernelVersion", "DockerInfo", "CustomMetadata"} {
 		text := strings.Replace(metadata, `"`+field+`"`, `"`+strings.ToLower(field)+`"`, 1)
 		if _, err := eif.ParseMetadata([]byte(text)); err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("without %s: %v", field, err)
@@ -60,12 +63,14 @@ func TestMeasurementsJSON(t *testing.T) {
     "PCR2": "a2` + zeros + `"
   }
 }`
-	if got, err := json.MarshalIndent(struct{ Measurements eif.Measurements }{m}, "", "  "); err != nil || string(got) != want {
+	if got, err := json.MarshalIndent(struct{ Measurements eif.Measurements }{m}, "", "  "); err != nil ||
+		string(got) != want {
 		t.Errorf("%s (%v)", got, err)
 	}
 	m.PCR8 = &eif.PCR{0xa8}
 	want = strings.Replace(want, `a2`+zeros+`"`, `a2`+zeros+"\",\n    \"PCR8\": \"a8"+zeros+`"`, 1)
-	if got, err := json.MarshalIndent(struct{ Measurements eif.Measurements }{m}, "", "  "); err != nil || string(got) != want {
+	if got, err := json.MarshalIndent(struct{ Measurements eif.Measurements }{m}, "", "  "); err != nil ||
+		string(got) != want {
 		t.Errorf("%s (%v)", got, err)
 	}
 }

@@ -155,8 +155,8 @@ func (f *File) layout() error {
 		})
 	}
 	if !slices.Equal(measured(inFile), measured(f.Sections)) {
-		return errors.New("kernel, command line and ramdisks are in another order in the header than in the file: " +
-			"nitro-cli computes other registers for it than the hypervisor")
+		return errors.New("kernel, command line and ramdisks are in another order in the header than in " +
+			"the file: nitro-cli computes other registers for it than the hypervisor")
 	}
 	add := func(format string, args ...any) { f.Layout = append(f.Layout, fmt.Errorf(format, args...)) }
 	if !slices.Equal(inFile, f.Sections) {

@@ -40,8 +40,8 @@ type (
 	}
 )
 
-// strict reads CBOR that has each key once, none but the known ones, no tags, and nothing after it. What other
-// readers make of the rest is in docs/parsers.md.
+// strict reads CBOR that has each key once, none but the known ones, no tags, and nothing after it. What
+// other readers make of the rest is in docs/parsers.md.
 var strict = func() cbor.DecMode {
 	mode, err := cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
@@ -143,10 +143,12 @@ func Sign(key crypto.Signer, certificate []byte, pcr0 PCR, at time.Time) ([]byte
 	}
 	public, ok := key.Public().(*ecdsa.PublicKey)
 	if !ok {
-		return nil, fmt.Errorf("the public key is a %T: expected ECDSA on P-256, P-384 or P-521", key.Public())
+		return nil, fmt.Errorf("the public key is a %T: expected ECDSA on P-256, P-384 or P-521",
+			key.Public())
 	}
 	if !public.Equal(parsed.PublicKey) {
-		return nil, fmt.Errorf("the signing certificate (subject %q) is not for the private key", parsed.Subject)
+		return nil, fmt.Errorf("the signing certificate (subject %q) is not for the private key",
+			parsed.Subject)
 	}
 	signer, err := newSigner(key, public)
 	if err != nil {
@@ -312,7 +314,8 @@ func (s Signed) Verify(pcr0 PCR, at time.Time) (*x509.Certificate, error) {
 		return certificate, fmt.Errorf("the signature is of PCR%d: expected PCR0", payload.Index)
 	}
 	if !bytes.Equal(value, pcr0[:]) {
-		return certificate, fmt.Errorf("the signature is for another image: it signs PCR0 %x, this image has %v",
+		return certificate, fmt.Errorf("the signature is for another image: it signs PCR0 %x, this image "+
+			"has %v",
 			value, pcr0)
 	}
 	// nitro-cli compares bytes: the same register in another encoding is no signature to it.

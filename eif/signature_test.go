@@ -111,12 +111,14 @@ func (e entry) cose(t *testing.T) []byte {
 	if unprotected == nil {
 		unprotected = []byte{0xa0}
 	}
-	payload := join([]byte{0xa2}, cborText("register_index"), cborHead(0, e.index), cborText("register_value"), cborIntegers(e.value))
+	payload := join([]byte{0xa2}, cborText("register_index"), cborHead(0, e.index),
+		cborText("register_value"), cborIntegers(e.value))
 	if e.payload != nil {
 		payload = e.payload
 	}
 	h := curveHash[e.key.Curve].New()
-	h.Write(join([]byte{0x84}, cborText("Signature1"), cborBytes(protected), cborBytes(nil), cborBytes(payload)))
+	h.Write(join([]byte{0x84}, cborText("Signature1"), cborBytes(protected), cborBytes(nil),
+		cborBytes(payload)))
 	r, s, err := ecdsa.Sign(rand.Reader, e.key, h.Sum(nil))
 	if err != nil {
 		t.Fatal(err)
@@ -130,7 +132,8 @@ func (e entry) cose(t *testing.T) []byte {
 
 func (e entry) section(t *testing.T) []byte {
 	t.Helper()
-	return join([]byte{0x81, 0xa2}, cborText("signing_certificate"), cborIntegers(e.certificate), cborText("signature"), cborIntegers(e.cose(t)))
+	return join([]byte{0x81, 0xa2}, cborText("signing_certificate"), cborIntegers(e.certificate),
+		cborText("signature"), cborIntegers(e.cose(t)))
 }
 
 var somePCR = eif.PCR(noise(42, 48))
@@ -146,11 +149,14 @@ func TestSignGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			payload := join([]byte{0xa2}, cborText("register_index"), []byte{0}, cborText("register_value"), cborIntegers(somePCR[:]))
+			payload := join([]byte{0xa2}, cborText("register_index"), []byte{0}, cborText("register_value"),
+				cborIntegers(somePCR[:]))
 			size := (curve.Params().BitSize + 7) / 8
-			before := join([]byte{0x84}, cborBytes(protectedHeader[curve]), []byte{0xa0}, cborBytes(payload), cborHead(2, 2*size))
+			before := join([]byte{0x84}, cborBytes(protectedHeader[curve]), []byte{0xa0}, cborBytes(payload),
+				cborHead(2, 2*size))
 
-			start := join([]byte{0x81, 0xa2}, cborText("signing_certificate"), cborIntegers(certificate), cborText("signature"), cborHead(4, len(before)+2*size))
+			start := join([]byte{0x81, 0xa2}, cborText("signing_certificate"), cborIntegers(certificate),
+				cborText("signature"), cborHead(4, len(before)+2*size))
 			rest, ok := bytes.CutPrefix(section, start)
 			if !ok {
 				t.Fatalf("the section begins\n%x, want\n%x", section[:len(start)], start)
@@ -169,7 +175,8 @@ func TestSignGolden(t *testing.T) {
 				t.Fatalf("the COSE object is\n%x, want\n%x and %d bytes", object, before, 2*size)
 			}
 			h := curveHash[curve].New()
-			h.Write(join([]byte{0x84}, cborText("Signature1"), cborBytes(protectedHeader[curve]), cborBytes(nil), cborBytes(payload)))
+			h.Write(join([]byte{0x84}, cborText("Signature1"), cborBytes(protectedHeader[curve]),
+				cborBytes(nil), cborBytes(payload)))
 			r := new(big.Int).SetBytes(object[len(before):][:size])
 			s := new(big.Int).SetBytes(object[len(before)+size:])
 			if !ecdsa.Verify(&key.PublicKey, h.Sum(nil), r, s) {
@@ -199,7 +206,8 @@ func TestSignRFC6979(t *testing.T) {
 		t.Fatal(err)
 	}
 	// r of A.2.5 for SHA-256 and "sample".
-	if !strings.Contains(strings.ToUpper(hex.EncodeToString(der)), "EFD48B2AACB6A8FD1140DD9CD45E81D69D2C877B56AAF991C34D0EA84EAF3716") {
+	if !strings.Contains(strings.ToUpper(hex.EncodeToString(der)),
+		"EFD48B2AACB6A8FD1140DD9CD45E81D69D2C877B56AAF991C34D0EA84EAF3716") {
 		t.Errorf("a key without randomness signs %x: not as RFC 6979", der)
 	}
 }
@@ -208,7 +216,8 @@ func TestVerify(t *testing.T) {
 	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384(), elliptic.P521()} {
 		key := newKey(t, curve)
 		certificate := selfSigned(t, key, yesterday, tomorrow)
-		entries, err := eif.ParseSignature(entry{certificate: certificate, key: key, value: somePCR[:]}.section(t))
+		entries, err := eif.ParseSignature(entry{certificate: certificate, key: key,
+			value: somePCR[:]}.section(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,32 +245,45 @@ func TestVerifyRefuses(t *testing.T) {
 		entry entry
 		want  string
 	}{
-		{"an expired certificate", entry{certificate: selfSigned(t, key, yesterday, yesterday.Add(time.Hour)), key: key, value: value}, "valid from"},
-		{"a certificate of the future", entry{certificate: selfSigned(t, key, tomorrow, tomorrow.Add(time.Hour)), key: key, value: value}, "valid from"},
-		{"a certificate of another key", entry{certificate: selfSigned(t, other, yesterday, tomorrow), key: key, value: value}, "not by the key"},
-		{"a certificate of an RSA key", entry{certificate: selfSigned(t, rsaKey, yesterday, tomorrow), key: key, value: value}, "RSA"},
-		{"a certificate on P-224", entry{certificate: selfSigned(t, newKey(t, elliptic.P224()), yesterday, tomorrow), key: key, value: value}, "P-224"},
-		{"no certificate", entry{certificate: []byte("hello"), key: key, value: value}, "expected a PEM block"},
-		{"another register", entry{certificate: good, key: key, value: value, index: 8}, "signature is of PCR8"},
+		{"an expired certificate", entry{certificate: selfSigned(t, key, yesterday, yesterday.Add(time.Hour)),
+			key: key, value: value}, "valid from"},
+		{"a certificate of the future", entry{certificate: selfSigned(t, key, tomorrow,
+			tomorrow.Add(time.Hour)), key: key, value: value}, "valid from"},
+		{"a certificate of another key", entry{certificate: selfSigned(t, other, yesterday, tomorrow),
+			key: key, value: value}, "not by the key"},
+		{"a certificate of an RSA key", entry{certificate: selfSigned(t, rsaKey, yesterday, tomorrow),
+			key: key, value: value}, "RSA"},
+		{"a certificate on P-224", entry{certificate: selfSigned(t, newKey(t, elliptic.P224()), yesterday,
+			tomorrow), key: key, value: value}, "P-224"},
+		{"no certificate", entry{certificate: []byte("hello"), key: key, value: value},
+			"expected a PEM block"},
+		{"another register", entry{certificate: good, key: key, value: value, index: 8},
+			"signature is of PCR8"},
 		{"another value", entry{certificate: good, key: key, value: noise(1, 48)}, "another image"},
 		{"a short value", entry{certificate: good, key: key, value: value[:47]}, "another image"},
-		{"another algorithm", entry{certificate: good, key: key, value: value, protected: []byte{0xa1, 0x01, 0x26}}, "algorithm"},
+		{"another algorithm", entry{certificate: good, key: key, value: value, protected: []byte{0xa1, 0x01,
+			0x26}}, "algorithm"},
 		{"a payload in another order", entry{certificate: good, key: key, payload: join([]byte{0xa2},
-			cborText("register_value"), cborIntegers(value), cborText("register_index"), []byte{0})}, "shortest form"},
+			cborText("register_value"), cborIntegers(value), cborText("register_index"), []byte{0})},
+			"shortest form"},
 		{"a payload with a long number", entry{certificate: good, key: key, payload: join([]byte{0xa2},
 			cborText("register_index"), []byte{0x18, 0}, cborText("register_value"), cborIntegers(value))},
 			"shortest form"},
 		{"a tagged payload", entry{certificate: good, key: key, payload: join([]byte{0xd8, 0x2a, 0xa2},
-			cborText("register_index"), []byte{0}, cborText("register_value"), cborIntegers(value))}, "not valid CBOR"},
-		{"no algorithm", entry{certificate: good, key: key, value: value, protected: []byte{0xa0}}, "protected header"},
-		{"an unprotected header", entry{certificate: good, key: key, value: value, unprotected: []byte{0xa1, 0x04, 0x41, 0x31}}, "header fields"},
+			cborText("register_index"), []byte{0}, cborText("register_value"), cborIntegers(value))},
+			"not valid CBOR"},
+		{"no algorithm", entry{certificate: good, key: key, value: value, protected: []byte{0xa0}},
+			"protected header"},
+		{"an unprotected header", entry{certificate: good, key: key, value: value,
+			unprotected: []byte{0xa1, 0x04, 0x41, 0x31}}, "header fields"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			entries, err := eif.ParseSignature(test.entry.section(t))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := entries[0].Verify(somePCR, now); err == nil || !strings.Contains(err.Error(), test.want) {
+			if _, err := entries[0].Verify(somePCR, now); err == nil ||
+				!strings.Contains(err.Error(), test.want) {
 				t.Errorf("error %v, want one with %q", err, test.want)
 			}
 		})
@@ -276,15 +298,17 @@ func TestParseSignatureRefuses(t *testing.T) {
 		return join([]byte{0x81, 0xa2}, cborText("signing_certificate"), a, cborText("signature"), b)
 	}
 	for name, section := range map[string][]byte{
-		"nothing":                  {},
-		"text":                     []byte("hello, this is no CBOR"),
-		"no entries":               {0x80},
-		"a certificate of bytes":   pair(cborBytes(good.certificate), cborIntegers(good.cose(t))),
-		"a signature of bytes":     pair(cborIntegers(good.certificate), cborBytes(good.cose(t))),
-		"an element over 255":      pair(append(cborHead(4, 1), 0x19, 1, 0), cborIntegers(nil)),
-		"a negative element":       pair(append(cborHead(4, 1), 0x20), cborIntegers(nil)),
-		"a key twice":              join([]byte{0x81, 0xa3}, section[2:], cborText("signature"), cborIntegers(nil)),
-		"an unknown key":           join([]byte{0x81, 0xa3}, section[2:], cborText("note"), cborIntegers(nil)),
+		"nothing":                {},
+		"text":                   []byte("hello, this is no CBOR"),
+		"no entries":             {0x80},
+		"a certificate of bytes": pair(cborBytes(good.certificate), cborIntegers(good.cose(t))),
+		"a signature of bytes":   pair(cborIntegers(good.certificate), cborBytes(good.cose(t))),
+		"an element over 255":    pair(append(cborHead(4, 1), 0x19, 1, 0), cborIntegers(nil)),
+		"a negative element":     pair(append(cborHead(4, 1), 0x20), cborIntegers(nil)),
+		"a key twice": join([]byte{0x81, 0xa3}, section[2:], cborText("signature"),
+			cborIntegers(nil)),
+		"an unknown key": join([]byte{0x81, 0xa3}, section[2:], cborText("note"),
+			cborIntegers(nil)),
 		"a key in capitals":        bytes.Replace(section, []byte("signing_"), []byte("Signing_"), 1),
 		"a tag":                    join([]byte{0xd8, 0x2a}, section),
 		"trailing bytes":           append(bytes.Clone(section), 0),
@@ -329,13 +353,17 @@ func TestSignRefuses(t *testing.T) {
 		{"an RSA key", rsaKey, selfSigned(t, rsaKey, yesterday, tomorrow), "ECDSA"},
 		{"P-224", small, selfSigned(t, small, yesterday, tomorrow), "P-224"},
 		{"no certificate", key, []byte("x"), "expected a PEM block"},
-		{"an expired certificate", key, selfSigned(t, key, yesterday, now.Add(-time.Second)), "is valid from"},
-		{"a certificate of tomorrow", key, selfSigned(t, key, now.Add(time.Second), tomorrow), "is valid from"},
-		{"a certificate file that is too large", key, append(bytes.Clone(good), bytes.Repeat([]byte("\xff"), 16000)...), "32768"},
+		{"an expired certificate", key, selfSigned(t, key, yesterday, now.Add(-time.Second)),
+			"is valid from"},
+		{"a certificate of tomorrow", key, selfSigned(t, key, now.Add(time.Second), tomorrow),
+			"is valid from"},
+		{"a certificate file that is too large", key,
+			append(bytes.Clone(good), bytes.Repeat([]byte("\xff"), 16000)...), "32768"},
 		{"a signer that returns rubbish", stranger{key, []byte("rubbish")}, good, "ASN.1"},
 		{"a signer of another curve", stranger{key, foreign}, good, "another curve"},
 	} {
-		if _, err := eif.Sign(test.key, test.certificate, somePCR, now); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := eif.Sign(test.key, test.certificate, somePCR, now); err == nil ||
+			!strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want one with %q", test.name, err, test.want)
 		}
 	}
@@ -347,13 +375,15 @@ func TestSignRefuses(t *testing.T) {
 func TestParseCertificatePassesOver(t *testing.T) {
 	key := newKey(t, elliptic.P256())
 	certificate := selfSigned(t, key, yesterday, tomorrow)
-	text := join([]byte("subject=CN = signer\n"), []byte("-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"), certificate)
+	text := join([]byte("subject=CN = signer\n"),
+		[]byte("-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"), certificate)
 	if _, err := eif.ParseCertificate(text); err != nil {
 		t.Error(err)
 	}
 	for _, name := range []string{"TRUSTED CERTIFICATE", "X509 CERTIFICATE"} { // OpenSSL takes the first
 		first := bytes.ReplaceAll(certificate, []byte(" CERTIFICATE"), []byte(" "+name))
-		if _, err := eif.ParseCertificate(join(first, certificate)); err == nil || !strings.Contains(err.Error(), name) {
+		if _, err := eif.ParseCertificate(join(first, certificate)); err == nil ||
+			!strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -366,11 +396,13 @@ func TestParseCertificateRefuses(t *testing.T) {
 	for name, text := range map[string][]byte{
 		"a request before": join(bytes.ReplaceAll(other, []byte("CATE-"), []byte("CATE REQUEST-")),
 			certificate),
-		"a block that Go skips before": join(bytes.Replace(other, []byte("-----END CERT"), []byte("-----END  CERT"), 1),
+		"a block that Go skips before": join(bytes.Replace(other, []byte("-----END CERT"),
+			[]byte("-----END  CERT"), 1),
 			certificate),
 		"headers": bytes.Replace(certificate, []byte("-----\n"), []byte("-----\nProc-Type: 4,CLEAR\n\n"), 1),
 	} {
-		if _, err := eif.ParseCertificate(text); err == nil || !strings.Contains(err.Error(), "other readers") {
+		if _, err := eif.ParseCertificate(text); err == nil ||
+			!strings.Contains(err.Error(), "other readers") {
 			t.Errorf("%s: error %v, want one about other readers", name, err)
 		}
 	}
@@ -385,7 +417,8 @@ func TestMeasureSigned(t *testing.T) {
 	certificate := selfSigned(t, key, yesterday, tomorrow)
 	sections := files[1].sections
 	value, _ := hex.DecodeString(registers(sections)[0])
-	file := reference(0, append(sections[:len(sections):len(sections)], plain{4, entry{certificate: certificate, key: key, value: value}.section(t)})...)
+	file := reference(0, append(sections[:len(sections):len(sections)],
+		plain{4, entry{certificate: certificate, key: key, value: value}.section(t)})...)
 	f, err := eif.Open(bytes.NewReader(file), int64(len(file)))
 	if err != nil {
 		t.Fatal(err)

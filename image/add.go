@@ -13,8 +13,9 @@ import (
 )
 
 // AddImage merges the layers of an image and puts the result at prefix ("" is the root), over what is there:
-// files replace files, directories join, also through symbolic links. What is not a directory does not replace
-// a directory that has content: that is an error. Whiteouts hide entries of the image's own lower layers only.
+// files replace files, directories join, also through symbolic links. What is not a directory does not
+// replace a directory that has content: that is an error. Whiteouts hide entries of the image's own lower
+// layers only.
 func (t *Tree) AddImage(ctx context.Context, img *Image, prefix string) error {
 	if err := t.addLayers(ctx, img.layers, prefix, nil); err != nil {
 		return fmt.Errorf("image %s: %w", img.ref, err)

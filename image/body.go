@@ -74,7 +74,8 @@ func copyAll(w io.Writer, f *os.File, size int64) (int64, error) {
 func tarHeader(e *Entry, names map[uint32]string) (*tar.Header, error) {
 	h := &tar.Header{
 		Name: e.Path, Mode: int64(e.Mode & 0o7777), Uid: int(e.UID), Gid: int(e.GID),
-		ModTime: time.Unix(e.ModTime, 0), Devmajor: int64(e.Major), Devminor: int64(e.Minor), Linkname: e.Target,
+		ModTime: time.Unix(e.ModTime, 0), Devmajor: int64(e.Major), Devminor: int64(e.Minor),
+		Linkname: e.Target,
 	}
 	if e.Links > 1 && !e.First {
 		h.Typeflag, h.Linkname = tar.TypeLink, names[e.Inode]

@@ -23,10 +23,13 @@ func (f failing) RoundTrip(*http.Request) (*http.Response, error) {
 // TestNoEngine tells an engine that is not there from one that this user may not ask. (A test that runs as
 // root may open any socket.)
 func TestNoEngine(t *testing.T) {
-	for number, want := range map[syscall.Errno]bool{syscall.ENOENT: true, syscall.ECONNREFUSED: true, syscall.EACCES: false} {
-		e := &engine{host: "unix:///x.sock", base: "http://docker", client: &http.Client{Transport: failing(number)}}
+	for number, want := range map[syscall.Errno]bool{syscall.ENOENT: true, syscall.ECONNREFUSED: true,
+		syscall.EACCES: false} {
+		e := &engine{host: "unix:///x.sock", base: "http://docker",
+			client: &http.Client{Transport: failing(number)}}
 		_, err := e.get(t.Context(), "/images/x/json", nil)
-		if errors.Is(err, errNoEngine) != want || !errors.Is(err, number) || !strings.Contains(err.Error(), "unix:///x.sock") {
+		if errors.Is(err, errNoEngine) != want || !errors.Is(err, number) ||
+			!strings.Contains(err.Error(), "unix:///x.sock") {
 			t.Errorf("%v: %v is that there is no engine, want %t", number, err, want)
 		}
 	}
@@ -45,7 +48,8 @@ func TestNoConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(dir)
-	for _, variable := range []string{"HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE"} {
+	for _, variable := range []string{"HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG",
+		"REGISTRY_AUTH_FILE"} {
 		t.Setenv(variable, "")
 	}
 	r, err := name.NewRegistry("r.example")

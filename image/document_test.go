@@ -56,7 +56,9 @@ func TestAbsurdDocuments(t *testing.T) {
 		}
 	}
 	serves := func(manifest []byte) string {
-		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write(manifest) }))
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Write(manifest)
+		}))
 		t.Cleanup(s.Close)
 		return strings.TrimPrefix(s.URL, "http://") + "/a:1"
 	}
@@ -129,7 +131,8 @@ func TestAmbiguousDocuments(t *testing.T) {
 		{"an index and an image", config + `}`, good[:len(good)-1] + `,"manifests":[]}`, "as in an index"},
 	} {
 		err := try(c.config, c.manifest)
-		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+		if c.want == "" && err != nil || c.want != "" &&
+			(err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
 		}
 	}

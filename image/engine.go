@@ -129,7 +129,8 @@ func findEngine() (*engine, error) {
 		if os.Getenv("DOCKER_TLS") != "" || os.Getenv("DOCKER_TLS_VERIFY") != "" {
 			at.verify = os.Getenv("DOCKER_TLS_VERIFY") != ""
 			if at.tlsDir = cmp.Or(os.Getenv("DOCKER_CERT_PATH"), config); at.tlsDir == "" {
-				return nil, errors.New("DOCKER_TLS: DOCKER_CERT_PATH, DOCKER_CONFIG or HOME is required to find the certificates")
+				return nil, errors.New("DOCKER_TLS: DOCKER_CERT_PATH, DOCKER_CONFIG or HOME is required to " +
+					"find the certificates")
 			}
 		}
 	} else if name, err := currentContext(config); err != nil {
@@ -234,7 +235,8 @@ func (at endpoint) tls() (*tls.Config, error) {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	pair, err := tls.LoadX509KeyPair(filepath.Join(at.tlsDir, "cert.pem"), filepath.Join(at.tlsDir, "key.pem"))
+	pair, err := tls.LoadX509KeyPair(filepath.Join(at.tlsDir, "cert.pem"),
+		filepath.Join(at.tlsDir, "key.pem"))
 	if errors.Is(err, os.ErrNotExist) {
 		return c, nil
 	}

@@ -15,7 +15,9 @@ import (
 
 func init() {
 	engines = append(engines,
-		engine{"26.1", func(t *testing.T, root string) string { return engine26(t, "NEB_DOCKER26", root, "overlay2") }, false},
+		engine{"26.1", func(t *testing.T, root string) string {
+			return engine26(t, "NEB_DOCKER26", root, "overlay2")
+		}, false},
 		engine{"26.1, images in containerd", func(t *testing.T, root string) string {
 			return engine26(t, "NEB_DOCKER26_CONTAINERD", root, "overlayfs")
 		}, false})
@@ -27,7 +29,9 @@ func engine26(t *testing.T, variable, root, driver string) string {
 		return host
 	}
 	if os.Getenv("NEB_REQUIRE") == "" {
-		t.Skipf("this machine lacks a second Docker engine (start test/engine/engine26.sh ROOT %s, set %s=unix://ROOT/run/docker.sock)", driver, variable) // NEB_REQUIRE starts it
+		// NEB_REQUIRE starts it
+		t.Skipf("this machine lacks a second Docker engine (start test/engine/engine26.sh ROOT %s, set "+
+			"%s=unix://ROOT/run/docker.sock)", driver, variable)
 	}
 	require.Root(t)
 	require.Command(t, "docker")

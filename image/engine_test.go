@@ -28,13 +28,17 @@ import (
 
 // engines are the Docker engines of the tests. Slow tests add Debian 13's.
 var engines = []engine{
-	{"machine", func(t *testing.T, _ string) string { require.Docker(t); return os.Getenv("DOCKER_HOST") }, true},
+	{"machine", func(t *testing.T, _ string) string {
+		require.Docker(t)
+		return os.Getenv("DOCKER_HOST")
+	}, true},
 }
 
 type engine struct {
 	name string
 	host func(t *testing.T, root string) string // a DOCKER_HOST
-	push bool                                   // it reaches a registry of the test: the engines of slow tests have their own network
+	// it reaches a registry of the test: the engines of slow tests have their own network
+	push bool
 }
 
 // copies puts the image of a docker save archive into a registry and into an OCI archive, with another
@@ -63,7 +67,8 @@ func copies(t *testing.T, saved, registry string) []string {
 // TestEngines makes images with docker import and docker build, and compares what comes from the engine, from
 // docker save, from a registry, where the engine reaches it pushed by itself, and from an OCI archive.
 func TestEngines(t *testing.T) {
-	root, err := os.MkdirTemp("", "neb-engine26-") // t.TempDir insists on removing what an engine may still mount
+	// t.TempDir insists on removing what an engine may still mount
+	root, err := os.MkdirTemp("", "neb-engine26-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +92,8 @@ func TestEngines(t *testing.T) {
 			}
 			version := docker(nil, "version", "--format", "{{.Server.Version}}")
 			report.Linef(t, "Docker engine %s", version)
-			if named, _, _ := strings.Cut(engine.name, ","); named != "machine" && !strings.HasPrefix(version, named+".") {
+			if named, _, _ := strings.Cut(engine.name, ","); named != "machine" &&
+				!strings.HasPrefix(version, named+".") {
 				t.Fatalf("the engine is %s, expected %s", version, named)
 			}
 			registry := serve(t)
@@ -96,7 +102,8 @@ func TestEngines(t *testing.T) {
 			t.Cleanup(func() { exec.Command("docker", "rmi", "-f", base, built).Run() })
 			dir := t.TempDir()
 			for name, content := range map[string]string{
-				"Dockerfile": "FROM " + base + "\nCOPY a /d/a\nCOPY b /d/b\nCOPY a /bin/app\nENV X=y\nCMD [\"/bin/app\"]\n", "a": "one", "b": strings.Repeat("two", 100_000),
+				"Dockerfile": "FROM " + base + "\nCOPY a /d/a\nCOPY b /d/b\nCOPY a /bin/app\nENV X=y\nCMD " +
+					"[\"/bin/app\"]\n", "a": "one", "b": strings.Repeat("two", 100_000),
 			} {
 				if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 					t.Fatal(err)
@@ -107,7 +114,8 @@ func TestEngines(t *testing.T) {
 			docker(nil, "save", "-o", saved, built)
 			id := docker(nil, "image", "inspect", "--format", "{{.Id}}", built)
 
-			refs := append([]string{"docker-daemon:" + built, "docker-daemon:" + id, "docker-archive:" + saved}, copies(t, saved, registry)...)
+			refs := append([]string{"docker-daemon:" + built, "docker-daemon:" + id, "docker-archive:" +
+				saved}, copies(t, saved, registry)...)
 			if engine.push {
 				docker(nil, "push", "-q", built)
 				refs = append(refs, built)
@@ -122,11 +130,13 @@ func TestEngines(t *testing.T) {
 				if config == "" {
 					// Engines that keep images in containerd call an image by its manifest.
 					if config = img.ConfigDigest(); config != id && img.ManifestDigest() != id {
-						t.Errorf("%s: configuration %s and manifest %s, the engine calls it %s", ref, config, img.ManifestDigest(), id)
+						t.Errorf("%s: configuration %s and manifest %s, the engine calls it %s", ref, config,
+							img.ManifestDigest(), id)
 					}
 				}
 				if img.ConfigDigest() != config || strings.Join(img.Config().Config.Cmd, " ") != "/bin/app" {
-					t.Errorf("%s: configuration %s with the command %q, want %s", ref, img.ConfigDigest(), img.Config().Config.Cmd, config)
+					t.Errorf("%s: configuration %s with the command %q, want %s", ref, img.ConfigDigest(),
+						img.Config().Config.Cmd, config)
 				}
 				img.Close()
 				b, err := ramdisk(t, ref, "", image.Ramdisk{})
@@ -151,20 +161,27 @@ func TestEngines(t *testing.T) {
 			// A name without a tag is latest, even if the repository has others.
 			docker(nil, "tag", built, "neb-test-tags:latest")
 			docker(nil, "tag", base, "neb-test-tags:other")
-			t.Cleanup(func() { exec.Command("docker", "rmi", "-f", "neb-test-tags:latest", "neb-test-tags:other").Run() })
-			img, err := image.Open(t.Context(), "docker-daemon:neb-test-tags", image.Options{Arch: "x86_64", TempDir: dir})
+			t.Cleanup(func() {
+				exec.Command("docker", "rmi", "-f", "neb-test-tags:latest", "neb-test-tags:other").Run()
+			})
+			img, err := image.Open(t.Context(), "docker-daemon:neb-test-tags", image.Options{Arch: "x86_64",
+				TempDir: dir})
 			if err != nil || img.ConfigDigest() != id && img.ManifestDigest() != id {
 				t.Errorf("neb-test-tags: %v", err)
 			}
 			if err == nil {
 				img.Close()
 			}
-			for ref, want := range map[string]string{"neb-test-none:1": "no such image", "NEB": "answered 400", "sha256:" + strings.Repeat("0", 64): "no such image"} {
-				if _, err := image.Open(t.Context(), "docker-daemon:"+ref, image.Options{Arch: "x86_64"}); err == nil || !strings.Contains(strings.ToLower(err.Error()), want) {
+			for ref, want := range map[string]string{"neb-test-none:1": "no such image",
+				"NEB": "answered 400", "sha256:" + strings.Repeat("0", 64): "no such image"} {
+				if _, err := image.Open(t.Context(), "docker-daemon:"+ref,
+					image.Options{Arch: "x86_64"}); err == nil ||
+					!strings.Contains(strings.ToLower(err.Error()), want) {
 					t.Errorf("%s: %v, want %q", ref, err, want)
 				}
 			}
-			if _, err := image.Open(t.Context(), "docker-daemon:"+built, image.Options{Arch: "aarch64"}); err == nil || !strings.Contains(err.Error(), "arm64") {
+			if _, err := image.Open(t.Context(), "docker-daemon:"+built,
+				image.Options{Arch: "aarch64"}); err == nil || !strings.Contains(err.Error(), "arm64") {
 				t.Errorf("for another architecture: %v", err)
 			}
 		})
@@ -217,7 +234,8 @@ func TestFindEngine(t *testing.T) {
 		t.Helper()
 		id := sha256.Sum256([]byte(name))
 		dir := filepath.Join(config, "contexts", "meta", hex.EncodeToString(id[:]))
-		meta, err := json.Marshal(map[string]any{"Name": name, "Endpoints": map[string]any{"docker": map[string]any{"Host": host, "SkipTLSVerify": skip}}})
+		meta, err := json.Marshal(map[string]any{"Name": name,
+			"Endpoints": map[string]any{"docker": map[string]any{"Host": host, "SkipTLSVerify": skip}}})
 		if err == nil {
 			err = os.MkdirAll(dir, 0o755)
 		}
@@ -225,7 +243,8 @@ func TestFindEngine(t *testing.T) {
 			err = os.WriteFile(filepath.Join(dir, "meta.json"), meta, 0o644)
 		}
 		if err == nil && skip {
-			err = os.MkdirAll(filepath.Join(config, "contexts", "tls", hex.EncodeToString(id[:]), "docker"), 0o755)
+			err = os.MkdirAll(filepath.Join(config, "contexts", "tls", hex.EncodeToString(id[:]), "docker"),
+				0o755)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -245,13 +264,18 @@ func TestFindEngine(t *testing.T) {
 	}{
 		{"current context", nil, "x:1", ""},
 		{"DOCKER_CONTEXT", map[string]string{"DOCKER_CONTEXT": "secure"}, "x:1", ""},
-		{"DOCKER_HOST unix", map[string]string{"DOCKER_HOST": "unix://" + socket, "DOCKER_CONTEXT": "none"}, "x:1", ""},
-		{"DOCKER_HOST tcp", map[string]string{"DOCKER_HOST": strings.Replace(tcp.URL, "http", "tcp", 1)}, "x:1", ""},
-		{"DOCKER_HOST with TLS", map[string]string{"DOCKER_HOST": strings.Replace(secure.URL, "https", "tcp", 1), "DOCKER_TLS": "1"}, "x:1", ""},
-		{"an unknown certificate", map[string]string{"DOCKER_HOST": strings.Replace(secure.URL, "https", "tcp", 1), "DOCKER_TLS_VERIFY": "1"}, "x:1", "certificate"},
+		{"DOCKER_HOST unix", map[string]string{"DOCKER_HOST": "unix://" + socket, "DOCKER_CONTEXT": "none"},
+			"x:1", ""},
+		{"DOCKER_HOST tcp", map[string]string{"DOCKER_HOST": strings.Replace(tcp.URL, "http", "tcp", 1)},
+			"x:1", ""},
+		{"DOCKER_HOST with TLS", map[string]string{"DOCKER_HOST": strings.Replace(secure.URL, "https", "tcp",
+			1), "DOCKER_TLS": "1"}, "x:1", ""},
+		{"an unknown certificate", map[string]string{"DOCKER_HOST": strings.Replace(secure.URL, "https",
+			"tcp", 1), "DOCKER_TLS_VERIFY": "1"}, "x:1", "certificate"},
 		{"ssh", map[string]string{"DOCKER_CONTEXT": "far"}, "x:1", "unsupported scheme ssh://"},
 		{"no such context", map[string]string{"DOCKER_CONTEXT": "none"}, "x:1", "docker context none"},
-		{"no listener", map[string]string{"DOCKER_HOST": "unix://" + socket + ".no"}, "x:1", "no Docker engine answers at unix://"},
+		{"no listener", map[string]string{"DOCKER_HOST": "unix://" + socket + ".no"}, "x:1",
+			"no Docker engine answers at unix://"},
 		{"no such image", nil, "y:1", "no such image"},
 		{"a stream that ends early", nil, "cut", "unexpected EOF"},
 		{"a huge answer", nil, "huge", "larger than 4194304 bytes"},
@@ -259,11 +283,13 @@ func TestFindEngine(t *testing.T) {
 		{"a long complaint", nil, "angry", "answered 500 Internal Server Error: no no"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for _, name := range []string{"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"} {
+			for _, name := range []string{"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY",
+				"DOCKER_CERT_PATH"} {
 				t.Setenv(name, c.env[name])
 			}
 			t.Setenv("DOCKER_CONFIG", config)
-			img, err := image.Open(t.Context(), "docker-daemon:"+c.ref, image.Options{Arch: "x86_64", TempDir: t.TempDir()})
+			img, err := image.Open(t.Context(), "docker-daemon:"+c.ref, image.Options{Arch: "x86_64",
+				TempDir: t.TempDir()})
 			if err == nil {
 				defer img.Close()
 			}

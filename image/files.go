@@ -59,8 +59,8 @@ func splitPlace(rest string) (path, name string) {
 	return rest, ""
 }
 
-// fromFiles opens the image called want, or the only one if want is empty. The image closes the files; they are
-// closed after an error too.
+// fromFiles opens the image called want, or the only one if want is empty. The image closes the files; they
+// are closed after an error too.
 func fromFiles(ctx context.Context, in files, want string, o Options) (*Image, error) {
 	img, err := find(ctx, in, want, o)
 	if err != nil {
@@ -209,7 +209,8 @@ func fromDockerSave(in files, want string, o Options) (*Image, error) {
 	}
 	at := slices.IndexFunc(all, func(m saved) bool {
 		named := slices.ContainsFunc(m.RepoTags, func(tag string) bool { return sameImage(tag, want) })
-		return named || want == "" && len(all) == 1 || configID(m.Config) == strings.TrimPrefix(want, "sha256:")
+		return named || want == "" && len(all) == 1 ||
+			configID(m.Config) == strings.TrimPrefix(want, "sha256:")
 	})
 	if at < 0 {
 		return nil, fmt.Errorf("found %d images, none of them %q: %s",
@@ -224,7 +225,8 @@ func fromDockerSave(in files, want string, o Options) (*Image, error) {
 		return nil, err
 	}
 	if id := configID(m.Config); len(id) == 2*sha256.Size && "sha256:"+id != img.ConfigDigest() {
-		return nil, fmt.Errorf("configuration %s: digest is %s: the archive was damaged or changed on the way",
+		return nil, fmt.Errorf(
+			"configuration %s: digest is %s: the archive was damaged or changed on the way",
 			m.Config, img.ConfigDigest())
 	}
 	if len(m.Layers) != len(img.config.RootFS.DiffIDs) {

@@ -45,29 +45,49 @@ func TestHostileLayers(t *testing.T) {
 		{"a whiteout of itself", [][]byte{plain(File("a/.wh..", ""))}, image.Limits{}, []string{`invalid whiteout of "."`}},
 		{"a whiteout of nothing", [][]byte{plain(File("a/.wh.", ""))}, image.Limits{}, []string{`invalid whiteout of ""`}},
 		{"a loop of links", [][]byte{plain(Symlink("a", "b"), Symlink("b", "a"), File("a/x", "1"))}, image.Limits{}, []string{`"a/x"`, "symbolic links"}},
-		{"a link to itself", [][]byte{plain(Symlink("a", "a"), File("a/x", "1"))}, image.Limits{}, []string{"symbolic links"}},
-		{"a link that grows", [][]byte{plain(Symlink("a", "a/a/a/a"), File("a/x", "1"))}, image.Limits{}, []string{"symbolic links"}},
-		{"hard links in a ring", [][]byte{plain(Link("a", "b"), Link("b", "a"))}, image.Limits{}, []string{"neither before it in this layer nor"}},
+		{"a link to itself", [][]byte{plain(Symlink("a", "a"), File("a/x", "1"))}, image.Limits{},
+			[]string{"symbolic links"}},
+		{"a link that grows", [][]byte{plain(Symlink("a", "a/a/a/a"), File("a/x", "1"))}, image.Limits{},
+			[]string{"symbolic links"}},
+		{"hard links in a ring", [][]byte{plain(Link("a", "b"), Link("b", "a"))}, image.Limits{},
+			[]string{"neither before it in this layer nor"}},
 		{"a hard link before its target", [][]byte{plain(Link("a", "b"), File("b", "1"))}, image.Limits{}, []string{`"a"`, `hard link to "b"`, "neither before it in this layer nor"}},
-		{"a hard link to itself", [][]byte{plain(File("a", "1"), Link("a", "./a"))}, image.Limits{}, []string{"itself"}},
-		{"a hard link to a directory", [][]byte{plain(Dir("d/", 0o755), Link("a", "d"))}, image.Limits{}, []string{"is a directory"}},
-		{"a hard link to what is hidden", [][]byte{plain(File("t", "1")), plain(File(".wh.t", "")), plain(Link("a", "t"))}, image.Limits{}, []string{"layer 3 of 3", "neither before it in this layer nor"}},
+		{"a hard link to itself", [][]byte{plain(File("a", "1"), Link("a", "./a"))}, image.Limits{},
+			[]string{"itself"}},
+		{"a hard link to a directory", [][]byte{plain(Dir("d/", 0o755), Link("a", "d"))}, image.Limits{},
+			[]string{"is a directory"}},
+		{"a hard link to what is hidden", [][]byte{plain(File("t", "1")), plain(File(".wh.t", "")),
+			plain(Link("a", "t"))}, image.Limits{},
+			[]string{"layer 3 of 3", "neither before it in this layer nor"}},
 		{"a hard link to what aufs linked", [][]byte{plain(File(".wh..wh.plnk/1", "1"), Link("a", ".wh..wh.plnk/1"))}, image.Limits{}, []string{"layer 1 of 1", `hard link to ".wh..wh.plnk/1"`, "neither before it in this layer nor"}},
 		{"a root that is a file", [][]byte{plain(File(".", "1"))}, image.Limits{}, []string{"root"}},
 		{"a symbolic link to nothing", [][]byte{plain(Symlink("a", ""))}, image.Limits{}, []string{`"a"`, "expected 1 to 4095 bytes"}},
 		{"a long symbolic link", [][]byte{plain(Symlink("a", deep))}, image.Limits{}, []string{`"a"`, "4095"}},
 		{"a long path", [][]byte{plain(File(deep+"x", ""))}, image.Limits{}, []string{"5001 bytes"}},
-		{"a long name", [][]byte{plain(File(strings.Repeat("x", 256), ""))}, image.Limits{}, []string{"256 bytes"}},
-		{"an owner below zero", [][]byte{plain(File("a", "").With(func(h *tar.Header) { h.Uid = -1; h.Format = tar.FormatGNU }))}, image.Limits{}, []string{"owner -1"}},
-		{"an owner too high", [][]byte{plain(File("a", "").With(func(h *tar.Header) { h.Gid = 1<<32 - 1 }))}, image.Limits{}, []string{"group 4294967295"}},
-		{"too many entries", [][]byte{plain(File("a", ""), File("b", ""), File("c", ""))}, image.Limits{Entries: 2}, []string{"more than 2 entries"}},
-		{"too many entries of one name", [][]byte{plain(slices.Repeat([]Entry{File("a", "")}, 9)...)}, image.Limits{Entries: 8}, []string{"entry 9: found more than 8 entries"}},
-		{"too many whiteouts", [][]byte{plain(slices.Repeat([]Entry{File(".wh.a", "")}, 5)...), plain(slices.Repeat([]Entry{File(".wh.a", "")}, 5)...)}, image.Limits{Entries: 8}, []string{"of 2 (sha256:", "more than 8 entries"}},
+		{"a long name", [][]byte{plain(File(strings.Repeat("x", 256), ""))}, image.Limits{},
+			[]string{"256 bytes"}},
+		{"an owner below zero", [][]byte{plain(File("a", "").With(func(h *tar.Header) {
+			h.Uid = -1
+			h.Format = tar.FormatGNU
+		}))}, image.Limits{}, []string{"owner -1"}},
+		{"an owner too high", [][]byte{plain(File("a", "").With(func(h *tar.Header) { h.Gid = 1<<32 - 1 }))},
+			image.Limits{}, []string{"group 4294967295"}},
+		{"too many entries", [][]byte{plain(File("a", ""), File("b", ""), File("c", ""))},
+			image.Limits{Entries: 2}, []string{"more than 2 entries"}},
+		{"too many entries of one name", [][]byte{plain(slices.Repeat([]Entry{File("a", "")}, 9)...)},
+			image.Limits{Entries: 8}, []string{"entry 9: found more than 8 entries"}},
+		{"too many whiteouts", [][]byte{plain(slices.Repeat([]Entry{File(".wh.a", "")}, 5)...),
+			plain(slices.Repeat([]Entry{File(".wh.a", "")}, 5)...)}, image.Limits{Entries: 8},
+			[]string{"of 2 (sha256:", "more than 8 entries"}},
 		{"too long attributes", [][]byte{plain(labels...)}, image.Limits{Entries: 100}, []string{`"32"`, "bytes of names, links and attributes"}},
-		{"too many bytes", [][]byte{plain(File("a", strings.Repeat("x", 1<<20)))}, image.Limits{Bytes: 1 << 19}, []string{"more than 524288 bytes"}},
-		{"no archive at all", [][]byte{bytes.Repeat([]byte("x"), 5000)}, image.Limits{}, []string{"entry 1", "invalid tar header"}},
-		{"xz with a large dictionary", [][]byte{wide.Bytes()}, image.Limits{}, []string{"more than 33554432 bytes of dictionary for an xz archive"}},
-		{"bzip2", [][]byte{append([]byte("BZh"), make([]byte, 2000)...)}, image.Limits{}, []string{"unsupported compression bzip2: expected gzip, zstd, xz or none"}},
+		{"too many bytes", [][]byte{plain(File("a", strings.Repeat("x", 1<<20)))},
+			image.Limits{Bytes: 1 << 19}, []string{"more than 524288 bytes"}},
+		{"no archive at all", [][]byte{bytes.Repeat([]byte("x"), 5000)}, image.Limits{},
+			[]string{"entry 1", "invalid tar header"}},
+		{"xz with a large dictionary", [][]byte{wide.Bytes()}, image.Limits{},
+			[]string{"more than 33554432 bytes of dictionary for an xz archive"}},
+		{"bzip2", [][]byte{append([]byte("BZh"), make([]byte, 2000)...)}, image.Limits{},
+			[]string{"unsupported compression bzip2: expected gzip, zstd, xz or none"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := NewLayout(t)
@@ -77,7 +97,8 @@ func TestHostileLayers(t *testing.T) {
 	}
 }
 
-// rejected merges an image, and expects an error that contains all of want, and an empty directory afterwards.
+// rejected merges an image, and expects an error that contains all of want, and an empty directory
+// afterwards.
 func rejected(t *testing.T, ref string, limits image.Limits, want ...string) {
 	t.Helper()
 	work := t.TempDir()
@@ -121,18 +142,21 @@ func TestDamagedLayers(t *testing.T) {
 			"a bit changed":         flipped,
 			"more after it":         append(bytes.Clone(packed), "more"...),
 		} {
-			t.Run(fmt.Sprintf("%s, %s", name, way[len("application/vnd.oci.image.layer.v1."):]), func(t *testing.T) {
-				l := NewLayout(t)
-				d := l.Image("amd64", [][]byte{layer}, way)
-				l.Pieces["blobs/sha256/"+Digest(packed)[len("sha256:"):]] = blob
-				l.Name(d, "")
-				rejected(t, "oci:"+l.Dir(), image.Limits{}, "layer 1 of 1 ("+Digest(packed)+"): digest is "+Digest(blob)+", expected "+Digest(packed))
-			})
+			t.Run(fmt.Sprintf("%s, %s", name, way[len("application/vnd.oci.image.layer.v1."):]),
+				func(t *testing.T) {
+					l := NewLayout(t)
+					d := l.Image("amd64", [][]byte{layer}, way)
+					l.Pieces["blobs/sha256/"+Digest(packed)[len("sha256:"):]] = blob
+					l.Name(d, "")
+					rejected(t, "oci:"+l.Dir(), image.Limits{}, "layer 1 of 1 ("+Digest(packed)+
+						"): digest is "+Digest(blob)+", expected "+Digest(packed))
+				})
 		}
 	}
 	// The blob is as its digest says, but not what the configuration has.
 	l := NewLayout(t)
-	l.Name(l.Manifest(l.JSON("c", Config("amd64", [][]byte{layer})), []Descriptor{l.Blob(string(Gzip), Gzip.Pack(t, Layer(t, File("evil", "1"))))}), "")
+	l.Name(l.Manifest(l.JSON("c", Config("amd64", [][]byte{layer})),
+		[]Descriptor{l.Blob(string(Gzip), Gzip.Pack(t, Layer(t, File("evil", "1"))))}), "")
 	rejected(t, "oci:"+l.Dir(), image.Limits{}, "diff ID is sha256:", ", expected "+Digest(layer))
 }
 
@@ -140,14 +164,16 @@ func TestDamagedLayers(t *testing.T) {
 func TestBomb(t *testing.T) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	if err := w.WriteHeader(&tar.Header{Name: "bomb", Mode: 0o644, Size: 1 << 30, Typeflag: tar.TypeReg}); err != nil {
+	if err := w.WriteHeader(&tar.Header{Name: "bomb", Mode: 0o644, Size: 1 << 30,
+		Typeflag: tar.TypeReg}); err != nil {
 		t.Fatal(err)
 	}
 	head := bytes.Clone(b.Bytes())
 	for _, way := range []Compression{Gzip, Zstd, Xz} {
 		bomb := way.Pack(t, append(head, make([]byte, 16<<20)...))
 		l := NewLayout(t)
-		l.Name(l.Manifest(l.JSON("c", Config("amd64", [][]byte{nil})), []Descriptor{l.Blob(string(way), bomb)}), "")
+		l.Name(l.Manifest(l.JSON("c", Config("amd64", [][]byte{nil})),
+			[]Descriptor{l.Blob(string(way), bomb)}), "")
 		rejected(t, "oci:"+l.Dir(), image.Limits{Bytes: 8 << 20}, "more than 8388608 bytes, decompressed")
 	}
 	// A sparse file of a terabyte is a few hundred bytes of tar.
@@ -160,7 +186,8 @@ func TestBomb(t *testing.T) {
 func TestSparse(t *testing.T) {
 	for _, way := range []Compression{Plain, Gzip} {
 		tree := newTree(t, image.Limits{})
-		ref := layoutOf(t, Layers(t, []Entry{File("before", "1")}, []Entry{Sparse("sparse", "data", 100_000)}), way)
+		ref := layoutOf(t, Layers(t, []Entry{File("before", "1")},
+			[]Entry{Sparse("sparse", "data", 100_000)}), way)
 		if err := addImage(t, tree, ref, ""); err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +198,8 @@ func TestSparse(t *testing.T) {
 		var body bytes.Buffer
 		_, err := tree.CopyBody(&body, e)
 		b := body.Bytes()
-		if err != nil || len(b) != 100_000 || string(b[:5]) != "data\x00" || bytes.Trim(b[4:], "\x00") != nil && len(bytes.Trim(b[4:], "\x00")) > 0 {
+		if err != nil || len(b) != 100_000 || string(b[:5]) != "data\x00" ||
+			bytes.Trim(b[4:], "\x00") != nil && len(bytes.Trim(b[4:], "\x00")) > 0 {
 			t.Errorf("%s: %d bytes, %q…, %v", way, len(b), b[:min(5, len(b))], err)
 		}
 	}

@@ -87,7 +87,8 @@ func Open(ctx context.Context, ref string, o Options) (*Image, error) {
 		if rest, ok := strings.CutPrefix(ref, t.prefix); ok {
 			img, err := t.open(ctx, rest, o)
 			if _, statErr := os.Stat(ref); err != nil && t.prefix == "" && statErr == nil {
-				err = fmt.Errorf("%w (for the file or directory of this name: oci:%s, oci-archive:%s or docker-archive:%s)",
+				err = fmt.Errorf("%w (for the file or directory of this name: oci:%s, oci-archive:%s or "+
+					"docker-archive:%s)",
 					err, ref, ref, ref)
 			}
 			if err != nil {
@@ -172,11 +173,13 @@ func fromManifest(ctx context.Context, b blobs, d v1.Descriptor, o Options) (*Im
 		}
 		switch {
 		case m.SchemaVersion == 1:
-			return nil, fmt.Errorf("manifest %s: found schema version 1, expected 2: push the image again with a current tool",
+			return nil, fmt.Errorf("manifest %s: found schema version 1, expected 2: push the image again "+
+				"with a current tool",
 				d.Digest)
 		case m.Manifests != nil && (m.Layers != nil || m.Config.Digest.Hex != ""):
 			return nil, fmt.Errorf("manifest %s: found manifests as in an index, "+
-				"and config or layers as in an image", d.Digest) // CVE-2021-41190: which it is depends on the reader
+				// CVE-2021-41190: which it is depends on the reader
+				"and config or layers as in an image", d.Digest)
 		case m.Manifests != nil:
 			if depth == 3 {
 				return nil, fmt.Errorf("index %s: indexes are nested more than 3 deep", d.Digest)
@@ -247,7 +250,8 @@ func choose(ctx context.Context, b blobs, all []v1.Descriptor, machine string) (
 	var found []string
 	for _, d := range compact(all) {
 		switch p := d.Platform; {
-		case d.Annotations["vnd.docker.reference.type"] != "" || !slices.Contains(imageConfigs, d.ArtifactType):
+		case d.Annotations["vnd.docker.reference.type"] != "" ||
+			!slices.Contains(imageConfigs, d.ArtifactType):
 		case p == nil || p.OS == "" && p.Architecture == "":
 			plain = append(plain, d)
 		case p.OS == "linux" && p.Architecture == arch.Go(machine):
@@ -287,12 +291,13 @@ func choose(ctx context.Context, b blobs, all []v1.Descriptor, machine string) (
 	for _, d := range plain {
 		names = append(names, nameOf(d))
 	}
-	return v1.Descriptor{}, fmt.Errorf("found %d images without a platform, expected one: name one of them (%s)",
+	return v1.Descriptor{}, fmt.Errorf("found %d images without a platform, expected one: name one of them "+
+		"(%s)",
 		len(plain), strings.Join(names, ", "))
 }
 
-// isImage reads a manifest and tells an image from what is stored beside one: cosign's signatures and the like
-// have a subject, or layers that are no archives.
+// isImage reads a manifest and tells an image from what is stored beside one: cosign's signatures and the
+// like have a subject, or layers that are no archives.
 func isImage(ctx context.Context, b blobs, d v1.Descriptor) (bool, error) {
 	raw, err := b.read(ctx, d)
 	var m struct {

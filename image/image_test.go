@@ -32,7 +32,8 @@ func list(t testing.TB, tree *image.Tree) (lines []string) {
 		if len(body) > 20 {
 			body = fmt.Sprintf("%.5s… %d", body, len(body))
 		}
-		lines = append(lines, strings.TrimRight(fmt.Sprintf("%o %s %s%s", e.Mode, e.Path, e.Target, body), " "))
+		lines = append(lines, strings.TrimRight(fmt.Sprintf("%o %s %s%s", e.Mode, e.Path, e.Target, body),
+			" "))
 		if e.Links > 1 {
 			lines[len(lines)-1] += fmt.Sprintf(" #%d of %d", e.Inode, e.Links)
 		}
@@ -61,7 +62,8 @@ func TestPut(t *testing.T) {
 		e       image.Entry
 		content string
 	}{
-		{image.Entry{Path: "a/b", Mode: 0o100600, Xattrs: []image.Xattr{{Name: "user.z", Value: "\x00:1:"}, {Name: "user.a", Value: ""}}}, "body"},
+		{image.Entry{Path: "a/b", Mode: 0o100600, Xattrs: []image.Xattr{{Name: "user.z", Value: "\x00:1:"},
+			{Name: "user.a", Value: ""}}}, "body"},
 		{image.Entry{Path: "big", Mode: 0o100644}, string(big)},
 		{image.Entry{Path: "l", Mode: 0o120777, Target: "a"}, ""},
 		{image.Entry{Path: "l/c", Mode: 0o100644}, "through"},
@@ -84,7 +86,8 @@ func TestPut(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A link inside a part of the tree stays in it.
-	for _, e := range []image.Entry{{Path: "abs", Mode: 0o120777, Target: "/in"}, {Path: "abs/x", Mode: 0o100644}} {
+	for _, e := range []image.Entry{{Path: "abs", Mode: 0o120777, Target: "/in"},
+		{Path: "abs/x", Mode: 0o100644}} {
 		if err := sub.Put(&e, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +104,8 @@ func TestPut(t *testing.T) {
 		`100644 big 01234… 1600000`, `120777 l a`, `140755 sock`,
 	})
 	for _, e := range []image.Entry{
-		{Path: "../x", Mode: 0o100644}, {Path: "x", Mode: 0o644}, {Path: "x\x00", Mode: 0o100644}, {Path: "", Mode: 0o100644}, {Path: "x", Mode: 0o120777},
+		{Path: "../x", Mode: 0o100644}, {Path: "x", Mode: 0o644}, {Path: "x\x00", Mode: 0o100644},
+		{Path: "", Mode: 0o100644}, {Path: "x", Mode: 0o120777},
 	} {
 		if err := tree.Put(&e, nil); err == nil {
 			t.Errorf("%q, mode %o: no error", e.Path, e.Mode)
@@ -112,7 +116,9 @@ func TestPut(t *testing.T) {
 // TestTarRound writes a tree as a tar archive and reads it back.
 func TestTarRound(t *testing.T) {
 	tree := newTree(t, image.Limits{})
-	layer := Layer(t, Dir("d/", 0o711), File("d/"+strings.Repeat("n", 200), "1"), File("f", strings.Repeat("x", 100_000)), Link("g", "f"), Symlink("s", strings.Repeat("t/", 300)), Node('3', "c", 1, 5), Node('6', "p", 0, 0))
+	layer := Layer(t, Dir("d/", 0o711), File("d/"+strings.Repeat("n", 200), "1"),
+		File("f", strings.Repeat("x", 100_000)), Link("g", "f"), Symlink("s", strings.Repeat("t/", 300)),
+		Node('3', "c", 1, 5), Node('6', "p", 0, 0))
 	if err := tree.AddTarReader(t.Context(), bytes.NewReader(layer), ""); err != nil {
 		t.Fatal(err)
 	}
@@ -146,14 +152,17 @@ func TestImagesOverEachOther(t *testing.T) {
 	}{
 		{"whiteouts", []layers{
 			{{Dir("d/", 0o700), File("d/one", "1"), File("both", "1"), Dir("dir/", 0o755)}},
-			{{File("two", "2")}, {File(".wh.two", ""), File("d/.wh.one", ""), File("both", "2"), Dir("d/", 0o711), File("dir", "2")}},
+			{{File("two", "2")}, {File(".wh.two", ""), File("d/.wh.one", ""), File("both", "2"),
+				Dir("d/", 0o711), File("dir", "2")}},
 		}, []string{`40711 p/q/d`, `100644 p/q/d/one 1`, `100644 p/q/both 2`, `100644 p/q/dir 2`}},
 		{"directory over link", []layers{
-			{{Dir("usr/", 0o700), Dir("usr/lib/", 0o711), File("usr/lib/libc", "1"), Symlink("lib", "usr/lib")}},
+			{{Dir("usr/", 0o700), Dir("usr/lib/", 0o711), File("usr/lib/libc", "1"),
+				Symlink("lib", "usr/lib")}},
 			{{Dir("lib/", 0o755), Dir("lib/modules/", 0o755), File("lib/modules/x.ko", "2")}},
 		}, []string{`40700 p/q/usr`, `40711 p/q/usr/lib`, `40755 p/q/usr/lib/modules`, `100644 p/q/usr/lib/modules/x.ko 2`, `100644 p/q/usr/lib/libc 1`, `120777 p/q/lib usr/lib`}},
 		{"directory over a link of the whole tree, and one through another", []layers{
-			{{Dir("usr/", 0o755), Dir("usr/lib/", 0o755), Symlink("l", "/usr/up"), Symlink("usr/up", "../usr/lib")}},
+			{{Dir("usr/", 0o755), Dir("usr/lib/", 0o755), Symlink("l", "/usr/up"),
+				Symlink("usr/up", "../usr/lib")}},
 			{{File("l/x", "2"), Symlink("usr/lib/y", "x")}},
 		}, []string{`40755 p/q/usr`, `40755 p/q/usr/lib`, `100644 p/q/usr/lib/x 2`, `120777 p/q/usr/lib/y x`, `120777 p/q/usr/up ../usr/lib`, `120777 p/q/l /usr/up`}},
 		{"directory over a link to nothing", []layers{
@@ -178,7 +187,8 @@ func TestImagesOverEachOther(t *testing.T) {
 				ref := layoutOf(t, Layers(t, layers...), Gzip)
 				err := addImage(t, tree, ref, "p/q")
 				if i > 0 && len(c.want) == 1 {
-					if err == nil || !strings.Contains(err.Error(), c.want[0]) || !strings.Contains(err.Error(), ref) {
+					if err == nil || !strings.Contains(err.Error(), c.want[0]) ||
+						!strings.Contains(err.Error(), ref) {
 						t.Errorf("got %v, want %q and %s", err, c.want[0], ref)
 					}
 					return
@@ -227,7 +237,8 @@ func TestManyFiles(t *testing.T) {
 			if _, err := tree.CopyBody(&b, e); err != nil {
 				return err
 			}
-			if want := strings.TrimLeft(e.Path[len(e.Path)-6:], "0"); b.String() != want && b.String() != "0" {
+			if want := strings.TrimLeft(e.Path[len(e.Path)-6:], "0"); b.String() != want &&
+				b.String() != "0" {
 				return fmt.Errorf("%s has the body %q", e.Path, b.String())
 			}
 		}
@@ -258,7 +269,8 @@ func TestPlaces(t *testing.T) {
 			}
 			img.Close()
 		}
-		if _, err := image.Open(t.Context(), dir, image.Options{Arch: "x86_64"}); err == nil || !strings.Contains(err.Error(), "oci:"+dir+", oci-archive:") {
+		if _, err := image.Open(t.Context(), dir, image.Options{Arch: "x86_64"}); err == nil ||
+			!strings.Contains(err.Error(), "oci:"+dir+", oci-archive:") {
 			t.Errorf("%s: a place without what it is: %v", place, err)
 		}
 		if _, err := image.Open(t.Context(), "oci:"+dir+":other", image.Options{Arch: "x86_64"}); err == nil {

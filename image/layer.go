@@ -96,7 +96,8 @@ func openZstd(ctx context.Context, in *bufio.Reader, w *windowRoom) (io.Reader, 
 		return nil, nil, err
 	}
 	r, err := zstd.NewReader(in,
-		zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(window)))
+		zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxWindow(uint64(window)))
 	if err != nil {
 		w.room.Release(window)
 		return nil, nil, err

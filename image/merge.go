@@ -128,7 +128,8 @@ func (m *merge) link(path, target string) error {
 	case err != nil:
 		return err
 	case to == 0:
-		return fmt.Errorf("hard link to %q, which is neither before it in this layer nor in a lower one", target)
+		return fmt.Errorf("hard link to %q, which is neither before it in this layer nor in a lower one",
+			target)
 	case t.isDir(to):
 		return fmt.Errorf("hard link to %s, which is a directory", target)
 	}
@@ -245,10 +246,12 @@ func (t *Tree) resolve(root uint32, path string, create bool, m *merge) (uint32,
 			target := string(t.names.get(uint32(t.inodes.at(t.nodes.at(id).inode).body.at)))
 			// A short name can lead through long targets again and again.
 			if t.links += int64(len(target) + len(rest)); t.links > t.limits.links() {
-				return 0, &LimitError{"bytes of symbolic links in the paths of names", t.limits.links(), "Entries"}
+				return 0, &LimitError{"bytes of symbolic links in the paths of names", t.limits.links(),
+					"Entries"}
 			}
 			if hops++; hops > maxHops || len(target)+len(rest) > 2*maxLink {
-				return 0, fmt.Errorf("%s leads through more than %d symbolic links, or to a path of more than %d bytes",
+				return 0, fmt.Errorf("%s leads through more than %d symbolic links, or to a path of more "+
+					"than %d bytes",
 					path, maxHops, maxLink)
 			}
 			if strings.HasPrefix(target, "/") {
@@ -281,8 +284,8 @@ func (t *Tree) graft(root uint32, prefix string) error {
 }
 
 // overlay moves everything below from to the directory to, which is in top, as if a second archive were
-// unpacked over the first. A directory over a symbolic link to a directory goes where the link leads, with top
-// as "/".
+// unpacked over the first. A directory over a symbolic link to a directory goes where the link leads, with
+// top as "/".
 func (t *Tree) overlay(top, to, from uint32) error {
 	for id := t.nodes.at(from).child; id != 0; {
 		n := t.nodes.at(id)
@@ -305,7 +308,8 @@ func (t *Tree) overlay(top, to, from uint32) error {
 			}
 			t.remove(id)
 		case dir != 0 && t.nodes.at(dir).child != 0:
-			return fmt.Errorf("%s is not a directory: it would replace one that is not empty", t.path(top, old))
+			return fmt.Errorf("%s is not a directory: it would replace one that is not empty",
+				t.path(top, old))
 		default:
 			if old != 0 {
 				t.remove(old)

@@ -89,7 +89,8 @@ func (w *ramdiskWriter) entry(e *Entry) error {
 	}
 	if err := h.Check(); err != nil {
 		if errors.Is(err, initramfs.ErrTooLarge) {
-			what := fmt.Sprintf("omitted: it has %d bytes, and an initramfs cannot hold 4 GiB or more", e.Size)
+			what := fmt.Sprintf("omitted: it has %d bytes, and an initramfs cannot hold 4 GiB or more",
+				e.Size)
 			return w.o.Lost(e.Path, what)
 		}
 		return err

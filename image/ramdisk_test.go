@@ -87,12 +87,14 @@ func TestMarkerInTheTree(t *testing.T) {
 	}{
 		{"a file", "neb: found mode 100644, expected a directory or nothing", File("neb", "1")},
 		{"a symbolic link", "neb: found mode 120777, expected a directory or nothing", Symlink("neb", "etc")},
-		{"the marker itself", "neb/complete: omitted: the last entry of the ramdisk has this name", File("neb/complete", "not at all")},
+		{"the marker itself", "neb/complete: omitted: the last entry of the ramdisk has this name",
+			File("neb/complete", "not at all")},
 		{"the marker as a directory", "neb/complete: omitted: the last entry", File("neb/complete/x", "1")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ref := layoutOf(t, Layers(t, []Entry{c.entry}), Gzip)
-			if _, err := ramdisk(t, ref, "", image.Ramdisk{Marker: marker}); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := ramdisk(t, ref, "", image.Ramdisk{Marker: marker}); err == nil ||
+				!strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 			if _, err := ramdisk(t, ref, "", image.Ramdisk{}); err != nil {
@@ -114,12 +116,18 @@ func TestLost(t *testing.T) {
 	ref := layoutOf(t, Layers(t, []Entry{File("ping", "x").With(func(h *tar.Header) {
 		h.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20"}
 	}), Link("pong", "ping"), File("fine", "")}), Gzip)
-	if _, err := ramdisk(t, ref, "", image.Ramdisk{}); err == nil || !strings.Contains(err.Error(), "ping: extended attribute security.capability") {
+	if _, err := ramdisk(t, ref, "", image.Ramdisk{}); err == nil ||
+		!strings.Contains(err.Error(), "ping: extended attribute security.capability") {
 		t.Errorf("without Lost: %v", err)
 	}
 	var told []string
-	lost := image.Ramdisk{Lost: func(path, what string) error { told = append(told, path+" "+what); return nil }}
-	if _, err := ramdisk(t, ref, "", lost); err != nil || len(told) != 4 || !strings.HasPrefix(told[1], "pong ") { // written twice
+	lost := image.Ramdisk{Lost: func(path, what string) error {
+		told = append(told, path+" "+what)
+		return nil
+	}}
+	// written twice
+	if _, err := ramdisk(t, ref, "", lost); err != nil || len(told) != 4 ||
+		!strings.HasPrefix(told[1], "pong ") {
 		t.Errorf("told of %q, %v", told, err)
 	}
 
@@ -144,7 +152,8 @@ func TestLost(t *testing.T) {
 	if lines := List(t, b); len(lines) != 2 {
 		t.Errorf("%d entries, want d and d/small", len(lines))
 	}
-	if _, err := writeRamdisk(t, tree, image.Ramdisk{}); err == nil || !strings.Contains(err.Error(), "big: omitted: it has 4294967296 bytes") {
+	if _, err := writeRamdisk(t, tree, image.Ramdisk{}); err == nil ||
+		!strings.Contains(err.Error(), "big: omitted: it has 4294967296 bytes") {
 		t.Errorf("without Lost: %v", err)
 	}
 }
@@ -156,7 +165,8 @@ func TestRamdiskTimes(t *testing.T) {
 	}{{nil, [3]uint32{7, 0, 1<<32 - 1}}, {new(int64), [3]uint32{}}, {&[]int64{5}[0], [3]uint32{5, 0, 5}}} {
 		tree := newTree(t, image.Limits{})
 		for i, at := range []int64{7, -1, 1 << 40} {
-			if err := tree.Put(&image.Entry{Path: fmt.Sprint(i), Mode: 0o100644, ModTime: at}, nil); err != nil {
+			if err := tree.Put(&image.Entry{Path: fmt.Sprint(i), Mode: 0o100644, ModTime: at},
+				nil); err != nil {
 				t.Fatal(err)
 			}
 		}

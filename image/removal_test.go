@@ -141,7 +141,8 @@ func TestLongLinks(t *testing.T) {
 	for name, filler := range map[string]string{"dots": "./", "up and down": "a/../"} {
 		t.Run(name, func(t *testing.T) {
 			if testing.Short() && name != "dots" {
-				t.Skip("looks up a million names, which takes most of a minute under the race detector; dots are counted the same")
+				t.Skip("looks up a million names, which takes most of a minute under the race detector; " +
+					"dots are counted the same")
 			}
 			tree := NewTree(t.TempDir(), limits)
 			defer tree.Close()
@@ -155,7 +156,8 @@ func TestLongLinks(t *testing.T) {
 			}
 			err := put("a/x", "")
 			for i := range hops {
-				err = errors.Join(err, put(fmt.Sprint(i), strings.Repeat(filler, target/len(filler))+fmt.Sprint(i+1)))
+				err = errors.Join(err, put(fmt.Sprint(i), strings.Repeat(filler, target/len(filler))+
+					fmt.Sprint(i+1)))
 			}
 			err = errors.Join(err, put(fmt.Sprint(hops, "/x"), ""))
 			if err != nil {
@@ -165,11 +167,13 @@ func TestLongLinks(t *testing.T) {
 			for ; entries <= most && err == nil; entries++ {
 				err = put(fmt.Sprint("0/", entries), "")
 			}
-			if limit, ok := errors.AsType[*LimitError](err); !ok || !strings.Contains(limit.What, "symbolic links") {
+			if limit, ok := errors.AsType[*LimitError](err); !ok ||
+				!strings.Contains(limit.What, "symbolic links") {
 				t.Errorf("%d entries, %v, want that they lead through too long links", entries, err)
 			}
 			if entries < most/2 {
-				t.Errorf("error after %d entries, expected it after %d, which follow as many bytes as the limit", entries, most)
+				t.Errorf("error after %d entries, expected it after %d, which follow as many bytes as the "+
+					"limit", entries, most)
 			}
 		})
 	}

@@ -20,9 +20,9 @@ import (
 // out. AddRoot returns their names, each with the number of files that had it.
 //
 // Files of the calling user in a directory, or of his group, belong to root in the tree, so that it does not
-// depend on who created the directory. They are read when the tree is written; a file that has changed by then
-// is an error. On other systems than Linux all files of a directory belong to root, hard links are files of
-// their own, and there are no extended attributes.
+// depend on who created the directory. They are read when the tree is written; a file that has changed by
+// then is an error. On other systems than Linux all files of a directory belong to root, hard links are files
+// of their own, and there are no extended attributes.
 func (t *Tree) AddRoot(ctx context.Context, name, prefix string) (map[string]int, error) {
 	labels := hostLabels{}
 	info, err := os.Stat(name)

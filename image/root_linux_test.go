@@ -33,7 +33,8 @@ func TestAddRoot(t *testing.T) {
 	check(os.Symlink("/etc/passwd", filepath.Join(dir, "s")))
 	check(syscall.Mkfifo(filepath.Join(dir, "p"), 0o600))
 	attribute := ""
-	if unix.Setxattr(filepath.Join(dir, "large"), "user.note", []byte("v"), 0) == nil { // not every file system has them
+	// not every file system has them
+	if unix.Setxattr(filepath.Join(dir, "large"), "user.note", []byte("v"), 0) == nil {
 		attribute = ` user.note="v"`
 	}
 	link := filepath.Join(t.TempDir(), "link")
@@ -62,11 +63,12 @@ func TestAddRoot(t *testing.T) {
 
 }
 
-// TestRootWithLabels has a directory with extended attributes of this machine, and names that mean something in
-// layers, as it is and as a tar archive: one tree.
+// TestRootWithLabels has a directory with extended attributes of this machine, and names that mean something
+// in layers, as it is and as a tar archive: one tree.
 func TestRootWithLabels(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "root")
-	for name, body := range map[string]string{"etc/.wh.foo": "1", ".wh..wh..opq": "2", ".wh..wh.plnk/1": "3", "bin/ping": "4"} {
+	for name, body := range map[string]string{"etc/.wh.foo": "1", ".wh..wh..opq": "2", ".wh..wh.plnk/1": "3",
+		"bin/ping": "4"} {
 		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +82,8 @@ func TestRootWithLabels(t *testing.T) {
 	// A capability and an access control list as the kernel has them: user 1000 may read.
 	capability := "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 	acl := "\x02\x00\x00\x00" + "\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xe8\x03\x00\x00" +
-		"\x04\x00\x05\x00\xff\xff\xff\xff" + "\x10\x00\x05\x00\xff\xff\xff\xff" + "\x20\x00\x05\x00\xff\xff\xff\xff"
+		"\x04\x00\x05\x00\xff\xff\xff\xff" + "\x10\x00\x05\x00\xff\xff\xff\xff" +
+		"\x20\x00\x05\x00\xff\xff\xff\xff"
 	want, kept := map[string]int{}, ""
 	archived := map[string]string{}
 	for _, x := range []struct{ name, value string }{
@@ -121,7 +124,8 @@ func TestRootWithLabels(t *testing.T) {
 		}
 		tree := newTree(t, image.Limits{})
 		left, err := tree.AddRoot(t.Context(), name, "")
-		if want := "map[security.selinux:1 system.posix_acl_access:1 trusted.overlay.origin:1]"; err != nil || fmt.Sprint(left) != want {
+		if want := "map[security.selinux:1 system.posix_acl_access:1 trusted.overlay.origin:1]"; err != nil ||
+			fmt.Sprint(left) != want {
 			t.Errorf("%s: left out %v, want %s (%v)", way, left, want, err)
 		}
 		same(t, list(t, tree), lines)
@@ -144,7 +148,8 @@ func TestRootWithLabels(t *testing.T) {
 	if err := os.WriteFile(empty, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tree.AddRoot(t.Context(), empty, ""); err == nil || !strings.Contains(err.Error(), "found an empty file") {
+	if _, err := tree.AddRoot(t.Context(), empty, ""); err == nil ||
+		!strings.Contains(err.Error(), "found an empty file") {
 		t.Errorf("an empty file: %v", err)
 	}
 }

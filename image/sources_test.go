@@ -25,7 +25,8 @@ import (
 
 // some is an image of three layers with a bit of everything.
 var some = [][]Entry{
-	{Dir("bin/", 0o755), File("bin/app", strings.Repeat("code", 100_000)), Dir("etc/", 0o755), File("etc/passwd", "root:x:0:0::/:/bin/sh\n"), File("old", "x")},
+	{Dir("bin/", 0o755), File("bin/app", strings.Repeat("code", 100_000)), Dir("etc/", 0o755),
+		File("etc/passwd", "root:x:0:0::/:/bin/sh\n"), File("old", "x")},
 	{File("etc/more", "1"), File(".wh.old", ""), Link("bin/again", "bin/app")},
 	{Symlink("sbin", "bin"), File("sbin/tool", "2")},
 }
@@ -90,7 +91,8 @@ func TestSameFromEverySource(t *testing.T) {
 	attestation.Platform = map[string]string{"os": "unknown", "architecture": "unknown"}
 	attestation.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest"}
 	const index = "application/vnd.oci.image.index.v1+json"
-	both.Name(both.JSON(index, map[string]any{"schemaVersion": 2, "mediaType": index, "manifests": []Descriptor{two, one, attestation}}), "")
+	both.Name(both.JSON(index, map[string]any{"schemaVersion": 2, "mediaType": index,
+		"manifests": []Descriptor{two, one, attestation}}), "")
 	push(t, packed.Dir(), host+"/dir/some:1")
 	push(t, both.Dir(), host+"/both:2")
 	image1, err := remote.Get(must(name.ParseReference(host + "/dir/some:1")))
@@ -162,8 +164,10 @@ func TestBesideAnImage(t *testing.T) {
 		{"signature of cosign 2", nil, "", signed},
 		{"attestation of cosign 2", nil, "", "application/vnd.dsse.envelope.v1+json"},
 		{"bill of materials", nil, "", "text/spdx+json"},
-		{"signature by its type", map[string]any{"artifactType": "application/vnd.dev.sigstore.bundle.v0.3+json"}, "", string(Gzip)},
-		{"signature by its subject", map[string]any{"subject": map[string]any{"mediaType": manifest}}, "", string(Gzip)},
+		{"signature by its type", map[string]any{
+			"artifactType": "application/vnd.dev.sigstore.bundle.v0.3+json"}, "", string(Gzip)},
+		{"signature by its subject", map[string]any{"subject": map[string]any{"mediaType": manifest}}, "",
+			string(Gzip)},
 		{"signature by its descriptor", nil, "application/vnd.dev.sigstore.bundle.v0.3+json", string(Gzip)},
 		{"image with the type of images", nil, config, string(Gzip)},
 	} {
@@ -172,7 +176,8 @@ func TestBesideAnImage(t *testing.T) {
 				l := NewLayout(t)
 				img := l.Image("amd64", all, Gzip)
 				img.ArtifactType = config
-				m := map[string]any{"schemaVersion": 2, "mediaType": manifest, "config": l.JSON(config, map[string]any{}),
+				m := map[string]any{"schemaVersion": 2, "mediaType": manifest,
+					"config": l.JSON(config, map[string]any{}),
 					"layers": []Descriptor{l.Blob(c.layer, []byte("{}"))}}
 				for k, v := range c.manifest {
 					m[k] = v
@@ -181,7 +186,8 @@ func TestBesideAnImage(t *testing.T) {
 				beside.ArtifactType = c.artifact
 				both := []Descriptor{beside, img}
 				if nested {
-					both = []Descriptor{l.JSON(index, map[string]any{"schemaVersion": 2, "mediaType": index, "manifests": both})}
+					both = []Descriptor{l.JSON(index, map[string]any{"schemaVersion": 2, "mediaType": index,
+						"manifests": both})}
 				}
 				for _, d := range both {
 					l.Name(d, "")
@@ -252,9 +258,12 @@ func TestOpenErrors(t *testing.T) {
 	d.Digest = "sha256:../../../../etc/passwd"
 	evil.Name(d, "")
 	v1schema := NewLayout(t)
-	v1schema.Name(v1schema.JSON("application/vnd.docker.distribution.manifest.v1+json", map[string]any{"schemaVersion": 1}), "")
+	v1schema.Name(v1schema.JSON("application/vnd.docker.distribution.manifest.v1+json",
+		map[string]any{"schemaVersion": 1}), "")
 	encrypted := NewLayout(t)
-	encrypted.Name(encrypted.Manifest(encrypted.JSON("c", Config("amd64", all[:1])), []Descriptor{encrypted.Blob("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", []byte("x"))}), "")
+	encrypted.Name(encrypted.Manifest(encrypted.JSON("c", Config("amd64", all[:1])),
+		[]Descriptor{encrypted.Blob("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", []byte("x"))}),
+		"")
 	empty := t.TempDir()
 	for _, c := range []struct{ ref, want string }{
 		{"oci:" + l.Dir(), "found 2 images without a platform, expected one: name one of them (a:1, b:1)"},
@@ -277,7 +286,8 @@ func TestOpenErrors(t *testing.T) {
 		{"docker-archive:" + DockerSave(t, "arm64", "x:1", all), "wrong platform: found linux/arm64"},
 		{"docker-archive:" + DockerSave(t, "amd64", "x:1", all) + ":y:1", `found 1 images, none of them "y:1": x:1`},
 		{"docker-archive:" + os.Args[0], "tar"},
-		{"docker-archive:" + Archive(t, map[string][]byte{strings.Repeat("a/", 600) + "x": nil}), "name or link is longer than 1024 bytes"},
+		{"docker-archive:" + Archive(t, map[string][]byte{strings.Repeat("a/", 600) + "x": nil}),
+			"name or link is longer than 1024 bytes"},
 		{host + "/none:1", "NAME_UNKNOWN"},
 		{"Not A Reference", "could not parse reference"},
 	} {
@@ -289,7 +299,8 @@ func TestOpenErrors(t *testing.T) {
 			t.Errorf("%s: %v, want the reference and %q", c.ref, err, c.want)
 		}
 	}
-	if _, err := image.Open(t.Context(), "x", image.Options{Arch: "amd64"}); err == nil || !strings.Contains(err.Error(), "x86_64 or aarch64") {
+	if _, err := image.Open(t.Context(), "x", image.Options{Arch: "amd64"}); err == nil ||
+		!strings.Contains(err.Error(), "x86_64 or aarch64") {
 		t.Errorf("architecture amd64: %v", err)
 	}
 }
@@ -320,10 +331,12 @@ func TestRegistryWithWrongBytes(t *testing.T) {
 	}
 	defer img.Close()
 	change = true
-	if err := newTree(t, image.Limits{}).AddImage(t.Context(), img, ""); err == nil || !strings.Contains(err.Error(), "layer ") {
+	if err := newTree(t, image.Limits{}).AddImage(t.Context(), img, ""); err == nil ||
+		!strings.Contains(err.Error(), "layer ") {
 		t.Errorf("wrong layers: got %v, want the layer's error", err)
 	}
-	if _, err := image.Open(t.Context(), ref, image.Options{Arch: "x86_64"}); err == nil || !strings.Contains(err.Error(), "configuration sha256:") {
+	if _, err := image.Open(t.Context(), ref, image.Options{Arch: "x86_64"}); err == nil ||
+		!strings.Contains(err.Error(), "configuration sha256:") {
 		t.Errorf("wrong configuration: got %v, want the configuration's error", err)
 	}
 }
@@ -345,9 +358,11 @@ func TestCredentials(t *testing.T) {
 	t.Setenv("DOCKER_CONFIG", config)
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	for name, content := range map[string]string{
-		config + "/config.json":             fmt.Sprintf(`{"credHelpers":{%q:"test"}}`, host),
-		bin + "/docker-credential-test":     "#!/bin/sh\nread host\necho '{\"ServerURL\":\"'$host'\",\"Username\":\"me\",\"Secret\":\"secret\"}'\n",
-		bin + "/docker-credential-stranger": "#!/bin/sh\necho '{\"Username\":\"you\",\"Secret\":\"guess\"}'\n",
+		config + "/config.json": fmt.Sprintf(`{"credHelpers":{%q:"test"}}`, host),
+		bin + "/docker-credential-test": "#!/bin/sh\nread host\necho " +
+			"'{\"ServerURL\":\"'$host'\",\"Username\":\"me\",\"Secret\":\"secret\"}'\n",
+		bin +
+			"/docker-credential-stranger": "#!/bin/sh\necho '{\"Username\":\"you\",\"Secret\":\"guess\"}'\n",
 	} {
 		if err := os.WriteFile(name, []byte(content), 0o755); err != nil {
 			t.Fatal(err)
@@ -357,7 +372,8 @@ func TestCredentials(t *testing.T) {
 	l.Name(l.Image("amd64", Layers(t, some...), Gzip), "")
 	index := must(layout.ImageIndexFromPath(l.Dir()))
 	img := must(index.Image(must(index.IndexManifest()).Manifests[0].Digest))
-	if err := remote.Write(must(name.ParseReference(host+"/private:1")), img, remote.WithAuth(&authn.Basic{Username: "me", Password: "secret"})); err != nil {
+	if err := remote.Write(must(name.ParseReference(host+"/private:1")), img,
+		remote.WithAuth(&authn.Basic{Username: "me", Password: "secret"})); err != nil {
 		t.Fatal(err)
 	}
 	open := func() error {

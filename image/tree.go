@@ -142,7 +142,8 @@ func (t *Tree) newInode(e *Entry) (uint32, error) {
 	switch e.Mode & initramfs.TypeMask {
 	case initramfs.TypeSymlink:
 		if e.Target == "" || len(e.Target) > maxLink || strings.IndexByte(e.Target, 0) >= 0 {
-			return 0, fmt.Errorf("invalid symbolic link to %.40q (%d bytes): expected 1 to %d bytes without a NUL",
+			return 0, fmt.Errorf("invalid symbolic link to %.40q (%d bytes): expected 1 to %d bytes "+
+				"without a NUL",
 				e.Target, len(e.Target), maxLink)
 		}
 		at, err := t.names.put(e.Target)

@@ -17,7 +17,8 @@ func FuzzWriter(f *testing.F) {
 		return append(b, body...)
 	}
 	f.Add(bytes.Join([][]byte{
-		record("a", TypeDir|0o755, 0, ""), record("a/b", TypeFile|0o644, 0, "body"), record("l", TypeSymlink|0o777, 0, "a/b"), record("n", TypeChar|0o600, 0, ""),
+		record("a", TypeDir|0o755, 0, ""), record("a/b", TypeFile|0o644, 0, "body"),
+		record("l", TypeSymlink|0o777, 0, "a/b"), record("n", TypeChar|0o600, 0, ""),
 	}, nil))
 	f.Add(bytes.Join([][]byte{record("x", TypeFile, 2, "1"), record("y", TypeFile, 2, "")}, nil))
 	f.Add(record("no/dir", TypeFile, 0, ""))
@@ -29,8 +30,10 @@ func FuzzWriter(f *testing.F) {
 		w := NewWriter(&out)
 		for len(data) >= 5 {
 			e := entry{Header: Header{
-				Mode: uint32(binary.BigEndian.Uint16(data[1:])), Links: uint32(data[3]), Size: int64(data[4]), Inode: w.NextInode(),
-				UID: uint32(data[1]), GID: uint32(data[2]), ModTime: uint32(data[3]), Major: uint32(data[1]), Minor: uint32(data[4]),
+				Mode: uint32(binary.BigEndian.Uint16(data[1:])), Links: uint32(data[3]), Size: int64(data[4]),
+				Inode: w.NextInode(),
+				UID:   uint32(data[1]), GID: uint32(data[2]), ModTime: uint32(data[3]),
+				Major: uint32(data[1]), Minor: uint32(data[4]),
 			}}
 			name := data[0]
 			data = data[5:]
@@ -47,7 +50,8 @@ func FuzzWriter(f *testing.F) {
 			if err == nil {
 				_, err = w.ReadFrom(strings.NewReader(e.body[half:] + "more"))
 			}
-			if nul := e.Mode&TypeMask == TypeSymlink && strings.Contains(e.body, "\x00"); nul != (err != nil) {
+			if nul := e.Mode&TypeMask == TypeSymlink &&
+				strings.Contains(e.body, "\x00"); nul != (err != nil) {
 				t.Fatalf("body %q: %v", e.body, err)
 			} else if nul {
 				break

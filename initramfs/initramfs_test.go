@@ -135,8 +135,10 @@ func TestCpioReads(t *testing.T) {
 		t.Fatalf("cpio: %v\n%s", err, out)
 	}
 	for _, want := range []string{
-		"drwxr-xr-x   2 0        0", "crw-------   1 0        0          5,   1", "brw-rw----   1 0        6          7, 256",
-		"-rwsr-xr-x   1 1        2               1", "-rwxr-sr-x   2 0        0               2", "link -> ../somewhere/else",
+		"drwxr-xr-x   2 0        0", "crw-------   1 0        0          5,   1",
+		"brw-rw----   1 0        6          7, 256",
+		"-rwsr-xr-x   1 1        2               1", "-rwxr-sr-x   2 0        0               2",
+		"link -> ../somewhere/else",
 		"drwxrwxrwt", "prw-r--r--", "srw-rw-rw-",
 	} {
 		if !strings.Contains(string(out), want) {
@@ -264,9 +266,11 @@ func TestOrderErrors(t *testing.T) {
 		entries []Header
 		want    string
 	}{
-		{"below a file", []Header{file("a", 0), file("a/b", 0)}, "below an earlier entry that is not a directory"},
+		{"below a file", []Header{file("a", 0), file("a/b", 0)},
+			"below an earlier entry that is not a directory"},
 		{"duplicate entry", []Header{file("a", 0), file("a", 0)}, "duplicate entry"},
-		{"file over a directory", []Header{dir("a"), dir("b"), file("a", 0)}, "earlier entry of this name is a directory"},
+		{"file over a directory", []Header{dir("a"), dir("b"), file("a", 0)},
+			"earlier entry of this name is a directory"},
 		{"body missing", []Header{file("a", 1), file("b", 0)}, "1 bytes shorter"},
 		{"directory twice", []Header{dir("a"), dir("a"), file("a/b", 0)}, ""},
 	} {
@@ -278,7 +282,8 @@ func TestOrderErrors(t *testing.T) {
 					err = a.WriteHeader(&h)
 				}
 			}
-			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			if c.want == "" && err != nil || c.want != "" &&
+				(err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("%v, want %q", err, c.want)
 			}
 		})
@@ -288,7 +293,8 @@ func TestOrderErrors(t *testing.T) {
 	if err := a.WriteHeader(&h); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Write([]byte("123")); err == nil || !strings.Contains(err.Error(), "longer than its header") {
+	if _, err := a.Write([]byte("123")); err == nil ||
+		!strings.Contains(err.Error(), "longer than its header") {
 		t.Errorf("too long a body: %v", err)
 	}
 }
@@ -308,23 +314,24 @@ func TestReaderRefuses(t *testing.T) {
 		return r[:38] + "00000002" + r[46:] + body + strings.Repeat("\x00", -len(body)&3)
 	}
 	for name, data := range map[string]string{
-		"magic":                edit(0, "070702"),
-		"digit":                edit(6, "x"),
-		"name of no length":    edit(94, "00000000"),
-		"name of 4 GiB":        edit(94, "FFFFFFFF"),
-		"name without NUL":     edit(113, "x"),
-		"more after it":        whole + "x",
-		"not aligned":          whole + "\x00" + whole,
-		"NUL in the name":      record("a\x00b", TypeFile, 0) + record(trailer, 0, 0),
-		"trailer with body":    record(trailer, 0, 4) + "more" + whole,
-		"trailer as a link":    record(trailer, TypeSymlink, 0),
-		"body of a directory":  record("a", TypeDir, 4) + "body" + record(trailer, 0, 0),
-		"unknown type":         record("a", 0, 0) + record(trailer, 0, 0),
-		"high bits of a mode":  record("a", 1<<16|TypeFile, 0) + record(trailer, 0, 0),
-		"empty link":           record("a", TypeSymlink, 0) + record(trailer, 0, 0),
-		"NUL in a target":      record("a", TypeSymlink, 4) + "a\x00bc" + record(trailer, 0, 0),
-		"no directory":         record("a/b", TypeFile, 0) + record(trailer, 0, 0),
-		"below a link":         record("a", TypeSymlink, 4) + "/dev" + record("a/b", TypeFile, 0) + record(trailer, 0, 0),
+		"magic":               edit(0, "070702"),
+		"digit":               edit(6, "x"),
+		"name of no length":   edit(94, "00000000"),
+		"name of 4 GiB":       edit(94, "FFFFFFFF"),
+		"name without NUL":    edit(113, "x"),
+		"more after it":       whole + "x",
+		"not aligned":         whole + "\x00" + whole,
+		"NUL in the name":     record("a\x00b", TypeFile, 0) + record(trailer, 0, 0),
+		"trailer with body":   record(trailer, 0, 4) + "more" + whole,
+		"trailer as a link":   record(trailer, TypeSymlink, 0),
+		"body of a directory": record("a", TypeDir, 4) + "body" + record(trailer, 0, 0),
+		"unknown type":        record("a", 0, 0) + record(trailer, 0, 0),
+		"high bits of a mode": record("a", 1<<16|TypeFile, 0) + record(trailer, 0, 0),
+		"empty link":          record("a", TypeSymlink, 0) + record(trailer, 0, 0),
+		"NUL in a target":     record("a", TypeSymlink, 4) + "a\x00bc" + record(trailer, 0, 0),
+		"no directory":        record("a/b", TypeFile, 0) + record(trailer, 0, 0),
+		"below a link": record("a", TypeSymlink, 4) + "/dev" + record("a/b", TypeFile, 0) +
+			record(trailer, 0, 0),
 		"twice":                record("a", TypeFile, 0) + record("./a", TypeFile, 0) + record(trailer, 0, 0),
 		"other console":        record("dev/console", TypeChar, 0) + record(trailer, 0, 0),
 		"file over /dev":       record("dev", TypeFile, 0) + record(trailer, 0, 0),
@@ -333,7 +340,8 @@ func TestReaderRefuses(t *testing.T) {
 		"root as a file":       record(".", TypeFile, 0) + record(trailer, 0, 0),
 		"two bodies of a file": linked("a", "1") + linked("b", "2") + record(trailer, 0, 0),
 		"two bodies, later":    linked("a", "") + linked("b", "1") + linked("c", "2") + record(trailer, 0, 0),
-		"link to too much":     record("a", TypeSymlink, MaxPath+1) + strings.Repeat("x", MaxPath+1) + record(trailer, 0, 0),
+		"link to too much": record("a", TypeSymlink, MaxPath+1) + strings.Repeat("x", MaxPath+1) +
+			record(trailer, 0, 0),
 	} {
 		if _, err := read(strings.NewReader(data)); err == nil {
 			t.Errorf("%s: taken", name)
@@ -393,7 +401,8 @@ func TestReaderBound(t *testing.T) {
 
 // TestReaderPaddedNames reads names with more than one NUL at the end, as gen_init_cpio writes them.
 func TestReaderPaddedNames(t *testing.T) {
-	got, err := read(strings.NewReader(record("a\x00\x00\x00", TypeFile|0o644, 4) + "body" + record(trailer+"\x00", 0, 0)))
+	got, err := read(strings.NewReader(record("a\x00\x00\x00", TypeFile|0o644, 4) + "body" +
+		record(trailer+"\x00", 0, 0)))
 	if err != nil || len(got) != 1 || got[0].Name != "a" || got[0].body != "body" {
 		t.Errorf("%+v (%v)", got, err)
 	}
@@ -429,7 +438,8 @@ func FuzzReader(f *testing.F) {
 			t.Fatalf("%d entries written, %d read: %v", len(entries), len(again), err)
 		}
 		for i := range again {
-			if again[i].Name != entries[i].Name || again[i].Mode != entries[i].Mode || again[i].body != entries[i].body {
+			if again[i].Name != entries[i].Name || again[i].Mode != entries[i].Mode ||
+				again[i].body != entries[i].body {
 				t.Errorf("entry %d: %+v, want %+v", i, again[i], entries[i])
 			}
 		}

@@ -226,7 +226,8 @@ func (r *Reader) skipZeros() error {
 		}
 		r.pos--
 		if r.pos%4 != 0 {
-			return fmt.Errorf("newc archive: found %#x at byte %d after a trailer, expected zeros up to a multiple of four",
+			return fmt.Errorf("newc archive: found %#x at byte %d after a trailer, expected zeros up to a "+
+				"multiple of four",
 				b, r.pos)
 		}
 		if b != magic[0] {

@@ -15,7 +15,8 @@ func TestSkip(t *testing.T) {
 	w := NewWriter(&archive)
 	body := bytes.Repeat([]byte("x"), 1<<20+3)
 	for _, name := range []string{"a", "b"} {
-		if err := w.WriteHeader(&Header{Name: name, Mode: TypeFile | 0o644, Size: int64(len(body))}); err != nil {
+		if err := w.WriteHeader(&Header{Name: name, Mode: TypeFile | 0o644,
+			Size: int64(len(body))}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := w.Write(body); err != nil {

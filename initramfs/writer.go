@@ -95,7 +95,8 @@ func (w *Writer) Write(p []byte) (int, error) {
 		return 0, w.err
 	}
 	if int64(len(p)) > w.left {
-		return 0, w.fail(fmt.Errorf("%s: body is %d bytes longer than its header says", w.name, int64(len(p))-w.left))
+		return 0, w.fail(fmt.Errorf("%s: body is %d bytes longer than its header says", w.name,
+			int64(len(p))-w.left))
 	}
 	if w.link && bytes.IndexByte(p, 0) >= 0 { // for do_symlink, the target ends there
 		return 0, w.fail(fmt.Errorf("%s: the target of the symbolic link has a NUL", w.name))

@@ -130,8 +130,8 @@ func Check(requested []Fragment, final []byte) error {
 				"this kernel has no such option, or an option that it depends on is not set",
 				o.Where(), o.Name, o.Value))
 		default:
-			wrong = append(wrong, fmt.Errorf("%s: %s=%s became %s=%s in the final configuration: Kconfig overrode it "+
-				"(a dependency, another option that selects it, or a value out of range)",
+			wrong = append(wrong, fmt.Errorf("%s: %s=%s became %s=%s in the final configuration: Kconfig "+
+				"overrode it (a dependency, another option that selects it, or a value out of range)",
 				o.Where(), o.Name, o.Value, o.Name, got))
 		}
 	}

@@ -17,9 +17,11 @@ func TestParse(t *testing.T) {
 		{name: "comments and empty lines", text: "# a word\n\n#CONFIG_OLD=y\n\t\n"},
 		{
 			name: "every kind of value",
-			text: "CONFIG_A=y\nCONFIG_B=m\nCONFIG_C=n\nCONFIG_64BIT=-12\nCONFIG_D=0x1F\nCONFIG_E=\"a \\\"b\\\"\"\n# CONFIG_F is not set\n",
+			text: "CONFIG_A=y\nCONFIG_B=m\nCONFIG_C=n\nCONFIG_64BIT=-12\nCONFIG_D=0x1F\nCONFIG_E=\"a " +
+				"\\\"b\\\"\"\n# CONFIG_F is not set\n",
 			want: []Option{
-				{"CONFIG_A", "y", "f", 1}, {"CONFIG_B", "m", "f", 2}, {"CONFIG_C", "n", "f", 3}, {"CONFIG_64BIT", "-12", "f", 4},
+				{"CONFIG_A", "y", "f", 1}, {"CONFIG_B", "m", "f", 2}, {"CONFIG_C", "n", "f", 3},
+				{"CONFIG_64BIT", "-12", "f", 4},
 				{"CONFIG_D", "0x1F", "f", 5}, {"CONFIG_E", `"a \"b\""`, "f", 6}, {"CONFIG_F", "n", "f", 7},
 			},
 		},
@@ -35,7 +37,8 @@ func TestParse(t *testing.T) {
 		{name: "not set, almost", text: "#CONFIG_A is not set\n", err: "f:1:"},
 		{name: "not set, with a space after", text: "# CONFIG_A is not set \n", err: "f:1:"},
 		{name: "not set, without prefix", text: "# KEXEC is not set\n", err: "f:1:"},
-		{name: "twice", text: "CONFIG_A=y\n\n# CONFIG_A is not set\n", err: "f:3: CONFIG_A is already on line 1"},
+		{name: "twice", text: "CONFIG_A=y\n\n# CONFIG_A is not set\n",
+			err: "f:3: CONFIG_A is already on line 1"},
 		{name: "all errors at once", text: "x\nCONFIG_A=y\ny\n", err: "f:3:"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -73,26 +76,34 @@ CONFIG_NSM=m
 		final     string
 		err       []string // a part of each line of it
 	}{
-		{name: "survived", fragments: []Fragment{{"ours", "CONFIG_64BIT=y\nCONFIG_LSM=\"yama\"\nCONFIG_NSM=m\n"}}},
-		{name: "off and not set", fragments: []Fragment{{"ours", "# CONFIG_KEXEC is not set\nCONFIG_HIBERNATION=n\n"}}},
+		{name: "survived", fragments: []Fragment{{"ours",
+			"CONFIG_64BIT=y\nCONFIG_LSM=\"yama\"\nCONFIG_NSM=m\n"}}},
+		{name: "off and not set", fragments: []Fragment{{"ours", "# CONFIG_KEXEC is not " +
+			"set\nCONFIG_HIBERNATION=n\n"}}},
 		{
-			name: "the last word counts", fragments: []Fragment{{"ours", "CONFIG_NR_CPUS=128\n"}, {"theirs", "CONFIG_NR_CPUS=8\n"}},
+			name: "the last word counts", fragments: []Fragment{{"ours", "CONFIG_NR_CPUS=128\n"},
+				{"theirs", "CONFIG_NR_CPUS=8\n"}},
 		},
 		{
-			name: "an option that does not exist", fragments: []Fragment{{"theirs.config", "# mine\nCONFIG_WARP_DRIVE=y\n"}},
-			err: []string{"theirs.config:2: CONFIG_WARP_DRIVE=y is not in the final configuration: this kernel has no such option"},
+			name:      "an option that does not exist",
+			fragments: []Fragment{{"theirs.config", "# mine\nCONFIG_WARP_DRIVE=y\n"}},
+			err: []string{"theirs.config:2: CONFIG_WARP_DRIVE=y is not in the final configuration: " +
+				"this kernel has no such option"},
 		},
 		{
 			name: "dropped", fragments: []Fragment{{"f", "CONFIG_KEXEC=y\n"}},
 			err: []string{"f:1: CONFIG_KEXEC=y became CONFIG_KEXEC=n"},
 		},
 		{
-			name: "overridden", fragments: []Fragment{{"f", "CONFIG_NR_CPUS=128\nCONFIG_64BIT=n\nCONFIG_NSM=y\n"}},
-			err: []string{"f:1: CONFIG_NR_CPUS=128 became CONFIG_NR_CPUS=8", "f:2: CONFIG_64BIT=n became CONFIG_64BIT=y", "f:3: CONFIG_NSM=y became CONFIG_NSM=m"},
+			name: "overridden", fragments: []Fragment{
+				{"f", "CONFIG_NR_CPUS=128\nCONFIG_64BIT=n\nCONFIG_NSM=y\n"}},
+			err: []string{"f:1: CONFIG_NR_CPUS=128 became CONFIG_NR_CPUS=8",
+				"f:2: CONFIG_64BIT=n became CONFIG_64BIT=y", "f:3: CONFIG_NSM=y became CONFIG_NSM=m"},
 		},
 		{name: "wrong syntax", fragments: []Fragment{{"f", "CONFIG_64BIT: y\n"}}, err: []string{"f:1:"}},
 		{name: "empty final configuration", final: "#\n", err: []string{"final configuration: empty"}},
-		{name: "damaged final configuration", final: "CONFIG_A=y\nCONFIG_", err: []string{"final configuration: line 2:"}},
+		{name: "damaged final configuration", final: "CONFIG_A=y\nCONFIG_",
+			err: []string{"final configuration: line 2:"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			text := final
@@ -157,18 +168,22 @@ func FuzzParse(f *testing.F) {
 
 func TestCheckNames(t *testing.T) {
 	tree := fstest.MapFS{
-		"Kconfig":           {Data: []byte("source \"drivers/Kconfig.two\"\n")},
-		"drivers/Kconfig.2": {Data: []byte("config WARP\n\tbool\n\nmenuconfig SHIELDS\n\tbool \"Shields\"\n")},
+		"Kconfig": {Data: []byte("source \"drivers/Kconfig.two\"\n")},
+		"drivers/Kconfig.2": {
+			Data: []byte("config WARP\n\tbool\n\nmenuconfig SHIELDS\n\tbool \"Shields\"\n")},
 		"Documentation.txt": {Data: []byte("config WORDS\n")},
 	}
 	final := []byte("CONFIG_A=y\n# CONFIG_B is not set\n")
 	for text, want := range map[string]string{
-		"CONFIG_A=y\n# CONFIG_B is not set\n":               "",
-		"# CONFIG_WARP is not set\nCONFIG_SHIELDS=n\n":      "",
-		"CONFIG_A=y\n# CONFIG_WRAP is not set\n":            "mine:2: CONFIG_WRAP=n: this kernel has no such option",
-		"# CONFIG_WORDS is not set\nCONFIG_IO_URNG=n\n":     "mine:1: CONFIG_WORDS=n: this kernel has no such option\nmine:2: CONFIG_IO_URNG=n: this kernel has no such option",
-		"CONFIG_MISSING=y\n":                                "", // Check says it
-		"# CONFIG_WARP is not set\n# CONFIG_C is not set\n": "mine:2: CONFIG_C=n: this kernel has no such option",
+		"CONFIG_A=y\n# CONFIG_B is not set\n":          "",
+		"# CONFIG_WARP is not set\nCONFIG_SHIELDS=n\n": "",
+		"CONFIG_A=y\n# CONFIG_WRAP is not set\n": "mine:2: CONFIG_WRAP=n: this kernel has no " +
+			"such option",
+		"# CONFIG_WORDS is not set\nCONFIG_IO_URNG=n\n": "mine:1: CONFIG_WORDS=n: this kernel has no " +
+			"such option\nmine:2: CONFIG_IO_URNG=n: this kernel has no such option",
+		"CONFIG_MISSING=y\n": "", // Check says it
+		"# CONFIG_WARP is not set\n# CONFIG_C is not set\n": "mine:2: CONFIG_C=n: this kernel has no such " +
+			"option",
 	} {
 		got := ""
 		if err := CheckNames([]Fragment{{Name: "mine", Text: text}}, tree, final); err != nil {

@@ -23,7 +23,8 @@ func CheckCmdline(cmdline string) error {
 		return errors.New("the kernel's command line is empty: " +
 			"without a console and reboot=k an enclave prints nothing and does not exit")
 	case strings.ContainsFunc(cmdline, unprintable):
-		return fmt.Errorf("the kernel's command line %q contains a character that is not printable ASCII", cmdline)
+		return fmt.Errorf("the kernel's command line %q contains a character that is not printable ASCII",
+			cmdline)
 	case len(cmdline) > MaxCmdline:
 		return fmt.Errorf("the kernel's command line has %d bytes: the kernel truncates it to %d",
 			len(cmdline), MaxCmdline)

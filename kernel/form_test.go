@@ -38,7 +38,8 @@ func TestCheckFile(t *testing.T) {
 		file := bytes.Clone(c.file)
 		copy(file, c.magic)
 		err := CheckFile(bytes.NewReader(file), int64(len(file)), c.arch)
-		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+		if c.want == "" && err != nil || c.want != "" &&
+			(err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s, %q: error %v, want %q", c.arch, c.magic, err, c.want)
 		}
 	}

@@ -28,7 +28,8 @@ func SetTextOffset(image interface {
 		return fmt.Errorf("aarch64 Image: read the header of %d bytes: %w", imageHeader, err)
 	}
 	if got := string(header[magicAt : magicAt+len(imageMagic)]); got != imageMagic {
-		return fmt.Errorf("aarch64 Image: magic at byte %d is %q, expected %q: not an uncompressed arm64 kernel",
+		return fmt.Errorf("aarch64 Image: magic at byte %d is %q, expected %q: not an uncompressed arm64 "+
+			"kernel",
 			magicAt, got, imageMagic)
 	}
 	var field [8]byte

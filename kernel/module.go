@@ -11,7 +11,8 @@ import (
 const maxModinfo = 1 << 20 // bytes of a section .modinfo
 
 // ModuleInfo returns the first value of a key in a module's section .modinfo (__MODULE_INFO of
-// include/linux/moduleparam.h). It fails if there is none: modpost writes vermagic and depends into all modules.
+// include/linux/moduleparam.h). It fails if there is none: modpost writes vermagic and depends into all
+// modules.
 func ModuleInfo(module *elf.File, key string) (string, error) {
 	section := module.Section(".modinfo")
 	if section == nil {

@@ -61,7 +61,8 @@ func Warn(user []Fragment) []string {
 	lines := judge(warned, options)
 	for _, o := range options {
 		if o.Value == "m" && o.Name != "CONFIG_NSM" {
-			lines = append(lines, fmt.Sprintf("%s: %s=m: nsm.ko is the only module that neb keeps: set it to y",
+			lines = append(lines, fmt.Sprintf("%s: %s=m: nsm.ko is the only module that neb keeps: set it "+
+				"to y",
 				o.Where(), o.Name))
 		}
 	}

@@ -84,7 +84,8 @@ func Parse(document []byte) (*Document, error) {
 		return nil, fmt.Errorf("the attestation document's protected header: %w", err)
 	}
 	if n := len(headers.Protected) + len(headers.Unprotected); n != 1 {
-		return nil, fmt.Errorf("the attestation document has %d header fields: expected only the algorithm", n)
+		return nil, fmt.Errorf("the attestation document has %d header fields: expected only the algorithm",
+			n)
 	}
 	if alg != cose.AlgorithmES384 { // QEMU's own module writes -1, and zeros for a signature
 		return nil, fmt.Errorf("the attestation document's algorithm is %v: expected ES384", alg)
@@ -93,7 +94,8 @@ func Parse(document []byte) (*Document, error) {
 		return nil, fmt.Errorf("the attestation document's signature has %d bytes: expected 96", n)
 	}
 	if n := len(d.message.Payload); n == 0 || n > maxPayload {
-		return nil, fmt.Errorf("the attestation document's payload has %d bytes: expected 1 to %d", n, maxPayload)
+		return nil, fmt.Errorf("the attestation document's payload has %d bytes: expected 1 to %d", n,
+			maxPayload)
 	}
 
 	var p struct {
@@ -242,7 +244,8 @@ func AWSRoot() *x509.Certificate {
 // document.
 func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
 	if !bytes.Equal(d.CABundle[0], root.Raw) {
-		return fmt.Errorf("the attestation document's chain does not start with the trusted root (subject %q)",
+		return fmt.Errorf(
+			"the attestation document's chain does not start with the trusted root (subject %q)",
 			root.Subject)
 	}
 	chain := make([]*x509.Certificate, 0, len(d.CABundle)+1)
@@ -256,10 +259,12 @@ func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
 			return fmt.Errorf("the attestation document's %s: %w", name, err)
 		}
 		if err := constraints(certificate, i == len(d.CABundle)); err != nil {
-			return fmt.Errorf("the attestation document's %s (subject %q): %w", name, certificate.Subject, err)
+			return fmt.Errorf("the attestation document's %s (subject %q): %w", name, certificate.Subject,
+				err)
 		}
 		if at.Before(certificate.NotBefore) || at.After(certificate.NotAfter) {
-			return fmt.Errorf("the attestation document's %s (subject %q) is valid from %s to %s: the time is %s",
+			return fmt.Errorf("the attestation document's %s (subject %q) is valid from %s to %s: the time "+
+				"is %s",
 				name, certificate.Subject, certificate.NotBefore.Format(time.RFC3339),
 				certificate.NotAfter.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 		}
@@ -296,7 +301,8 @@ func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
 	switch {
 	case d.Time.Before(target.NotBefore) || d.Time.After(target.NotAfter):
 		return fmt.Errorf("the attestation document is of %s: its certificate is valid from %s to %s",
-			d.Time.Format(time.RFC3339), target.NotBefore.Format(time.RFC3339), target.NotAfter.Format(time.RFC3339))
+			d.Time.Format(time.RFC3339), target.NotBefore.Format(time.RFC3339),
+			target.NotAfter.Format(time.RFC3339))
 	case d.Time.After(at.Add(maxSkew)):
 		return fmt.Errorf("the attestation document is of %s, in the future: the time is %s",
 			d.Time.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
@@ -308,7 +314,8 @@ func (d *Document) Verify(root *x509.Certificate, at time.Time) error {
 		return err
 	}
 	if err := d.message.Verify(nil, verifier); err != nil {
-		return fmt.Errorf("the attestation document's signature is not by the key of its certificate: %w", err)
+		return fmt.Errorf("the attestation document's signature is not by the key of its certificate: %w",
+			err)
 	}
 	return nil
 }
@@ -355,7 +362,9 @@ type Expectation struct {
 // Compare lists how the document differs from what is expected: registers by index, then the other fields.
 func (d *Document) Compare(want Expectation) []error {
 	var differences []error
-	differ := func(format string, args ...any) { differences = append(differences, fmt.Errorf(format, args...)) }
+	differ := func(format string, args ...any) {
+		differences = append(differences, fmt.Errorf(format, args...))
+	}
 	for _, index := range slices.Sorted(maps.Keys(want.PCRs)) {
 		expected := want.PCRs[index]
 		if got, ok := d.PCRs[index]; !ok {

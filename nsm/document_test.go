@@ -441,9 +441,10 @@ func TestParseRefuses(t *testing.T) {
 		"a second header":    sign(t, key, []byte{0xa2, 0x01, 0x38, 0x22, 0x04, 0x41, 0x31}, good),
 		"an unprotected one": bytes.Replace(document, join(octets(es384), head(5, 0)), join(octets(es384),
 			[]byte{0xa1, 0x04, 0x41, 0x31}), 1),
-		"no signature":            join(head(4, 4), octets(es384), head(5, 0), octets(good), octets(nil)),
-		"a signature of one byte": join(head(4, 4), octets(es384), head(5, 0), octets(good), octets([]byte{0})),
-		"a large document":        join(document, make([]byte, 20000)),
+		"no signature": join(head(4, 4), octets(es384), head(5, 0), octets(good), octets(nil)),
+		"a signature of one byte": join(head(4, 4), octets(es384), head(5, 0), octets(good),
+			octets([]byte{0})),
+		"a large document": join(document, make([]byte, 20000)),
 	} {
 		if _, err := nsm.Parse(document); err == nil {
 			t.Errorf("%s is read", name)

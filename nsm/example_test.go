@@ -12,7 +12,8 @@ import (
 // Inside of an enclave, nsm.Open returns the module; here, a function answers instead.
 func ExampleModule() {
 	module := &nsm.Module{Exchange: func([]byte) ([]byte, error) {
-		return cbor.Marshal(map[string]any{"DescribePCR": map[string]any{"lock": true, "data": make([]byte, 48)}})
+		return cbor.Marshal(map[string]any{"DescribePCR": map[string]any{"lock": true,
+			"data": make([]byte, 48)}})
 	}}
 	register, err := module.DescribePCR(0)
 	fmt.Println(register.Locked, len(register.Value), err)

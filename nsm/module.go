@@ -80,7 +80,8 @@ func (m *Module) call(name string, arguments map[string]any, answer any) error {
 		return err
 	}
 	if len(request) > MaxRequest {
-		return fmt.Errorf("NSM %s: the request has %d bytes: expected at most %d", name, len(request), MaxRequest)
+		return fmt.Errorf("NSM %s: the request has %d bytes: expected at most %d", name, len(request),
+			MaxRequest)
 	}
 	response, err := m.Exchange(request)
 	if err != nil {

@@ -30,7 +30,8 @@ func TestModule(t *testing.T) {
 	if value, err := m.ExtendPCR(16, []byte("x")); err != nil || !bytes.Equal(value, pcr8) {
 		t.Errorf("ExtendPCR: %x, %v", value, err)
 	}
-	if !bytes.Contains(asked, join(text("data"), octets([]byte("x")))) || !bytes.Contains(asked, join(text("index"), number(16))) {
+	if !bytes.Contains(asked, join(text("data"), octets([]byte("x")))) ||
+		!bytes.Contains(asked, join(text("index"), number(16))) {
 		t.Errorf("ExtendPCR asks %x", asked)
 	}
 	m = answer(one("GetRandom", head(5, 1), text("random"), octets([]byte{4, 5})))
@@ -44,7 +45,8 @@ func TestModule(t *testing.T) {
 	if b, err := m.Attest(nil, []byte{9}, nil); err != nil || string(b) != "doc" {
 		t.Errorf("Attest: %q, %v", b, err)
 	}
-	for _, want := range [][]byte{join(text("nonce"), octets([]byte{9})), join(text("user_data"), null), join(text("public_key"), null)} {
+	for _, want := range [][]byte{join(text("nonce"), octets([]byte{9})), join(text("user_data"), null),
+		join(text("public_key"), null)} {
 		if !bytes.Contains(asked, want) {
 			t.Errorf("Attest asks %x, without %x", asked, want)
 		}
@@ -59,11 +61,13 @@ func TestModule(t *testing.T) {
 		"invalid answer":    {0xff},
 		"unexpected answer": text("ExtendPCR"),
 	} {
-		if _, err := answer(response).ExtendPCR(0, []byte("x")); err == nil || !strings.Contains(err.Error(), name) {
+		if _, err := answer(response).ExtendPCR(0, []byte("x")); err == nil ||
+			!strings.Contains(err.Error(), name) {
 			t.Errorf("%x: error %v, want one with %q", response, err, name)
 		}
 	}
-	if _, err := answer().ExtendPCR(16, make([]byte, nsm.MaxRequest)); err == nil || !strings.Contains(err.Error(), "expected at most 4096") {
+	if _, err := answer().ExtendPCR(16, make([]byte, nsm.MaxRequest)); err == nil ||
+		!strings.Contains(err.Error(), "expected at most 4096") {
 		t.Errorf("a large request: %v", err)
 	}
 	broken := &nsm.Module{Exchange: func([]byte) ([]byte, error) { return nil, errors.New("no device") }}

@@ -60,7 +60,8 @@ func run(ctx context.Context, cold bool, reference string) error {
 	if err != nil {
 		return err
 	}
-	say("machine", "%s, %d processors, load %s, %s", runtime.GOARCH, runtime.NumCPU(), strings.Fields(string(load))[0], time.Now().UTC().Format(time.DateOnly))
+	say("machine", "%s, %d processors, load %s, %s", runtime.GOARCH, runtime.NumCPU(),
+		strings.Fields(string(load))[0], time.Now().UTC().Format(time.DateOnly))
 	l, err := lock.Read(bytes.NewReader(neb.LockFile))
 	if err != nil {
 		return err
@@ -147,8 +148,10 @@ func kernels(ctx context.Context, l *lock.Lock, reference string) error {
 	// removed.
 	theirs, err := clock(func() error {
 		work := filepath.Join(s.Dir(), "reference")
-		if err := errors.Join(placeSource(s.Path(l.Kernel), filepath.Join(work, "src")), copyFile(reference, filepath.Join(work, "src", "config")),
-			os.WriteFile(filepath.Join(work, "src", "build.sh"), []byte(fmt.Sprintf(referenceScript, runtime.NumCPU())), 0o644)); err != nil {
+		if err := errors.Join(placeSource(s.Path(l.Kernel), filepath.Join(work, "src")),
+			copyFile(reference, filepath.Join(work, "src", "config")),
+			os.WriteFile(filepath.Join(work, "src", "build.sh"),
+				[]byte(fmt.Sprintf(referenceScript, runtime.NumCPU())), 0o644)); err != nil {
 			return err
 		}
 		if err := b.Tool(ctx, sets, work, "/bin/sh", "-eu", sandbox.Src+"/build.sh"); err != nil {
@@ -160,7 +163,8 @@ func kernels(ctx context.Context, l *lock.Lock, reference string) error {
 		return err
 	}
 	say("the reference configuration, toolchain there", "%v", theirs)
-	say("share", "%.2f; of processor time %.2f", ours.wall.Seconds()/theirs.wall.Seconds(), ours.cpu.Seconds()/theirs.cpu.Seconds())
+	say("share", "%.2f; of processor time %.2f", ours.wall.Seconds()/theirs.wall.Seconds(),
+		ours.cpu.Seconds()/theirs.cpu.Seconds())
 	return nil
 }
 
@@ -257,7 +261,8 @@ func second(ctx context.Context) error {
 	}
 	defer os.RemoveAll(dir)
 	program := filepath.Join(dir, "neb")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "./cmd/neb").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program,
+		"./cmd/neb").CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w: %s", err, out)
 	}
 	var times []time.Duration
@@ -272,6 +277,7 @@ func second(ctx context.Context) error {
 		}
 	}
 	slices.Sort(times)
-	say(fmt.Sprintf("second neb build, median of %d (fastest, slowest)", repeats), "%d ms (%d, %d)", times[repeats/2].Milliseconds(), times[0].Milliseconds(), times[repeats-1].Milliseconds())
+	say(fmt.Sprintf("second neb build, median of %d (fastest, slowest)", repeats), "%d ms (%d, %d)",
+		times[repeats/2].Milliseconds(), times[0].Milliseconds(), times[repeats-1].Milliseconds())
 	return nil
 }

@@ -1,7 +1,7 @@
 // Command eif-root (in bench) compares the forms of an application's root: `--rootfs-format cpio` and
 // `erofs`, and compressions of the latter.
 //
-//	go run ./bench/eif-root -blobs result/x86_64 -memory 4096 -runs 3 -forms cpio,erofs,erofs:lz4 /path/to/tree...
+//	go run ./bench/eif-root -blobs result/x86_64 -memory 4096 -runs 3 -forms cpio,erofs,erofs:lz4 TREE...
 //
 // For each tree (a directory or tar archive with /bin/true in it) and each form it prints the size of the
 // EIF, how long packing took, how long the start took until /bin/true had ended (median, with -memory MiB),
@@ -52,12 +52,15 @@ func main() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	b := bench{neb: filepath.Join(dir, "neb"), eif: filepath.Join(dir, "x.eif"), blobs: *blobs, qemu: *qemu, limit: *limit}
-	if out, err := exec.Command("go", "build", "-o", b.neb, "github.com/nitro-enclaves-bootstrap/neb/cmd/neb").CombinedOutput(); err != nil {
+	b := bench{neb: filepath.Join(dir, "neb"), eif: filepath.Join(dir, "x.eif"), blobs: *blobs, qemu: *qemu,
+		limit: *limit}
+	if out, err := exec.Command("go", "build", "-o", b.neb,
+		"github.com/nitro-enclaves-bootstrap/neb/cmd/neb").CombinedOutput(); err != nil {
 		log.Fatalf("%v: %s", err, out)
 	}
 	load, _ := os.ReadFile("/proc/loadavg")
-	fmt.Printf("%d processors, %s, load before %.4s\n\n", runtime.NumCPU(), time.Now().UTC().Format("2006-01-02"), load)
+	fmt.Printf("%d processors, %s, load before %.4s\n\n", runtime.NumCPU(),
+		time.Now().UTC().Format("2006-01-02"), load)
 	fmt.Println("| tree | form | EIF | packed in | start | smallest memory |")
 	fmt.Println("|---|---|---|---|---|---|")
 	for _, tree := range flag.Args() {
@@ -106,7 +109,8 @@ func (b *bench) pack(tree, form string) error {
 	defer s.Close()
 	format, compression, _ := strings.Cut(form, ":")
 	build := &pack.Build{
-		Arch: eif.X86_64, Blobs: pack.BlobsIn(b.blobs, eif.X86_64), RootFS: tree, RootFormat: pack.RootFormat(format),
+		Arch: eif.X86_64, Blobs: pack.BlobsIn(b.blobs, eif.X86_64), RootFS: tree,
+		RootFormat: pack.RootFormat(format),
 		Overrides:  pack.Overrides{Cmd: []string{"/bin/true"}},
 		ErofsTools: tools{&component.Builder{Store: s, Lock: locked}, compression},
 	}
@@ -148,7 +152,8 @@ func (b *bench) row(tree, form string, memory, runs int) error {
 			low = middle
 		}
 	}
-	fmt.Printf("| %s | %s | %.1f MB | %.1f s | %s | %d MiB |\n", filepath.Base(tree), form, float64(info.Size())/1e6, packed.Seconds(), took, high*32)
+	fmt.Printf("| %s | %s | %.1f MB | %.1f s | %s | %d MiB |\n", filepath.Base(tree), form,
+		float64(info.Size())/1e6, packed.Seconds(), took, high*32)
 	return nil
 }
 

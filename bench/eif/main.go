@@ -55,15 +55,18 @@ func main() {
 
 func bench(dir, blobs string, runs int, sizes []string) error {
 	neb := filepath.Join(dir, "neb")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", neb, "github.com/nitro-enclaves-bootstrap/neb/cmd/neb")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", neb,
+		"github.com/nitro-enclaves-bootstrap/neb/cmd/neb")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		return err
 	}
 	load, _ := os.ReadFile("/proc/loadavg")
-	fmt.Printf("%d processors, %s, load before %.4s\n\n", runtime.NumCPU(), time.Now().UTC().Format("2006-01-02"), load)
-	fmt.Println("| root | sha384sum and gzip -d of the layer | build | peak memory | sha384sum of the EIF | describe | peak memory |")
+	fmt.Printf("%d processors, %s, load before %.4s\n\n", runtime.NumCPU(),
+		time.Now().UTC().Format("2006-01-02"), load)
+	fmt.Println("| root | sha384sum and gzip -d of the layer | build | peak memory | sha384sum of the EIF " +
+		"| describe | peak memory |")
 	fmt.Println("|---|---|---|---|---|---|---|")
 	for _, size := range sizes {
 		n, err := strconv.Atoi(size)
@@ -77,7 +80,8 @@ func bench(dir, blobs string, runs int, sizes []string) error {
 		commands := [][]string{
 			{"sha384sum", base + ".layer"},
 			{"gzip", "-dc", base + ".layer.gz"},
-			{neb, "eif", "build", "--image", "oci-archive:" + base + ".oci.tar", "--arch", "x86_64", "--blobs", blobs, "--cmd", "/f0", "--allow", "command-format", "--output", base + ".eif"},
+			{neb, "eif", "build", "--image", "oci-archive:" + base + ".oci.tar", "--arch", "x86_64",
+				"--blobs", blobs, "--cmd", "/f0", "--allow", "command-format", "--output", base + ".eif"},
 			{"sha384sum", base + ".eif"},
 			{neb, "eif", "describe", base + ".eif"},
 		}

@@ -2,10 +2,10 @@
 // guest instructions.
 //
 //	go run ./bench/kernel config ARCH            the fragments, joined, as KCONFIG_ALLCONFIG takes them
-//	go run ./bench/kernel start BZIMAGE [WORD]   instructions from reset to the first act of PID 1, with WORDs added
-//	                                             to the command line
+//	go run ./bench/kernel start BZIMAGE [WORD]   instructions from reset to the first act of PID 1, with
+//	                                             WORDs added to the command line
 //	go run ./bench/kernel console BZIMAGE [WORD] what the kernel printed on the way, with its times
-//	go run ./bench/kernel work BZIMAGE [WORD]    instructions that some work costs, kernel and program together
+//	go run ./bench/kernel work BZIMAGE [WORD]    instructions that some work costs, of kernel and program
 package main
 
 import (

@@ -1,7 +1,7 @@
 // Command linuxkit (in bench) measures cmd/linuxkit with large images, and LinuxKit's own program beside it
 // if it is given:
 //
-//	go run ./bench/linuxkit -dir /var/tmp/bench [-upstream /path/to/linuxkit] [-runs 3] [-images one,small,huge]
+//	go run ./bench/linuxkit -dir DIR [-upstream LINUXKIT] [-runs 3] [-images one,small,huge]
 //
 // It builds cmd/linuxkit as releases do, creates the images (OCI layouts, the same bytes each time; they stay
 // in -dir for the next run), runs both programs in turn, and prints medians as a Markdown table with the
@@ -38,10 +38,18 @@ var images = []struct {
 	about string
 	make  func(*layout) error
 }{
-	{"one", "1 GiB, one gzip layer", func(l *layout) error { return l.files(1, 100, 1<<30, gzip.DefaultCompression) }},
-	{"small", "200,000 files, 140 MB", func(l *layout) error { return l.files(1, 200_000, 140_000_000, gzip.DefaultCompression) }},
-	{"layers", "1 GiB, eight gzip layers", func(l *layout) error { return l.files(8, 400, 1<<27, gzip.DefaultCompression) }},
-	{"huge", "8 GiB, eight gzip layers", func(l *layout) error { return l.files(8, 100, 1<<30, gzip.BestSpeed) }},
+	{"one", "1 GiB, one gzip layer", func(l *layout) error {
+		return l.files(1, 100, 1<<30, gzip.DefaultCompression)
+	}},
+	{"small", "200,000 files, 140 MB", func(l *layout) error {
+		return l.files(1, 200_000, 140_000_000, gzip.DefaultCompression)
+	}},
+	{"layers", "1 GiB, eight gzip layers", func(l *layout) error {
+		return l.files(8, 400, 1<<27, gzip.DefaultCompression)
+	}},
+	{"huge", "8 GiB, eight gzip layers", func(l *layout) error {
+		return l.files(8, 100, 1<<30, gzip.BestSpeed)
+	}},
 }
 
 func main() {
@@ -61,13 +69,15 @@ func main() {
 
 func bench(dir, upstream string, runs int, which []string) error {
 	ours := filepath.Join(dir, "linuxkit")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", ours, "github.com/nitro-enclaves-bootstrap/neb/cmd/linuxkit")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", ours,
+		"github.com/nitro-enclaves-bootstrap/neb/cmd/linuxkit")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		return err
 	}
-	fmt.Printf("%s, %d processors, %s, load before %s\n\n", model(), runtime.NumCPU(), time.Now().UTC().Format("2006-01-02"), load())
+	fmt.Printf("%s, %d processors, %s, load before %s\n\n", model(), runtime.NumCPU(),
+		time.Now().UTC().Format("2006-01-02"), load())
 	fmt.Println("| image | program | wall | processor time | peak memory | output |")
 	fmt.Println("|---|---|---|---|---|---|")
 	for _, img := range images {
@@ -81,7 +91,8 @@ func bench(dir, upstream string, runs int, which []string) error {
 				return err
 			}
 		}
-		for _, p := range []struct{ name, path, ref string }{{"neb", ours, "oci:" + l.dir}, {"upstream", upstream, l.name}} {
+		for _, p := range []struct{ name, path, ref string }{{"neb", ours, "oci:" + l.dir},
+			{"upstream", upstream, l.name}} {
 			if p.path == "" {
 				continue
 			}
@@ -91,7 +102,8 @@ func bench(dir, upstream string, runs int, which []string) error {
 			}
 			var all []run
 			for range runs {
-				args := []string{"build", "--name", filepath.Join(dir, "out"), "--format", "kernel+initrd-nogz", "--no-sbom", yaml}
+				args := []string{"build", "--name", filepath.Join(dir, "out"), "--format",
+					"kernel+initrd-nogz", "--no-sbom", yaml}
 				if p.name == "upstream" { // it reads layouts from its cache only
 					args = append(args, "--cache", l.dir)
 				}
@@ -104,7 +116,9 @@ func bench(dir, upstream string, runs int, which []string) error {
 			}
 			if len(all) == runs {
 				fmt.Printf("| %s | %s | %.1f s | %.1f s | %.0f MB | %d bytes |\n", img.about, p.name,
-					median(all, func(r run) float64 { return r.wall }), median(all, func(r run) float64 { return r.cpu }),
+					median(all, func(r run) float64 { return r.wall }), median(all, func(r run) float64 {
+						return r.cpu
+					}),
 					median(all, func(r run) float64 { return r.peak }), all[0].size)
 			}
 		}
@@ -213,7 +227,8 @@ func (l *layout) layer(n, files int, total int64, level int) error {
 	body := newFiller(uint64(n))
 	for i := range files {
 		if i%100 == 0 {
-			if err := out.WriteHeader(&tar.Header{Name: fmt.Sprintf("layer%d/d%04d/", n, i/100), Mode: 0o755, Typeflag: tar.TypeDir}); err != nil {
+			if err := out.WriteHeader(&tar.Header{Name: fmt.Sprintf("layer%d/d%04d/", n, i/100), Mode: 0o755,
+				Typeflag: tar.TypeDir}); err != nil {
 				return err
 			}
 		}
@@ -221,7 +236,8 @@ func (l *layout) layer(n, files int, total int64, level int) error {
 		if i == files-1 {
 			size = total - total/int64(files)*int64(i)
 		}
-		if err := out.WriteHeader(&tar.Header{Name: fmt.Sprintf("layer%d/d%04d/file%02d", n, i/100, i%100), Mode: 0o644, Size: size}); err != nil {
+		if err := out.WriteHeader(&tar.Header{Name: fmt.Sprintf("layer%d/d%04d/file%02d", n, i/100, i%100),
+			Mode: 0o644, Size: size}); err != nil {
 			return err
 		}
 		if _, err := io.CopyN(out, body, size); err != nil {
@@ -236,7 +252,8 @@ func (l *layout) layer(n, files int, total int64, level int) error {
 		return err
 	}
 	l.diffIDs = append(l.diffIDs, fmt.Sprintf("sha256:%x", plain.Sum(nil)))
-	l.layers = append(l.layers, descriptor{MediaType: "application/vnd.oci.image.layer.v1.tar+gzip", Size: info.Size(), Digest: fmt.Sprintf("sha256:%x", packed.Sum(nil))})
+	l.layers = append(l.layers, descriptor{MediaType: "application/vnd.oci.image.layer.v1.tar+gzip",
+		Size: info.Size(), Digest: fmt.Sprintf("sha256:%x", packed.Sum(nil))})
 	return os.Rename(temp.Name(), filepath.Join(l.dir, "blobs", "sha256", fmt.Sprintf("%x", packed.Sum(nil))))
 }
 
@@ -249,14 +266,16 @@ func (l *layout) finish() error {
 		return err
 	}
 	const manifestType = "application/vnd.oci.image.manifest.v1+json"
-	manifest, err := l.blob(manifestType, map[string]any{"schemaVersion": 2, "mediaType": manifestType, "config": config, "layers": l.layers})
+	manifest, err := l.blob(manifestType, map[string]any{"schemaVersion": 2, "mediaType": manifestType,
+		"config": config, "layers": l.layers})
 	if err != nil {
 		return err
 	}
 	manifest.Annotations = map[string]string{"org.opencontainers.image.ref.name": l.name}
 	for name, content := range map[string]any{
 		"oci-layout": map[string]string{"imageLayoutVersion": "1.0.0"},
-		"index.json": map[string]any{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []descriptor{manifest}},
+		"index.json": map[string]any{"schemaVersion": 2,
+			"mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []descriptor{manifest}},
 	} {
 		raw, err := json.Marshal(content)
 		if err != nil {
@@ -273,7 +292,8 @@ func (l *layout) blob(mediaType string, content any) (descriptor, error) {
 	raw, err := json.Marshal(content)
 	sum := sha256.Sum256(raw)
 	d := descriptor{MediaType: mediaType, Size: int64(len(raw)), Digest: fmt.Sprintf("sha256:%x", sum)}
-	return d, errors.Join(err, os.WriteFile(filepath.Join(l.dir, "blobs", "sha256", fmt.Sprintf("%x", sum)), raw, 0o644))
+	return d, errors.Join(err, os.WriteFile(filepath.Join(l.dir, "blobs", "sha256", fmt.Sprintf("%x", sum)),
+		raw, 0o644))
 }
 
 // filler gives blocks of random bytes and blocks of words.
@@ -301,7 +321,8 @@ func (f *filler) Read(p []byte) (int, error) {
 		if f.r.IntN(1000) < 273 { // noise, as much as makes 1 GiB a gzip layer of 543 MB
 			for len(f.b) < 4096 {
 				x := f.r.Uint64()
-				f.b = append(f.b, byte(x), byte(x>>8), byte(x>>16), byte(x>>24), byte(x>>32), byte(x>>40), byte(x>>48), byte(x>>56))
+				f.b = append(f.b, byte(x), byte(x>>8), byte(x>>16), byte(x>>24), byte(x>>32), byte(x>>40),
+					byte(x>>48), byte(x>>56))
 			}
 		}
 		for len(f.b) < 4096 {

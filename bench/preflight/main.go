@@ -63,7 +63,8 @@ func bench(names int) error {
 	}
 	packed := time.Since(start)
 	load, _ := os.ReadFile("/proc/loadavg")
-	fmt.Printf("%d processors, %s, load %.4s\n", runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly), load)
+	fmt.Printf("%d processors, %s, load %.4s\n", runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly),
+		load)
 	fmt.Printf("%d entries: read %.1f s, packed %.1f s, checked %.3f s; %d findings\n", names, read.Seconds(),
 		packed.Seconds(), check.Seconds(), len(found))
 	return nil

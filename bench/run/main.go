@@ -1,9 +1,10 @@
 // Command run (in bench) measures neb run: how long a hello takes and requests to the NSM, how fast vsock is
 // in both directions, and what neb holds with 1,000 connections open. Beside it, when it is given one, the
-// vhost-device-vsock of rust-vmm, under the same QEMU with the same kernel and the same program in the enclave,
-// in turn:
+// vhost-device-vsock of rust-vmm, under the same QEMU with the same kernel and the same program in the
+// enclave, in turn:
 //
-//	go run ./bench/run -blobs result/x86_64 [-qemu DIR] [-vhost-device-vsock PATH] [-runs 5] [-mib 256] [-write 262144] [-cpus 1] [-accel tcg]
+//	go run ./bench/run -blobs result/x86_64 [-qemu DIR] [-vhost-device-vsock PATH]
+//	    [-runs 5] [-mib 256] [-write 262144] [-cpus 1] [-accel tcg]
 //
 // -qemu is a directory with bin/qemu-system-x86_64, as neb run takes it, and must be given for the
 // comparison; without it neb run uses its own. It builds neb as releases do, and prints medians as Markdown
@@ -71,7 +72,8 @@ func main() {
 	log.SetFlags(0)
 	var b bench
 	flag.StringVar(&b.blobs, "blobs", "", "`directory` with blobs for x86_64")
-	flag.StringVar(&b.qemu, "qemu", "", "`directory` with bin/qemu-system-x86_64 (default: neb's own emulator)")
+	flag.StringVar(&b.qemu, "qemu", "", "`directory` with bin/qemu-system-x86_64 (default: neb's own "+
+		"emulator)")
 	flag.StringVar(&b.rust, "vhost-device-vsock", "", "`program` to compare with")
 	flag.StringVar(&b.accel, "accel", "tcg", "tcg or kvm")
 	flag.IntVar(&b.cpus, "cpus", 1, "processors of the enclave")
@@ -110,7 +112,8 @@ func (b *bench) run() (err error) {
 	b.neb, b.services = filepath.Join(b.dir, "neb"), filepath.Join(b.dir, "services.eif")
 	guest := filepath.Join(b.dir, "guest")
 	for path, pkg := range map[string]string{b.neb: "cmd/neb", guest: "bench/run/guest"} {
-		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "github.com/nitro-enclaves-bootstrap/neb/"+pkg)
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path,
+			"github.com/nitro-enclaves-bootstrap/neb/"+pkg)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64")
 		build.Stderr = os.Stderr
 		if err := build.Run(); err != nil {
@@ -130,7 +133,8 @@ func (b *bench) run() (err error) {
 	}
 	hello, nsm := filepath.Join(b.dir, "hello.eif"), filepath.Join(b.dir, "nsm.eif")
 	for eif, command := range map[string][]string{hello: {"/hello"}, nsm: {"/hello", "nsm"}} {
-		args := []string{"eif", "build", "--image", image, "--arch", "x86_64", "--blobs", b.blobs, "--output", eif}
+		args := []string{"eif", "build", "--image", image, "--arch", "x86_64", "--blobs", b.blobs, "--output",
+			eif}
 		for _, word := range command {
 			args = append(args, "--cmd", word)
 		}
@@ -140,7 +144,8 @@ func (b *bench) run() (err error) {
 	}
 
 	load, _ := os.ReadFile("/proc/loadavg")
-	fmt.Printf("%d processors, %s, %s, %d in the enclave, load before %.4s, medians of %d\n\n", runtime.NumCPU(), b.accel, time.Now().UTC().Format(time.DateOnly), b.cpus, load, b.runs)
+	fmt.Printf("%d processors, %s, %s, %d in the enclave, load before %.4s, medians of %d\n\n",
+		runtime.NumCPU(), b.accel, time.Now().UTC().Format(time.DateOnly), b.cpus, load, b.runs)
 	if err := b.hello(hello); err != nil {
 		return err
 	}
@@ -195,7 +200,8 @@ func (b *bench) hello(image string) error {
 		what string
 		all  []float64
 	}{{"until the application's output", word}, {"the whole command", whole}} {
-		fmt.Printf("| %s | %.2f s | %.2f s | %.2f s |\n", row.what, median(row.all), slices.Min(row.all), slices.Max(row.all))
+		fmt.Printf("| %s | %.2f s | %.2f s | %.2f s |\n", row.what, median(row.all), slices.Min(row.all),
+			slices.Max(row.all))
 	}
 	fmt.Println()
 	return nil
@@ -203,7 +209,8 @@ func (b *bench) hello(image string) error {
 
 // nebRun is a neb run of image.
 func (b *bench) nebRun(image string, args ...string) *exec.Cmd {
-	args = append([]string{"run", image, "--accel", b.accel, "--cpus", strconv.Itoa(b.cpus), "--memory", strconv.Itoa(memoryMiB)}, args...)
+	args = append([]string{"run", image, "--accel", b.accel, "--cpus", strconv.Itoa(b.cpus), "--memory",
+		strconv.Itoa(memoryMiB)}, args...)
 	if b.qemu != "" {
 		args = append(args, "--qemu", b.qemu)
 	}
@@ -281,7 +288,8 @@ func (b *bench) withNeb(dir string) (*enclave, error) {
 // withRust boots the services with QEMU's command line of neb run, and the other device.
 func (b *bench) withRust(dir string) (*enclave, error) {
 	vhost, host := filepath.Join(dir, "vhost"), filepath.Join(dir, "host")
-	e := &enclave{device: exec.Command(b.rust, "--guest-cid", "16", "--socket", vhost, "--uds-path", host), write: b.write}
+	e := &enclave{device: exec.Command(b.rust, "--guest-cid", "16", "--socket", vhost, "--uds-path", host),
+		write: b.write}
 	e.dial = func(port int) (net.Conn, error) {
 		c, err := net.Dial("unix", host)
 		if err != nil {
@@ -307,9 +315,11 @@ func (b *bench) withRust(dir string) (*enclave, error) {
 		}
 	}
 	return e, e.up(exec.Command(filepath.Join(b.qemu, "bin", "qemu-system-x86_64"),
-		"-M", "nitro-enclave,vsock=vsock,id=bench", "-kernel", b.services, "-append", "reboot=t no_timer_check panic=-1",
+		"-M", "nitro-enclave,vsock=vsock,id=bench", "-kernel", b.services, "-append",
+		"reboot=t no_timer_check panic=-1",
 		"-accel", b.accel, "-cpu", "max", "-m", strconv.Itoa(memoryMiB)+"M", "-smp", b.smp(),
-		"-nodefaults", "-display", "none", "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+		"-nodefaults", "-display", "none", "-chardev", "stdio,id=console,signal=off", "-serial",
+		"chardev:console",
 		"-chardev", "socket,id=vsock,path="+vhost))
 }
 
@@ -361,10 +371,12 @@ func (b *bench) vsock() error {
 		}
 	}
 	fmt.Printf("The enclave writes %d bytes at once.\n\n", b.write)
-	fmt.Printf("| device | enclave to host | processor time of it | host to enclave | processor time of it | memory | %d connections open | %[1]d that nobody reads |\n", conns)
+	fmt.Printf("| device | enclave to host | processor time of it | host to enclave | processor time of it "+
+		"| memory | %d connections open | %[1]d that nobody reads |\n", conns)
 	fmt.Println("|---|---|---|---|---|---|---|---|")
 	for _, d := range devices {
-		fmt.Printf("| %s | %.0f MB/s | %.2f s/GB | %.0f MB/s | %.2f s/GB | %.1f MB | %.1f MB | %.1f MB |\n", d.name,
+		fmt.Printf("| %s | %.0f MB/s | %.2f s/GB | %.0f MB/s | %.2f s/GB | %.1f MB | %.1f MB | %.1f MB |\n",
+			d.name,
 			median(d.from), median(d.cpu[0]), median(d.to), median(d.cpu[1]), d.held[0], d.held[1], d.held[2])
 	}
 	return nil
@@ -389,7 +401,8 @@ func (e *enclave) transfer(n int64, from, to *[]float64, cpu *[2][]float64) erro
 		copy   func(c net.Conn) error
 	}{
 		{sendPort, from, func(c net.Conn) error {
-			_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{io.LimitReader(c, n)}, buffer)
+			_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard},
+				struct{ io.Reader }{io.LimitReader(c, n)}, buffer)
 			return err
 		}},
 		{takePort, to, func(c net.Conn) error {
@@ -502,7 +515,9 @@ func writeLayout(dir string, program []byte) (string, error) {
 	if err := errors.Join(err, err2, w.Close()); err != nil {
 		return "", err
 	}
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(plain.Bytes())), nil })
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(plain.Bytes())), nil
+	})
 	if err != nil {
 		return "", err
 	}

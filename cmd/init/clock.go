@@ -99,8 +99,8 @@ func hostServo(fd int) *servo {
 			return unix.ClockSettime(unix.CLOCK_REALTIME, &then)
 		},
 		slew: func(partsPerMillion int64) error {
-			// A tick of 10,000 µs that is longer by 1 µs makes the clock faster by 100 ppm. The frequency, in ppm
-			// with 16 bits of fraction, may differ by 500.
+			// A tick of 10,000 µs that is longer by 1 µs makes the clock faster by 100 ppm. The frequency, in
+			// ppm with 16 bits of fraction, may differ by 500.
 			_, err := unix.Adjtimex(&unix.Timex{
 				Modes: unix.ADJ_TICK | unix.ADJ_FREQUENCY,
 				Tick:  10_000 + partsPerMillion/100,

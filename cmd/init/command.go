@@ -186,7 +186,8 @@ func (e *enclave) whyNot(path string, err error) string {
 	return ""
 }
 
-// hidden are the directories that mounts hide, see mounts. In structured mode /run and /tmp keep what they hold.
+// hidden are the directories that mounts hide, see mounts. In structured mode /run and /tmp keep what they
+// hold.
 var hidden = []string{"/dev/", "/proc/", "/run/", "/sys/", "/tmp/"}
 
 func workingDir() string {
@@ -205,8 +206,8 @@ func diagnose(head []byte, exists func(string) bool) string {
 		interpreter, _, _ := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
 		switch {
 		case strings.HasSuffix(line, "\r"):
-			return "its first line ends in a carriage return, which becomes part of the interpreter's name: " +
-				"save it with Unix line endings"
+			return "its first line ends in a carriage return, which becomes part of the interpreter's " +
+				"name: save it with Unix line endings"
 		case interpreter == "":
 			return "its first line names no interpreter"
 		case !exists(interpreter):

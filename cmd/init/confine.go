@@ -43,8 +43,8 @@ func (e *enclave) confine() error {
 		}
 	}
 	if e.about.Pid1 {
-		// The end of PID 1 is a panic of the kernel, after which the command line's panic=30 would keep the machine
-		// for 30 seconds. A negative time is none.
+		// The end of PID 1 is a panic of the kernel, after which the command line's panic=30 would keep the
+		// machine for 30 seconds. A negative time is none.
 		if err := writeFile("/proc/sys/kernel/panic", "-1", 0); err != nil {
 			return fail("write -1 to", "/proc/sys/kernel/panic", err)
 		}

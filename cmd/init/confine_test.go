@@ -9,8 +9,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/contract"
 )
 
-// TestConfined lets an application try what it must not do, as root, as an ordinary user, and with all that an
-// image can ask for, which shows that each attempt works where it is allowed.
+// TestConfined lets an application try what it must not do, as root, as an ordinary user, and with all that
+// an image can ask for, which shows that each attempt works where it is allowed.
 func TestConfined(t *testing.T) {
 	const docker, none, every = "00000000a80425fb", "0000000000000000", "000001ffffffffff"
 	// "-" leaves out an attempt.

@@ -157,7 +157,8 @@ func (j *journal) run(from [2]int) {
 	streams := [2]stream{{mark: contract.LogOut}, {mark: contract.LogErr}}
 	buf := make([]byte, 64<<10)
 	for open := len(from); open > 0; {
-		p := []unix.PollFd{{Fd: int32(from[0]), Events: unix.POLLIN}, {Fd: int32(from[1]), Events: unix.POLLIN},
+		p := []unix.PollFd{{Fd: int32(from[0]), Events: unix.POLLIN},
+			{Fd: int32(from[1]), Events: unix.POLLIN},
 			j.want()}
 		if _, err := unix.Poll(p, int(logRetry/time.Millisecond)); err != nil && err != unix.EINTR {
 			return

@@ -261,7 +261,8 @@ func TestLogPort(t *testing.T) {
 			words := []string{"say=one", "err=two", "write=/dev/stdout", "fill=300", "exit=7"}
 			s := scene{
 				arch: arch,
-				second: described(t, contract.Description{Entrypoint: []string{"/probe"}, Cmd: words, User: "1000",
+				second: described(t, contract.Description{Entrypoint: []string{"/probe"}, Cmd: words,
+					User:    "1000",
 					LogPort: port, Complete: true}, program("probe", probeProgram(t, arch))),
 				parent: map[uint32]vsock.Handler{port: func(_ context.Context, c *vsock.Conn) {
 					if c.Accept() != nil {

@@ -13,8 +13,8 @@ import (
 
 const moduleCompressed = 4 // MODULE_INIT_COMPRESSED_FILE of linux/module.h
 
-// loadModules loads the modules that /neb/modules lists and then disables loading. If there is no list, it loads
-// /nsm.ko and what nitro-cli's list names.
+// loadModules loads the modules that /neb/modules lists and then disables loading. If there is no list, it
+// loads /nsm.ko and what nitro-cli's list names.
 func (e *enclave) loadModules() error {
 	var list contract.Modules
 	text, err := readFile(contract.ModulesPath, contract.MaxSize)

@@ -105,7 +105,8 @@ func TestEnvironment(t *testing.T) {
 }
 
 func TestControllersV1(t *testing.T) {
-	got := controllersV1("#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t0\t1\t1\nmemory\t0\t1\t0\npids\t0\t1\t1\n")
+	got := controllersV1(
+		"#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t0\t1\t1\nmemory\t0\t1\t0\npids\t0\t1\t1\n")
 	if !slices.Equal(got, []string{"cpuset", "pids"}) {
 		t.Errorf("got %q", got)
 	}
@@ -360,7 +361,8 @@ func TestMoveTree(t *testing.T) {
 	when := time.Unix(1e9, 5000)
 	for _, err := range []error{
 		os.WriteFile(deep+"/end", nil, 0o600), os.Link(deep+"/end", from+"/again"),
-		os.Symlink("/nowhere", from+"/link"), os.Chtimes(deep, when, when), os.Chmod(from, os.ModeSticky|0o711),
+		os.Symlink("/nowhere", from+"/link"), os.Chtimes(deep, when, when),
+		os.Chmod(from, os.ModeSticky|0o711),
 	} {
 		if err != nil {
 			t.Fatal(err)

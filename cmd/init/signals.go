@@ -30,8 +30,9 @@ var (
 		unix.SIGTRAP, unix.SIGABRT, unix.SIGPIPE, unix.SIGSTKFLT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU,
 		unix.SIGXCPU, unix.SIGXFSZ,
 		unix.SIGVTALRM, unix.SIGPROF, unix.SIGIO, unix.SIGSYS,
-		// These the runtime leaves at their default. The kernel does not drop such a signal while the first thread
-		// blocks it, as in a handler, and kills PID 1 if another thread does not (complete_signal, kernel/signal.c).
+		// These the runtime leaves at their default. The kernel does not drop such a signal while the first
+		// thread blocks it, as in a handler, and kills PID 1 if another thread does not (complete_signal,
+		// kernel/signal.c).
 		32, 33, 34,
 	}
 	// The runtime turns these into a panic if they are its own.

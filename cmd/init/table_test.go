@@ -138,7 +138,8 @@ func pid1(arch string, t *testing.T) scene {
 	words := script{"pid", "1", "id", "1000 7 []", "status=CapBnd", "00000000a80425fb", "zombies", "0",
 		"ids", "0 1 1"}
 	return scene{arch: arch, panics: true,
-		second: described(t, contract.Description{Cmd: append(append([]string{"probe"}, words.words()...), "exit=3"),
+		second: described(t, contract.Description{Cmd: append(append([]string{"probe"}, words.words()...),
+			"exit=3"),
 			Env: []string{"PATH=/nowhere:/"}, User: "1000:7", Pid1: true, Complete: true},
 			program("probe", probeProgram(t, arch))),
 		want: append([]string{"^neb: " + contract.BecomesPid1 + "$"},
@@ -228,7 +229,9 @@ func TestShapes(t *testing.T) {
 			want: nitroCLI.want(`^neb: exit status=0$`),
 		},
 		"nitro-cli, command in its own PATH, v1 cgroups": {
-			second:  plain("probe\nmount=/sys/fs/cgroup\nmount=/sys/fs/cgroup/pids\nmount=/sys/fs/cgroup/cpuset\nmount=/sys/fs/cgroup/memory\nexit=7", "PATH=/opt/bin\n", program("opt/bin/probe", probe.body)),
+			second: plain("probe\nmount=/sys/fs/cgroup\nmount=/sys/fs/cgroup/pids\n"+
+				"mount=/sys/fs/cgroup/cpuset\nmount=/sys/fs/cgroup/memory\nexit=7", "PATH=/opt/bin\n",
+				program("opt/bin/probe", probe.body)),
 			cmdline: "neb.cgroup=v1",
 			want: []string{
 				said("mount=/sys/fs/cgroup", "cgroup_root tmpfs rw,nosuid,nodev,noexec,relatime,mode=755"),
@@ -296,10 +299,12 @@ func TestShapes(t *testing.T) {
 			"stat=/tmp/fifo", "010600 5:6 0",
 			"stat=/tmp/s", "104755 0:0 1",
 		}, entry{name: "run", mode: initramfs.TypeDir | 0o711, uid: 1000, gid: 7},
-			entry{name: "run/postgresql", mode: initramfs.TypeDir | 0o3777, uid: 1000, gid: 1001}, dir("run/postgresql/a"),
+			entry{name: "run/postgresql", mode: initramfs.TypeDir | 0o3777, uid: 1000, gid: 1001},
+			dir("run/postgresql/a"),
 			entry{name: "run/postgresql/a/conf", mode: 0o640, uid: 1000, body: []byte("content")},
 			link("run/link", "postgresql/a"), entry{name: "tmp", mode: initramfs.TypeDir | 0o1770, gid: 1000},
-			text("tmp/large", string(large)), entry{name: "tmp/fifo", mode: unix.S_IFIFO | 0o600, uid: 5, gid: 6},
+			text("tmp/large", string(large)), entry{name: "tmp/fifo", mode: unix.S_IFIFO | 0o600, uid: 5,
+				gid: 6},
 			entry{name: "tmp/s", mode: initramfs.TypeFile | 0o4755, body: []byte("x")}),
 		"the application is PID 1": pid1(eif.X86_64, t),
 		"killed": {
@@ -360,7 +365,8 @@ func TestShapes(t *testing.T) {
 		},
 		"a script without #!, as glibc's execvpe runs it": {
 			second: plain("start\none\n", "", file(t, "bin/sh", require.Command(t, "busybox")),
-				program("bin/start", []byte("echo $0 $1, PATH is $PATH, $(ulimit -n) of $(ulimit -Hn); exit 6\n"))),
+				program("bin/start", []byte("echo $0 $1, PATH is $PATH, $(ulimit -n) of $(ulimit -Hn); "+
+					"exit 6\n"))),
 			want: []string{`^/bin/start one, PATH is /sbin:/usr/sbin:/bin:/usr/bin, 1024 of 4096$`,
 				`^neb: exit status=6$`},
 		},
@@ -502,7 +508,8 @@ func TestFaults(t *testing.T) {
 				`^neb: open module /neb/lib/tun.ko: no such file or directory`}
 		}),
 		"nitro-cli's list of modules": with(good, func(s *scene) {
-			s.first, s.cmdline = []entry{text("modules_load_order", "# first\nnsm.ko\n\nlib/none.ko\n")}, "nsm.neb_test=1"
+			s.first, s.cmdline = []entry{text("modules_load_order", "# first\nnsm.ko\n\nlib/none.ko\n")},
+				"nsm.neb_test=1"
 			s.want = []string{`nsm: unknown parameter 'neb_test' ignored`, `^neb: open module /lib/none.ko: no such file`}
 		}),
 		"/neb/modules is unknown": with(good, func(s *scene) {
@@ -729,7 +736,8 @@ func TestErofs(t *testing.T) {
 		t.Fatal(err)
 	}
 	words := script{
-		"mount=/", "overlay overlay rw,relatime,lowerdir=/neb/lower,upperdir=/neb/rw/upper,workdir=/neb/rw/work,uuid=on",
+		"mount=/", "overlay overlay " +
+			"rw,relatime,lowerdir=/neb/lower,upperdir=/neb/rw/upper,workdir=/neb/rw/work,uuid=on",
 		"attr=/probe,security.capability", "0100000200100000" + strings.Repeat("0", 24),
 		"sum=/noise", fmt.Sprintf("%x", sha256.Sum256(noise)),
 		"bytes=/ro/file", strconv.Itoa(8 << 16),

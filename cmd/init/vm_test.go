@@ -132,7 +132,7 @@ func probeProgram(t testing.TB, arch string) []byte {
 // scene is one start of a machine, and what must be seen.
 type scene struct {
 	arch    string                          // "" is x86_64
-	first   []entry                         // further entries of the first ramdisk; one of the same name replaces init, nsm.ko or dev
+	first   []entry                         // more of the first ramdisk, also in place of init, nsm.ko or dev
 	without []string                        // entries of the first ramdisk that are left out
 	second  []entry                         // the application's ramdisk
 	raw     func(testing.TB, []byte) []byte // changes the bytes of the second ramdisk
@@ -144,14 +144,15 @@ type scene struct {
 	qemu    []string                           // further arguments
 	accel   string                             // see machine.Config
 	during  func(testing.TB, *machine.Machine) // runs beside it, from power-on
-	want    []string                           // regular expressions that lines of the console match, in this order
-	never   []string                           // ones that no line matches
-	console string                             // another console than the image's, measured
-	linger  bool                               // two seconds of neb.linger
-	panics  bool                               // the kernel panics at the end
-	runs    bool                               // the machine goes on after the last wanted line, and is stopped
-	beats   bool                               // the heartbeat was sent and answered
-	slow    bool                               // only with -tags slow
+	// regular expressions that lines of the console match, in this order
+	want    []string
+	never   []string // ones that no line matches
+	console string   // another console than the image's, measured
+	linger  bool     // two seconds of neb.linger
+	panics  bool     // the kernel panics at the end
+	runs    bool     // the machine goes on after the last wanted line, and is stopped
+	beats   bool     // the heartbeat was sent and answered
+	slow    bool     // only with -tags slow
 }
 
 // run boots a scene and returns the console's lines.

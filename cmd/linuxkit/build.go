@@ -29,8 +29,10 @@ func newBuild(s streams) *cobra.Command {
 		Use:   "build [flags] FILE.yml...",
 		Short: "Build a ramdisk from YAML files",
 		Long: "Build a ramdisk from YAML files. Several files are merged; - is standard input.\n\n" +
-			"An image name is a registry's, or begins with docker-daemon:, docker-archive:, oci-archive:, oci: or\n" +
-			"docker://. With --docker, a name without such a prefix is looked up in the Docker engine first, then in\n" +
+			"An image name is a registry's, or begins with docker-daemon:, docker-archive:, oci-archive:, " +
+			"oci: or\n" +
+			"docker://. With --docker, a name without such a prefix is looked up in the Docker engine " +
+			"first, then in\n" +
 			"its registry.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return build(cmd.Context(), s, &f, args) },
@@ -87,7 +89,9 @@ func build(ctx context.Context, s streams, f *buildFlags, args []string) error {
 		config.Prefix = f.prefix
 	}
 	options := image.Options{Arch: machine.Name, TempDir: dir, Limits: limits}
-	open := func(ctx context.Context, ref string) (*image.Image, error) { return f.open(ctx, s, ref, options) }
+	open := func(ctx context.Context, ref string) (*image.Image, error) {
+		return f.open(ctx, s, ref, options)
+	}
 	tree, err := linuxkit.Build(ctx, config, linuxkit.Options{Open: open, Dir: dir, Limits: limits})
 	if err != nil {
 		return err
@@ -141,7 +145,8 @@ func readConfig(s streams, name string) (*linuxkit.Config, error) {
 	r := s.in
 	switch {
 	case strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://"):
-		return nil, fmt.Errorf("%s: URLs are not supported: download the file, check it and pass its name", name)
+		return nil, fmt.Errorf("%s: URLs are not supported: download the file, check it and pass its name",
+			name)
 	case name == "-":
 		name = "standard input"
 	default:
@@ -162,7 +167,8 @@ func readConfig(s streams, name string) (*linuxkit.Config, error) {
 // open opens an image by its name in the YAML.
 func (f *buildFlags) open(ctx context.Context, s streams, ref string, o image.Options) (*image.Image, error) {
 	if mirror := os.Getenv("LINUXKIT_MIRROR"); mirror != "" && !image.HasTransport(ref) {
-		return nil, fmt.Errorf("image %s: LINUXKIT_MIRROR=%s is not supported: unset it, or name the image in the mirror",
+		return nil, fmt.Errorf("image %s: LINUXKIT_MIRROR=%s is not supported: unset it, or name the image "+
+			"in the mirror",
 			ref, mirror)
 	}
 	if !f.docker || f.pull {

@@ -9,7 +9,8 @@ import (
 // TestWithoutHome runs without HOME in a directory with files that would mislead: linuxkit must not read
 // them, nor create others.
 func TestWithoutHome(t *testing.T) {
-	for _, name := range []string{"HOME", "DOCKER_CONFIG", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CERT_PATH", "XDG_CONFIG_HOME"} {
+	for _, name := range []string{"HOME", "DOCKER_CONFIG", "DOCKER_HOST", "DOCKER_CONTEXT",
+		"DOCKER_CERT_PATH", "XDG_CONFIG_HOME"} {
 		t.Setenv(name, "")
 	}
 	dir := t.TempDir()
@@ -18,7 +19,8 @@ func TestWithoutHome(t *testing.T) {
 	yaml := write(t, t.TempDir(), "y.yml", `init: ["docker-daemon:a:1"]`)
 	want := func(want string) {
 		t.Helper()
-		if status, _, said := call(t, "build", "--arch", "amd64", "--dir", t.TempDir(), yaml); status != 1 || !strings.Contains(said, want) {
+		if status, _, said := call(t, "build", "--arch", "amd64", "--dir", t.TempDir(), yaml); status != 1 ||
+			!strings.Contains(said, want) {
 			t.Errorf("status %d, %q, want %q", status, said, want)
 		}
 	}

@@ -27,7 +27,8 @@ func limitsFromEnvironment() (found image.Limits, err error) {
 		}
 		n, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || n <= 0 {
-			return found, fmt.Errorf("invalid %s: found %q, expected a number greater than 0", l.variable, text)
+			return found, fmt.Errorf("invalid %s: found %q, expected a number greater than 0", l.variable,
+				text)
 		}
 		*l.value(&found) = n
 	}

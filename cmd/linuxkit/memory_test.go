@@ -40,7 +40,8 @@ func TestPeakMemory(t *testing.T) {
 	}
 	zstdLayer := func(plain []byte, window int) []byte {
 		var b bytes.Buffer
-		w, err := zstd.NewWriter(&b, zstd.WithWindowSize(window), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+		w, err := zstd.NewWriter(&b, zstd.WithWindowSize(window), zstd.WithEncoderLevel(zstd.SpeedFastest),
+			zstd.WithEncoderConcurrency(1))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,10 +65,14 @@ func TestPeakMemory(t *testing.T) {
 		{name: "12 zstd layers as container tools write them", n: 12, size: 20 << 20, window: 8 << 20},
 		{name: "4 zstd layers with long windows", n: 4, size: 40 << 20, window: 32 << 20},
 		{name: "a zstd layer with too long a window", n: 1, size: 1 << 20, window: 128 << 20,
-			said: "found more than 33554432 bytes of window for a zstd layer: raise LINUXKIT_MAX_WINDOW if you trust the image"},
-		{name: "a zstd layer with a long window that is allowed", n: 1, size: 1 << 20, window: 128 << 20, raised: true},
-		{name: "a skippable frame first", n: 1, size: 1 << 20, window: 128 << 20, skip: "\x50\x2a\x4d\x18\x02\x00\x00\x00xx", said: "more than 33554432 bytes of window"},
-		{name: "a longer window later", n: 1, size: 1 << 20, window: 32 << 20, skip: string(zstdLayer([]byte("x"), 1<<20)),
+			said: "found more than 33554432 bytes of window for a zstd layer: raise LINUXKIT_MAX_WINDOW if " +
+				"you trust the image"},
+		{name: "a zstd layer with a long window that is allowed", n: 1, size: 1 << 20, window: 128 << 20,
+			raised: true},
+		{name: "a skippable frame first", n: 1, size: 1 << 20, window: 128 << 20,
+			skip: "\x50\x2a\x4d\x18\x02\x00\x00\x00xx", said: "more than 33554432 bytes of window"},
+		{name: "a longer window later", n: 1, size: 1 << 20, window: 32 << 20,
+			skip: string(zstdLayer([]byte("x"), 1<<20)),
 			said: "window size exceeded"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -80,13 +85,16 @@ func TestPeakMemory(t *testing.T) {
 				if c.window == 0 {
 					blobs = append(blobs, l.Blob(string(Gzip), Gzip.Pack(t, layer)))
 				} else {
-					blobs = append(blobs, l.Blob(string(Zstd), append([]byte(c.skip), zstdLayer(layer, c.window)...)))
+					blobs = append(blobs, l.Blob(string(Zstd),
+						append([]byte(c.skip), zstdLayer(layer, c.window)...)))
 				}
 			}
-			l.Name(l.Manifest(l.JSON("application/vnd.oci.image.config.v1+json", Config("amd64", plain)), blobs), "")
+			l.Name(l.Manifest(l.JSON("application/vnd.oci.image.config.v1+json", Config("amd64", plain)),
+				blobs), "")
 			dir := t.TempDir()
 			yaml := write(t, dir, "x.yml", fmt.Sprintf("init: [%q]", "oci:"+l.Dir()))
-			cmd := exec.Command(os.Args[0], "build", "--arch", "amd64", "--dir", dir, "--format", "kernel+initrd-nogz", yaml)
+			cmd := exec.Command(os.Args[0], "build", "--arch", "amd64", "--dir", dir, "--format",
+				"kernel+initrd-nogz", yaml)
 			cmd.Env = append(os.Environ(), "NEB_TEST_AS_LINUXKIT=1", "GOMAXPROCS=64")
 			if c.raised {
 				cmd.Env = append(cmd.Env, "LINUXKIT_MAX_WINDOW=134217728")

@@ -81,7 +81,8 @@ func doubleDashes(args []string) (out []string) {
 		switch {
 		case arg == "--":
 			return append(out, args[i:]...)
-		case i > 0 && (args[i-1] == "-v" || args[i-1] == "--verbose") && len(arg) == 1 && arg >= "0" && arg <= "3":
+		case i > 0 && (args[i-1] == "-v" || args[i-1] == "--verbose") && len(arg) == 1 && arg >= "0" &&
+			arg <= "3":
 			out[len(out)-1] += "=" + arg
 		case long.MatchString(arg):
 			out = append(out, "-"+arg)

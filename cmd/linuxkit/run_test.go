@@ -139,7 +139,8 @@ files:
 		boot, cust string
 	}{
 		{"new", []string{"--name", "@", "--format", "kernel+initrd-nogz", "--no-sbom"}, bootstrap, customer},
-		{"old", []string{"-name", "@", "-format", "kernel+initrd-nogz", "-prefix", "rootfs/"}, bootstrap, noPrefix},
+		{"old", []string{"-name", "@", "-format", "kernel+initrd-nogz", "-prefix", "rootfs/"}, bootstrap,
+			noPrefix},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			at := func(name string, extra ...string) []string {
@@ -161,7 +162,8 @@ files:
 			got = entries(t, open(t, filepath.Join(dir, c.name+"customer-initrd.img-initrd.img")))
 			text := strings.Join(got, "\n")
 			for _, want := range []string{
-				"40755 rootfs\n", "100644 rootfs/bin/app code\n", "40755 rootfs/tmp\n", "40755 rootfs/run\n", "120777 rootfs/etc/resolv.conf /run/resolvconf/resolv.conf\n",
+				"40755 rootfs\n", "100644 rootfs/bin/app code\n", "40755 rootfs/tmp\n", "40755 rootfs/run\n",
+				"120777 rootfs/etc/resolv.conf /run/resolvconf/resolv.conf\n",
 				"100644 cmd /bin/app\n", "100644 env A=b\n",
 			} {
 				if strings.Count(text, want) != 1 {
@@ -194,7 +196,8 @@ files:
 func TestFormats(t *testing.T) {
 	dir := t.TempDir()
 	ref := layoutOf(t, Layer(t, Dir("boot/", 0o755), File("boot/kernel", "K"), File("boot/more", "M")))
-	yaml := write(t, dir, "x.yml", fmt.Sprintf("prefix: r/\ninit: [%q]\nfiles: [{path: a/b, contents: hi}, {path: boot/kernel, contents: k}]\n", ref))
+	yaml := write(t, dir, "x.yml", fmt.Sprintf("prefix: r/\ninit: [%q]\nfiles: [{path: a/b, contents: hi}, "+
+		"{path: boot/kernel, contents: k}]\n", ref))
 	read := func(name string) []byte {
 		t.Helper()
 		b, err := os.ReadFile(filepath.Join(dir, name))
@@ -204,7 +207,8 @@ func TestFormats(t *testing.T) {
 		return b
 	}
 	done(t, "build", "--arch", "x86_64", "--dir", dir, yaml)
-	done(t, "build", "--arch", "amd64", "--name", filepath.Join(dir, "y"), "--format", "kernel+initrd-nogz", yaml)
+	done(t, "build", "--arch", "amd64", "--name", filepath.Join(dir, "y"), "--format", "kernel+initrd-nogz",
+		yaml)
 	z, err := gzip.NewReader(bytes.NewReader(read("x-initrd.img")))
 	if err != nil {
 		t.Fatal(err)
@@ -213,14 +217,16 @@ func TestFormats(t *testing.T) {
 		t.Errorf("kernel+initrd and kernel+initrd-nogz have different archives (%v)", err)
 	}
 	got := strings.Join(entries(t, bytes.NewReader(read("y-initrd.img"))), "\n")
-	for _, want := range []string{"100600 a/b hi", "100600 boot/kernel k", "100644 r/boot/kernel K", "100644 r/boot/more M"} {
+	for _, want := range []string{"100600 a/b hi", "100600 boot/kernel k", "100644 r/boot/kernel K",
+		"100644 r/boot/more M"} {
 		if !strings.Contains(got, want+"\n") {
 			t.Errorf("missing %q in\n%s", want, got)
 		}
 	}
 
 	done(t, "build", "--arch", "amd64", "--o", filepath.Join(dir, "z.tar"), yaml)
-	if out := done(t, "build", "--arch", "amd64", "-o", "-", "--format", "tar", yaml); out != string(read("z.tar")) {
+	if out := done(t, "build", "--arch", "amd64", "-o", "-", "--format", "tar",
+		yaml); out != string(read("z.tar")) {
 		t.Error("a tar on standard output differs from one in a file")
 	}
 	names := map[string]bool{}
@@ -259,7 +265,8 @@ func TestErrors(t *testing.T) {
 	}{
 		{[]string{"build"}, "arg"},
 		{[]string{"build", "--no-such-flag", good}, "unknown flag: --no-such-flag"},
-		{[]string{"build", "--size", "5", good}, "unknown flag: --size; this linuxkit only builds ramdisks: use neb eif build"},
+		{[]string{"build", "--size", "5", good},
+			"unknown flag: --size; this linuxkit only builds ramdisks: use neb eif build"},
 		{[]string{"build", "--cache", "x", good}, "unknown flag: --cache"},
 		{[]string{"build", "-decompress-kernel", good}, "-decompress-kernel"},
 		{[]string{"build", "--input-tar=x", good}, "--input-tar"},
@@ -270,15 +277,18 @@ func TestErrors(t *testing.T) {
 		{[]string{"build", "--format", "tar,kernel+initrd", good}, `invalid format "tar,kernel+initrd"`},
 		{[]string{"build", "--o", "x", "--name", "y", good}, "--o cannot be combined with --name or --dir"},
 		{[]string{"build", "--o", "x", "--dir", "y", good}, "--o cannot be combined with --name or --dir"},
-		{[]string{"build", "--o", "x", "--format", "kernel+initrd", good}, "--o cannot be combined with format kernel+initrd"},
+		{[]string{"build", "--o", "x", "--format", "kernel+initrd", good},
+			"--o cannot be combined with format kernel+initrd"},
 		{[]string{"build", "--arch", "riscv64", good}, "riscv64"},
 		{[]string{"build", "--max-bytes", "x", good}, "unknown flag: --max-bytes"},
 		{[]string{"build", filepath.Join(dir, "none.yml")}, "none.yml"},
 		{[]string{"build", "https://host.example/x.yml"}, "download the file"},
 		{[]string{"build", "--name", name, bad}, `bad.yml: line 2: key "onboot" is not supported`},
 		{[]string{"build", "--name", name, gone}, "a: stat /no/such/file"},
-		{[]string{"build", "--name", name, "--arch", "arm64", lost}, "wrong platform: found linux/amd64, expected linux/arm64"},
-		{[]string{"build", "--name", name, "--arch", "amd64", "--strict", lost}, "ping: extended attribute security.capability"},
+		{[]string{"build", "--name", name, "--arch", "arm64", lost},
+			"wrong platform: found linux/amd64, expected linux/arm64"},
+		{[]string{"build", "--name", name, "--arch", "amd64", "--strict", lost},
+			"ping: extended attribute security.capability"},
 		{[]string{"build", "--name", filepath.Join(dir, "no", "such", "dir"), good}, "there is no directory"},
 		{[]string{"run", "qemu"}, `unknown command "run" for "linuxkit"; this linuxkit only builds ramdisks: use neb eif build for a whole`},
 		{[]string{"pkg", "build", "--force"}, `unknown command "pkg"`},
@@ -287,7 +297,8 @@ func TestErrors(t *testing.T) {
 	} {
 		status, _, said := call(t, c.args...)
 		if status != 1 || !strings.Contains(said, c.want) {
-			t.Errorf("linuxkit %s: status %d, %q, want 1 and %q", strings.Join(c.args, " "), status, said, c.want)
+			t.Errorf("linuxkit %s: status %d, %q, want 1 and %q", strings.Join(c.args, " "), status, said,
+				c.want)
 		}
 	}
 	// Nothing of all that left anything where the output would be.
@@ -321,7 +332,8 @@ func TestOldOutputStays(t *testing.T) {
 
 func TestEnvironment(t *testing.T) {
 	dir := t.TempDir()
-	yaml := write(t, dir, "x.yml", fmt.Sprintf("prefix: rootfs/\ninit: [%q]", layoutOf(t, Layer(t, File("a", ""), File("b", "")))))
+	yaml := write(t, dir, "x.yml", fmt.Sprintf("prefix: rootfs/\ninit: [%q]",
+		layoutOf(t, Layer(t, File("a", ""), File("b", "")))))
 	build := func() []byte {
 		t.Helper()
 		done(t, "build", "--arch", "amd64", "--dir", dir, "--format", "kernel+initrd-nogz", yaml)
@@ -354,13 +366,15 @@ func TestEnvironment(t *testing.T) {
 	}
 	for _, c := range []struct{ name, value, want string }{
 		{"SOURCE_DATE_EPOCH", "yesterday", `invalid SOURCE_DATE_EPOCH: found "yesterday"`},
-		{"LINUXKIT_MAX_ENTRIES", "1", "more than 1 entries: raise LINUXKIT_MAX_ENTRIES if you trust the image"},
+		{"LINUXKIT_MAX_ENTRIES", "1",
+			"more than 1 entries: raise LINUXKIT_MAX_ENTRIES if you trust the image"},
 		{"LINUXKIT_MAX_BYTES", "100", "more than 100 bytes"},
 		{"LINUXKIT_MAX_BYTES", "-1", `invalid LINUXKIT_MAX_BYTES: found "-1"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Setenv(c.name, c.value)
-			if status, _, said := call(t, "build", "--arch", "amd64", "--dir", dir, yaml); status != 1 || !strings.Contains(said, c.want) {
+			if status, _, said := call(t, "build", "--arch", "amd64", "--dir", dir, yaml); status != 1 ||
+				!strings.Contains(said, c.want) {
 				t.Errorf("status %d, %q, want %q", status, said, c.want)
 			}
 		})
@@ -370,14 +384,16 @@ func TestEnvironment(t *testing.T) {
 func TestMerged(t *testing.T) {
 	dir := t.TempDir()
 	a := write(t, dir, "a.yml", "files: [{path: x, contents: one}, {path: l, symlink: x}]")
-	b := write(t, dir, "b.yml", "files: [{path: x, contents: two}, {path: y, source: /no/such, optional: true}, {path: p/q/r, contents: z, mode: \"0640\", uid: 3}]")
+	b := write(t, dir, "b.yml", "files: [{path: x, contents: two}, {path: y, source: /no/such, optional: "+
+		"true}, {path: p/q/r, contents: z, mode: \"0640\", uid: 3}]")
 	done(t, "build", "--dir", dir, "--format", "kernel+initrd-nogz", a, b)
 	got := fmt.Sprint(entries(t, open(t, filepath.Join(dir, "b-initrd.img"))))
 	if want := "[40750 p 40750 p/q 100640 p/q/r z 120777 l x 100600 x two]"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	var out, err bytes.Buffer
-	status := run([]string{"build", "--dir", dir, "-"}, streams{strings.NewReader("files: [{path: x, contents: in}]"), &out, &err})
+	status := run([]string{"build", "--dir", dir, "-"},
+		streams{strings.NewReader("files: [{path: x, contents: in}]"), &out, &err})
 	if _, missing := os.Stat(filepath.Join(dir, "moby-initrd.img")); status != 0 || missing != nil {
 		t.Errorf("from standard input: status %d, %s, %v", status, err.String(), missing)
 	}
@@ -388,9 +404,12 @@ func TestVersion(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"version"}, "linuxkit version v1.5.2-neb\n"}, {[]string{"-quiet", "version"}, "linuxkit version v1.5.2-neb\n"},
-		{[]string{"-v", "version"}, "linuxkit version v1.5.2-neb\n"}, {[]string{"-v", "2", "version"}, "linuxkit version v1.5.2-neb\n"},
-		{[]string{"-verbose=0", "version"}, "linuxkit version v1.5.2-neb\n"}, {[]string{"version", "-v"}, "linuxkit version v1.5.2-neb\n"},
+		{[]string{"version"}, "linuxkit version v1.5.2-neb\n"}, {[]string{"-quiet", "version"},
+			"linuxkit version v1.5.2-neb\n"},
+		{[]string{"-v", "version"}, "linuxkit version v1.5.2-neb\n"}, {[]string{"-v", "2", "version"},
+			"linuxkit version v1.5.2-neb\n"},
+		{[]string{"-verbose=0", "version"}, "linuxkit version v1.5.2-neb\n"},
+		{[]string{"version", "-v"}, "linuxkit version v1.5.2-neb\n"},
 	} {
 		if out := done(t, c.args...); out != c.want {
 			t.Errorf("%v: %q, want %q", c.args, out, c.want)
@@ -439,7 +458,8 @@ func TestWhereImagesAreLookedFor(t *testing.T) {
 	who := func(flags ...string) string {
 		t.Helper()
 		var status int
-		status, _, said = call(t, append([]string{"build", "--arch", "amd64", "--dir", dir, "--format", "kernel+initrd-nogz", yaml}, flags...)...)
+		status, _, said = call(t, append([]string{"build", "--arch", "amd64", "--dir", dir, "--format",
+			"kernel+initrd-nogz", yaml}, flags...)...)
 		if status != 0 {
 			t.Fatalf("status %d: %s", status, said)
 		}
@@ -452,7 +472,8 @@ func TestWhereImagesAreLookedFor(t *testing.T) {
 	}
 	push("first")
 	noEngine := "no Docker engine answers at unix://" + dir + "/none.sock: "
-	if got := who("--docker", "--quiet"); got != "first" || !strings.Contains(said, noEngine) || !strings.Contains(said, "; using the image from its registry") {
+	if got := who("--docker", "--quiet"); got != "first" || !strings.Contains(said, noEngine) ||
+		!strings.Contains(said, "; using the image from its registry") {
 		t.Errorf("no engine: %q, %s", got, said)
 	}
 	push("second")
@@ -471,7 +492,8 @@ func TestWhereImagesAreLookedFor(t *testing.T) {
 	none := httptest.NewServer(http.NotFoundHandler())
 	defer none.Close()
 	t.Setenv("DOCKER_HOST", strings.Replace(none.URL, "http", "tcp", 1))
-	if got := who("--docker"); got != "second" || !strings.Contains(said, "the Docker engine has no such image") || !strings.Contains(said, "; using") {
+	if got := who("--docker"); got != "second" ||
+		!strings.Contains(said, "the Docker engine has no such image") || !strings.Contains(said, "; using") {
 		t.Errorf("an engine without it: %q, %s", got, said)
 	}
 	t.Setenv("DOCKER_HOST", strings.Replace(engine.URL, "http", "tcp", 1))
@@ -485,13 +507,15 @@ func TestWhereImagesAreLookedFor(t *testing.T) {
 		t.Errorf("without --docker: %q", got)
 	}
 	t.Setenv("LINUXKIT_MIRROR", "http://mirror.example")
-	if status, _, said := call(t, "build", "--arch", "amd64", "--dir", dir, yaml); status != 1 || !strings.Contains(said, "LINUXKIT_MIRROR=http://mirror.example is not supported") {
+	if status, _, said := call(t, "build", "--arch", "amd64", "--dir", dir, yaml); status != 1 ||
+		!strings.Contains(said, "LINUXKIT_MIRROR=http://mirror.example is not supported") {
 		t.Errorf("with a mirror: status %d, %s", status, said)
 	}
 	t.Setenv("LINUXKIT_MIRROR", "")
 	server.Close()
 	t.Setenv("DOCKER_HOST", strings.Replace(none.URL, "http", "tcp", 1))
-	if status, _, said := call(t, "build", "--arch", "amd64", "--docker", "--dir", dir, yaml); status != 1 || !strings.Contains(said, "no such image") || !strings.Contains(said, "image "+ref+":") {
+	if status, _, said := call(t, "build", "--arch", "amd64", "--docker", "--dir", dir, yaml); status != 1 ||
+		!strings.Contains(said, "no such image") || !strings.Contains(said, "image "+ref+":") {
 		t.Errorf("no registry and no image in the engine: status %d, %s", status, said)
 	}
 }

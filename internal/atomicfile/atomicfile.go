@@ -20,12 +20,12 @@ type File struct {
 	temp string // the name it has meanwhile; "" for none
 }
 
-// New creates a file that will replace name. It gets the permissions and, if that is permitted, the owner of the file
-// that it replaces; a new file gets 0666 minus the umask. If name is a symbolic link, its target is replaced or
-// created.
+// New creates a file that will replace name. It gets the permissions and, if that is permitted, the owner of
+// the file that it replaces; a new file gets 0666 minus the umask. If name is a symbolic link, its target is
+// replaced or created.
 //
-// New rejects names of other than regular files, and of open files (/dev/stdout): the process that opened such a file
-// would not see the new one.
+// New rejects names of other than regular files, and of open files (/dev/stdout): the process that opened
+// such a file would not see the new one.
 func New(name string) (*File, error) {
 	name, err := Target(name)
 	if err != nil {
@@ -56,8 +56,8 @@ func New(name string) (*File, error) {
 // openFiles matches the names of open files in /proc.
 var openFiles = regexp.MustCompile(`^/proc/[^/]+/(task/[^/]+/)?fd/`)
 
-// Target returns the path of the file that is replaced or created in place of name: the target of its symbolic links,
-// in a directory whose path has none.
+// Target returns the path of the file that is replaced or created in place of name: the target of its
+// symbolic links, in a directory whose path has none.
 func Target(name string) (string, error) {
 	const most = 40 // symbolic links in a row; the kernel's limit, too (path_resolution(7))
 	at := name
@@ -81,7 +81,8 @@ func Target(name string) (string, error) {
 			return "", err
 		}
 		if openFiles.MatchString(full) {
-			return "", fmt.Errorf("%s is an open file, which cannot be replaced: expected the name of a file", name)
+			return "", fmt.Errorf("%s is an open file, which cannot be replaced: expected the name of a file",
+				name)
 		}
 		info, err := os.Lstat(at)
 		if err != nil {
@@ -116,13 +117,14 @@ func create(name string) (*File, error) {
 	return &File{f, name, temp}, nil
 }
 
-// beside returns an unused name in the same directory. It is short, since name itself may be as long as names can be.
+// beside returns an unused name in the same directory. It is short, since name itself may be as long as names
+// can be.
 func beside(name string) string {
 	return filepath.Join(filepath.Dir(name), ".neb-aside-"+rand.Text()[:16])
 }
 
-// Commit closes the file and gives it its name. It does not wait for the disk: call Sync before, to survive a power
-// failure.
+// Commit closes the file and gives it its name. It does not wait for the disk: call Sync before, to survive a
+// power failure.
 func (f *File) Commit() error {
 	var err error
 	if f.temp == "" {

@@ -46,7 +46,10 @@ func TestWrite(t *testing.T) {
 	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
 	}
-	if err := Write(link, func(f *os.File) error { _, err := f.WriteString("through a link"); return err }); err != nil {
+	if err := Write(link, func(f *os.File) error {
+		_, err := f.WriteString("through a link")
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if b, _ := os.ReadFile(path); string(b) != "through a link" {
@@ -75,7 +78,8 @@ func TestNames(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(dir, "made")); err != nil || string(b) != "hello" {
 		t.Errorf("where the link leads to: %q, %v", b, err)
 	}
-	if info, err := os.Lstat(filepath.Join(dir, "dangling")); err != nil || info.Mode().Type() != fs.ModeSymlink {
+	if info, err := os.Lstat(filepath.Join(dir, "dangling")); err != nil ||
+		info.Mode().Type() != fs.ModeSymlink {
 		t.Errorf("the link is %v, %v", info, err)
 	}
 	if err := Write(filepath.Join(dir, "loop"), hello); !errors.Is(err, unix.ELOOP) {
@@ -88,8 +92,10 @@ func TestNames(t *testing.T) {
 	}
 	// What is before a .. may be a link: the kernel goes to d/x, not to x.
 	for _, err := range []error{
-		os.MkdirAll(filepath.Join(dir, "d/e"), 0o755), os.Symlink("d/e", filepath.Join(dir, "e")), os.Symlink("../x", filepath.Join(dir, "d/e/out")),
-		os.WriteFile(filepath.Join(dir, "x"), []byte("precious"), 0o644), os.WriteFile(filepath.Join(dir, "d/x"), []byte("old"), 0o644),
+		os.MkdirAll(filepath.Join(dir, "d/e"), 0o755), os.Symlink("d/e", filepath.Join(dir, "e")),
+		os.Symlink("../x", filepath.Join(dir, "d/e/out")),
+		os.WriteFile(filepath.Join(dir, "x"), []byte("precious"), 0o644),
+		os.WriteFile(filepath.Join(dir, "d/x"), []byte("old"), 0o644),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -107,10 +113,12 @@ func TestNames(t *testing.T) {
 	if err := Write("/proc/self/cwd/by-proc", hello); err != nil {
 		t.Error(err)
 	}
-	if err := Write(filepath.Join(dir, "none", "x"), hello); err == nil || !strings.Contains(err.Error(), "there is no directory "+filepath.Join(dir, "none")) {
+	if err := Write(filepath.Join(dir, "none", "x"), hello); err == nil ||
+		!strings.Contains(err.Error(), "there is no directory "+filepath.Join(dir, "none")) {
 		t.Errorf("no directory: %v", err)
 	}
-	if err := Write(filepath.Join(dir, "made", "x"), hello); err == nil || !strings.Contains(err.Error(), "there is no directory "+filepath.Join(dir, "made")) {
+	if err := Write(filepath.Join(dir, "made", "x"), hello); err == nil ||
+		!strings.Contains(err.Error(), "there is no directory "+filepath.Join(dir, "made")) {
 		t.Errorf("below a file: %v", err)
 	}
 	if err := Write(filepath.Join(dir, strings.Repeat("x", 255)), hello); err != nil {
@@ -158,8 +166,8 @@ func TestWithoutTmpfile(t *testing.T) {
 	}
 }
 
-// TestStickyDirectory writes where everyone may: through links and over files of this user, of the directory's owner
-// and of another user, who would lead root to a file of root's, or keep what root writes.
+// TestStickyDirectory writes where everyone may: through links and over files of this user, of the
+// directory's owner and of another user, who would lead root to a file of root's, or keep what root writes.
 func TestStickyDirectory(t *testing.T) {
 	require.Root(t)
 	const other, owner = 1234, 1235
@@ -187,7 +195,8 @@ func TestStickyDirectory(t *testing.T) {
 				t.Fatal(err)
 			}
 			name, target := filepath.Join(dir, "app.eif"), filepath.Join(top, "precious")
-			errs := []error{os.Chown(dir, owner, owner), os.Chmod(dir, c.mode), os.WriteFile(target, []byte("old"), 0o600)}
+			errs := []error{os.Chown(dir, owner, owner), os.Chmod(dir, c.mode),
+				os.WriteFile(target, []byte("old"), 0o600)}
 			switch {
 			case c.link:
 				errs = append(errs, os.Symlink(target, name), os.Lchown(name, c.user, c.user))
@@ -205,7 +214,8 @@ func TestStickyDirectory(t *testing.T) {
 			if c.works && (err != nil || string(b) != "new") {
 				t.Errorf("%v, it holds %q", err, b)
 			}
-			if !c.works && (err == nil || !strings.Contains(err.Error(), "belongs to user 1234") || string(b) != "old") {
+			if !c.works && (err == nil || !strings.Contains(err.Error(), "belongs to user 1234") ||
+				string(b) != "old") {
 				t.Errorf("%v, it holds %q", err, b)
 			}
 		})

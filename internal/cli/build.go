@@ -153,8 +153,9 @@ func (f *buildFlags) addArch(cmd *cobra.Command) {
 }
 
 // buildTargets builds the emulator, if that is wanted, and components, and writes them to dir.
-func buildTargets(ctx context.Context, b *component.Builder, names, archs []string, dir string, emulator bool) (
-	report buildReport, err error) {
+func buildTargets(
+	ctx context.Context, b *component.Builder, names, archs []string, dir string, emulator bool,
+) (report buildReport, err error) {
 	if emulator {
 		if report.Emulator, err = b.Emulator(ctx); err != nil {
 			return report, err

@@ -85,8 +85,8 @@ output, in the form of nitro-cli build-enclave.`,
 	f.StringVar(&o.blobs, "blobs", "", "`directory` with the blobs (default: what 'neb build' builds)")
 	f.StringVar(&o.own.Kernel, "kernel", "", "kernel `file`, bzImage or Image, instead of the blob")
 	f.StringArrayVar(&o.packages, "kernel-package", nil,
-		"Debian or RPM package `FILE[@sha256:HEX]` with a ready kernel and its modules, instead of the blob; "+
-			"repeatable for a kernel in several packages")
+		"Debian or RPM package `FILE[@sha256:HEX]` with a ready kernel and its modules, instead of the "+
+			"blob; repeatable for a kernel in several packages")
 	f.StringVar(&o.own.Config, "kernel-config", "", "kernel configuration `file` instead of the blob")
 	f.StringVar(&b.Cmdline, "cmdline", "", "`text` of the kernel command line instead of the blob")
 	f.StringVar(&o.own.Init, "init", "", "`file` of PID 1 instead of the blob")
@@ -115,13 +115,14 @@ output, in the form of nitro-cli build-enclave.`,
 		"vsock `port` of the parent to report the application's end to (default: none)")
 	f.BoolVar(&v.Network, "net", false, "give the enclave a network through its parent (see 'neb net serve')")
 	f.StringArrayVar(&v.Egress, "egress", nil,
-		"with --net: what the enclave may reach, `HOST[:PORT[-PORT]][/tcp|/udp]`, where HOST is NAME, *.NAME, "+
-			"*, an address or a prefix; or imds, or vsock; repeatable (default: everything but imds)")
+		"with --net: what the enclave may reach, `HOST[:PORT[-PORT]][/tcp|/udp]`, where HOST is NAME, "+
+			"*.NAME, *, an address or a prefix; or imds, or vsock; repeatable (default: everything but imds)")
 	f.StringArrayVar(&v.Ingress, "ingress", nil,
 		"with --net: ports at which the enclave may be reached, `PORT[-PORT][/tcp|/udp]`; repeatable "+
 			"(default: all)")
 	f.StringArrayVar(&v.CapAdd, "cap-add", nil,
-		"`capability` that the application gets beyond Docker's default ones, such as NET_ADMIN, or ALL; repeatable")
+		"`capability` that the application gets beyond Docker's default ones, such as NET_ADMIN, or ALL; "+
+			"repeatable")
 	f.StringArrayVar(&v.CapDrop, "cap-drop", nil,
 		"`capability` that the application does not get, or ALL; repeatable")
 	f.BoolVar(&v.NoNewPrivileges, "no-new-privileges", false,
@@ -247,7 +248,8 @@ func (o *eifBuild) check() error {
 	for _, p := range o.packages {
 		file, sum, given := strings.Cut(p, digestMark)
 		if b, err := hex.DecodeString(sum); file == "" || given && (err != nil || len(b) != sha256.Size) {
-			return usagef("invalid --kernel-package %q: expected FILE or FILE%sHEX with 64 hexadecimal digits",
+			return usagef(
+				"invalid --kernel-package %q: expected FILE or FILE%sHEX with 64 hexadecimal digits",
 				p, digestMark)
 		}
 	}
@@ -256,8 +258,11 @@ func (o *eifBuild) check() error {
 			o.build.Overrides.Allow = append(o.build.Overrides.Allow, code)
 			continue
 		}
-		if !slices.ContainsFunc(preflight.Codes, func(k preflight.Kind) bool { return string(k.Code) == code }) {
-			return usagef("invalid --allow %q: expected userns, io_uring or a code that 'neb eif check' prints", code)
+		if !slices.ContainsFunc(preflight.Codes, func(k preflight.Kind) bool {
+			return string(k.Code) == code
+		}) {
+			return usagef("invalid --allow %q: expected userns, io_uring or a code that 'neb eif check' "+
+				"prints", code)
 		}
 		o.build.Allow = append(o.build.Allow, preflight.Code(code))
 	}

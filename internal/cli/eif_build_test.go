@@ -11,8 +11,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/images"
 )
 
-// TestImageWithoutPlatform builds images whose configuration names no architecture: --arch decides, unless the
-// program is for another one.
+// TestImageWithoutPlatform builds images whose configuration names no architecture: --arch decides, unless
+// the program is for another one.
 func TestImageWithoutPlatform(t *testing.T) {
 	f := newEIFFiles(t)
 	const said = "the image's configuration names no architecture: assuming --arch x86_64"
@@ -24,7 +24,8 @@ func TestImageWithoutPlatform(t *testing.T) {
 				Type:  uint16(elf.ET_EXEC), Machine: uint16(machine), Version: 1,
 				Ehsize: 64, Phoff: 64, Phentsize: 56, Phnum: 1,
 			},
-			elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Filesz: 120, Memsz: 120},
+			elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Filesz: 120,
+				Memsz: 120},
 		} {
 			if err := binary.Write(&program, binary.LittleEndian, part); err != nil {
 				t.Fatal(err)
@@ -49,7 +50,8 @@ func TestImageWithoutPlatform(t *testing.T) {
 func TestEntrypointOptions(t *testing.T) {
 	f := newEIFFiles(t)
 	build := func(options ...string) (pcr2, errs string) {
-		status, out, errs := command(append([]string{"eif", "build", "--rootfs", f.path("tree.tar"), "--arch", "x86_64",
+		status, out, errs := command(append([]string{"eif", "build", "--rootfs", f.path("tree.tar"), "--arch",
+			"x86_64",
 			"--blobs", f.path("blobs"), "--nsm", "", "--output", f.path("x.eif")}, options...)...)
 		if status != 0 {
 			return "", errs

@@ -60,8 +60,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestMemoryOfBuildAndCheck compares the memory that neb eif build and neb eif check print. The kernel is large
-// enough that it would show if one of them counted it as a ramdisk.
+// TestMemoryOfBuildAndCheck compares the memory that neb eif build and neb eif check print. The kernel is
+// large enough that it would show if one of them counted it as a ramdisk.
 func TestMemoryOfBuildAndCheck(t *testing.T) {
 	f := newEIFFiles(t)
 	kernel, err := os.ReadFile(f.path("blobs/bzImage"))

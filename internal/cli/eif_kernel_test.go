@@ -28,11 +28,13 @@ func module(t *testing.T, machine elf.Machine, needs string) string {
 	var b bytes.Buffer
 	for _, part := range []any{
 		elf.Header64{Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1},
-			Type: uint16(elf.ET_REL), Machine: uint16(machine), Version: 1, Ehsize: 64, Shoff: 64, Shentsize: 64,
-			Shnum: 3, Shstrndx: 2},
+			Type: uint16(elf.ET_REL), Machine: uint16(machine), Version: 1, Ehsize: 64, Shoff: 64,
+			Shentsize: 64,
+			Shnum:     3, Shstrndx: 2},
 		elf.Section64{},
 		elf.Section64{Name: 1, Type: uint32(elf.SHT_PROGBITS), Off: at, Size: uint64(len(info))},
-		elf.Section64{Name: 10, Type: uint32(elf.SHT_STRTAB), Off: at + uint64(len(info)), Size: uint64(len(names))},
+		elf.Section64{Name: 10, Type: uint32(elf.SHT_STRTAB), Off: at + uint64(len(info)),
+			Size: uint64(len(names))},
 		[]byte(info + names),
 	} {
 		if err := binary.Write(&b, binary.LittleEndian, part); err != nil {
@@ -75,7 +77,8 @@ func rpm(t *testing.T, files map[string]string, pack func(io.Writer) (io.WriteCl
 		"entry of 16 bytesdata"
 	var b bytes.Buffer
 	b.WriteString("\xed\xab\xee\xdb" + strings.Repeat("\x00", 92) + header + "\x00\x00\x00" + header)
-	entries := []enclaves.Entry{enclaves.Dir("./boot"), enclaves.Symlink("./boot/vmlinuz", "vmlinuz-6.12.117")}
+	entries := []enclaves.Entry{enclaves.Dir("./boot"), enclaves.Symlink("./boot/vmlinuz",
+		"vmlinuz-6.12.117")}
 	for name, content := range files {
 		entries = append(entries, enclaves.File("./"+name, content))
 	}
@@ -105,7 +108,8 @@ var rpmCompressions = map[string]func(io.Writer) (io.WriteCloser, error){
 	},
 }
 
-// TestKernelPackage packs the ready kernel of Debian and RPM packages, and rejects those with which no enclave works.
+// TestKernelPackage packs the ready kernel of Debian and RPM packages, and rejects those with which no
+// enclave works.
 func TestKernelPackage(t *testing.T) {
 	f := newEIFFiles(t)
 	const modules = "usr/lib/modules/6.12.117/kernel/"
@@ -156,10 +160,12 @@ func TestKernelPackage(t *testing.T) {
 
 	good := deb(t, whole())
 	path := write("good.deb", good)
-	if status, errs := build(f.path("good.eif"), path+fmt.Sprintf("@sha256:%X", sha256.Sum256(good))); status != 0 {
+	if status, errs := build(f.path("good.eif"), path+fmt.Sprintf("@sha256:%X",
+		sha256.Sum256(good))); status != 0 {
 		t.Fatal(errs)
 	}
-	if status, _, errs := command("eif", "extract", f.path("good.eif"), "--output", f.path("parts"), "--unpack"); status != 0 {
+	if status, _, errs := command("eif", "extract", f.path("good.eif"), "--output", f.path("parts"),
+		"--unpack"); status != 0 {
 		t.Fatal(errs)
 	}
 	list := string(readFile(t, f.path("parts/0/neb/modules")))
@@ -181,7 +187,8 @@ func TestKernelPackage(t *testing.T) {
 		"usr/lib/modules/6.12.117/vmlinuz": whole()["boot/vmlinuz-6.12.117"],
 		"usr/lib/modules/6.12.117/config":  whole()["boot/config-6.12.117"],
 	}
-	if status, errs := build(f.path("parts.eif"), write("binary.deb", deb(t, binary)), write("modules.deb", deb(t, parts))); status != 0 {
+	if status, errs := build(f.path("parts.eif"), write("binary.deb", deb(t, binary)),
+		write("modules.deb", deb(t, parts))); status != 0 {
 		t.Error(errs)
 	}
 	if !bytes.Equal(readFile(t, f.path("parts.eif")), readFile(t, f.path("good.eif"))) {
@@ -201,7 +208,8 @@ func TestKernelPackage(t *testing.T) {
 	delete(fedora, "boot/config-6.12.117")
 	for name, compression := range rpmCompressions {
 		for _, files := range []map[string]string{whole(), fedora} {
-			if status, errs := build(f.path("rpm.eif"), write("linux.rpm", rpm(t, files, compression))); status != 0 {
+			if status, errs := build(f.path("rpm.eif"),
+				write("linux.rpm", rpm(t, files, compression))); status != 0 {
 				t.Errorf("RPM, %s: %s", name, errs)
 			} else if !bytes.Equal(readFile(t, f.path("rpm.eif")), readFile(t, f.path("good.eif"))) {
 				t.Errorf("RPM, %s: the same kernel gives another EIF", name)
@@ -215,14 +223,18 @@ func TestKernelPackage(t *testing.T) {
 		want   string
 	}{
 		{"the driver is built in", config("NSM=m", "NSM=y"), ""},
-		{"for another architecture", config("Linux/x86", "Linux/arm64"), "the kernel is for arm64, the enclave is for x86_64"},
-		{"a module for another architecture", put(modules+"drivers/misc/nsm.ko.gz", module(t, elf.EM_AARCH64, "")),
+		{"for another architecture", config("Linux/x86", "Linux/arm64"),
+			"the kernel is for arm64, the enclave is for x86_64"},
+		{"a module for another architecture", put(modules+"drivers/misc/nsm.ko.gz",
+			module(t, elf.EM_AARCH64, "")),
 			"built for EM_AARCH64"},
-		{"another kernel file", put("boot/vmlinuz-6.12.117", "text"), "the kernel is neither a bzImage nor an Image"},
+		{"another kernel file", put("boot/vmlinuz-6.12.117", "text"),
+			"the kernel is neither a bzImage nor an Image"},
 		{"no driver", config("CONFIG_NSM=m\n", ""), "lacks nsm (the driver of the Nitro Secure Module)"},
 		{"no vsock", config("CONFIG_VIRTIO_VSOCKETS=m\n", ""), "lacks vmw_vsock_virtio_transport"},
 		{"no network", func(map[string]string) {}, "lacks tun (its network)"},
-		{"no devices", config("CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES=y\n", ""), "without VIRTIO_MMIO_CMDLINE_DEVICES"},
+		{"no devices", config("CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES=y\n", ""),
+			"without VIRTIO_MMIO_CMDLINE_DEVICES"},
 		{"a module is missing", without(modules + "net/vsock.ko.gz"), "lack the module vsock"},
 		{"no kernel", without("boot/vmlinuz-6.12.117"), "no kernel (vmlinuz)"},
 		{"no configuration", without("boot/config-6.12.117"), "no configuration (config)"},
@@ -231,7 +243,8 @@ func TestKernelPackage(t *testing.T) {
 		{"modules that need each other", put(modules+"net/vsock.ko.gz",
 			module(t, elf.EM_X86_64, "vmw_vsock_virtio_transport")),
 			"the modules vsock and vmw_vsock_virtio_transport need each other"},
-		{"a driver that needs a module", put(modules+"drivers/misc/nsm.ko.gz", module(t, elf.EM_X86_64, "vsock")),
+		{"a driver that needs a module", put(modules+"drivers/misc/nsm.ko.gz",
+			module(t, elf.EM_X86_64, "vsock")),
 			"nsm.ko needs another module"},
 		{"a module that is none", put(modules+"drivers/misc/nsm.ko.gz", strings.Repeat("text", 40)),
 			"module nsm: bad magic number"},
@@ -252,7 +265,8 @@ func TestKernelPackage(t *testing.T) {
 		"empty.deb": nil, "text.deb": []byte("text"), "head.deb": good[:60], "cut.deb": good[:len(good)/2],
 		"linux.rpm": {0xed, 0xab, 0xee, 0xdb},
 	} {
-		if status, errs := build(f.path("bad.eif"), write(name, content)); status != 1 || !strings.Contains(errs, name) {
+		if status, errs := build(f.path("bad.eif"), write(name, content)); status != 1 ||
+			!strings.Contains(errs, name) {
 			t.Errorf("%s: status %d: %s", name, status, errs)
 		}
 	}
@@ -260,7 +274,8 @@ func TestKernelPackage(t *testing.T) {
 		!strings.Contains(errs, "expected SHA-256 "+strings.Repeat("0", 64)) {
 		t.Errorf("another hash: status %d: %s", status, errs)
 	}
-	for _, sum := range []string{"", "abc", strings.Repeat("0", 63), strings.Repeat("0", 66), strings.Repeat("x", 64)} {
+	for _, sum := range []string{"", "abc", strings.Repeat("0", 63), strings.Repeat("0", 66),
+		strings.Repeat("x", 64)} {
 		if status, errs := build(f.path("bad.eif"), path+"@sha256:"+sum); status != 2 ||
 			!strings.Contains(errs, "--kernel-package") || !strings.Contains(errs, "64 hexadecimal digits") {
 			t.Errorf("hash %q: status %d: %s", sum, status, errs)

@@ -132,7 +132,8 @@ func TestEmulatorGone(t *testing.T) {
 			}
 		}
 		var out, errs bytes.Buffer
-		code := Main([]string{"run", path, "--mirror-only", "--attestation-ca", "new", "--timeout", "20s"}, &out, &errs)
+		code := Main([]string{"run", path, "--mirror-only", "--attestation-ca", "new", "--timeout", "20s"},
+			&out, &errs)
 		if code == 0 || version != "11.0.1" && code != exitMachine {
 			t.Errorf("QEMU %s: exit status %d", version, code)
 		}

@@ -51,7 +51,8 @@ func TestEIFInRegistry(t *testing.T) {
 		{125, "wrong PCR0: expected " + wrong, []string{"run", names[0], "--pcr0", wrong}},
 		{125, "wrong PCR8: expected " + pcrs["PCR8"], []string{"run", second, "--pcr8", pcrs["PCR8"]}},
 		{2, "invalid --pcr0", []string{"run", path, "--pcr0", "x"}},
-		{1, "wrong PCR0", []string{"eif", "pull", names[1], "-o", f.path("pulled.eif"), "--pcr0", pcrs["PCR0"]}},
+		{1, "wrong PCR0", []string{"eif", "pull", names[1], "-o", f.path("pulled.eif"), "--pcr0",
+			pcrs["PCR0"]}},
 		{0, names[0], []string{"eif", "pull", names[0], "-o", f.path("pulled.eif"), "--pcr0", pcrs["PCR0"]}},
 		{2, "--output is required", []string{"eif", "pull", names[0]}},
 	} {
@@ -72,7 +73,8 @@ func TestEIFInRegistry(t *testing.T) {
 
 // TestSignedEIF signs EIFs in a registry and in a directory, and requires signatures of trusted keys.
 func TestSignedEIF(t *testing.T) {
-	for name, app := range map[string]string{"registry": registries.Referrers(t) + "/team/app", "directory": t.TempDir() + "/apps"} {
+	for name, app := range map[string]string{"registry": registries.Referrers(t) + "/team/app",
+		"directory": t.TempDir() + "/apps"} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 			f, bob := newEIFFiles(t), newEIFFiles(t)
@@ -134,7 +136,8 @@ func TestSignedEIF(t *testing.T) {
 				}
 			}
 			digest := run("oci://"+app+"@sha256:", 0, "push", path, app+":1")
-			run("0 trusted keys signed it, 1 are required", 1, "pull", app+":1", "-o", pulled, "--require", "1")
+			run("0 trusted keys signed it, 1 are required", 1, "pull", app+":1", "-o", pulled, "--require",
+				"1")
 			run(digest, 0, "push", path, app+":1", "--key", f.path("key.pem"))
 			run("not signed by a trusted key", 1, "pull", app+":1", "-o", pulled, "--require", "1")
 			trust("alice", f)
@@ -144,7 +147,8 @@ func TestSignedEIF(t *testing.T) {
 				t.Errorf("the same key signed twice: %d statements, expected 1", n)
 			}
 			trust("bob", bob)
-			run("1 trusted keys signed it, 2 are required", 1, "pull", app+":1", "-o", pulled, "--require", "2")
+			run("1 trusted keys signed it, 2 are required", 1, "pull", app+":1", "-o", pulled, "--require",
+				"2")
 			run(digest, 0, "push", path, app+":1", "--key", bob.path("key.pem"))
 			run("signed by alice, bob", 0, "pull", digest, "-o", pulled, "--require", "2")
 			run("signed by alice, bob", 0, "describe", digest)

@@ -190,7 +190,8 @@ func TestEIFCommands(t *testing.T) {
 	const role = "arn:aws:iam::123456789012:role/Webserver"
 	key := " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("cert.pem")
 	expired := " --private-key " + f.path("key.pem") + " --signing-certificate " + f.path("expired.pem")
-	build := "eif build --rootfs " + f.path("tree.tar") + " --arch x86_64 --blobs " + f.path("blobs") + " --nsm="
+	build := "eif build --rootfs " + f.path("tree.tar") + " --arch x86_64 --blobs " + f.path("blobs") +
+		" --nsm="
 	for _, test := range []struct {
 		args   string
 		status int
@@ -247,7 +248,8 @@ func TestEIFCommands(t *testing.T) {
 		{"eif sign " + a, 2, "", "--signing-certificate and --private-key are required"},
 		{"eif sign " + a + " --private-key " + f.path("key.pem"), 2, "",
 			"--private-key needs --signing-certificate"},
-		{"eif sign " + a + " --private-key " + f.path("cert.pem") + " --signing-certificate " + f.path("cert.pem"), 1, "", "expected a key in PEM"},
+		{"eif sign " + a + " --private-key " + f.path("cert.pem") + " --signing-certificate " +
+			f.path("cert.pem"), 1, "", "expected a key in PEM"},
 		{"eif sign " + broken + key, 1, "", "checksum"},
 		{"eif sign " + b + key, 0, signedPCRs["PCR8"], ""},
 		{"eif verify " + b + " --pcr8 " + signedPCRs["PCR8"], 0, ": verified", ""},
@@ -346,7 +348,8 @@ func TestEIFMistakes(t *testing.T) {
 		{"eif build --rootfs @/tree --offline --cmd x -o @/link/app.eif", 2, "is inside --rootfs @/tree", ""},
 		{"eif build --rootfs @/tree.tar --offline --cmd x -o @/tree.tar", 2,
 			"would replace the input @/tree.tar", "tree.tar"},
-		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/cert.pem --private-key @/key.pem -o @/key.pem", 2, "would replace the input @/key.pem", "key.pem"},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/cert.pem --private-key " +
+			"@/key.pem -o @/key.pem", 2, "would replace the input @/key.pem", "key.pem"},
 		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o @/blobs/bzImage", 2,
 			"would replace the input @/blobs/bzImage", "blobs/bzImage"},
 		{"eif build --rootfs @/tree --offline --cmd x -o @/into", 2, "is inside --rootfs @/tree", ""},
@@ -372,7 +375,8 @@ func TestEIFMistakes(t *testing.T) {
 			"@/empty.tar: found an empty file, expected a tar archive", ""},
 		{"eif build --rootfs @/tree.tar --arch x86_64 --blobs @/blobs --nsm= --cmd x -o /dev/stdout", 1,
 			"/dev/stdout is an open file", ""},
-		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/huge --private-key @/key.pem -o @/x.eif", 1, "@/huge: file is larger than 1048576 bytes", ""},
+		{"eif build --rootfs @/tree.tar --offline --cmd x --signing-certificate @/huge --private-key " +
+			"@/key.pem -o @/x.eif", 1, "@/huge: file is larger than 1048576 bytes", ""},
 		{"attest verify " + document + " --public-key @@/key.pem", 1,
 			"--public-key: @/key.pem: expected a public key or certificate, found PRIVATE KEY", ""},
 		{"attest verify " + document + " --root @/key.pem", 1,
@@ -518,8 +522,9 @@ func TestEIFDescription(t *testing.T) {
 		User: "7:8", StopSignal: "SIGINT",
 		Hostname: "vault", LoopbackDown: true, NSMOwner: "9", NSMMode: 0o660, ExitReport: 9001,
 		Network: true, Egress: []string{"api.example.com:443", "imds"}, Ingress: []string{"443"},
-		CapAdd: []string{"NET_ADMIN"}, CapDrop: []string{"ALL"}, Allow: []string{"userns"}, NoNewPrivileges: true,
-		LogPort: 5000, Complete: true,
+		CapAdd: []string{"NET_ADMIN"}, CapDrop: []string{"ALL"}, Allow: []string{"userns"},
+		NoNewPrivileges: true,
+		LogPort:         5000, Complete: true,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the description is %+v, want %+v", got, want)

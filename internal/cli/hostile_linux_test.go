@@ -61,7 +61,8 @@ func TestHostileText(t *testing.T) {
 	}
 	odd := hostile + "/" // a directory
 	tree := func(text string) []byte {
-		return enclaves.CPIO(enclaves.Dir("rootfs"), enclaves.Dir("rootfs/"+odd), enclaves.File("rootfs/"+odd+"x", text),
+		return enclaves.CPIO(enclaves.Dir("rootfs"), enclaves.Dir("rootfs/"+odd),
+			enclaves.File("rootfs/"+odd+"x", text),
 			enclaves.Symlink("rootfs/l"+hostile, text), enclaves.File(hostile, ""))
 	}
 	boot := enclaves.CPIO(enclaves.File("init", hostile))
@@ -81,8 +82,11 @@ func TestHostileText(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	module := emulated.New(emulated.Config{ID: hostile, Chain: root.Identity("i-1234567890abcdef0", hostile).Chain})
-	client := nsm.Module{Exchange: func(request []byte) ([]byte, error) { return module.Answer(request), nil }}
+	module := emulated.New(emulated.Config{ID: hostile, Chain: root.Identity("i-1234567890abcdef0",
+		hostile).Chain})
+	client := nsm.Module{Exchange: func(request []byte) ([]byte, error) {
+		return module.Answer(request), nil
+	}}
 	document, err := client.Attest([]byte(hostile), []byte(hostile), []byte(hostile))
 	if err != nil {
 		t.Fatal(err)
@@ -107,8 +111,10 @@ func TestHostileText(t *testing.T) {
 	e := func(name string) string { return f.path(name) }
 	shown := 0
 	for _, args := range [][]string{
-		{"eif", "describe", e("a.eif")}, {"eif", "verify", e("a.eif")}, {"eif", "verify", e("a.eif"), "--json"},
-		{"eif", "sign", e("a.eif"), "--signing-certificate", e("hostile.pem"), "--private-key", e("hostile.key")},
+		{"eif", "describe", e("a.eif")}, {"eif", "verify", e("a.eif")}, {"eif", "verify", e("a.eif"),
+			"--json"},
+		{"eif", "sign", e("a.eif"), "--signing-certificate", e("hostile.pem"), "--private-key",
+			e("hostile.key")},
 		{"eif", "describe", e("a.eif")}, {"eif", "verify", e("a.eif")},
 		{"eif", "verify", e("a.eif"), "--signing-certificate", e("cert.pem")},
 		{"eif", "diff", e("a.eif"), e("b.eif")}, {"eif", "diff", e("a.eif"), e("b.eif"), "--json"},
@@ -116,13 +122,16 @@ func TestHostileText(t *testing.T) {
 		{"eif", "extract", e("a.eif"), "--list"}, {"eif", "extract", e("orphan.eif"), "--list"},
 		{"eif", "extract", e("a.eif"), "--output", e("parts")},
 		{"eif", "extract", e("a.eif"), "--output", e("tree"), "--unpack"},
-		{"eif", "verify", e("orphan.eif")}, {"eif", "verify", e("zipped.eif")}, {"eif", "describe", e("orphan.eif")},
+		{"eif", "verify", e("orphan.eif")}, {"eif", "verify", e("zipped.eif")},
+		{"eif", "describe", e("orphan.eif")},
 		{"eif", "pcr", "--input", e("text")}, {"eif", "policy", e("a.eif")}, {"eif", "repair", e("a.eif")},
 		{"eif", "check", e("a.eif")},
-		{"eif", "describe", e("text")}, {"eif", "build", "--image", image, "--blobs", e("blobs"), "--output", e("o.eif")},
+		{"eif", "describe", e("text")}, {"eif", "build", "--image", image, "--blobs", e("blobs"), "--output",
+			e("o.eif")},
 		{"eif", "build", "--image", "archive:" + e("text"), "--blobs", e("blobs"), "--output", e("o.eif")},
 		{"attest", "verify", e("document"), "--any-pcr", "--any-nonce", "--allow-debug"},
-		{"attest", "verify", e("document"), "--any-pcr", "--any-nonce", "--allow-debug", "--root", e("root.pem")},
+		{"attest", "verify", e("document"), "--any-pcr", "--any-nonce", "--allow-debug", "--root",
+			e("root.pem")},
 		{"attest", "verify", e("document"), "--any-pcr", "--nonce", "00", "--root", e("root.pem"), "--json"},
 		{"attest", "verify", e("text"), "--any-pcr", "--any-nonce"},
 		{"run", e("text")}, {"verify", e("parts")}, {"nothing" + hostile}, {"eif", "describe", e(hostile)},
@@ -143,7 +152,8 @@ func checkHostile(t *testing.T, args []string) (shown int) {
 	for line := range strings.Lines(out + errs) {
 		text := strings.TrimSuffix(line, "\n")
 		if strings.IndexFunc(text, func(r rune) bool {
-			return r != '\t' && (unicode.In(r, unicode.C, unicode.Zl, unicode.Zp) || r == unicode.ReplacementChar)
+			return r != '\t' && (unicode.In(r, unicode.C, unicode.Zl, unicode.Zp) ||
+				r == unicode.ReplacementChar)
 		}) >= 0 {
 			t.Errorf("neb %q: printed %q", args, line)
 		}
@@ -156,7 +166,8 @@ func checkHostile(t *testing.T, args []string) (shown int) {
 }
 
 // TestHostileNeighbours gives commands that read the store, mirrors, remotes and files of the user a hostile
-// value in each: names of files in the store, of trusted keys and directories, answers of a mirror and of a registry.
+// value in each: names of files in the store, of trusted keys and directories, answers of a mirror and of a
+// registry.
 func TestHostileNeighbours(t *testing.T) {
 	dir := t.TempDir()
 	e := func(name string) string { return filepath.Join(dir, name) }
@@ -205,7 +216,8 @@ func TestHostileNeighbours(t *testing.T) {
 	defer answers.Close()
 	remote := strings.TrimPrefix(answers.URL, "http://") + "/neb"
 	archives := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, _, err := http.NewResponseController(w).Hijack(); err == nil { // the only way to a reason of one's own
+		// the only way to a reason of one's own
+		if c, _, err := http.NewResponseController(w).Hijack(); err == nil {
 			fmt.Fprint(c, "HTTP/1.1 403 FORGED\x1b[2J\u009b31m\u202e\r\nContent-Length: 0\r\n\r\n")
 			c.Close()
 		}
@@ -245,7 +257,8 @@ func TestHostileNeighbours(t *testing.T) {
 		{[]string{"trust", "ls", "--json"}, false}, {[]string{"trust", "add", hostile, e("key.pub")}, false},
 		{[]string{"trust", "add", "a", e("text"), "--expires", hostile}, false},
 		{[]string{"trust", "add", "a", e("certificate")}, true},
-		{[]string{"trust", "rm", "no" + hostile}, false}, {[]string{"trust", "report", "--remote", remote}, false},
+		{[]string{"trust", "rm", "no" + hostile}, false}, {[]string{"trust", "report", "--remote", remote},
+			false},
 		{[]string{"attest", "ca", "init"}, false}, {[]string{"attest", "ca", "init"}, false},
 		{[]string{"attest", "ca", "show"}, false}, {[]string{"attest", "ca", "show", e(hostile)}, false},
 		{[]string{"update", "kernel", "--lock", e("neb.lock"), "--mirror-only"}, false},
@@ -263,7 +276,8 @@ func TestHostileNeighbours(t *testing.T) {
 		{[]string{"net", "status", "--socket", e("net.sock")}, false},
 		{[]string{"net", "status", "--socket", e("net.sock"), "--json"}, false},
 		{[]string{"net", "status", "--socket", e(hostile)}, false},
-		{[]string{"net", "serve", "--listen", "unix:" + e("l"), "--socket", e("s"), "--publish", hostile}, false},
+		{[]string{"net", "serve", "--listen", "unix:" + e("l"), "--socket", e("s"), "--publish", hostile},
+			false},
 		{[]string{"net", "serve", "--listen", hostile}, false},
 	} {
 		if shown := checkHostile(t, test.args); shown == 0 && !test.quiet {

@@ -90,7 +90,8 @@ func TestJSONFieldsAreDocumented(t *testing.T) {
 				c.section == "neb eif describe" {
 				return // of findings, which neb eif verify describes
 			}
-			found := regexp.MustCompile("`([^`]*[.\\]])?" + regexp.QuoteMeta(name) + "`").MatchString(pages[c.section])
+			found := regexp.MustCompile("`([^`]*[.\\]])?" + regexp.QuoteMeta(name) +
+				"`").MatchString(pages[c.section])
 			if !found {
 				t.Errorf("docs/json.md, %s: the field %s is missing", c.section, name)
 			}
@@ -119,7 +120,8 @@ func TestJSONWordsAreDocumented(t *testing.T) {
 	} {
 		words := constants(t, c.dir, c.kind)
 		if len(words) < c.words {
-			t.Errorf("%s: found %d constants of type %s, expected at least %d", c.dir, len(words), c.kind, c.words)
+			t.Errorf("%s: found %d constants of type %s, expected at least %d", c.dir, len(words), c.kind,
+				c.words)
 		}
 		for _, word := range words {
 			var text string

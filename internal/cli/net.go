@@ -222,9 +222,10 @@ func newNetStatusCommand(s streams) *cobra.Command {
 	var socket string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:     "status",
-		Short:   "Show the enclaves and connections of 'neb net serve'",
-		Long:    "Print the enclaves that are connected, their connections and bytes, and what their rules refused.",
+		Use:   "status",
+		Short: "Show the enclaves and connections of 'neb net serve'",
+		Long: "Print the enclaves that are connected, their connections and bytes, and what their rules " +
+			"refused.",
 		Example: "  neb net status --json",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -263,7 +264,8 @@ func printNetStatus(out io.Writer, status network.Status) error {
 		}
 		slices.Sort(refused)
 		printRow(w, e.CID, e.Since.Format(time.RFC3339), e.Received, e.Sent,
-			fmt.Sprintf("%d of %d", e.TCP.Open, e.TCP.Total), fmt.Sprintf("%d of %d", e.UDP.Open, e.UDP.Total),
+			fmt.Sprintf("%d of %d", e.TCP.Open, e.TCP.Total), fmt.Sprintf("%d of %d", e.UDP.Open,
+				e.UDP.Total),
 			strings.Join(refused, ", "))
 	}
 	for _, p := range status.Published {

@@ -38,7 +38,8 @@ func TestNetServe(t *testing.T) {
 		{"serve --listen tcp:1", 2, "expected vsock:PORT or unix:PATH"},
 		{"serve --listen vsock:x", 2, "expected vsock:PORT or unix:PATH"},
 		{"serve --publish 1 --listen unix:" + at("l"), 2, "invalid --publish"},
-		{"serve --publish " + taken.Addr().String() + ":80 --listen unix:" + at("l"), 1, "address already in use"},
+		{"serve --publish " + taken.Addr().String() + ":80 --listen unix:" + at("l"), 1,
+			"address already in use"},
 		{"serve --net-dns resolver --listen unix:" + at("l"), 2, "expected an IP address"},
 		{"serve --pcap " + at("no/file") + " --listen unix:" + at("l"), 1, "--pcap: open"},
 		{"status --socket " + at("none"), 1, "'neb net serve' does not answer"},
@@ -48,14 +49,16 @@ func TestNetServe(t *testing.T) {
 			args = args[:len(args)-2]
 		}
 		if status, _, errs := command(args...); status != test.status || !strings.Contains(errs, test.want) {
-			t.Errorf("%q: status %d, expected %d; said %s, expected %q", args, status, test.status, errs, test.want)
+			t.Errorf("%q: status %d, expected %d; said %s, expected %q", args, status, test.status, errs,
+				test.want)
 		}
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	o := netFlags{pcap: at("pcap"), resolver: "192.0.2.53"}
 	go func() {
-		ended <- serveNet(ctx, streams{out: io.Discard, err: io.Discard}, &o, "unix:"+at("listen"), at("status"))
+		ended <- serveNet(ctx, streams{out: io.Discard, err: io.Discard}, &o, "unix:"+at("listen"),
+			at("status"))
 	}()
 	var c net.Conn
 	for c, err = net.Dial("unix", at("status")); err != nil; c, err = net.Dial("unix", at("status")) {

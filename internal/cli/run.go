@@ -196,7 +196,8 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 	}
 	least := report.Memory
 	if o.memory > 0 && o.memory<<20 < least {
-		complain(s, "warning: %d MiB of memory is less than the %d MiB that the image needs to start", o.memory,
+		complain(s, "warning: %d MiB of memory is less than the %d MiB that the image needs to start",
+			o.memory,
 			least>>20)
 	}
 	var plot *atomicfile.File
@@ -219,7 +220,8 @@ func (o *runOptions) run(ctx context.Context, s streams, path string) error {
 		var gone *fetch.GoneError
 		if errors.As(err, &gone) {
 			if o.qemu, err = machine.Installed(ctx, report.File.Arch()); err != nil {
-				err = fmt.Errorf("%w\nemulator: run 'neb update emulator', or install QEMU 10.1 or later (%w)", gone, err)
+				err = fmt.Errorf(
+					"%w\nemulator: run 'neb update emulator', or install QEMU 10.1 or later (%w)", gone, err)
 			} else {
 				complain(s, "warning: the locked emulator is gone from the mirrors, using %s: "+
 					"'neb update emulator' locks a newer one", o.qemu)

@@ -174,7 +174,9 @@ trusted keys disagree.`,
 				}
 				for _, name := range component.Names {
 					list := trustStatements(name, a, found[name])
-					if slices.ContainsFunc(list, func(t trustStatement) bool { return t.State == disagrees }) {
+					if slices.ContainsFunc(list, func(t trustStatement) bool {
+						return t.State == disagrees
+					}) {
 						disagree++
 					}
 					if len(list) == 0 && !asJSON {
@@ -240,7 +242,8 @@ func trustStatements(name, arch string, list []component.Statement) []trustState
 
 func printTrust(s streams, report []trustStatement) {
 	for _, t := range report {
-		said := fmt.Sprintf("%s built it on %s (%s, %s)", strings.Join(t.Keys, ", "), t.Host, t.Isolation, t.Time)
+		said := fmt.Sprintf("%s built it on %s (%s, %s)", strings.Join(t.Keys, ", "), t.Host, t.Isolation,
+			t.Time)
 		if t.Problem != "" {
 			said = t.Problem
 		}

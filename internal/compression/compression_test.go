@@ -111,7 +111,8 @@ func TestNext(t *testing.T) {
 func TestWalk(t *testing.T) {
 	data := make([]byte, 400_000)
 	rand.NewChaCha8([32]byte{}).Read(data)
-	for name, file := range map[string][]byte{"zstd": zstdOf(t, string(data)), "xz": xzOf(t, string(data), xz.CRC32)} {
+	for name, file := range map[string][]byte{"zstd": zstdOf(t, string(data)),
+		"xz": xzOf(t, string(data), xz.CRC32)} {
 		in := &counted{ReaderAt: bytes.NewReader(file)}
 		if _, err := Next(in, int64(len(file))); err != nil {
 			t.Fatal(err)
@@ -175,7 +176,8 @@ func TestOpen(t *testing.T) {
 		{"gzip with zeros behind it", join(gz, make([]byte, 70_000)), text},
 		{"gzip with an extra field", member(1<<2, "\x05\x00hello", text), "flags 0x04"},
 		{"gzip with a comment", member(1<<4, "hello\x00", text), "flags 0x10"},
-		{"gzip with a header checksum", member(1<<1, string([]byte{byte(crc), byte(crc >> 8)}), text), "flags 0x02"},
+		{"gzip with a header checksum", member(1<<1, string([]byte{byte(crc), byte(crc >> 8)}), text),
+			"flags 0x02"},
 		{"gzip that says it is text", member(1, "", text), "flags 0x01"},
 		{"gzip of two members", join(gz, gz), "data follows"},
 		{"gzip with a byte behind zeros", join(gz, make([]byte, 70_000), []byte{1}), "data follows"},

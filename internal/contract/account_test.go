@@ -33,24 +33,26 @@ func TestFindAccount(t *testing.T) {
 		want Account
 		err  string
 	}{
-		"":            {want: Account{Home: "/root", Groups: []uint32{10}}},
-		"root":        {want: Account{Home: "/root", Groups: []uint32{10}}},
-		"0:0":         {want: Account{Home: "/root"}},
-		"app":         {want: Account{UID: 1000, GID: 1001, Groups: []uint32{10, 50}, Home: "/home/app"}},
-		"1000":        {want: Account{UID: 1000, GID: 1001, Groups: []uint32{10, 50}, Home: "/home/app"}},
-		"app:staff":   {want: Account{UID: 1000, GID: 50, Home: "/home/app"}},
-		"app:77":      {want: Account{UID: 1000, GID: 77, Home: "/home/app"}},
-		"4711":        {want: Account{UID: 4711, Home: "/"}},
-		"4711:123":    {want: Account{UID: 4711, GID: 123, Home: "/"}},
-		"nohome":      {want: Account{UID: 1002, GID: 1002, Home: "/"}},
-		"123":         {want: Account{UID: 123, Home: "/"}}, // a number is no name, though a user has it as his
-		"5":           {want: Account{UID: 5, GID: 6, Home: "/n"}},
-		"+5":          {want: Account{UID: 5, GID: 6, Home: "/n"}},
-		"app:":        {want: Account{UID: 1000, GID: 1001, Groups: []uint32{10, 50}, Home: "/home/app"}},
-		":1000":       {want: Account{GID: 1000, Home: "/root"}},
-		":":           {want: Account{Home: "/root", Groups: []uint32{10}}},
-		"blank":       {want: Account{UID: 8, GID: 9, Home: "/b"}},
-		"top":         {want: Account{UID: 4294967294, GID: 1, Home: "/"}}, // what the image says, the kernel takes
+		"":          {want: Account{Home: "/root", Groups: []uint32{10}}},
+		"root":      {want: Account{Home: "/root", Groups: []uint32{10}}},
+		"0:0":       {want: Account{Home: "/root"}},
+		"app":       {want: Account{UID: 1000, GID: 1001, Groups: []uint32{10, 50}, Home: "/home/app"}},
+		"1000":      {want: Account{UID: 1000, GID: 1001, Groups: []uint32{10, 50}, Home: "/home/app"}},
+		"app:staff": {want: Account{UID: 1000, GID: 50, Home: "/home/app"}},
+		"app:77":    {want: Account{UID: 1000, GID: 77, Home: "/home/app"}},
+		"4711":      {want: Account{UID: 4711, Home: "/"}},
+		"4711:123":  {want: Account{UID: 4711, GID: 123, Home: "/"}},
+		"nohome":    {want: Account{UID: 1002, GID: 1002, Home: "/"}},
+		// a number is no name, though a user has it as his
+		"123":   {want: Account{UID: 123, Home: "/"}},
+		"5":     {want: Account{UID: 5, GID: 6, Home: "/n"}},
+		"+5":    {want: Account{UID: 5, GID: 6, Home: "/n"}},
+		"app:":  {want: Account{UID: 1000, GID: 1001, Groups: []uint32{10, 50}, Home: "/home/app"}},
+		":1000": {want: Account{GID: 1000, Home: "/root"}},
+		":":     {want: Account{Home: "/root", Groups: []uint32{10}}},
+		"blank": {want: Account{UID: 8, GID: 9, Home: "/b"}},
+		// what the image says, the kernel takes
+		"top":         {want: Account{UID: 4294967294, GID: 1, Home: "/"}},
 		"4294967294":  {err: `invalid number "4294967294" of a user or group: expected 0 to 2147483647`},
 		"-1":          {err: `invalid number "-1"`},
 		"app:-1":      {err: `invalid number "-1"`},
@@ -103,7 +105,8 @@ func FuzzFindAccount(f *testing.F) {
 	f.Add("", "\n\n", "\n")
 	f.Fuzz(func(t *testing.T, spec, passwd, group string) {
 		a, err := FindAccount(spec, passwd, group)
-		if err == nil && (a.UID < 0 || a.UID > MaxKernelID || a.GID < 0 || a.GID > MaxKernelID || a.Home == "") {
+		if err == nil && (a.UID < 0 || a.UID > MaxKernelID || a.GID < 0 || a.GID > MaxKernelID ||
+			a.Home == "") {
 			t.Errorf("%+v", a)
 		}
 	})

@@ -62,17 +62,17 @@ const (
 	SwitchPrefix    = "neb."
 	SwitchCgroup    = "neb.cgroup"    // v1 or v2 (default)
 	SwitchEnd       = "neb.end"       // how the machine ends: reboot (default) or halt
-	SwitchGrace     = "neb.grace"     // from StopSignal to SIGKILL for what the application leaves; default 10s
+	SwitchGrace     = "neb.grace"     // from StopSignal to SIGKILL for remaining processes; default 10s
 	SwitchHeartbeat = "neb.heartbeat" // limit for the parent's answer; default 20s
-	SwitchNet       = "neb.net"       // limit for the parent's connection of [Description.Network]; default 10s
+	SwitchNet       = "neb.net"       // limit for connecting to the network's parent; default 10s
 	SwitchLinger    = "neb.linger"    // between the line of a failure and the end of the machine; default 30s
 )
 
 // LinePrefix begins each line that init writes to the console.
 const LinePrefix = "neb: "
 
-// BecomesPid1 is what init says before it executes an application with [Description.Pid1]. If that works, it is
-// init's last line, and the end of the application is a panic of the kernel.
+// BecomesPid1 is what init says before it executes an application with [Description.Pid1]. If that works, it
+// is init's last line, and the end of the application is a panic of the kernel.
 const BecomesPid1 = "note: the application becomes PID 1"
 
 // Complete is the content of [CompletePath]. The kernel sets the size of a file before it writes it, so an
@@ -211,8 +211,8 @@ func startable(d *Description) error {
 				" is reserved for the heartbeat")
 		}
 		if p.port != 0 && d.Pid1 {
-			return errors.New(Path + ": " + p.key + " cannot be combined with Pid1: init has ended when there is " +
-				"something to send")
+			return errors.New(Path + ": " + p.key + " cannot be combined with Pid1: init has ended when " +
+				"there is something to send")
 		}
 	}
 	if d.LogPort != 0 && d.LogPort == d.ExitReport {
@@ -292,8 +292,8 @@ func DecodeReport(s string) (Report, error) {
 }
 
 // Marks of the lines that init sends to [Description.LogPort]: which stream a line comes from. A line is its
-// mark, a space, the text and a newline. Text of more than [MaxLogLine] bytes is sent in pieces, where each but
-// the last has a '+' instead of the space.
+// mark, a space, the text and a newline. Text of more than [MaxLogLine] bytes is sent in pieces, where each
+// but the last has a '+' instead of the space.
 const (
 	LogOut  = "out" // standard output of the application
 	LogErr  = "err" // its standard error

@@ -108,13 +108,15 @@ func TestEncodeRefuses(t *testing.T) {
 		"no network":      {Description{Cmd: cmd, Ingress: []string{"443"}}, "without Network: set --net"},
 		"a rule": {Description{Cmd: cmd, Network: true, Egress: []string{"a b"}},
 			`/neb/app: egress rule "a b": column 2`},
-		"capability":      {Description{Cmd: cmd, CapAdd: []string{"NET_ADMINS"}}, `CapAdd: "NET_ADMINS" is not a capability`},
-		"all":             {Description{Cmd: cmd, CapDrop: []string{"all"}}, `CapDrop: "all" is not`},
-		"allow":           {Description{Cmd: cmd, Allow: []string{"kexec"}}, `Allow: "kexec": expected userns or io_uring`},
-		"heartbeat":       {Description{Cmd: cmd, LogPort: 9000}, "LogPort: port 9000 is reserved"},
-		"one port":        {Description{Cmd: cmd, LogPort: 1, ExitReport: 1}, "the same port"},
-		"log of PID 1":    {Description{Cmd: cmd, LogPort: 1, Pid1: true}, "LogPort cannot be combined with Pid1"},
-		"report of PID 1": {Description{Cmd: cmd, ExitReport: 1, Pid1: true}, "ExitReport cannot be combined with Pid1"},
+		"capability": {Description{Cmd: cmd, CapAdd: []string{"NET_ADMINS"}}, `CapAdd: "NET_ADMINS" is not a capability`},
+		"all":        {Description{Cmd: cmd, CapDrop: []string{"all"}}, `CapDrop: "all" is not`},
+		"allow":      {Description{Cmd: cmd, Allow: []string{"kexec"}}, `Allow: "kexec": expected userns or io_uring`},
+		"heartbeat":  {Description{Cmd: cmd, LogPort: 9000}, "LogPort: port 9000 is reserved"},
+		"one port":   {Description{Cmd: cmd, LogPort: 1, ExitReport: 1}, "the same port"},
+		"log of PID 1": {Description{Cmd: cmd, LogPort: 1, Pid1: true},
+			"LogPort cannot be combined with Pid1"},
+		"report of PID 1": {Description{Cmd: cmd, ExitReport: 1, Pid1: true},
+			"ExitReport cannot be combined with Pid1"},
 	} {
 		if _, err := Encode(c.d); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want an error with %q", name, err, c.want)
@@ -263,12 +265,14 @@ func TestCapabilitySets(t *testing.T) {
 		want uint64
 	}{
 		{"default", Description{}, docker},
-		{"more", Description{CapAdd: []string{"NET_ADMIN", "CAP_SYS_TIME", "cap_bpf"}}, docker | 1<<12 | 1<<CapSysTime | 1<<39},
+		{"more", Description{CapAdd: []string{"NET_ADMIN", "CAP_SYS_TIME", "cap_bpf"}},
+			docker | 1<<12 | 1<<CapSysTime | 1<<39},
 		{"fewer", Description{CapDrop: []string{"CHOWN", "cap_mknod"}}, docker &^ (1<<0 | 1<<27)},
 		{"none", Description{CapDrop: []string{"ALL"}}, 0},
 		{"one", Description{CapDrop: []string{"ALL"}, CapAdd: []string{"NET_BIND_SERVICE"}}, 1 << 10},
 		{"all", Description{CapAdd: []string{"ALL"}}, 1<<64 - 1},
-		{"all but one", Description{CapAdd: []string{"ALL"}, CapDrop: []string{"SYS_ADMIN"}}, (1<<64 - 1) &^ (1 << CapSysAdmin)},
+		{"all but one", Description{CapAdd: []string{"ALL"}, CapDrop: []string{"SYS_ADMIN"}},
+			(1<<64 - 1) &^ (1 << CapSysAdmin)},
 	} {
 		if got := c.d.Capabilities(); got != c.want {
 			t.Errorf("%s: %#x, want %#x", c.name, got, c.want)

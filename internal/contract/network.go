@@ -3,12 +3,12 @@ package contract
 import "net/netip"
 
 // The network of an enclave with [Description.Network]. init and the parent's side (internal/network) use
-// these addresses without asking each other, so that the enclave needs no DHCP client. IPv4 is that of gvproxy
-// (containers/gvisor-tap-vsock), which therefore can be the parent's side.
+// these addresses without asking each other, so that the enclave needs no DHCP client. IPv4 is that of
+// gvproxy (containers/gvisor-tap-vsock), which therefore can be the parent's side.
 const (
 	NetworkDevice = "eth0"
-	// NetworkPort is the parent's vsock port to which the enclave connects. It sends NetworkRequest; from then
-	// on each side sends Ethernet frames, each after its length as a little-endian number of 16 bits.
+	// NetworkPort is the parent's vsock port to which the enclave connects. It sends NetworkRequest; from
+	// then on each side sends Ethernet frames, each after its length as a little-endian number of 16 bits.
 	NetworkPort    = 1024
 	NetworkRequest = "POST /connect HTTP/1.1\r\nHost: parent\r\nContent-Length: 0\r\n\r\n"
 	// NetworkMTU is the largest IP packet, in bytes: one that fits into a frame of 65535 bytes.

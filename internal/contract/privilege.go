@@ -69,7 +69,8 @@ func capability(name string) int {
 
 func checkCapability(name string) error {
 	if name != AllCapabilities && capability(name) < 0 {
-		return errors.New(strconv.Quote(name) + " is not a capability of Linux: expected a name like NET_ADMIN, or " +
+		return errors.New(strconv.Quote(name) +
+			" is not a capability of Linux: expected a name like NET_ADMIN, or " +
 			AllCapabilities)
 	}
 	return nil

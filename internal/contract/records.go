@@ -225,7 +225,8 @@ func ID(s string) (n int, numeric bool, err error) {
 		return 0, false, nil
 	}
 	if err != nil || n64 < 0 || n64 > MaxID {
-		return 0, true, errors.New("invalid number " + strconv.Quote(s) + " of a user or group: expected 0 to " +
+		return 0, true, errors.New("invalid number " + strconv.Quote(s) +
+			" of a user or group: expected 0 to " +
 			strconv.Itoa(MaxID))
 	}
 	return int(n64), true, nil

@@ -198,14 +198,15 @@ func (a *Authority) PEM() []byte {
 // Server returns a certificate for a TLS server on this machine that a client reaches under name; an empty
 // name stands for the loopback addresses.
 func (a *Authority) Server(name string) (*tls.Certificate, error) {
-	server, err := issue(a, "neb kms", time.Now().Add(-backdate), instanceLife, false, func(c *x509.Certificate) {
-		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-		c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
-		c.DNSNames = []string{"localhost"}
-		if name != "" {
-			c.DNSNames = append(c.DNSNames, name)
-		}
-	})
+	server, err := issue(a, "neb kms", time.Now().Add(-backdate), instanceLife, false,
+		func(c *x509.Certificate) {
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+			c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+			c.DNSNames = []string{"localhost"}
+			if name != "" {
+				c.DNSNames = append(c.DNSNames, name)
+			}
+		})
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,8 @@ func TestInitAndLoad(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	if block, _ := pem.Decode(loaded.PEM()); block == nil || block.Type != "CERTIFICATE" || strings.Contains(string(loaded.PEM()), "PRIVATE") {
+	if block, _ := pem.Decode(loaded.PEM()); block == nil || block.Type != "CERTIFICATE" ||
+		strings.Contains(string(loaded.PEM()), "PRIVATE") {
 		t.Errorf("PEM: %s", loaded.PEM())
 	}
 	if s := loaded.Certificate.Subject.String(); !strings.Contains(s, "not AWS") {
@@ -62,14 +63,17 @@ func TestLoadRejects(t *testing.T) {
 		mode    os.FileMode
 		want    string
 	}{
-		"others can read":    {good, 0o644, "mode 0644, expected 0600"},
-		"group can read":     {good, 0o640, "mode 0640, expected 0600"},
-		"empty":              {nil, 0o600, "expected a PRIVATE KEY and a CERTIFICATE"},
-		"key alone":          {key, 0o600, "expected a PRIVATE KEY and a CERTIFICATE"},
-		"another's":          {append(key[:len(key):len(key)], other.PEM()...), 0o600, "the certificate is not for the key"},
-		"no authority":       {append(key[:len(key):len(key)], leaf...), 0o600, "expected the certificate of an authority"},
-		"damaged":            {[]byte(strings.Replace(string(good), "MI", "AA", 1)), 0o600, "asn1"},
-		"beyond the maximum": {append(make([]byte, maxFile), good...), 0o600, "expected a PRIVATE KEY and a CERTIFICATE"},
+		"others can read": {good, 0o644, "mode 0644, expected 0600"},
+		"group can read":  {good, 0o640, "mode 0640, expected 0600"},
+		"empty":           {nil, 0o600, "expected a PRIVATE KEY and a CERTIFICATE"},
+		"key alone":       {key, 0o600, "expected a PRIVATE KEY and a CERTIFICATE"},
+		"another's": {append(key[:len(key):len(key)], other.PEM()...), 0o600,
+			"the certificate is not for the key"},
+		"no authority": {append(key[:len(key):len(key)], leaf...), 0o600,
+			"expected the certificate of an authority"},
+		"damaged": {[]byte(strings.Replace(string(good), "MI", "AA", 1)), 0o600, "asn1"},
+		"beyond the maximum": {append(make([]byte, maxFile), good...), 0o600,
+			"expected a PRIVATE KEY and a CERTIFICATE"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := os.WriteFile(path, c.content, 0o600); err != nil {
@@ -78,12 +82,14 @@ func TestLoadRejects(t *testing.T) {
 			if err := os.Chmod(path, c.mode); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) {
+			if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), c.want) ||
+				!strings.Contains(err.Error(), path) {
 				t.Errorf("got %v, expected %q with the path", err, c.want)
 			}
 		})
 	}
-	if _, err := parse(good, time.Now().Add(-48*time.Hour)); err == nil || !strings.Contains(err.Error(), "the clock is at") {
+	if _, err := parse(good, time.Now().Add(-48*time.Hour)); err == nil ||
+		!strings.Contains(err.Error(), "the clock is at") {
 		t.Errorf("before its validity: %v", err)
 	}
 }
@@ -111,7 +117,8 @@ func TestChain(t *testing.T) {
 		if want := []int{-1, 2, 1, 0, -1}[i]; c.MaxPathLen != want {
 			t.Errorf("certificate %d: path length %d, expected %d", i, c.MaxPathLen, want)
 		}
-		if last := i == len(ders)-1; c.IsCA == last || !c.BasicConstraintsValid || c.SignatureAlgorithm != x509.ECDSAWithSHA384 {
+		if last := i == len(ders)-1; c.IsCA == last || !c.BasicConstraintsValid ||
+			c.SignatureAlgorithm != x509.ECDSAWithSHA384 {
 			t.Errorf("certificate %d: %+v", i, c)
 		}
 		pool.AddCert(c)
@@ -160,7 +167,8 @@ func TestTwoRuns(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := leaf.Verify(x509.VerifyOptions{
-				Roots: roots, Intermediates: others, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+				Roots: roots, Intermediates: others, CurrentTime: at,
+				KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 			}); err != nil {
 				t.Errorf("run %d at %v: %v", run, at, err)
 			}

@@ -8,11 +8,12 @@ import (
 	"strconv"
 )
 
-// Variable is the environment variable that [FromEnvironment] reads (reproducible-builds.org/specs/source-date-epoch).
+// Variable is the environment variable that [FromEnvironment] reads
+// (reproducible-builds.org/specs/source-date-epoch).
 const Variable = "SOURCE_DATE_EPOCH"
 
-// FromEnvironment returns the value of SOURCE_DATE_EPOCH in seconds since 1970, or nil if it is unset or empty. A
-// value outside of 32 bits is an error: newc archives and erofs images store no other time.
+// FromEnvironment returns the value of SOURCE_DATE_EPOCH in seconds since 1970, or nil if it is unset or
+// empty. A value outside of 32 bits is an error: newc archives and erofs images store no other time.
 func FromEnvironment() (*int64, error) {
 	text := os.Getenv(Variable)
 	if text == "" {

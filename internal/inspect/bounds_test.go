@@ -33,7 +33,9 @@ func TestMemoryOfNames(t *testing.T) {
 	for name, f := range map[string]func() error{
 		"inspect": func() error { _, err := inspect.Inspect(t.Context(), in, size, noon); return err },
 		"list":    func() error { return inspect.ListRamdisks(t.Context(), fa, io.Discard) },
-		"diff":    func() error { return inspect.Diff(t.Context(), fa, fb, nil, func(inspect.Difference) {}) },
+		"diff": func() error {
+			return inspect.Diff(t.Context(), fa, fb, nil, func(inspect.Difference) {})
+		},
 	} {
 		var before, after runtime.MemStats
 		in.bytes.Store(0)
@@ -46,7 +48,8 @@ func TestMemoryOfNames(t *testing.T) {
 			t.Errorf("%s: %d bytes for each of %d names, expected at most %d", name, each, count, most)
 		}
 		if each := (after.Mallocs - before.Mallocs) / count; each > mostObjects {
-			t.Errorf("%s: %d objects for each of %d names, expected at most %d", name, each, count, mostObjects)
+			t.Errorf("%s: %d objects for each of %d names, expected at most %d", name, each, count,
+				mostObjects)
 		}
 		if n := in.bytes.Load(); n > mostReads*size {
 			t.Errorf("%s: read %d bytes of %d, expected at most %d times as many", name, n, size, mostReads)

@@ -192,7 +192,8 @@ func attribute(b []byte) (string, int) {
 	if !ok {
 		prefix = fmt.Sprintf("%d:", b[1])
 	}
-	return fmt.Sprintf("%s=%q", printable.Name(prefix+string(b[4:4+name])), b[4+name:4+name+value]), 4 + name + value
+	return fmt.Sprintf("%s=%q", printable.Name(prefix+string(b[4:4+name])),
+		b[4+name:4+name+value]), 4 + name + value
 }
 
 // data reads the content of a directory or a symbolic link, of at most the given number of bytes.

@@ -69,7 +69,8 @@ func TestErofsBroken(t *testing.T) {
 	for at := 1152; at+8 < len(whole); at++ {
 		broken := bytes.Clone(whole)
 		copy(broken[at:], []byte{byte(i.root), byte(i.root >> 8), 0, 0, 0, 0, 0, 0})
-		if _, err := names(broken); err != nil && bytes.Contains([]byte(err.Error()), []byte("has several names")) {
+		if _, err := names(broken); err != nil &&
+			bytes.Contains([]byte(err.Error()), []byte("has several names")) {
 			looped = broken
 		}
 	}
@@ -181,7 +182,8 @@ func TestErofsTooLarge(t *testing.T) {
 	f, size := enclaves.Write(t, []enclaves.Section{
 		{Type: eif.Kernel, Content: []byte("kernel")}, {Type: eif.Cmdline, Content: []byte("x=y")},
 		{Type: eif.Meta, Content: []byte("{}")},
-		{Type: eif.Ramdisk, Content: enclaves.CPIO(enclaves.Dir("neb"), enclaves.File("neb/root.0", string(b)))},
+		{Type: eif.Ramdisk, Content: enclaves.CPIO(enclaves.Dir("neb"),
+			enclaves.File("neb/root.0", string(b)))},
 	})
 	file, err := eif.Open(f, size)
 	if err != nil {

@@ -26,7 +26,8 @@ type localErofs struct{ dir string }
 func (l localErofs) Work(context.Context) (string, error) { return os.MkdirTemp(l.dir, "work-") }
 
 func (l localErofs) Run(ctx context.Context, work string, args ...string) error {
-	return command(ctx, "fsck.erofs", "--extract="+filepath.Join(work, "out/root"), filepath.Join(work, "src/root.erofs"))
+	return command(ctx, "fsck.erofs", "--extract="+filepath.Join(work, "out/root"),
+		filepath.Join(work, "src/root.erofs"))
 }
 
 func command(ctx context.Context, name string, args ...string) error {
@@ -43,10 +44,12 @@ func erofsImage(t testing.TB, archive string) []byte {
 	tree, image := filepath.Join(dir, "tree"), filepath.Join(dir, "image")
 	err := os.Mkdir(tree, 0o755)
 	if err == nil {
-		err = command(t.Context(), "tar", "-x", "-p", "--xattrs", "--xattrs-include=*", "-f", archive, "-C", tree)
+		err = command(t.Context(), "tar", "-x", "-p", "--xattrs", "--xattrs-include=*", "-f", archive, "-C",
+			tree)
 	}
 	if err == nil {
-		err = command(t.Context(), "mkfs.erofs", "--preserve-mtime", "-U00000000-0000-0000-0000-000000000000", image, tree)
+		err = command(t.Context(), "mkfs.erofs", "--preserve-mtime", "-U00000000-0000-0000-0000-000000000000",
+			image, tree)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -67,14 +70,16 @@ func erofsTree(t testing.TB, change func(*tar.Header) bool) string {
 		{Typeflag: tar.TypeDir, Name: "bin/", Mode: 0o755},
 		{Typeflag: tar.TypeReg, Name: "bin/hello", Mode: 0o4755, Size: 5},
 		{Typeflag: tar.TypeReg, Name: "bin/owned", Mode: 0o640, Uid: 70000, Gid: 12},
-		{Typeflag: tar.TypeReg, Name: "bin/noted", Mode: 0o644, PAXRecords: map[string]string{"SCHILY.xattr.user.note": "one"}},
+		{Typeflag: tar.TypeReg, Name: "bin/noted", Mode: 0o644,
+			PAXRecords: map[string]string{"SCHILY.xattr.user.note": "one"}},
 		{Typeflag: tar.TypeSymlink, Name: "bin/link", Linkname: "hello"},
 		{Typeflag: tar.TypeChar, Name: "null", Mode: 0o666, Devmajor: 1, Devminor: 3},
 		{Typeflag: tar.TypeFifo, Name: "pipe", Mode: 0o600},
 		{Typeflag: tar.TypeDir, Name: "many/", Mode: 0o1777},
 	}
 	for i := range 400 {
-		headers = append(headers, &tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("many/file-with-a-long-name-%03d", i), Mode: 0o644})
+		headers = append(headers, &tar.Header{Typeflag: tar.TypeReg,
+			Name: fmt.Sprintf("many/file-with-a-long-name-%03d", i), Mode: 0o644})
 	}
 	for _, h := range headers {
 		h.ModTime = time.Unix(1_500_000_000, 0)
@@ -103,7 +108,8 @@ func TestErofsInside(t *testing.T) {
 	tools := localErofs{t.TempDir()}
 	build := func(change func(*tar.Header) bool) *eif.File {
 		image := erofsImage(t, erofsTree(t, change))
-		f, size := enclaves.Write(t, parts(part(eif.Ramdisk, cpio(dir("neb"), reg("neb/root.0", string(image))))))
+		f, size := enclaves.Write(t, parts(part(eif.Ramdisk,
+			cpio(dir("neb"), reg("neb/root.0", string(image))))))
 		file, err := eif.Open(f, size)
 		if err != nil {
 			t.Fatal(err)
@@ -135,8 +141,10 @@ func TestErofsInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"1 drwxr-xr-x 0:0 0 rootfs/bin\n", "1 -rwsr-xr-x 0:0 5 rootfs/bin/hello\n", "1 -rw-r----- 70000:12 0 rootfs/bin/owned\n", " rootfs/bin/link -> hello\n",
-		"1 crw-rw-rw- 0:0 0 rootfs/null\n", "1 prw------- 0:0 0 rootfs/pipe\n", "1 drwxrwxrwt 0:0 0 rootfs/many\n", " rootfs/many/file-with-a-long-name-399\n",
+		"1 drwxr-xr-x 0:0 0 rootfs/bin\n", "1 -rwsr-xr-x 0:0 5 rootfs/bin/hello\n",
+		"1 -rw-r----- 70000:12 0 rootfs/bin/owned\n", " rootfs/bin/link -> hello\n",
+		"1 crw-rw-rw- 0:0 0 rootfs/null\n", "1 prw------- 0:0 0 rootfs/pipe\n",
+		"1 drwxrwxrwt 0:0 0 rootfs/many\n", " rootfs/many/file-with-a-long-name-399\n",
 	} {
 		if !strings.Contains(list.String(), want) {
 			t.Errorf("the list lacks %q:\n%.2000s", want, list.String())
@@ -148,7 +156,9 @@ func TestErofsInside(t *testing.T) {
 	diff := func(a, b *eif.File, tools inspect.Tools) []string {
 		t.Helper()
 		var got []string
-		if err := inspect.Diff(t.Context(), a, b, tools, func(d inspect.Difference) { got = append(got, d.String()) }); err != nil {
+		if err := inspect.Diff(t.Context(), a, b, tools, func(d inspect.Difference) {
+			got = append(got, d.String())
+		}); err != nil {
 			t.Fatal(err)
 		}
 		return got
@@ -163,7 +173,9 @@ func TestErofsInside(t *testing.T) {
 		where + "null: device 1:3 and 1:4" + pcrs,
 		where + "many/file-with-a-long-name-399: only the first file has it" + pcrs,
 	}
-	got := slices.DeleteFunc(diff(a, b, tools), func(line string) bool { return !strings.HasPrefix(line, where) })
+	got := slices.DeleteFunc(diff(a, b, tools), func(line string) bool {
+		return !strings.HasPrefix(line, where)
+	})
 	if !slices.Equal(got, want) {
 		t.Errorf("the differences are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
@@ -171,10 +183,13 @@ func TestErofsInside(t *testing.T) {
 		t.Errorf("%s is left behind", left[0].Name())
 	}
 	var warnings []string
-	if err := inspect.UnpackRamdisks(t.Context(), a, filepath.Join(t.TempDir(), "parts"), func(line string) { warnings = append(warnings, line) }); err != nil {
+	if err := inspect.UnpackRamdisks(t.Context(), a, filepath.Join(t.TempDir(), "parts"), func(line string) {
+		warnings = append(warnings, line)
+	}); err != nil {
 		t.Fatal(err)
 	}
-	if len(warnings) != 1 || !strings.Contains(warnings[0], "neb/root.0: the application's tree is an erofs image, which is not unpacked") {
+	if len(warnings) != 1 || !strings.Contains(warnings[0],
+		"neb/root.0: the application's tree is an erofs image, which is not unpacked") {
 		t.Errorf("unpacking an erofs root says %q", warnings)
 	}
 	// Without the tools it is said that nobody looked.

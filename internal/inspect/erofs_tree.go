@@ -73,7 +73,8 @@ func withErofs(
 			return nil
 		}
 		if want := contract.RootPart(next); "/"+h.Name != want {
-			return fmt.Errorf("part %s of the erofs root: expected %s first", h.Name, strings.TrimPrefix(want, "/"))
+			return fmt.Errorf("part %s of the erofs root: expected %s first", h.Name,
+				strings.TrimPrefix(want, "/"))
 		}
 		if next++; next == 1 {
 			var err error

@@ -51,7 +51,8 @@ func ExtractSections(ctx context.Context, f *eif.File, dir string) ([]string, er
 		case eif.Signature:
 			name = "signature.cbor"
 			if entries, err := f.Signatures(); err == nil {
-				if err := put("signing-certificate.pem", strings.NewReader(string(entries[0].Certificate))); err != nil {
+				if err := put("signing-certificate.pem",
+					strings.NewReader(string(entries[0].Certificate))); err != nil {
 					return names, err
 				}
 			}

@@ -78,8 +78,9 @@ func Inspect(ctx context.Context, in io.ReaderAt, size int64, at time.Time) (*Re
 		r.Warnings = append(r.Warnings, find(Layout, "%v; neb eif repair mends it", l))
 	}
 	if f.PCIe() {
-		r.Warnings = append(r.Warnings, find(PCIe, "the header's flags %#x (%s) are those of a PCIe enclave: "+
-			"its PCR0 includes them by a rule that is not public, so neb gives none", f.Flags, f.FlagNames()))
+		r.Warnings = append(r.Warnings, find(PCIe, "the header's flags %#x (%s) are those of a PCIe "+
+			"enclave: its PCR0 includes them by a rule that is not public, so neb gives none", f.Flags,
+			f.FlagNames()))
 	}
 
 	// The ramdisks are listed while the file is hashed.
@@ -175,8 +176,9 @@ type Result string
 
 // The results of [Report.Verify].
 const (
-	Verified        Result = "verified"         // the file is the expected image, or by the expected signer
-	Partial         Result = "partial"          // only PCR1 or PCR2 was expected: half of the enclave is known
+	Verified Result = "verified" // the file is the expected image, or by the expected signer
+	// only PCR1 or PCR2 was expected: half of the enclave is known
+	Partial         Result = "partial"
 	SignerUnchecked Result = "signer-unchecked" // the file is consistent, and signed by anyone
 	Unsigned        Result = "unsigned"         // the file is consistent, and not signed
 	Rejected        Result = "rejected"         // there are findings
@@ -299,7 +301,8 @@ func (r *Report) Describe() (*Description, error) {
 		records := strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
 		d.Application = records[1:] // the first is the version
 		if a.Network {
-			d.Network = &Network{append([]string{}, a.Egress...), append([]string{}, a.Ingress...), []string{}}
+			d.Network = &Network{append([]string{}, a.Egress...), append([]string{}, a.Ingress...),
+				[]string{}}
 			if len(a.Egress) == 0 {
 				d.Network.Unlimited = append(d.Network.Unlimited, "egress")
 			}
@@ -330,7 +333,8 @@ func describeMetadata(m *eif.Metadata) (json.RawMessage, error) {
 	if len(own) == 0 || string(own) == "null" {
 		return fields, nil
 	}
-	return append(append(bytes.TrimSuffix(bytes.TrimSpace(fields), []byte("}")), ','), append(own, '}')...), nil
+	return append(append(bytes.TrimSuffix(bytes.TrimSpace(fields), []byte("}")), ','),
+		append(own, '}')...), nil
 }
 
 // indent returns JSON as nitro-cli writes it: two spaces, no escapes for HTML, and a newline at the end.

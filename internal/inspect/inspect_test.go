@@ -25,7 +25,8 @@ import (
 )
 
 // The entries of archives, in few words.
-var cpio, dir, reg, linked, symlink = enclaves.CPIO, enclaves.Dir, enclaves.File, enclaves.Linked, enclaves.Symlink
+var cpio, dir, reg, linked, symlink = enclaves.CPIO, enclaves.Dir, enclaves.File, enclaves.Linked,
+	enclaves.Symlink
 
 func part(t eif.SectionType, content []byte) enclaves.Section {
 	return enclaves.Section{Type: t, Content: content}
@@ -33,13 +34,15 @@ func part(t eif.SectionType, content []byte) enclaves.Section {
 
 var (
 	goodBoot = cpio(dir("dev"), reg("init", "pid 1"), reg("nsm.ko", "driver"))
-	goodApp  = cpio(dir("neb"), reg("neb/app", "x"), dir("rootfs"), dir("rootfs/bin"), reg("rootfs/bin/hello", "hello"), reg("cmd", "/bin/hello\n"), reg("env", ""))
+	goodApp  = cpio(dir("neb"), reg("neb/app", "x"), dir("rootfs"), dir("rootfs/bin"),
+		reg("rootfs/bin/hello", "hello"), reg("cmd", "/bin/hello\n"), reg("env", ""))
 	goodMeta = []byte(`{"ImageName":"n","ImageVersion":"v","BuildMetadata":{"BuildTime":"1970-01-01T00:00:00+00:00","BuildTool":"t","BuildToolVersion":"1","OperatingSystem":"Linux","KernelVersion":"6.12"},"DockerInfo":{"a":[]},"CustomMetadata":null}`)
 )
 
 func parts(change ...enclaves.Section) []enclaves.Section {
 	all := []enclaves.Section{
-		part(eif.Kernel, enclaves.BzImage("6.12.117")), part(eif.Cmdline, []byte("console=ttyS0")), part(eif.Meta, goodMeta),
+		part(eif.Kernel, enclaves.BzImage("6.12.117")), part(eif.Cmdline, []byte("console=ttyS0")),
+		part(eif.Meta, goodMeta),
 		part(eif.Ramdisk, goodBoot), part(eif.Ramdisk, goodApp),
 	}
 	for _, c := range change {
@@ -96,19 +99,27 @@ func compressed(t testing.TB, how string, b []byte) []byte {
 func TestGoodFiles(t *testing.T) {
 	gzipped := compressed(t, "gzip", goodApp)
 	for name, all := range map[string][]enclaves.Section{
-		"as written":        parts(),
-		"gzip":              parts(part(eif.Ramdisk, compressed(t, "gzip", goodApp))),
-		"zstd":              parts(part(eif.Ramdisk, compressed(t, "zstd", goodApp))),
-		"plain and zstd":    parts(part(eif.Ramdisk, append(cpio(dir("neb")), compressed(t, "zstd", goodApp)...))),
-		"gzip and plain":    parts(part(eif.Ramdisk, slices.Concat(gzipped, make([]byte, -len(gzipped)&3), cpio(dir("neb"))))),
-		"links in the tree": parts(part(eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/lib", "usr/lib"), dir("rootfs/usr"), dir("rootfs/usr/lib")))),
-		"hard links":        parts(part(eif.Ramdisk, cpio(dir("rootfs"), linked("rootfs/a", ""), linked("rootfs/b", "x"), dir("rootfs")))),
-		"as find and cpio":  parts(part(eif.Ramdisk, cpio(dir("."), dir("./rootfs"), reg("./rootfs/hello", "x")))),
-		"padded names":      parts(part(eif.Ramdisk, cpio(dir("rootfs\x00\x00"), reg("rootfs/hello\x00\x00\x00", "x")))),
-		"as nitro-cli's":    parts(part(eif.Ramdisk, cpio(dir("rootfs"), dir("rootfs"), reg("cmd", "x"), reg("env", "")))),
+		"as written": parts(),
+		"gzip":       parts(part(eif.Ramdisk, compressed(t, "gzip", goodApp))),
+		"zstd":       parts(part(eif.Ramdisk, compressed(t, "zstd", goodApp))),
+		"plain and zstd": parts(part(eif.Ramdisk,
+			append(cpio(dir("neb")), compressed(t, "zstd", goodApp)...))),
+		"gzip and plain": parts(part(eif.Ramdisk, slices.Concat(gzipped, make([]byte, -len(gzipped)&3),
+			cpio(dir("neb"))))),
+		"links in the tree": parts(part(eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/lib", "usr/lib"),
+			dir("rootfs/usr"), dir("rootfs/usr/lib")))),
+		"hard links": parts(part(eif.Ramdisk, cpio(dir("rootfs"), linked("rootfs/a", ""),
+			linked("rootfs/b", "x"), dir("rootfs")))),
+		"as find and cpio": parts(part(eif.Ramdisk, cpio(dir("."), dir("./rootfs"),
+			reg("./rootfs/hello", "x")))),
+		"padded names": parts(part(eif.Ramdisk, cpio(dir("rootfs\x00\x00"), reg("rootfs/hello\x00\x00\x00",
+			"x")))),
+		"as nitro-cli's": parts(part(eif.Ramdisk, cpio(dir("rootfs"), dir("rootfs"), reg("cmd", "x"),
+			reg("env", "")))),
 	} {
 		r := inspected(t, all)
-		if result, findings := r.Verify(inspect.Expectation{}); result != inspect.Unsigned || len(findings) > 0 {
+		if result, findings := r.Verify(inspect.Expectation{}); result != inspect.Unsigned ||
+			len(findings) > 0 {
 			t.Errorf("%s: %s: %q", name, result, findings)
 		}
 	}
@@ -123,10 +134,13 @@ func TestVerifyFinds(t *testing.T) {
 		{"a kernel that is none", part(eif.Kernel, []byte("hello")), "neither a bzImage nor an Image"},
 		{"a kernel for aarch64", part(eif.Kernel, enclaves.Image("6.12.117")), "an uncompressed Image"},
 		{"a command line with a newline", part(eif.Cmdline, []byte("a=b\n")), "not printable ASCII"},
-		{"a command line with a space of Latin-1", part(eif.Cmdline, []byte("a=b\xa0rdinit=/rootfs/x")), "not printable ASCII"},
-		{"a command line with a space of Unicode", part(eif.Cmdline, []byte("a=b\u2003rdinit=/rootfs/x")), "not printable ASCII"},
+		{"a command line with a space of Latin-1", part(eif.Cmdline, []byte("a=b\xa0rdinit=/rootfs/x")),
+			"not printable ASCII"},
+		{"a command line with a space of Unicode", part(eif.Cmdline, []byte("a=b\u2003rdinit=/rootfs/x")),
+			"not printable ASCII"},
 		{"metadata that are no JSON", part(eif.Meta, []byte("hello")), "not valid JSON"},
-		{"metadata without a name", part(eif.Meta, bytes.Replace(goodMeta, []byte("ImageName"), []byte("Imagename"), 1)), "no ImageName"},
+		{"metadata without a name", part(eif.Meta, bytes.Replace(goodMeta, []byte("ImageName"),
+			[]byte("Imagename"), 1)), "no ImageName"},
 		{"metadata with half of BuildMetadata", part(eif.Meta, bytes.Replace(goodMeta, []byte(`"BuildTool":"t",`), nil, 1)), "no BuildTool"},
 		{"custom metadata in a list", part(eif.Meta, bytes.Replace(goodMeta, []byte(`"CustomMetadata":null`), []byte(`"CustomMetadata":[]`), 1)), "expected an object or null"},
 		{"another init", part(eif.Ramdisk, cpio(reg("init", "evil"))), `ramdisk 1: "init" does not belong`},
@@ -135,23 +149,29 @@ func TestVerifyFinds(t *testing.T) {
 		{"another init, through a link", part(eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/a", "/"), reg("rootfs/a/init", "evil"))), `below an earlier entry that is not a directory`},
 		{"a root that is a link", part(eif.Ramdisk, cpio(symlink("rootfs", "/"), reg("rootfs/init", "evil"))), `below an earlier entry that is not a directory`},
 		{"another init, after a link and dots", part(eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/a", "/dev"), reg("rootfs/a/../init", "evil"))), `name has an empty, "." or ".." part`},
-		{"another init, before a NUL", part(eif.Ramdisk, cpio(reg("init\x00/../rootfs/x", "evil"))), "contains a NUL"},
+		{"another init, before a NUL", part(eif.Ramdisk, cpio(reg("init\x00/../rootfs/x", "evil"))),
+			"contains a NUL"},
 		{"an empty part", part(eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/a", "/"), reg("rootfs/a//", "evil"))), `name has an empty, "." or ".." part`},
 		{"another init, through a hard link to a link", part(eif.Ramdisk, cpio(dir("rootfs"), linked("rootfs/x", ""), symlink("rootfs/x", "/init"), linked("rootfs/z", "evil"))), `"rootfs/x" at byte 240: the kernel may unpack something else: duplicate`},
 		{"another init, through a hard link below a link", part(eif.Ramdisk, cpio(dir("rootfs"), dir("rootfs/a"), linked("rootfs/a/init", ""), symlink("rootfs/a", "/"), linked("rootfs/z", "evil"))), `"rootfs/a" at byte 364: the kernel may unpack something else: an earlier entry of this name is a directory`},
-		{"a trailer that hides an archive", part(eif.Ramdisk, cpio(enclaves.Entry{Name: "TRAILER!!!", Content: cpio(dir("rootfs"))})), "trailer has mode 0 and"},
+		{"a trailer that hides an archive", part(eif.Ramdisk,
+			cpio(enclaves.Entry{Name: "TRAILER!!!", Content: cpio(dir("rootfs"))})),
+			"trailer has mode 0 and"},
 		{"another driver", part(eif.Ramdisk, cpio(reg("nsm.ko", "evil"))), "nsm.ko"},
 		{"other modules", part(eif.Ramdisk, cpio(dir("neb"), reg("neb/modules", "evil"))), "neb/modules"},
 		{"a name outside the contract", part(eif.Ramdisk, cpio(reg("etc", "x"))), "etc"},
 		{"compressed, another init", part(eif.Ramdisk, compressed(t, "gzip", cpio(reg("init", "evil")))), `"init" does not belong`},
 		{"a ramdisk that is none", part(eif.Ramdisk, []byte("hello, world")), "neither a newc archive"},
 		{"a ramdisk that is cut", part(eif.Ramdisk, goodApp[:len(goodApp)-130]), "ramdisk 1"},
-		{"a ramdisk with bzip2", part(eif.Ramdisk, []byte("BZh and so on")), "compressed with bzip2: expected gzip"},
+		{"a ramdisk with bzip2", part(eif.Ramdisk, []byte("BZh and so on")),
+			"compressed with bzip2: expected gzip"},
 		{"nothing but zeros", part(eif.Ramdisk, make([]byte, 512)), "expected an archive, found nothing"},
-		{"gzip with a field that only common readers skip", part(eif.Ramdisk, extraField(compressed(t, "gzip", goodApp))), "may unpack something else"},
+		{"gzip with a field that only common readers skip",
+			part(eif.Ramdisk, extraField(compressed(t, "gzip", goodApp))), "may unpack something else"},
 		{"two gzip members", part(eif.Ramdisk, append(compressed(t, "gzip", goodApp), compressed(t, "gzip", cpio(reg("init", "evil")))...)), `"init" does not belong`},
 		{"a compressed archive behind a plain one", part(eif.Ramdisk, append(bytes.Clone(goodApp), compressed(t, "zstd", cpio(reg("init", "evil")))...)), `"init" does not belong`},
-		{"an archive in two streams", part(eif.Ramdisk, append(compressed(t, "gzip", goodApp[:100]), compressed(t, "gzip", goodApp[100:])...)), "unexpected EOF"},
+		{"an archive in two streams", part(eif.Ramdisk, append(compressed(t, "gzip", goodApp[:100]),
+			compressed(t, "gzip", goodApp[100:])...)), "unexpected EOF"},
 		{"a signature that is no CBOR", part(eif.Signature, []byte("hello")), "not valid CBOR"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -171,23 +191,27 @@ func TestVerifyFinds(t *testing.T) {
 	for len(small[3].Content)%4 == 0 {
 		small[3].Content = append(small[3].Content, 0)
 	}
-	if _, findings := inspected(t, small).Verify(inspect.Expectation{}); !strings.Contains(texts(findings), "not a multiple of 4") {
+	if _, findings := inspected(t, small).Verify(inspect.Expectation{}); !strings.Contains(texts(findings),
+		"not a multiple of 4") {
 		t.Errorf("a plain ramdisk after a compressed one of odd size: %q", findings)
 	}
 	odd := parts()
 	odd[3].Content = append(bytes.Clone(goodBoot), 0, 0)
-	if _, findings := inspected(t, odd).Verify(inspect.Expectation{}); !strings.Contains(texts(findings), "not a multiple of 4") {
+	if _, findings := inspected(t, odd).Verify(inspect.Expectation{}); !strings.Contains(texts(findings),
+		"not a multiple of 4") {
 		t.Errorf("a first ramdisk of odd size: %q", findings)
 	}
 	odd[4].Content = compressed(t, "gzip", goodApp)
-	if _, findings := inspected(t, odd).Verify(inspect.Expectation{}); !strings.Contains(texts(findings), "not a multiple of 4") {
+	if _, findings := inspected(t, odd).Verify(inspect.Expectation{}); !strings.Contains(texts(findings),
+		"not a multiple of 4") {
 		t.Errorf("a compressed ramdisk after a first one of odd size: %q", findings)
 	}
 }
 
 // TestApplication shows what init is told wherever it stands, and nothing else.
 func TestApplication(t *testing.T) {
-	const told, other = "Version=1\x00Cmd=/x\x00Network=tap\x00", "Version=1\x00Cmd=/x\x00Network=tap\x00Egress=a.example\x00"
+	const told, other = "Version=1\x00Cmd=/x\x00Network=tap\x00",
+		"Version=1\x00Cmd=/x\x00Network=tap\x00Egress=a.example\x00"
 	long := reg("rootfs/x", strings.Repeat("x", 2<<20))
 	for name, app := range map[string][]byte{
 		"first":      cpio(dir("neb"), reg("neb/app", told)),
@@ -205,11 +229,14 @@ func TestApplication(t *testing.T) {
 		}
 	}
 	for name, app := range map[string][]byte{
-		"the bytes of another name replace its own": cpio(dir("neb"), linked("neb/app", other), dir("rootfs"), linked("rootfs/x", told)),
-		"another name has its bytes":                cpio(dir("neb"), linked("neb/app", ""), dir("rootfs"), linked("rootfs/x", told)),
+		"the bytes of another name replace its own": cpio(dir("neb"), linked("neb/app", other), dir("rootfs"),
+			linked("rootfs/x", told)),
+		"another name has its bytes": cpio(dir("neb"), linked("neb/app", ""), dir("rootfs"),
+			linked("rootfs/x", told)),
 	} {
 		r := inspected(t, parts(part(eif.Ramdisk, app)))
-		if _, findings := r.Verify(inspect.Expectation{}); !strings.Contains(texts(findings), "several names") || r.Application != nil {
+		if _, findings := r.Verify(inspect.Expectation{}); !strings.Contains(texts(findings),
+			"several names") || r.Application != nil {
 			t.Errorf("%s: %q, %+v", name, findings, r.Application)
 		}
 	}
@@ -274,7 +301,8 @@ func TestSignAndExpect(t *testing.T) {
 		return c
 	}
 	before := inspected(t, parts())
-	if r.Pass.PCR0 != before.Pass.PCR0 || !r.Signed || !r.SignatureOK || *r.Pass.PCR8 != eif.PCR8(certificate(alice)) {
+	if r.Pass.PCR0 != before.Pass.PCR0 || !r.Signed || !r.SignatureOK ||
+		*r.Pass.PCR8 != eif.PCR8(certificate(alice)) {
 		t.Errorf("signed: %+v", r.Pass.Measurements)
 	}
 	var other eif.PCR
@@ -287,12 +315,15 @@ func TestSignAndExpect(t *testing.T) {
 	}{
 		{"nothing", inspect.Expectation{}, inspect.SignerUnchecked, ""},
 		{"the certificate", inspect.Expectation{Certificate: certificate(alice)}, inspect.Verified, ""},
-		{"another's certificate", inspect.Expectation{Certificate: certificate(bob)}, inspect.Rejected, "bob"},
+		{"another's certificate", inspect.Expectation{Certificate: certificate(bob)}, inspect.Rejected,
+			"bob"},
 		{"PCR0", inspect.Expectation{PCRs: map[int]eif.PCR{0: r.Pass.PCR0}}, inspect.Verified, ""},
 		{"PCR1 alone", inspect.Expectation{PCRs: map[int]eif.PCR{1: r.Pass.PCR1}}, inspect.Partial, ""},
 		{"PCR8", inspect.Expectation{PCRs: map[int]eif.PCR{8: *r.Pass.PCR8}}, inspect.Verified, ""},
-		{"another PCR0", inspect.Expectation{PCRs: map[int]eif.PCR{0: other}}, inspect.Rejected, "PCR0: expected 01"},
-		{"another PCR8", inspect.Expectation{PCRs: map[int]eif.PCR{8: other}}, inspect.Rejected, "PCR8: expected 01"},
+		{"another PCR0", inspect.Expectation{PCRs: map[int]eif.PCR{0: other}}, inspect.Rejected,
+			"PCR0: expected 01"},
+		{"another PCR8", inspect.Expectation{PCRs: map[int]eif.PCR{8: other}}, inspect.Rejected,
+			"PCR8: expected 01"},
 		{"PCR4", inspect.Expectation{PCRs: map[int]eif.PCR{4: other}}, inspect.Rejected, "determines only"},
 	} {
 		result, findings := r.Verify(test.want)
@@ -301,10 +332,12 @@ func TestSignAndExpect(t *testing.T) {
 		}
 	}
 	unsigned := inspected(t, parts())
-	for name, want := range map[string]inspect.Expectation{"PCR8": {PCRs: map[int]eif.PCR{8: other}}, "certificate": {Certificate: certificate(alice)}} {
+	for name, want := range map[string]inspect.Expectation{"PCR8": {PCRs: map[int]eif.PCR{8: other}},
+		"certificate": {Certificate: certificate(alice)}} {
 		result, findings := unsigned.Verify(want)
-		if result != inspect.Rejected || len(findings) != 1 || !strings.Contains(texts(findings), "a signature, found none") &&
-			!strings.Contains(texts(findings), "found no signature") {
+		if result != inspect.Rejected || len(findings) != 1 ||
+			!strings.Contains(texts(findings), "a signature, found none") &&
+				!strings.Contains(texts(findings), "found no signature") {
 			t.Errorf("an unsigned file, %s: %s, %q", name, result, findings)
 		}
 	}
@@ -315,15 +348,18 @@ func TestSignAndExpect(t *testing.T) {
 		t.Error("signing again with the same key gives another file")
 	}
 	bobs, bobsSize := resign(t, signed, size, bob)
-	if r, err = inspect.Inspect(t.Context(), bobs, bobsSize, noon); err != nil || len(r.Problems) > 0 || r.Certificate.Subject.CommonName != "bob" || len(r.File.All(eif.Signature)) != 1 {
+	if r, err = inspect.Inspect(t.Context(), bobs, bobsSize, noon); err != nil || len(r.Problems) > 0 ||
+		r.Certificate.Subject.CommonName != "bob" || len(r.File.All(eif.Signature)) != 1 {
 		t.Errorf("signed by another: %v, %q", err, r.Problems)
 	}
 	// At another time the certificate is not valid.
-	if r, err = inspect.Inspect(t.Context(), bobs, bobsSize, noon.Add(2*time.Hour)); err != nil || !r.SignatureOK || len(r.Problems) != 1 || !strings.Contains(r.Problems[0].Text, "valid from") {
+	if r, err = inspect.Inspect(t.Context(), bobs, bobsSize, noon.Add(2*time.Hour)); err != nil ||
+		!r.SignatureOK || len(r.Problems) != 1 || !strings.Contains(r.Problems[0].Text, "valid from") {
 		t.Errorf("an expired certificate: %v, %v, %q", err, r.SignatureOK, r.Problems)
 	}
 	// A signature moved to another image is found out.
-	moved := inspected(t, append(parts(part(eif.Cmdline, []byte("quiet"))), part(eif.Signature, content(t, r.File, eif.Signature))))
+	moved := inspected(t, append(parts(part(eif.Cmdline, []byte("quiet"))),
+		part(eif.Signature, content(t, r.File, eif.Signature))))
 	if moved.SignatureOK || !strings.Contains(texts(moved.Problems), "another image") {
 		t.Errorf("another image's signature: %q", moved.Problems)
 	}
@@ -439,7 +475,8 @@ func TestDescribe(t *testing.T) {
 		Unmeasured []string
 		Problems   []inspect.Finding
 	}
-	if err := json.Unmarshal(text, &more); err != nil || len(more.Sections) != 6 || !slices.Contains(more.Unmeasured, "Metadata") || len(more.Problems) > 0 {
+	if err := json.Unmarshal(text, &more); err != nil || len(more.Sections) != 6 ||
+		!slices.Contains(more.Unmeasured, "Metadata") || len(more.Problems) > 0 {
 		t.Errorf("describe says more: %+v (%v)", more, err)
 	}
 }
@@ -454,30 +491,39 @@ func TestDiff(t *testing.T) {
 	}{
 		{"nothing", parts(), nil},
 		{"the command line", parts(part(eif.Cmdline, []byte("quiet"))), []string{`cmdline: "console=ttyS0" and "quiet" (PCR0, PCR1)`}},
-		{"the kernel", parts(part(eif.Kernel, enclaves.BzImage("6.12.118"))), []string{"kernel: 120000 and 120000 bytes, the first difference at byte 1287 (PCR0, PCR1)"}},
+		{"the kernel", parts(part(eif.Kernel, enclaves.BzImage("6.12.118"))),
+			[]string{"kernel: 120000 and 120000 bytes, the first difference at byte 1287 (PCR0, PCR1)"}},
 		{"metadata", parts(part(eif.Meta, bytes.Replace(goodMeta, []byte("1970"), []byte("2026"), 1))), []string{`metadata: BuildTime: "1970-01-01T00:00:00+00:00" and "2026-01-01T00:00:00+00:00" (not measured)`}},
 		{"metadata of which a key is not known", parts(part(eif.Meta, bytes.Replace(goodMeta, []byte(`"DockerInfo"`), []byte(`"Extra":1,"DockerInfo"`), 1))), []string{`metadata: the same fields, encoded differently: …"elVersion\":\"6.12\"},\"DockerInfo\":{\"a\":[]},\"CustomMetadata\":null}" and …"elVersion\":\"6.12\"},\"Extra\":1,`}},
 		{"metadata far behind", parts(part(eif.Meta, bytes.Replace(goodMeta, []byte(`{"a":[]}`), []byte(`{"a":["`+strings.Repeat("x", 300)+`"]}`), 1))), []string{`metadata: DockerInfo: "{\"a\":[]}" and "{\"a\":[\"xxx`}},
-		{"files", parts(part(eif.Ramdisk, cpio(dir("neb"), reg("neb/app", "x"), dir("rootfs"), dir("rootfs/bin"), exec, reg("rootfs/new", ""), reg("cmd", "/bin/h3llo\n")))), []string{
+		{"files", parts(part(eif.Ramdisk, cpio(dir("neb"), reg("neb/app", "x"), dir("rootfs"),
+			dir("rootfs/bin"), exec, reg("rootfs/new", ""), reg("cmd", "/bin/h3llo\n")))), []string{
 			"ramdisk 1: rootfs/bin/hello: mode -rw-r--r-- and -rwxr-xr-x (PCR0, PCR2)",
 			"ramdisk 1: cmd: content (PCR0, PCR2)",
 			"ramdisk 1: env: only the first file has it (PCR0, PCR2)",
 			"ramdisk 1: rootfs/new: only the second file has it (PCR0, PCR2)",
 		}},
 		{"directories with several entries", parts(part(eif.Ramdisk, cpio(dir("rootfs"), dir("rootfs/bin"),
-			reg("rootfs/bin/hello", "hello"), reg("cmd", "/bin/hello\n"), reg("env", ""), dir("rootfs"), dir("neb"), dir("neb"),
+			reg("rootfs/bin/hello", "hello"), reg("cmd", "/bin/hello\n"), reg("env", ""), dir("rootfs"),
+			dir("neb"), dir("neb"),
 			reg("neb/app", "x")))), []string{
 			"ramdisk 1: neb: only the second file has several entries of it (PCR0, PCR2)",
 			"ramdisk 1: rootfs: only the second file has several entries of it (PCR0, PCR2)",
 		}},
-		{"order", parts(part(eif.Ramdisk, cpio(dir("rootfs"), dir("rootfs/bin"), reg("rootfs/bin/hello", "hello"), dir("neb"), reg("neb/app", "x"), reg("cmd", "/bin/hello\n"), reg("env", "")))), []string{
+		{"order", parts(part(eif.Ramdisk, cpio(dir("rootfs"), dir("rootfs/bin"),
+			reg("rootfs/bin/hello", "hello"), dir("neb"), reg("neb/app", "x"), reg("cmd", "/bin/hello\n"),
+			reg("env", "")))), []string{
 			"ramdisk 1: the same files in a different order (PCR0, PCR2)",
 		}},
 		{"compression", parts(part(eif.Ramdisk, compressed(t, "gzip", goodApp))), []string{
-			"ramdisk 1: 988 and 197 bytes, the first difference at byte 0; the same files, encoded differently (inode numbers, padding or compression) (PCR0, PCR2)",
+			"ramdisk 1: 988 and 197 bytes, the first difference at byte 0; the same files, encoded " +
+				"differently (inode numbers, padding or compression) (PCR0, PCR2)",
 		}},
-		{"a ramdisk less", parts()[:4], []string{"header: section order kernel cmdline metadata ramdisk ramdisk and kernel cmdline metadata ramdisk (not measured)", "ramdisk 1: only the first file has it (PCR0, PCR2)"}},
-		{"one that is no archive", parts(part(eif.Ramdisk, []byte("hello"))), []string{"the files in it cannot be compared"}},
+		{"a ramdisk less", parts()[:4], []string{"header: section order kernel cmdline metadata ramdisk " +
+			"ramdisk and kernel cmdline metadata ramdisk (not measured)",
+			"ramdisk 1: only the first file has it (PCR0, PCR2)"}},
+		{"one that is no archive", parts(part(eif.Ramdisk, []byte("hello"))),
+			[]string{"the files in it cannot be compared"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a, sizeA := enclaves.Write(t, parts())
@@ -491,7 +537,9 @@ func TestDiff(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got []string
-			if err := inspect.Diff(t.Context(), fa, fb, nil, func(d inspect.Difference) { got = append(got, d.String()) }); err != nil {
+			if err := inspect.Diff(t.Context(), fa, fb, nil, func(d inspect.Difference) {
+				got = append(got, d.String())
+			}); err != nil {
 				t.Fatal(err)
 			}
 			ok := len(got) == len(test.want)
@@ -515,7 +563,9 @@ func TestDiffBytes(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got []string
-		if err := inspect.Diff(t.Context(), fa, fb, nil, func(d inspect.Difference) { got = append(got, d.String()) }); err != nil {
+		if err := inspect.Diff(t.Context(), fa, fb, nil, func(d inspect.Difference) {
+			got = append(got, d.String())
+		}); err != nil {
 			t.Fatal(err)
 		}
 		return strings.Join(got, "\n")
@@ -555,10 +605,12 @@ func TestExtract(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(names, " "); got != "kernel cmdline metadata.json ramdisk-0 ramdisk-1 signing-certificate.pem signature.cbor" {
+	if got := strings.Join(names, " "); got != "kernel cmdline metadata.json ramdisk-0 ramdisk-1 "+
+		"signing-certificate.pem signature.cbor" {
 		t.Errorf("the files are %s", got)
 	}
-	for name, want := range map[string][]byte{"kernel": enclaves.BzImage("6.12.117"), "cmdline": []byte("console=ttyS0"), "metadata.json": goodMeta, "ramdisk-1": goodApp} {
+	for name, want := range map[string][]byte{"kernel": enclaves.BzImage("6.12.117"),
+		"cmdline": []byte("console=ttyS0"), "metadata.json": goodMeta, "ramdisk-1": goodApp} {
 		if got, err := os.ReadFile(filepath.Join(out, name)); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s has %d bytes (%v)", name, len(got), err)
 		}
@@ -576,7 +628,8 @@ func TestExtract(t *testing.T) {
 	if err := inspect.UnpackRamdisks(t.Context(), f, out, func(string) {}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := os.ReadFile(filepath.Join(out, "1/rootfs/bin/hello")); err != nil || string(got) != "hello" {
+	if got, err := os.ReadFile(filepath.Join(out, "1/rootfs/bin/hello")); err != nil ||
+		string(got) != "hello" {
 		t.Errorf("unpacked: %q (%v)", got, err)
 	}
 }
@@ -584,7 +637,9 @@ func TestExtract(t *testing.T) {
 // TestListIsNotForged lists names and targets that look like lines of their own.
 func TestListIsNotForged(t *testing.T) {
 	const forged = "\n1 -rw-r--r-- 0:0 5 innocent"
-	in, size := enclaves.Write(t, parts(part(eif.Ramdisk, cpio(dir("rootfs"), reg("rootfs/x"+forged, ""), symlink("rootfs/l", "y"+forged), symlink("rootfs/a -> b", "c"), reg("rootfs/\x1b[2K", ""), reg("rootfs/größe \"1\"", "")))))
+	in, size := enclaves.Write(t, parts(part(eif.Ramdisk, cpio(dir("rootfs"), reg("rootfs/x"+forged, ""),
+		symlink("rootfs/l", "y"+forged), symlink("rootfs/a -> b", "c"), reg("rootfs/\x1b[2K", ""),
+		reg("rootfs/größe \"1\"", "")))))
 	f, err := eif.Open(in, size)
 	if err != nil {
 		t.Fatal(err)
@@ -614,7 +669,8 @@ func TestUnpackLinks(t *testing.T) {
 	too.Mode = readOnly.Mode
 	two := slices.Concat(
 		cpio(dir("rootfs"), linked("rootfs/first", "1"), linked("rootfs/first-too", "")),
-		cpio(dir("rootfs/d"), linked("rootfs/last", ""), linked("rootfs/last-too", "22")), cpio(readOnly, too))
+		cpio(dir("rootfs/d"), linked("rootfs/last", ""), linked("rootfs/last-too", "22")),
+		cpio(readOnly, too))
 	in, size := enclaves.Write(t, parts(part(eif.Ramdisk, two)))
 	f, err := eif.Open(in, size)
 	if err != nil {
@@ -624,7 +680,8 @@ func TestUnpackLinks(t *testing.T) {
 	if err := inspect.UnpackRamdisks(t.Context(), f, out, func(string) {}); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"first": "1", "first-too": "1", "last": "22", "last-too": "22", "r": "22", "r-too": "22"} {
+	for name, want := range map[string]string{"first": "1", "first-too": "1", "last": "22", "last-too": "22",
+		"r": "22", "r-too": "22"} {
 		if got, err := os.ReadFile(filepath.Join(out, "1/rootfs", name)); err != nil || string(got) != want {
 			t.Errorf("%s holds %q (%v), expected %q", name, got, err, want)
 		}
@@ -634,16 +691,19 @@ func TestUnpackLinks(t *testing.T) {
 // TestLongTarget has a symbolic link that points to more than the kernel takes, out of a ramdisk that is
 // small.
 func TestLongTarget(t *testing.T) {
-	in, size := enclaves.Write(t, parts(part(eif.Ramdisk, cpio(dir("rootfs"), symlink("rootfs/l", strings.Repeat("x", 4096))))))
+	in, size := enclaves.Write(t, parts(part(eif.Ramdisk,
+		cpio(dir("rootfs"), symlink("rootfs/l", strings.Repeat("x", 4096))))))
 	f, err := eif.Open(in, size)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for what, err := range map[string]error{
-		"list":   inspect.ListRamdisks(t.Context(), f, io.Discard),
-		"unpack": inspect.UnpackRamdisks(t.Context(), f, filepath.Join(t.TempDir(), "parts"), func(string) {}),
+		"list": inspect.ListRamdisks(t.Context(), f, io.Discard),
+		"unpack": inspect.UnpackRamdisks(t.Context(), f, filepath.Join(t.TempDir(), "parts"),
+			func(string) {}),
 	} {
-		if err == nil || !strings.Contains(err.Error(), "invalid symbolic link of 4096 bytes: expected 1 to 4095") {
+		if err == nil || !strings.Contains(err.Error(),
+			"invalid symbolic link of 4096 bytes: expected 1 to 4095") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -690,7 +750,8 @@ func TestUnpackStaysInside(t *testing.T) {
 		top := t.TempDir()
 		out := filepath.Join(top, "a", "b")
 		err = inspect.UnpackRamdisks(t.Context(), f, out, func(string) {})
-		for _, escaped := range []string{filepath.Join(top, "escaped"), filepath.Join(top, "a/escaped"), filepath.Join(out, "escaped"), "/escaped", "/tmp/neb-escaped"} {
+		for _, escaped := range []string{filepath.Join(top, "escaped"), filepath.Join(top, "a/escaped"),
+			filepath.Join(out, "escaped"), "/escaped", "/tmp/neb-escaped"} {
 			if _, statErr := os.Lstat(escaped); statErr == nil {
 				t.Errorf("%s: %s was written (%v)", name, escaped, err)
 			}
@@ -714,8 +775,18 @@ func TestPolicy(t *testing.T) {
 		t.Errorf("%s (%v)", text, err)
 	}
 	for name, use := range map[string]func() error{
-		"PCR1 alone":            func() error { p := inspect.Policy{}; p.Add(m, 1); _, err := p.Condition(); return err },
-		"PCR1 and PCR2":         func() error { p := inspect.Policy{}; p.Add(m, 1, 2); _, err := p.Condition(); return err },
+		"PCR1 alone": func() error {
+			p := inspect.Policy{}
+			p.Add(m, 1)
+			_, err := p.Condition()
+			return err
+		},
+		"PCR1 and PCR2": func() error {
+			p := inspect.Policy{}
+			p.Add(m, 1, 2)
+			_, err := p.Condition()
+			return err
+		},
 		"zero":                  func() error { _, err := inspect.Policy{0: {}}.Condition(); return err },
 		"PCR8 of no signature":  func() error { return inspect.Policy{}.Add(m, 8) },
 		"a register of no file": func() error { return inspect.Policy{}.Add(m, 4) },
@@ -725,14 +796,18 @@ func TestPolicy(t *testing.T) {
 		}
 	}
 	for arn, fine := range map[string]bool{
-		"arn:aws:iam::123456789012:role/Webserver": true, "arn:aws-cn:iam::123456789012:role/path/Web+server": true,
-		"arn:aws:iam::123456789012:user/x": false, "arn:aws:iam::123456789012:role/Webserver ": false, "Webserver": false, "arn:aws:iam::1:role/x": false,
+		"arn:aws:iam::123456789012:role/Webserver":          true,
+		"arn:aws-cn:iam::123456789012:role/path/Web+server": true,
+		"arn:aws:iam::123456789012:user/x":                  false,
+		"arn:aws:iam::123456789012:role/Webserver ":         false, "Webserver": false,
+		"arn:aws:iam::1:role/x": false,
 	} {
 		if err := inspect.CheckRoleARN(arn); (err == nil) != fine {
 			t.Errorf("%q: %v", arn, err)
 		}
 	}
-	for id, fine := range map[string]bool{"i-0123456789abcdef0": true, "i-12345678": true, "i-123": false, "0123456789abcdef0": false, "i-0123456789ABCDEF0": false} {
+	for id, fine := range map[string]bool{"i-0123456789abcdef0": true, "i-12345678": true, "i-123": false,
+		"0123456789abcdef0": false, "i-0123456789ABCDEF0": false} {
 		if err := inspect.CheckInstanceID(id); (err == nil) != fine {
 			t.Errorf("%q: %v", id, err)
 		}

@@ -97,7 +97,8 @@ func (r *reader) archive(s eif.Section, at int64, use func(*initramfs.Header) er
 	content.ReadAt(head, 0)
 	switch {
 	case stream == nil && string(head) != plainMagic:
-		return at, fmt.Errorf("byte %d: neither a newc archive nor compressed in a format that the kernel reads",
+		return at, fmt.Errorf("byte %d: neither a newc archive nor compressed in a format that the kernel "+
+			"reads",
 			at)
 	case r.open:
 		return at, fmt.Errorf("byte %d: it follows an lz4 stream without 4 zeros at its end: "+
@@ -181,8 +182,8 @@ func list(ctx context.Context, f *eif.File) (l listing) {
 		case len(l.foreign) == maxForeign:
 			l.foreign = append(l.foreign, "and more")
 		default:
-			l.foreign = append(l.foreign, fmt.Sprintf("ramdisk %d: %q does not belong there: the kernel unpacks "+
-				"it over the first ramdisk", i, h.Name))
+			l.foreign = append(l.foreign, fmt.Sprintf("ramdisk %d: %q does not belong there: the kernel "+
+				"unpacks it over the first ramdisk", i, h.Name))
 		}
 	}
 	r := newReader(f)

@@ -78,13 +78,17 @@ func TestDiffBound(t *testing.T) {
 		want string
 	}{
 		{"the same", names(0, 2*maxAlone, file, 1), names(0, 2*maxAlone, file, 1), 0, ""},
-		{"nothing in common", names(0, maxAlone, file, 1), names(maxAlone, 2*maxAlone, file, 1), 2 * maxAlone, ""},
-		{"too many", names(0, maxAlone+1, file, 1), names(maxAlone+1, maxAlone+9, file, 1), 0, "more than 3000 names of the first file"},
-		{"too many directories twice", names(0, maxAlone+1, dir, 2), names(0, maxAlone+1, dir, 2), 0, "more than 3000 directories twice"},
+		{"nothing in common", names(0, maxAlone, file, 1), names(maxAlone, 2*maxAlone, file, 1), 2 * maxAlone,
+			""},
+		{"too many", names(0, maxAlone+1, file, 1), names(maxAlone+1, maxAlone+9, file, 1), 0,
+			"more than 3000 names of the first file"},
+		{"too many directories twice", names(0, maxAlone+1, dir, 2), names(0, maxAlone+1, dir, 2), 0,
+			"more than 3000 directories twice"},
 	} {
 		says := 0
 		_, err := diffTrees(c.a, c.b, func(string, string) { says++ })
-		if says != c.says || c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+		if says != c.says || c.want == "" && err != nil || c.want != "" &&
+			(err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %d differences, %v", c.name, says, err)
 		}
 	}

@@ -167,7 +167,8 @@ func (s *side) next(seed maphash.Seed) (entry, error) {
 			if _, ok := s.dirs[id]; ok {
 				s.again[e.path] = e
 				if len(s.again) > maxAlone {
-					return entry{}, fmt.Errorf("more than %d directories twice: too many to compare", maxAlone)
+					return entry{}, fmt.Errorf("more than %d directories twice: too many to compare",
+						maxAlone)
 				}
 				continue
 			}

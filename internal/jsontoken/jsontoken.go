@@ -56,7 +56,8 @@ func All(text []byte, exact ...string) iter.Seq2[Token, error] {
 			top.value = t.Name
 			switch token {
 			case json.Delim('{'):
-				levels = append(levels, level{names: map[string]bool{}, exact: slices.Contains(exact, top.last)})
+				levels = append(levels, level{names: map[string]bool{}, exact: slices.Contains(exact,
+					top.last)})
 			case json.Delim('['):
 				levels = append(levels, level{})
 			case json.Delim('}'), json.Delim(']'):

@@ -247,7 +247,8 @@ func TestOperations(t *testing.T) {
 	if err != nil || *again.KeyId != second || *again.SourceKeyId != arn {
 		t.Fatalf("%+v, %v", again, err)
 	}
-	opened, err = s.client.Decrypt(ctx, &awskms.DecryptInput{CiphertextBlob: again.CiphertextBlob, KeyId: &second})
+	opened, err = s.client.Decrypt(ctx, &awskms.DecryptInput{CiphertextBlob: again.CiphertextBlob,
+		KeyId: &second})
 	if err != nil || string(opened.Plaintext) != "secret" {
 		t.Errorf("%+v, %v", opened, err)
 	}
@@ -276,7 +277,8 @@ func TestOperations(t *testing.T) {
 		if err != nil || !bytes.Equal(spki(t, private.(crypto.Signer)), pair.PublicKey) {
 			t.Errorf("%s: %v", spec, err)
 		}
-		opened, err = s.client.Decrypt(ctx, &awskms.DecryptInput{CiphertextBlob: pair.PrivateKeyCiphertextBlob})
+		opened, err = s.client.Decrypt(ctx, &awskms.DecryptInput{
+			CiphertextBlob: pair.PrivateKeyCiphertextBlob})
 		if err != nil || !bytes.Equal(opened.Plaintext, pair.PrivateKeyPlaintext) {
 			t.Errorf("%s: %+v, %v", spec, opened, err)
 		}
@@ -489,7 +491,8 @@ func TestRecipientRejects(t *testing.T) {
 		6 * time.Minute:  "old: expected at most 5m",
 		-6 * time.Minute: "is valid from", // the clock is before the enclave's certificate
 	} {
-		if _, _, err = r.verify(root, time.Now().Add(after)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err = r.verify(root, time.Now().Add(after)); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("after %v: %v, expected %q", after, err, want)
 		}
 	}
@@ -538,7 +541,8 @@ func TestManyKeys(t *testing.T) {
 		}
 		break
 	}
-	if _, err := s.client.Encrypt(t.Context(), &awskms.EncryptInput{KeyId: &arn, Plaintext: []byte{1}}); err != nil {
+	if _, err := s.client.Encrypt(t.Context(), &awskms.EncryptInput{KeyId: &arn,
+		Plaintext: []byte{1}}); err != nil {
 		t.Error(err)
 	}
 }
@@ -747,8 +751,9 @@ func TestKeyFile(t *testing.T) {
 		"too large":       {make([]byte, maxFile+1), 0o600, "larger than"},
 		"a short key": {[]byte(`{"Keys": [{"ARN": "` + arn + `", "Material": "AA=="}]}`), 0o600,
 			"key 1 was not created by neb kms"},
-		"another ARN": {bytes.ReplaceAll(good, []byte(":kms:"), []byte(":s3:")), 0o600, "key 1 was not created by neb kms"},
-		"no key":      {[]byte(`{"Keys": [null]}`), 0o600, "key 1 was not created by neb kms"},
+		"another ARN": {bytes.ReplaceAll(good, []byte(":kms:"), []byte(":s3:")), 0o600,
+			"key 1 was not created by neb kms"},
+		"no key": {[]byte(`{"Keys": [null]}`), 0o600, "key 1 was not created by neb kms"},
 		"an invalid policy": {bytes.ReplaceAll(good, []byte("2012-10-17"), []byte("2013-10-17")), 0o600,
 			"Version"},
 	} {

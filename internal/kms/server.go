@@ -140,7 +140,8 @@ func (s *Server) answer(operation string, in io.Reader, r *http.Request) (any, e
 	}
 	do, ok := operations[operation]
 	if r.Method != http.MethodPost || !ok {
-		return nil, failf("UnknownOperationException", "the stand-in does not support the operation %.64q", operation)
+		return nil, failf("UnknownOperationException", "the stand-in does not support the operation %.64q",
+			operation)
 	}
 	c := &call{server: s, action: "kms:" + operation, region: sig.region}
 	d := json.NewDecoder(bytes.NewReader(body))

@@ -69,7 +69,8 @@ func Build(ctx context.Context, c *Config, o Options) (_ *image.Tree, err error)
 	}
 	for i := range c.Files {
 		f, root := c.Files[i], t
-		if below, ok := strings.CutPrefix(strings.Trim(f.Path, "/"), c.Prefix); ok && c.Prefix != "" && len(c.Init) > 0 {
+		if below, ok := strings.CutPrefix(strings.Trim(f.Path, "/"), c.Prefix); ok && c.Prefix != "" &&
+			len(c.Init) > 0 {
 			// Links of the images lead on from the images' root.
 			if root, err = t.Sub(c.Prefix); err != nil {
 				return nil, fmt.Errorf("files: %s: %w", f.Path, err)

@@ -34,8 +34,10 @@ func TestPresented(t *testing.T) {
 			`etc/mtab l "/proc/mounts"`, `proc d 755 0:0`, `sys d 755 0:0`,
 		}, changed...)},
 		{"everything", []Entry{
-			File(".dockerenv", ""), File("dev/console", "1"), Dir("dev/pts/", 0o700), File("dev/shm", "1"), Dir("etc/", 0o700),
-			File("etc/hostname", "1"), File("etc/mtab", "1"), File("etc/hosts", "1"), Dir("etc/resolv.conf/", 0o700), Dir("proc/", 0o500),
+			File(".dockerenv", ""), File("dev/console", "1"), Dir("dev/pts/", 0o700), File("dev/shm", "1"),
+			Dir("etc/", 0o700),
+			File("etc/hostname", "1"), File("etc/mtab", "1"), File("etc/hosts", "1"),
+			Dir("etc/resolv.conf/", 0o700), Dir("proc/", 0o500),
 			Symlink("sys", "proc"),
 		}, append([]string{
 			`dev d 755 0:0`, `dev/pts d 700 0:0`, `dev/shm f 644 0:0 "1"`, `etc d 700 0:0`, `etc/mtab f 644 0:0 "1"`, `proc d 500 0:0`,
@@ -45,12 +47,13 @@ func TestPresented(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			l := NewLayout(t)
 			l.Name(l.Image("amd64", Layers(t, c.layer), Gzip), "")
-			tree, err := linuxkit.Build(t.Context(), &linuxkit.Config{Init: []string{"oci:" + l.Dir()}}, linuxkit.Options{
-				Open: func(ctx context.Context, ref string) (*image.Image, error) {
-					return image.Open(ctx, ref, image.Options{Arch: "x86_64"})
-				},
-				Dir: t.TempDir(),
-			})
+			tree, err := linuxkit.Build(t.Context(), &linuxkit.Config{Init: []string{"oci:" + l.Dir()}},
+				linuxkit.Options{
+					Open: func(ctx context.Context, ref string) (*image.Image, error) {
+						return image.Open(ctx, ref, image.Options{Arch: "x86_64"})
+					},
+					Dir: t.TempDir(),
+				})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,7 +99,8 @@ func TestModulesThroughLinks(t *testing.T) {
 				Dir: t.TempDir(),
 			})
 			if c.want == "" {
-				for _, want := range []string{modules, relative, "lib is not a directory: it would replace one that is not empty"} {
+				for _, want := range []string{modules, relative,
+					"lib is not a directory: it would replace one that is not empty"} {
 					if err == nil || !strings.Contains(err.Error(), want) {
 						t.Errorf("got %v, want %s", err, want)
 					}

@@ -57,7 +57,8 @@ func (id *ID) UnmarshalYAML(n *yaml.Node) error {
 const MaxConfig = 16 << 20
 
 // elsewhere names the tools for everything that this package does not do.
-const elsewhere = "use neb eif build for a whole enclave image, or LinuxKit (github.com/linuxkit/linuxkit) for others"
+const elsewhere = "use neb eif build for a whole enclave image, or LinuxKit (github.com/linuxkit/linuxkit) " +
+	"for others"
 
 // rejected are keys of LinuxKit that this package does not support, with the reason.
 var rejected = map[string]string{
@@ -158,7 +159,8 @@ func (f *File) check() error {
 		}
 	}
 	if kinds != 1 {
-		return fmt.Errorf("file %s: found %d of directory, symlink, contents and source, expected exactly one",
+		return fmt.Errorf(
+			"file %s: found %d of directory, symlink, contents and source, expected exactly one",
 			f.Path, kinds)
 	}
 	_, err := f.mode()

@@ -39,7 +39,8 @@ files:
 		Prefix: "rootfs/", Init: []string{"one:1", "two"},
 		Files: []linuxkit.File{
 			{Path: "/etc/x", Contents: &text, Mode: "0644", UID: 5},
-			{Path: "d", Directory: true}, {Path: "l", Symlink: "../d"}, {Path: "s", Source: "~/x", Optional: true},
+			{Path: "d", Directory: true}, {Path: "l", Symlink: "../d"},
+			{Path: "s", Source: "~/x", Optional: true},
 		},
 	}
 	if !reflect.DeepEqual(c, want) {
@@ -98,7 +99,8 @@ func TestParseErrors(t *testing.T) {
 		{"files: {path: a}", "cannot unmarshal !!map"},
 	} {
 		_, err := linuxkit.Parse("x.yml", []byte(c.text))
-		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "x.yml: ") || strings.Contains(err.Error(), "\n") {
+		if err == nil || !strings.Contains(err.Error(), c.want) ||
+			!strings.HasPrefix(err.Error(), "x.yml: ") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: got %v, want x.yml and %q on one line", c.text, err, c.want)
 		}
 	}
@@ -118,7 +120,9 @@ func FuzzParse(f *testing.F) {
 		}
 		// A valid file can be built, if it needs nothing from outside, unless a path leads nowhere; and then
 		// written.
-		if len(c.Init) > 0 || slices.ContainsFunc(c.Files, func(f linuxkit.File) bool { return f.Source != "" }) {
+		if len(c.Init) > 0 || slices.ContainsFunc(c.Files, func(f linuxkit.File) bool {
+			return f.Source != ""
+		}) {
 			return
 		}
 		tree, err := linuxkit.Build(t.Context(), c, linuxkit.Options{Dir: t.TempDir()})
@@ -130,7 +134,8 @@ func FuzzParse(f *testing.F) {
 		}
 		defer tree.Close()
 		var b bytes.Buffer
-		if err := tree.WriteRamdisk(&b, image.Ramdisk{}); err != nil && !strings.Contains(err.Error(), ", expected at most ") {
+		if err := tree.WriteRamdisk(&b, image.Ramdisk{}); err != nil &&
+			!strings.Contains(err.Error(), ", expected at most ") {
 			t.Error(err)
 		} else if err == nil {
 			images.List(t, b.Bytes())

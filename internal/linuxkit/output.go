@@ -64,8 +64,8 @@ type Output struct {
 // that takes longer than all the rest, and protects only against a power failure before the enclave image is
 // made of it.
 //
-// When ctx is done, Write returns its cause soon, and discards the file. It does not take back what Stdout has
-// received, and does not return while Stdout blocks.
+// When ctx is done, Write returns its cause soon, and discards the file. It does not take back what Stdout
+// has received, and does not return while Stdout blocks.
 func Write(ctx context.Context, t *image.Tree, o Output) error {
 	if o.Stdout != nil {
 		b := bufio.NewWriterSize(stream.Writer(ctx, o.Stdout), 256<<10)

@@ -62,7 +62,8 @@ func TestNothingBeforeTheEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		file := filepath.Join(dir, "x-initrd.img")
-		if b := must(os.ReadFile(file)); !strings.HasPrefix(string(b), "070701") || !strings.Contains(string(b), content) {
+		if b := must(os.ReadFile(file)); !strings.HasPrefix(string(b), "070701") ||
+			!strings.Contains(string(b), content) {
 			t.Errorf("%s: got %.100q, want an archive with %q", file, b, content)
 		}
 		if mode := must(os.Stat(file)).Mode(); mode != 0o644 {
@@ -81,7 +82,8 @@ func TestOutputThroughLinks(t *testing.T) {
 	dir := t.TempDir()
 	target := filepath.Join(dir, "real")
 	for _, err := range []error{
-		os.WriteFile(target, []byte("old"), 0o600), os.Symlink("real", filepath.Join(dir, "x.tar")), os.Mkdir(filepath.Join(dir, "d.tar"), 0o755),
+		os.WriteFile(target, []byte("old"), 0o600), os.Symlink("real", filepath.Join(dir, "x.tar")),
+		os.Mkdir(filepath.Join(dir, "d.tar"), 0o755),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -93,11 +95,13 @@ func TestOutputThroughLinks(t *testing.T) {
 	if err := linuxkit.Write(t.Context(), tree, out); err != nil {
 		t.Fatal(err)
 	}
-	if link, err := os.Readlink(filepath.Join(dir, "x.tar")); link != "real" || len(must(os.ReadFile(target))) != 1024 {
+	if link, err := os.Readlink(filepath.Join(dir, "x.tar")); link != "real" ||
+		len(must(os.ReadFile(target))) != 1024 {
 		t.Errorf("x.tar leads to %q (%v), and %s has not the archive", link, err, target)
 	}
 	out.File = filepath.Join(dir, "d.tar")
-	if err := linuxkit.Write(t.Context(), tree, out); err == nil || !strings.Contains(err.Error(), "d.tar is not a regular file, and would be replaced by one") {
+	if err := linuxkit.Write(t.Context(), tree, out); err == nil ||
+		!strings.Contains(err.Error(), "d.tar is not a regular file, and would be replaced by one") {
 		t.Errorf("over a directory: %v", err)
 	}
 }
@@ -114,7 +118,8 @@ func TestStopped(t *testing.T) {
 	}
 	tree := image.NewTree(t.TempDir(), image.Limits{})
 	defer tree.Close()
-	if err := tree.Put(&image.Entry{Path: "a", Mode: 0o100644, Xattrs: []image.Xattr{{Name: "user.x", Value: "1"}}}, nil); err != nil {
+	if err := tree.Put(&image.Entry{Path: "a", Mode: 0o100644,
+		Xattrs: []image.Xattr{{Name: "user.x", Value: "1"}}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := tree.PutFile(&image.Entry{Path: "b", Mode: 0o100644}, big); err != nil {
@@ -129,9 +134,10 @@ func TestStopped(t *testing.T) {
 			if f.Name == linuxkit.Tar {
 				stop(why) // it loses nothing
 			}
-			err := linuxkit.Write(ctx, tree, linuxkit.Output{File: filepath.Join(dir, "x"), Format: f, Ramdisk: image.Ramdisk{
-				Lost: func(string, string) error { stop(why); return nil },
-			}})
+			err := linuxkit.Write(ctx, tree, linuxkit.Output{File: filepath.Join(dir, "x"), Format: f,
+				Ramdisk: image.Ramdisk{
+					Lost: func(string, string) error { stop(why); return nil },
+				}})
 			if !errors.Is(err, why) {
 				t.Errorf("%v, want %v", err, why)
 			}

@@ -15,9 +15,9 @@ import (
 
 // A guest that breaks QEMU finds itself in a process that may only do what QEMU needs. Two filters of the
 // kernel hold for all users and wherever neb runs: seccomp denies systemCalls, and Landlock (since Linux
-// 5.13) denies all files but a few, and from its fourth and sixth version on TCP, abstract sockets and signals
-// too. Where namespaces can be made, QEMU also has its own user, network, process, IPC and host name. QEMU's
-// own filter (-sandbox) denies to start programs.
+// 5.13) denies all files but a few, and from its fourth and sixth version on TCP, abstract sockets and
+// signals too. Where namespaces can be made, QEMU also has its own user, network, process, IPC and host name.
+// QEMU's own filter (-sandbox) denies to start programs.
 
 // namespaces are those that a process gets together with a user namespace. No user is mapped into that:
 // QEMU's file accesses stay those of the user, and it has no capability even there.
@@ -36,7 +36,8 @@ var systemCalls = []uint32{
 // start starts a command that may read and execute what is in the directories of read, and change what is in
 // write, and returns it with the protections that this machine lacks. command returns it with the
 // given namespaces. The calling thread shares the restrictions, see [ownThread].
-func start(command func(namespaces uintptr) *exec.Cmd, read []string, write string) (*exec.Cmd, []string, error) {
+func start(command func(namespaces uintptr) *exec.Cmd, read []string, write string) (
+	*exec.Cmd, []string, error) {
 	var lacks []string
 	if err := seccomp.Deny(unix.EPERM, systemCalls...); err != nil {
 		lacks = append(lacks, fmt.Sprintf("QEMU can use the network: seccomp: %v", err))

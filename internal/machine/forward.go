@@ -247,7 +247,8 @@ func Forward(d *vsock.Device, l net.Listener, port uint32, report func(error)) {
 			defer cancel()
 			c, err := d.Dial(dialing, port)
 			refused := err
-			for wait := 10 * time.Millisecond; errors.Is(err, syscall.ECONNREFUSED) && !served.Load(); wait *= 2 {
+			for wait := 10 * time.Millisecond; errors.Is(err, syscall.ECONNREFUSED) &&
+				!served.Load(); wait *= 2 {
 				refused = err
 				select {
 				case <-time.After(min(wait, 250*time.Millisecond)):

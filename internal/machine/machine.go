@@ -135,7 +135,8 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	cfg.Memory = (cfg.Memory + mib - 1) / mib * mib
 	m := &Machine{
 		cfg: cfg, made: time.Now(), once: map[EventKind]bool{},
-		running: make(chan struct{}), beat: make(chan struct{}), off: make(chan struct{}), done: make(chan struct{}),
+		running: make(chan struct{}), beat: make(chan struct{}), off: make(chan struct{}),
+		done: make(chan struct{}),
 	}
 	if m.dir, err = os.MkdirTemp("", "neb-run-"); err != nil {
 		return nil, err
@@ -212,7 +213,8 @@ func (m *Machine) startQEMU(ctx context.Context, q qemu, args []string) (err err
 		// QEMU's own nitro-enclave machine unpacks the image into its temporary directory.
 		cmd.Env = append(cmd.Env, "TMPDIR="+m.dir)
 		// QEMU must not receive Ctrl-C, and must die with neb.
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Cloneflags: namespaces}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL,
+			Cloneflags: namespaces}
 		cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = stdout, &m.stderr, inherited
 		return cmd
 	}
@@ -401,7 +403,8 @@ func (m *Machine) report(e vsock.Event) {
 	case vsock.Full:
 		text = "the enclave has opened more connections than are served at once: further ones are refused"
 	case vsock.Broken:
-		text = fmt.Sprintf("the enclave's vsock driver violates the protocol, vsock fails until a reset: %v", e.Err)
+		text = fmt.Sprintf("the enclave's vsock driver violates the protocol, vsock fails until a reset: %v",
+			e.Err)
 	case vsock.Failed:
 		m.kill(fmt.Errorf("vsock device: %w", e.Err))
 		return

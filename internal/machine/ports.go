@@ -20,14 +20,16 @@ func ParseListen(text string) (uint32, Endpoint, error) {
 		return 0, Endpoint{}, err
 	}
 	if port >= vsock.FirstPort {
-		return 0, Endpoint{}, fmt.Errorf("port %d: expected at most %d; neb uses the ports above for its own connections",
+		return 0, Endpoint{}, fmt.Errorf("port %d: expected at most %d; neb uses the ports above for its "+
+			"own connections",
 			port, uint32(vsock.FirstPort-1))
 	}
 	e, err := ParseEndpoint(right)
 	return port, e, err
 }
 
-// ParseConnect parses ENDPOINT=PORT: an endpoint on the host, and the vsock port of the enclave that serves it.
+// ParseConnect parses ENDPOINT=PORT: an endpoint on the host, and the vsock port of the enclave that serves
+// it.
 func ParseConnect(text string) (uint32, Endpoint, error) {
 	cut := strings.LastIndex(text, "=")
 	if cut < 0 {

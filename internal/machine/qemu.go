@@ -196,7 +196,8 @@ func (m *Machine) startNSM(ctx context.Context, img *image) error {
 			m.kill(fmt.Errorf("NSM device: %w", err))
 			return
 		}
-		text := fmt.Sprintf("the enclave's NSM driver violates the protocol, the NSM fails until a reset: %v", err)
+		text := fmt.Sprintf("the enclave's NSM driver violates the protocol, the NSM fails until a reset: %v",
+			err)
 		go m.event(Event{Kind: Parent, Text: text})
 	})
 	return nil
@@ -244,7 +245,8 @@ func findQEMU(ctx context.Context, emulator, architecture string) (qemu, error) 
 	if loaders, _ := filepath.Glob(filepath.Join(emulator, "lib", "ld-linux-*.so.*")); len(loaders) == 1 {
 		lib, own := filepath.Join(emulator, "lib"), filepath.Join(emulator, "libexec", program)
 		return qemu{
-			path: loaders[0], args: []string{"--library-path", lib, own, "-L", filepath.Join(emulator, "share")},
+			path: loaders[0], args: []string{"--library-path", lib, own, "-L",
+				filepath.Join(emulator, "share")},
 			files: []string{emulator}, sandbox: true,
 		}, nil
 	}
@@ -261,8 +263,8 @@ func findQEMU(ctx context.Context, emulator, architecture string) (qemu, error) 
 	return q, nil
 }
 
-// Installed returns the QEMU for an architecture in PATH. It fails if that is older than 10.1, the first with the
-// device of the NSM.
+// Installed returns the QEMU for an architecture in PATH. It fails if that is older than 10.1, the first with
+// the device of the NSM.
 func Installed(ctx context.Context, architecture string) (string, error) {
 	path, err := exec.LookPath(boards[architecture].program)
 	if err != nil {

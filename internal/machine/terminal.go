@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// NewTerminal returns a writer for a console that a person watches on a terminal (ECMA-48, xterm's ctlseqs; in
-// UTF-8). It passes text, colours and cursor movement. It drops everything else, because the enclave could
+// NewTerminal returns a writer for a console that a person watches on a terminal (ECMA-48, xterm's ctlseqs;
+// in UTF-8). It passes text, colours and cursor movement. It drops everything else, because the enclave could
 // use it against the terminal's user: sequences that change the title or the clipboard, that report what the
 // user does, or that the terminal answers as if the user had typed.
 func NewTerminal(w io.Writer) io.Writer { return &terminal{w: w} }

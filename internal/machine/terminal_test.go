@@ -8,10 +8,11 @@ import (
 
 // terminalCases are texts of an enclave, and what of them reaches a terminal.
 var terminalCases = map[string]struct{ in, out string }{
-	"text":                      {"hello\tworld\r\n", "hello\tworld\r\n"},
-	"UTF-8":                     {"grün ☃ 🂡", "grün ☃ 🂡"},
-	"colours":                   {"\x1b[1;38:2:1:2:3mred\x1b[m", "\x1b[1;38:2:1:2:3mred\x1b[m"},
-	"cursor":                    {"\x1b[2J\x1b[1;1H\x1b[K\x1b7\x1b8\x1b[?25l", "\x1b[2J\x1b[1;1H\x1b[K\x1b7\x1b8\x1b[?25l"},
+	"text":    {"hello\tworld\r\n", "hello\tworld\r\n"},
+	"UTF-8":   {"grün ☃ 🂡", "grün ☃ 🂡"},
+	"colours": {"\x1b[1;38:2:1:2:3mred\x1b[m", "\x1b[1;38:2:1:2:3mred\x1b[m"},
+	"cursor": {"\x1b[2J\x1b[1;1H\x1b[K\x1b7\x1b8\x1b[?25l",
+		"\x1b[2J\x1b[1;1H\x1b[K\x1b7\x1b8\x1b[?25l"},
 	"other screen":              {"\x1b[?1049hx\x1b[?1049l\x1b(B", "\x1b[?1049hx\x1b[?1049l\x1b(B"},
 	"title":                     {"a\x1b]0;title\ab\x1b]2;title\x1b\\c", "abc"},
 	"title of screen":           {"a\x1bktitle\x1b\\b", "ab"},

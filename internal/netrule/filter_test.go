@@ -35,7 +35,8 @@ func newBench(t testing.TB, egress, ingress string) *bench {
 
 // frame makes a frame with an IP packet, by means of answer, which is checked on its own.
 func frame(proto uint8, from, to netip.AddrPort, payload []byte) []byte {
-	p := packet{frame: make([]byte, 14), src: to.Addr(), dst: from.Addr(), sport: to.Port(), dport: from.Port()}
+	p := packet{frame: make([]byte, 14), src: to.Addr(), dst: from.Addr(), sport: to.Port(),
+		dport: from.Port()}
 	copy(p.frame, "\x02AAAAA\x02BBBBB")
 	binary.BigEndian.PutUint16(p.frame[12:], etherIPv4)
 	if from.Addr().Is6() {
@@ -293,10 +294,12 @@ func TestLearn(t *testing.T) {
 
 	b.now += 301
 	b.want(b.send("tcp 192.0.2.1:443"), "pass") // an open connection outlives the address
-	b.want(b.verdict(frame(protoTCP, port(enclave4, 40001), netip.MustParseAddrPort("192.0.2.1:443"), nil), b.Out),
+	b.want(b.verdict(frame(protoTCP, port(enclave4, 40001), netip.MustParseAddrPort("192.0.2.1:443"), nil),
+		b.Out),
 		"reset")
 	b.now += maxTTL
-	b.want(b.verdict(frame(protoTCP, port(enclave4, 40001), netip.MustParseAddrPort("192.0.2.3:80"), nil), b.Out),
+	b.want(b.verdict(frame(protoTCP, port(enclave4, 40001), netip.MustParseAddrPort("192.0.2.3:80"), nil),
+		b.Out),
 		"reset")
 }
 
@@ -397,7 +400,8 @@ func TestOddFrames(t *testing.T) {
 		{"version 6 in version 4", change(14, 0x65), "drop"},
 		{"first fragment", change(20, 0x20, 0), "drop"}, {"last fragment", change(20, 0, 1), "drop"},
 		{"SCTP", change(23, 132), "drop"}, {"TCP header of 0 bytes", change(46, 0), "drop"},
-		{"TCP header of 60 bytes", change(46, 0xf0), "drop"}, {"UDP of another length", change(23, 17), "drop"},
+		{"TCP header of 60 bytes", change(46, 0xf0), "drop"}, {"UDP of another length", change(23, 17),
+			"drop"},
 		{"ICMPv6 in IPv4", change(23, 58), "drop"},
 	} {
 		if got := b.verdict(c.frame, b.Out); got != c.want {
@@ -426,7 +430,8 @@ func FuzzFilter(f *testing.F) {
 			!(p.dport == 443 && p.dst.Is4() && p.dst.As4()[0] == 10) {
 			t.Fatalf("%x passed", b)
 		}
-		if a := parse(answer); answer != nil && a.form != formTCP && a.form != formUDP && a.form != formControl {
+		if a := parse(answer); answer != nil && a.form != formTCP && a.form != formUDP &&
+			a.form != formControl {
 			t.Fatalf("%x is answered with %x", b, answer)
 		}
 		bench.In(b, 2)

@@ -73,7 +73,8 @@ func TestAllowVSOCK(t *testing.T) {
 
 // FuzzParse checks that what is accepted has a host that some packet can match, and one meaning.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"api.example.com:443", "10.0.0.0/8:5432/tcp", "*.amazonaws.com:1-2/udp", "imds",
+	for _, s := range []string{"api.example.com:443", "10.0.0.0/8:5432/tcp", "*.amazonaws.com:1-2/udp",
+		"imds",
 		"[2001:db8::/32]:443", "*", "a.b.:65535", "[::ffff:1.2.3.4]", "é", "[]:1", "/tcp", "1-2/udp"} {
 		f.Add(s)
 	}

@@ -60,7 +60,8 @@ func connect(t testing.TB, s *Server, cid uint32) *guest {
 		t.Fatal(err)
 	}
 	g.stack = stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
+		NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol,
+			arp.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol},
 	})
 	t.Cleanup(g.stack.Close)
@@ -76,7 +77,8 @@ func connect(t testing.TB, s *Server, cid uint32) *guest {
 		if err := g.stack.AddProtocolAddress(1, a, stack.AddressProperties{}); err != nil {
 			t.Fatal(err)
 		}
-		g.stack.AddRoute(tcpip.Route{NIC: 1, Gateway: tcpip.AddrFromSlice(contract.NetworkGateway[i].AsSlice()),
+		g.stack.AddRoute(tcpip.Route{NIC: 1, Gateway: tcpip.AddrFromSlice(
+			contract.NetworkGateway[i].AsSlice()),
 			Destination: []tcpip.Subnet{header.IPv4EmptySubnet, header.IPv6EmptySubnet}[i]})
 		g.stack.AddRoute(tcpip.Route{NIC: 1, Destination: a.AddressWithPrefix.Subnet()})
 	}
@@ -191,7 +193,8 @@ func echo(t testing.TB, network, address string) string {
 }
 
 func TestTCP(t *testing.T) {
-	for _, c := range []struct{ host, inside string }{{"127.0.0.1:0", "192.168.127.254:"}, {"[::1]:0", "[fd6e:6562::fe]:"}} {
+	for _, c := range []struct{ host, inside string }{{"127.0.0.1:0", "192.168.127.254:"},
+		{"[::1]:0", "[fd6e:6562::fe]:"}} {
 		t.Run(c.host, func(t *testing.T) {
 			p := echo(t, "tcp", c.host)
 			g := connect(t, newServer(t, Config{Loopback: true}), 16)
@@ -231,16 +234,20 @@ func TestUDP(t *testing.T) {
 // Destinations of the parent that no enclave reaches unless the parent allows it.
 func TestNotReachable(t *testing.T) {
 	s := newServer(t, Config{})
-	for _, a := range []string{"192.168.127.254:80", "[fd6e:6562::fe]:80", "192.168.127.1:80", "192.168.127.77:53",
-		"169.254.169.254:80", "[fd00:ec2::254]:80", "169.254.1.1:80", "127.0.0.1:80", "[::1]:80", "0.0.0.0:80",
+	for _, a := range []string{"192.168.127.254:80", "[fd6e:6562::fe]:80", "192.168.127.1:80",
+		"192.168.127.77:53",
+		"169.254.169.254:80", "[fd00:ec2::254]:80", "169.254.1.1:80", "127.0.0.1:80", "[::1]:80",
+		"0.0.0.0:80",
 		"224.0.0.1:80", "255.255.255.255:80", "[fe80::1]:80", "[::ffff:127.0.0.1]:80"} {
 		if to, err := s.destination(netip.MustParseAddrPort(a)); err == nil {
 			t.Errorf("%s leads to %s", a, to)
 		}
 	}
 	s = newServer(t, Config{IMDS: true, Loopback: true, Resolvers: []string{"192.0.2.53:53"}})
-	for a, want := range map[string]string{"169.254.169.254:80": "169.254.169.254:80", "192.0.2.1:1": "192.0.2.1:1",
-		"192.168.127.254:80": "127.0.0.1:80", "[fd6e:6562::fe]:80": "[::1]:80", "192.168.127.1:53": "192.0.2.53:53",
+	for a, want := range map[string]string{"169.254.169.254:80": "169.254.169.254:80",
+		"192.0.2.1:1":        "192.0.2.1:1",
+		"192.168.127.254:80": "127.0.0.1:80", "[fd6e:6562::fe]:80": "[::1]:80",
+		"192.168.127.1:53":  "192.0.2.53:53",
 		"[fd6e:6562::1]:53": "192.0.2.53:53"} {
 		if to, err := s.destination(netip.MustParseAddrPort(a)); err != nil || to != want {
 			t.Errorf("%s leads to %q (%v), want %s", a, to, err, want)
@@ -282,7 +289,8 @@ func TestDNS(t *testing.T) {
 	if got := fmt.Sprintf("%q", written); got != `["\x00\x03abc" "\x00\x01d"]` || err != nil {
 		t.Error(got, err)
 	}
-	g := connect(t, newServer(t, Config{Resolvers: []string{"127.0.0.1:" + echo(t, "udp", "127.0.0.1:0")}}), 16)
+	g := connect(t, newServer(t, Config{Resolvers: []string{"127.0.0.1:" + echo(t, "udp", "127.0.0.1:0")}}),
+		16)
 	q := g.dialUDP("[fd6e:6562::1]:53")
 	q.Write([]byte("query"))
 	b := make([]byte, 100)
@@ -312,7 +320,8 @@ func TestPublish(t *testing.T) {
 		at, from string
 		port     uint16
 	}{{overTCP, "192.168.127.1", 443}, {over6, "fd6e:6562::1", 444}} {
-		inside := tcpip.FullAddress{Addr: tcpip.AddrFromSlice(contract.NetworkEnclave[i].AsSlice()), Port: p.port}
+		inside := tcpip.FullAddress{Addr: tcpip.AddrFromSlice(contract.NetworkEnclave[i].AsSlice()),
+			Port: p.port}
 		l, err := gonet.ListenTCP(g.stack, inside, families[i])
 		if err != nil {
 			t.Fatal(err)
@@ -375,8 +384,9 @@ func TestParsePublish(t *testing.T) {
 		"0.0.0.0:80:8080/tcp": "0.0.0.0:80:8080/tcp", "[::1]:80:8080": "[::1]:80:8080/tcp",
 		"16@8443:443": "16@127.0.0.1:8443:443/tcp", "16@10.0.0.1:1:2/udp": "16@10.0.0.1:1:2/udp",
 		"443": "!expected [CID@]", "0:1": "!expected 1 to 65535", "1:65536": "!expected 1 to 65535",
-		"a:1:1": "!expected an IP address", "3@1:1": "!a number from 4", "::1:80:80": "!expected an IP address",
-		"1:1/sctp": "!expected 1 to 65535",
+		"a:1:1": "!expected an IP address", "3@1:1": "!a number from 4",
+		"::1:80:80": "!expected an IP address",
+		"1:1/sctp":  "!expected 1 to 65535",
 	} {
 		p, err := ParsePublish(text, "127.0.0.1")
 		if wrong, ok := strings.CutPrefix(want, "!"); ok {
@@ -406,11 +416,13 @@ func TestServer(t *testing.T) {
 		}
 	}
 	notice("egress 3 tcp 192.0.2.1:443")
-	for _, bad := range []string{"", "egress", "egress x y", "egress -1 y", "dns 1 a\x1b[2Jb", "dns 99999999999 x"} {
+	for _, bad := range []string{"", "egress", "egress x y", "egress -1 y", "dns 1 a\x1b[2Jb",
+		"dns 99999999999 x"} {
 		notice(bad)
 	}
 	for range 3 {
-		if g.frame([]byte{1, 2, 3}) != nil || g.frame(nil) != nil || g.frame(bytes.Repeat([]byte{0xff}, 65535)) != nil {
+		if g.frame([]byte{1, 2, 3}) != nil || g.frame(nil) != nil ||
+			g.frame(bytes.Repeat([]byte{0xff}, 65535)) != nil {
 			t.Fatal("the server closed the connection")
 		}
 	}
@@ -434,7 +446,8 @@ func TestServer(t *testing.T) {
 		t.Errorf("%d enclaves", len(status.Enclaves))
 	}
 	for _, e := range status.Enclaves {
-		if e.CID == 16 && (e.Refused["egress"] != 3 || e.LastRefused != "egress: tcp 192.0.2.1:443" || e.Received < 3*65535) {
+		if e.CID == 16 && (e.Refused["egress"] != 3 || e.LastRefused != "egress: tcp 192.0.2.1:443" ||
+			e.Received < 3*65535) {
 			t.Errorf("%+v", e)
 		}
 	}
@@ -536,7 +549,9 @@ func TestProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.User = url.UserPassword("me", "secret")
-	g := connect(t, newServer(t, Config{Proxy: func(r *http.Request) (*url.URL, error) { return u, nil }}), 16)
+	g := connect(t, newServer(t, Config{Proxy: func(r *http.Request) (*url.URL, error) {
+		return u, nil
+	}}), 16)
 	c, err := g.dial("192.0.2.1:80")
 	if err != nil {
 		t.Fatal(err)
@@ -560,7 +575,8 @@ func TestPcap(t *testing.T) {
 	p.add([]byte("frame 1"))
 	p.add([]byte("frame 22"))
 	b := file.Bytes()
-	if want := "\xd4\xc3\xb2\xa1\x02\x00\x04\x00"; !strings.HasPrefix(string(b), want) || len(b) != 24+16+7+16+8 ||
+	if want := "\xd4\xc3\xb2\xa1\x02\x00\x04\x00"; !strings.HasPrefix(string(b), want) ||
+		len(b) != 24+16+7+16+8 ||
 		string(b[40:47]) != "frame 1" || b[24+8] != 7 || b[47+12] != 8 {
 		t.Errorf("%x", b)
 	}

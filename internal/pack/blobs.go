@@ -65,7 +65,8 @@ func (b Blobs) open(archName string) (_ *openBlobs, err error) {
 		}
 	}()
 	if b.Kernel == "" || b.Init == "" {
-		return nil, fmt.Errorf("a kernel and an init are required: the kernel is %q, init is %q", b.Kernel, b.Init)
+		return nil, fmt.Errorf("a kernel and an init are required: the kernel is %q, init is %q", b.Kernel,
+			b.Init)
 	}
 	if o.kernel, err = o.file("the kernel", b.Kernel); err != nil {
 		return nil, err
@@ -150,7 +151,8 @@ func configVersion(path string) (system, version string, err error) {
 	lines := bufio.NewScanner(io.LimitReader(f, 64<<10))
 	for range 3 {
 		if !lines.Scan() {
-			return "", "", fmt.Errorf("%s: fewer than three lines: the third must name the kernel's version", path)
+			return "", "", fmt.Errorf("%s: fewer than three lines: the third must name the kernel's version",
+				path)
 		}
 	}
 	words := strings.FieldsFunc(lines.Text(), func(r rune) bool { return strings.ContainsRune(" /-", r) })

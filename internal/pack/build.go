@@ -66,10 +66,11 @@ type Build struct {
 
 	Allow []preflight.Code // findings of these codes neither end the build nor cause a warning
 
-	TempDir    string                  // for the bodies of layers; "" is os.TempDir()
-	ErofsTools ErofsTools              // makes erofs images; nil if this machine cannot
-	Progress   func(done, total int64) // bytes written of the application's tree or its erofs image; may be nil
-	Warn       func(string)            // receives a line for everything that an archive cannot hold; may be nil
+	TempDir    string     // for the bodies of layers; "" is os.TempDir()
+	ErofsTools ErofsTools // makes erofs images; nil if this machine cannot
+	// bytes written of the application's tree or its erofs image; may be nil
+	Progress func(done, total int64)
+	Warn     func(string) // receives a line for everything that an archive cannot hold; may be nil
 
 	app      preflight.Application // without its root
 	findings []preflight.Finding
@@ -103,11 +104,13 @@ func (b *Build) Check() error {
 	case b.NitroCLI && config.Entrypoint == nil && config.Cmd == nil:
 		return errNoCommand
 	case b.NitroCLI && !b.Overrides.none():
-		return errors.New("overrides of the image's configuration cannot be combined with nitro-cli compatibility")
+		return errors.New("overrides of the image's configuration cannot be combined with nitro-cli " +
+			"compatibility")
 	case b.NitroCLI && (len(b.Modules) > 0 || b.ModulesOpen):
 		return errors.New("kernel modules besides nsm.ko cannot be combined with nitro-cli compatibility")
 	case b.RootFormat == Erofs && b.ErofsTools == nil:
-		return errors.New("an erofs root needs the sandbox of 'neb build', which this machine cannot run: use cpio")
+		return errors.New("an erofs root needs the sandbox of 'neb build', which this machine cannot run: " +
+			"use cpio")
 	}
 	if !b.NitroCLI {
 		if err := checkDescription(Application(config, b.Overrides)); err != nil {

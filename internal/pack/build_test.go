@@ -119,7 +119,9 @@ func tarLayer(t testing.TB, headers ...*tar.Header) v1.Layer {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(b.Bytes())), nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +145,8 @@ func newImage(t testing.TB, config v1.Config) v1.Image {
 			&tar.Header{Typeflag: tar.TypeDir, Name: "tmp/", Mode: 0o1770}),
 		tarLayer(t,
 			&tar.Header{Typeflag: tar.TypeReg, Name: "bin/.wh.old"},
-			&tar.Header{Typeflag: tar.TypeSymlink, Name: "etc/resolv.conf", Linkname: "/run/resolvconf/resolv.conf"}),
+			&tar.Header{Typeflag: tar.TypeSymlink, Name: "etc/resolv.conf",
+				Linkname: "/run/resolvconf/resolv.conf"}),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +193,8 @@ func openImage(t testing.TB, ref string) *image.Image {
 func TestBuildImage(t *testing.T) {
 	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64)
 	f := buildFile(t, &pack.Build{
-		Arch: eif.X86_64, Blobs: blobs, Image: openImage(t, "docker-archive:"+archiveOf(t, newImage(t, defaultConfig))),
+		Arch: eif.X86_64, Blobs: blobs, Image: openImage(t, "docker-archive:"+
+			archiveOf(t, newImage(t, defaultConfig))),
 		Metadata: json.RawMessage(`{"Team":"x"}`), Tool: "1",
 	})
 	var order []string
@@ -205,12 +209,15 @@ func TestBuildImage(t *testing.T) {
 	}
 
 	first := ramdisk(t, f, 0)
-	for name, mode := range map[string]uint64{"dev": 0o40755, "init": 0o100755, "nsm.ko": 0o100644, "neb": 0o40755, "neb/modules": 0o100644} {
+	for name, mode := range map[string]uint64{"dev": 0o40755, "init": 0o100755, "nsm.ko": 0o100644,
+		"neb": 0o40755, "neb/modules": 0o100644} {
 		if e := enclaves.Find(first, name); e == nil || e.Mode != mode {
 			t.Errorf("the first ramdisk's %s: %+v", name, e)
 		}
 	}
-	if modules, err := contract.DecodeModules(string(enclaves.Find(first, "neb/modules").Content)); err != nil || modules.Open || !slices.Equal(modules.Paths, []string{"/nsm.ko"}) {
+	if modules, err := contract.DecodeModules(string(enclaves.Find(first,
+		"neb/modules").Content)); err != nil || modules.Open ||
+		!slices.Equal(modules.Paths, []string{"/nsm.ko"}) {
 		t.Errorf("modules %+v (%v)", modules, err)
 	}
 
@@ -220,14 +227,16 @@ func TestBuildImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := contract.Description{
-		Entrypoint: []string{"/bin/server"}, Cmd: []string{"-v", "two words"}, Env: []string{"PATH=/bin", "A=b"},
+		Entrypoint: []string{"/bin/server"}, Cmd: []string{"-v", "two words"},
+		Env:        []string{"PATH=/bin", "A=b"},
 		WorkingDir: "/srv", User: "1000:1000", StopSignal: "SIGINT", Complete: true,
 	}
 	if fmt.Sprintf("%+v", d) != fmt.Sprintf("%+v", want) {
 		t.Errorf("the description is %+v, want %+v", d, want)
 	}
 	for name, content := range map[string]string{
-		"cmd": "/bin/server\n-v\ntwo words\n", "env": "PATH=/bin\nA=b\n", "rootfs/bin/link": "content of bin/server",
+		"cmd": "/bin/server\n-v\ntwo words\n", "env": "PATH=/bin\nA=b\n",
+		"rootfs/bin/link":        "content of bin/server",
 		"rootfs/etc/resolv.conf": "/run/resolvconf/resolv.conf", "neb/complete": contract.Complete,
 	} {
 		if e := enclaves.Find(second, name); e == nil || string(e.Content) != content {
@@ -235,7 +244,8 @@ func TestBuildImage(t *testing.T) {
 		}
 	}
 	for name, mode := range map[string]uint64{
-		"rootfs/bin/server": 0o104755, "rootfs/tmp": 0o41770, "rootfs/proc": 0o40755, "rootfs/dev": 0o40755, "rootfs/sys": 0o40755, "rootfs/run": 0o40755,
+		"rootfs/bin/server": 0o104755, "rootfs/tmp": 0o41770, "rootfs/proc": 0o40755, "rootfs/dev": 0o40755,
+		"rootfs/sys": 0o40755, "rootfs/run": 0o40755,
 	} {
 		if e := enclaves.Find(second, name); e == nil || e.Mode != mode {
 			t.Errorf("the second ramdisk's %s: %+v, want mode %o", name, e, mode)
@@ -269,7 +279,8 @@ func TestBuildImage(t *testing.T) {
 	if m.ImageName != "server" || m.ImageVersion != digest.Hex || string(m.CustomMetadata) != `{"Team":"x"}` {
 		t.Errorf("metadata %+v, want version %s", m, digest.Hex)
 	}
-	if want := (eif.BuildMetadata{BuildTime: "1970-01-01T00:00:00+00:00", BuildTool: "neb", BuildToolVersion: "1", OperatingSystem: "Linux", KernelVersion: release}); m.BuildMetadata != want {
+	if want := (eif.BuildMetadata{BuildTime: "1970-01-01T00:00:00+00:00", BuildTool: "neb",
+		BuildToolVersion: "1", OperatingSystem: "Linux", KernelVersion: release}); m.BuildMetadata != want {
 		t.Errorf("metadata %+v", m.BuildMetadata)
 	}
 	if !bytes.Contains(m.DockerInfo, []byte(`"Architecture":"amd64"`)) || !bytes.Contains(m.DockerInfo, []byte(digest.String())) {
@@ -317,7 +328,8 @@ func TestSameFromEverySource(t *testing.T) {
 	}
 	sums := map[string][]string{}
 	for _, source := range []string{"docker-archive:" + archive, "oci:" + dir, ref.String(), "oci:" + dir} {
-		b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), Image: openImage(t, source)}
+		b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64),
+			Image: openImage(t, source)}
 		sum := sumOf(t, b)
 		sums[sum] = append(sums[sum], source)
 	}
@@ -345,7 +357,8 @@ func TestSameFromDocker(t *testing.T) {
 func TestEpoch(t *testing.T) {
 	epoch := int64(1_600_000_000)
 	tree := someTree(t)
-	f := buildFile(t, &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: tree, Overrides: start, Epoch: &epoch})
+	f := buildFile(t, &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil),
+		eif.X86_64), RootFS: tree, Overrides: start, Epoch: &epoch})
 	m, err := f.Metadata()
 	if err != nil || m.BuildMetadata.BuildTime != "2020-09-13T12:26:40+00:00" {
 		t.Errorf("metadata %+v (%v)", m, err)
@@ -359,14 +372,27 @@ func TestOverrides(t *testing.T) {
 		o    pack.Overrides
 		want contract.Description
 	}{
-		{"nothing", pack.Overrides{}, contract.Description{Entrypoint: []string{"/bin/server"}, Cmd: []string{"-v", "two words"}, Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000", StopSignal: "SIGINT"}},
-		{"the entrypoint takes the arguments with it", pack.Overrides{Entrypoint: []string{"/x"}}, contract.Description{Entrypoint: []string{"/x"}, Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000", StopSignal: "SIGINT"}},
-		{"arguments", pack.Overrides{Cmd: []string{"-q"}}, contract.Description{Entrypoint: []string{"/bin/server"}, Cmd: []string{"-q"}, Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000", StopSignal: "SIGINT"}},
-		{"what images cannot say", pack.Overrides{StopSignal: &term, Hostname: "h", LoopbackDown: true, NSMOwner: "a", NSMMode: 0o660, ExitReport: 1, Network: true, Egress: []string{"imds"}, Ingress: []string{"1"}}, contract.Description{
-			Entrypoint: []string{"/bin/server"}, Cmd: []string{"-v", "two words"}, Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000",
-			StopSignal: "SIGTERM", Hostname: "h", LoopbackDown: true, NSMOwner: "a", NSMMode: 0o660, ExitReport: 1, Network: true, Egress: []string{"imds"}, Ingress: []string{"1"},
+		{"nothing", pack.Overrides{}, contract.Description{Entrypoint: []string{"/bin/server"},
+			Cmd: []string{"-v", "two words"}, Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv",
+			User: "1000:1000", StopSignal: "SIGINT"}},
+		{"the entrypoint takes the arguments with it", pack.Overrides{Entrypoint: []string{"/x"}},
+			contract.Description{Entrypoint: []string{"/x"}, Env: []string{"PATH=/bin", "A=b"},
+				WorkingDir: "/srv", User: "1000:1000", StopSignal: "SIGINT"}},
+		{"arguments", pack.Overrides{Cmd: []string{"-q"}},
+			contract.Description{Entrypoint: []string{"/bin/server"}, Cmd: []string{"-q"},
+				Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000",
+				StopSignal: "SIGINT"}},
+		{"what images cannot say", pack.Overrides{StopSignal: &term, Hostname: "h", LoopbackDown: true,
+			NSMOwner: "a", NSMMode: 0o660, ExitReport: 1, Network: true, Egress: []string{"imds"},
+			Ingress: []string{"1"}}, contract.Description{
+			Entrypoint: []string{"/bin/server"}, Cmd: []string{"-v", "two words"},
+			Env: []string{"PATH=/bin", "A=b"}, WorkingDir: "/srv", User: "1000:1000",
+			StopSignal: "SIGTERM", Hostname: "h", LoopbackDown: true, NSMOwner: "a", NSMMode: 0o660,
+			ExitReport: 1, Network: true, Egress: []string{"imds"}, Ingress: []string{"1"},
 		}},
-		{"the rest", pack.Overrides{Env: []string{"A=c", "N="}, WorkingDir: &root, User: &empty}, contract.Description{Entrypoint: []string{"/bin/server"}, Cmd: []string{"-v", "two words"}, Env: []string{"PATH=/bin", "A=c", "N="}, WorkingDir: "/", StopSignal: "SIGINT"}},
+		{"the rest", pack.Overrides{Env: []string{"A=c", "N="}, WorkingDir: &root, User: &empty},
+			contract.Description{Entrypoint: []string{"/bin/server"}, Cmd: []string{"-v", "two words"},
+				Env: []string{"PATH=/bin", "A=c", "N="}, WorkingDir: "/", StopSignal: "SIGINT"}},
 	} {
 		got := pack.Application(defaultConfig, test.o)
 		if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", test.want) {
@@ -386,8 +412,9 @@ func TestModules(t *testing.T) {
 	z.Write(nsmModule(eif.X86_64, release))
 	z.Close()
 	for name, content := range map[string][]byte{
-		"b.ko": nsmModule(eif.X86_64, release), "a.ko.gz": compressed.Bytes(), "again/b.ko": nsmModule(eif.X86_64, release),
-		"old.ko": nsmModule(eif.X86_64, "6.1.0"), "no.ko": []byte("module"),
+		"b.ko": nsmModule(eif.X86_64, release), "a.ko.gz": compressed.Bytes(),
+		"again/b.ko": nsmModule(eif.X86_64, release),
+		"old.ko":     nsmModule(eif.X86_64, "6.1.0"), "no.ko": []byte("module"),
 	} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
 			t.Fatal(err)
@@ -397,9 +424,11 @@ func TestModules(t *testing.T) {
 		}
 	}
 	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64)
-	less := pack.BlobsIn(writeBlobs(t, eif.X86_64, map[string][]byte{"init": initProgram(eif.X86_64, "", "/cmd /env")}), eif.X86_64)
+	less := pack.BlobsIn(writeBlobs(t, eif.X86_64,
+		map[string][]byte{"init": initProgram(eif.X86_64, "", "/cmd /env")}), eif.X86_64)
 	build := func(blobs pack.Blobs, names ...string) *pack.Build {
-		b := &pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), Overrides: start, ModulesOpen: true}
+		b := &pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), Overrides: start,
+			ModulesOpen: true}
 		for _, name := range names {
 			b.Modules = append(b.Modules, filepath.Join(dir, name))
 		}
@@ -408,7 +437,8 @@ func TestModules(t *testing.T) {
 	f := buildFile(t, build(blobs, "b.ko", "a.ko.gz"))
 	first := ramdisk(t, f, 0)
 	want := []string{"/nsm.ko", "/neb/lib/b.ko", "/neb/lib/a.ko.gz"}
-	if m, err := contract.DecodeModules(string(enclaves.Find(first, "neb/modules").Content)); err != nil || !m.Open || !slices.Equal(m.Paths, want) {
+	if m, err := contract.DecodeModules(string(enclaves.Find(first, "neb/modules").Content)); err != nil ||
+		!m.Open || !slices.Equal(m.Paths, want) {
 		t.Errorf("modules %+v (%v), want %v, open", m, err, want)
 	}
 	if e := enclaves.Find(first, "neb/lib/a.ko.gz"); e == nil || !bytes.Equal(e.Content, compressed.Bytes()) {
@@ -429,7 +459,8 @@ func TestModules(t *testing.T) {
 		{build(blobs, "none.ko"), "no such file"},
 		{build(less, "b.ko"), "does not read /neb/modules"},
 	} {
-		if _, err := test.build.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := test.build.To(t.Context(), enclaves.TempFile(t)); err == nil ||
+			!strings.Contains(err.Error(), test.want) {
 			t.Errorf("%v: error %v, want one with %q", test.build.Modules, err, test.want)
 		}
 	}
@@ -437,24 +468,30 @@ func TestModules(t *testing.T) {
 
 // TestInitThatKnowsLess packs for an init that reads /cmd and /env alone.
 func TestInitThatKnowsLess(t *testing.T) {
-	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64, map[string][]byte{"init": initProgram(eif.X86_64, "", "/cmd /env")}), eif.X86_64)
+	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64,
+		map[string][]byte{"init": initProgram(eif.X86_64, "", "/cmd /env")}), eif.X86_64)
 	b := &pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), Overrides: start}
 	f := buildFile(t, b)
 	if enclaves.Find(ramdisk(t, f, 0), "neb/modules") != nil {
 		t.Error("an init that does not read neb/modules gets one")
 	}
 	b.Overrides = pack.Overrides{Cmd: []string{"/bin/hello", "two\nlines"}}
-	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "line break") {
+	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil ||
+		!strings.Contains(err.Error(), "line break") {
 		t.Errorf("an argument that /cmd cannot hold: %v", err)
 	}
 	b.Overrides = pack.Overrides{Cmd: []string{"/bin/hello"}, ExitReport: 9001}
-	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "use neb's init") {
+	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil ||
+		!strings.Contains(err.Error(), "use neb's init") {
 		t.Errorf("an exit report that init knows nothing of: %v", err)
 	}
 	var warnings []string
 	buildFile(t, &pack.Build{
-		Arch: eif.X86_64, Blobs: blobs, Image: openImage(t, "docker-archive:"+archiveOf(t, newImage(t, defaultConfig))),
-		Overrides: pack.Overrides{Cmd: []string{"-v"}}, Warn: func(line string) { warnings = append(warnings, line) },
+		Arch: eif.X86_64, Blobs: blobs, Image: openImage(t, "docker-archive:"+
+			archiveOf(t, newImage(t, defaultConfig))),
+		Overrides: pack.Overrides{Cmd: []string{"-v"}}, Warn: func(line string) {
+			warnings = append(warnings, line)
+		},
 	})
 	for _, want := range []string{"WORKDIR /srv", "USER 1000:1000", "STOPSIGNAL SIGINT"} {
 		if !strings.Contains(strings.Join(warnings, "\n"), want) {
@@ -462,11 +499,14 @@ func TestInitThatKnowsLess(t *testing.T) {
 		}
 	}
 	b.Overrides, b.RootFormat, b.ErofsTools = start, pack.Erofs, &fakeMkfs{dir: t.TempDir()}
-	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "cannot mount an erofs root") {
+	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil ||
+		!strings.Contains(err.Error(), "cannot mount an erofs root") {
 		t.Errorf("an erofs root: %v", err)
 	}
-	b = &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: someTree(t), Overrides: pack.Overrides{Cmd: []string{"/bin/hello", "two\nlines"}}}
-	if second := ramdisk(t, buildFile(t, b), 1); enclaves.Find(second, "cmd") != nil || enclaves.Find(second, "neb/app") == nil {
+	b = &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64),
+		RootFS: someTree(t), Overrides: pack.Overrides{Cmd: []string{"/bin/hello", "two\nlines"}}}
+	if second := ramdisk(t, buildFile(t, b), 1); enclaves.Find(second, "cmd") != nil ||
+		enclaves.Find(second, "neb/app") == nil {
 		t.Error("an argument with a line break is in /cmd, or nowhere")
 	}
 }
@@ -492,7 +532,8 @@ func TestErofs(t *testing.T) {
 	mkfs := &fakeMkfs{dir: t.TempDir()}
 	f := buildFile(t, &pack.Build{
 		Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64),
-		Image: openImage(t, "docker-archive:"+archiveOf(t, newImage(t, defaultConfig))), RootFormat: pack.Erofs, ErofsTools: mkfs,
+		Image:      openImage(t, "docker-archive:"+archiveOf(t, newImage(t, defaultConfig))),
+		RootFormat: pack.Erofs, ErofsTools: mkfs,
 	})
 	second := ramdisk(t, f, 1)
 	d, err := contract.Decode(string(enclaves.Find(second, "neb/app").Content))
@@ -536,26 +577,46 @@ func TestBuildRefuses(t *testing.T) {
 		build pack.Build
 		want  string
 	}{
-		{"no command", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: silent}, "neither an ENTRYPOINT nor a CMD"},
-		{"no command for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: silent, NitroCLI: true}, "neither an ENTRYPOINT nor a CMD"},
-		{"an empty command", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{Entrypoint: []string{"", "a"}}}, "the first word of the command is empty"},
-		{"no entrypoint as in Docker", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{Entrypoint: []string{""}}}, "neither an ENTRYPOINT nor a CMD"},
-		{"no entrypoint", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{Entrypoint: []string{}}}, "neither an ENTRYPOINT nor a CMD"},
-		{"an architecture that is none", pack.Build{Arch: "riscv64", Blobs: blobs, RootFS: ".", Overrides: start}, "riscv64"},
-		{"no such tree", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: filepath.Join(t.TempDir(), "nothing"), Overrides: start}, "no such file"},
-		{"a variable without =", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), Overrides: pack.Overrides{Cmd: []string{"x"}, Env: []string{"A"}}}, "configuration of the image, or an option in its place: Env: "},
+		{"no command", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: silent},
+			"neither an ENTRYPOINT nor a CMD"},
+		{"no command for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: silent,
+			NitroCLI: true}, "neither an ENTRYPOINT nor a CMD"},
+		{"an empty command", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good,
+			Overrides: pack.Overrides{Entrypoint: []string{"", "a"}}},
+			"the first word of the command is empty"},
+		{"no entrypoint as in Docker", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good,
+			Overrides: pack.Overrides{Entrypoint: []string{""}}}, "neither an ENTRYPOINT nor a CMD"},
+		{"no entrypoint", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good,
+			Overrides: pack.Overrides{Entrypoint: []string{}}}, "neither an ENTRYPOINT nor a CMD"},
+		{"an architecture that is none", pack.Build{Arch: "riscv64", Blobs: blobs, RootFS: ".",
+			Overrides: start}, "riscv64"},
+		{"no such tree", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: filepath.Join(t.TempDir(),
+			"nothing"), Overrides: start}, "no such file"},
+		{"a variable without =", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t),
+			Overrides: pack.Overrides{Cmd: []string{"x"}, Env: []string{"A"}}},
+			"configuration of the image, or an option in its place: Env: "},
 		{"metadata that are a list", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Metadata: json.RawMessage(`[1]`)}, "object or null"},
-		{"a command line with a line break", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Cmdline: "a\nb"}, "not printable ASCII"},
+		{"a command line with a line break", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good,
+			Cmdline: "a\nb"}, "not printable ASCII"},
 		{"another form", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, RootFormat: "zip"}, "zip"},
-		{"erofs without mkfs", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, RootFormat: pack.Erofs}, "use cpio"},
-		{"erofs for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, RootFormat: pack.Erofs, NitroCLI: true}, "an erofs root cannot be combined with nitro-cli"},
-		{"overrides for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: start, NitroCLI: true}, "overrides of the image's configuration cannot"},
-		{"a module for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Modules: []string{"a.ko"}, NitroCLI: true}, "modules besides nsm.ko cannot"},
-		{"an exit report for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{ExitReport: 1}, NitroCLI: true}, "overrides of the image's configuration cannot"},
-		{"an owner that is none", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: pack.Overrides{NSMOwner: "a/b"}}, "NSMOwner"},
-		{"a tree for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t), NitroCLI: true}, "use --image"},
+		{"erofs without mkfs", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good,
+			RootFormat: pack.Erofs}, "use cpio"},
+		{"erofs for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good,
+			RootFormat: pack.Erofs, NitroCLI: true}, "an erofs root cannot be combined with nitro-cli"},
+		{"overrides for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good, Overrides: start,
+			NitroCLI: true}, "overrides of the image's configuration cannot"},
+		{"a module for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good,
+			Modules: []string{"a.ko"}, NitroCLI: true}, "modules besides nsm.ko cannot"},
+		{"an exit report for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good,
+			Overrides: pack.Overrides{ExitReport: 1}, NitroCLI: true},
+			"overrides of the image's configuration cannot"},
+		{"an owner that is none", pack.Build{Arch: eif.X86_64, Blobs: blobs, Image: good,
+			Overrides: pack.Overrides{NSMOwner: "a/b"}}, "NSMOwner"},
+		{"a tree for nitro-cli", pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: someTree(t),
+			NitroCLI: true}, "use --image"},
 	} {
-		if _, err := test.build.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := test.build.To(t.Context(), enclaves.TempFile(t)); err == nil ||
+			!strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want one with %q", test.name, err, test.want)
 		}
 	}
@@ -570,8 +631,11 @@ func TestLargeFile(t *testing.T) {
 	if err := os.Truncate(filepath.Join(tree, "large"), 4<<30); err != nil {
 		t.Fatal(err)
 	}
-	b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: tree, Overrides: start, Allow: anything()}
-	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil || !strings.Contains(err.Error(), "rootfs/large has 4294967296 bytes") || !strings.Contains(err.Error(), "erofs") {
+	b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64),
+		RootFS: tree, Overrides: start, Allow: anything()}
+	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err == nil ||
+		!strings.Contains(err.Error(), "rootfs/large has 4294967296 bytes") ||
+		!strings.Contains(err.Error(), "erofs") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -583,7 +647,8 @@ func TestFullDisk(t *testing.T) {
 		require.Lacks(t, "/dev/full")
 	}
 	defer out.Close()
-	b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: someTree(t), Overrides: start, Allow: anything()}
+	b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64),
+		RootFS: someTree(t), Overrides: start, Allow: anything()}
 	if _, err := b.To(t.Context(), out); err == nil || !strings.Contains(err.Error(), "no space left") {
 		t.Errorf("error %v", err)
 	}
@@ -593,7 +658,8 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stop := errors.New("interrupted")
 	cancel(stop)
-	b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: someTree(t), Overrides: start}
+	b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64),
+		RootFS: someTree(t), Overrides: start}
 	if _, err := b.To(ctx, enclaves.TempFile(t)); !errors.Is(err, stop) && !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
@@ -602,7 +668,8 @@ func TestInterrupted(t *testing.T) {
 // TestOlderInit packs for an init that mounts empty file systems, and for one that fills them.
 func TestOlderInit(t *testing.T) {
 	root := t.TempDir()
-	for name, content := range map[string]string{"tmp/server": "x", "run/resolvconf/resolv.conf": "", "run/lock/pid": "1", "srv/tmp/a": "", "tmpfile": ""} {
+	for name, content := range map[string]string{"tmp/server": "x", "run/resolvconf/resolv.conf": "",
+		"run/lock/pid": "1", "srv/tmp/a": "", "tmpfile": ""} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -619,7 +686,8 @@ func TestOlderInit(t *testing.T) {
 		want   []string
 	}{{nil, nil}, {older, []string{"/run/lock/pid", "/tmp/server"}}} {
 		var got []string
-		b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, c.change), eif.X86_64),
+		b := &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, c.change),
+			eif.X86_64),
 			RootFS: root, Overrides: start, Warn: func(line string) {
 				if name, _, ok := strings.Cut(line, " is hidden by "); ok {
 					got = append(got, name)
@@ -653,7 +721,8 @@ func TestExpiredCertificate(t *testing.T) {
 		if statErr != nil {
 			t.Fatal(statErr)
 		}
-		if (err == nil) != fine || !fine && (!strings.Contains(err.Error(), "is valid from") || info.Size() > 0) {
+		if (err == nil) != fine || !fine && (!strings.Contains(err.Error(), "is valid from") ||
+			info.Size() > 0) {
 			t.Errorf("at %v: %v, %d bytes written", at, err, info.Size())
 		}
 	}
@@ -661,7 +730,8 @@ func TestExpiredCertificate(t *testing.T) {
 
 // An init that does not know the network would start the application without it, and without its rules.
 func TestNetworkNeedsInit(t *testing.T) {
-	dir := writeBlobs(t, eif.X86_64, map[string][]byte{"init": initProgram(eif.X86_64, "", "neb-init:app1:modules1:erofs")})
+	dir := writeBlobs(t, eif.X86_64, map[string][]byte{"init": initProgram(eif.X86_64, "",
+		"neb-init:app1:modules1:erofs")})
 	b := pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(dir, eif.X86_64), RootFS: t.TempDir(),
 		Overrides: pack.Overrides{Cmd: []string{"/x"}, Network: true}}
 	_, err := b.To(t.Context(), enclaves.TempFile(t))

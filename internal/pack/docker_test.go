@@ -29,8 +29,10 @@ var commands = []struct {
 	options   []string // of docker create, the image, and its arguments
 	want      string
 }{
-	{"entrypoint and command", v1.Config{Entrypoint: []string{"/a"}, Cmd: []string{"b"}}, pack.Overrides{}, []string{"IMAGE"}, "/a b"},
-	{"an empty entrypoint", v1.Config{Entrypoint: []string{""}, Cmd: []string{"/b", "c"}}, pack.Overrides{}, []string{"IMAGE"}, "/b c"},
+	{"entrypoint and command", v1.Config{Entrypoint: []string{"/a"}, Cmd: []string{"b"}}, pack.Overrides{},
+		[]string{"IMAGE"}, "/a b"},
+	{"an empty entrypoint", v1.Config{Entrypoint: []string{""}, Cmd: []string{"/b", "c"}}, pack.Overrides{},
+		[]string{"IMAGE"}, "/b c"},
 	{"an empty entrypoint and a command", v1.Config{Entrypoint: []string{""}, Cmd: []string{"/b"}},
 		pack.Overrides{Cmd: []string{"/d"}}, []string{"IMAGE", "/d"}, "/d"},
 	{"another command", v1.Config{Entrypoint: []string{"/a"}, Cmd: []string{"b"}},
@@ -38,7 +40,8 @@ var commands = []struct {
 	{"another entrypoint", v1.Config{Entrypoint: []string{"/a"}, Cmd: []string{"b"}},
 		pack.Overrides{Entrypoint: []string{"/e"}}, []string{"--entrypoint", "/e", "IMAGE"}, "/e"},
 	{"no entrypoint, and a command", v1.Config{Entrypoint: []string{"/a"}, Cmd: []string{"b"}},
-		pack.Overrides{Entrypoint: []string{""}, Cmd: []string{"/d", "e"}}, []string{"--entrypoint", "", "IMAGE", "/d", "e"}, "/d e"},
+		pack.Overrides{Entrypoint: []string{""}, Cmd: []string{"/d", "e"}}, []string{"--entrypoint", "",
+			"IMAGE", "/d", "e"}, "/d e"},
 	{"no entrypoint", v1.Config{Entrypoint: []string{"/a"}, Cmd: []string{"b"}},
 		pack.Overrides{Entrypoint: []string{""}}, []string{"--entrypoint", "", "IMAGE"}, ""},
 }
@@ -80,7 +83,8 @@ func TestCommandsInDocker(t *testing.T) {
 			}
 			name := strings.TrimSpace(string(id))
 			defer exec.Command("docker", "rm", name).Run()
-			out, err := exec.Command("docker", "inspect", "--format", "{{.Path}}{{range .Args}} {{.}}{{end}}", name).CombinedOutput()
+			out, err := exec.Command("docker", "inspect", "--format", "{{.Path}}{{range .Args}} {{.}}{{end}}",
+				name).CombinedOutput()
 			if got := strings.TrimSpace(string(out)); err != nil || got != c.want {
 				t.Errorf("docker runs %q, want %q (%v)", got, c.want, err)
 			}
@@ -111,8 +115,10 @@ var volumes = map[string]int64{"data": 0o755, "srv/a/b": 0o755, "tmp": 0o1770, "
 // TestVolumesInDocker shows that the wanted values of TestVolumes are Docker's.
 func TestVolumesInDocker(t *testing.T) {
 	require.Docker(t)
-	config := v1.Config{Cmd: []string{"/bin/server"}, Volumes: map[string]struct{}{"/data": {}, "srv/a/b/": {}, "/tmp": {}, "/../up": {}}}
-	if out, err := exec.Command("docker", "load", "--input", archiveOf(t, newImage(t, config))).CombinedOutput(); err != nil {
+	config := v1.Config{Cmd: []string{"/bin/server"}, Volumes: map[string]struct{}{"/data": {},
+		"srv/a/b/": {}, "/tmp": {}, "/../up": {}}}
+	if out, err := exec.Command("docker", "load", "--input",
+		archiveOf(t, newImage(t, config))).CombinedOutput(); err != nil {
 		t.Fatalf("docker load: %v: %s", err, out)
 	}
 	defer exec.Command("docker", "image", "rm", tag).Run()
@@ -195,7 +201,10 @@ func TestRootFSForms(t *testing.T) {
 	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64)
 	var sums, warnings []string
 	for _, root := range []string{dir, file} {
-		b := &pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: root, Overrides: start, Warn: func(line string) { warnings = append(warnings, line) }}
+		b := &pack.Build{
+			Arch: eif.X86_64, Blobs: blobs, RootFS: root, Overrides: start, Warn: func(line string) {
+				warnings = append(warnings, line)
+			}}
 		if enclaves.Find(ramdisk(t, buildFile(t, b), 1), "rootfs/etc/.wh.foo") == nil {
 			t.Errorf("%s: etc/.wh.foo is missing", root)
 		}
@@ -204,7 +213,8 @@ func TestRootFSForms(t *testing.T) {
 	if sums[0] != sums[1] {
 		t.Errorf("the directory makes %s, and the archive %s", sums[0], sums[1])
 	}
-	want := file + ": security.selinux of 5 files is left out: it belongs to the machine that the files are from"
+	want := file + ": security.selinux of 5 files is left out: it belongs to the machine that the files " +
+		"are from"
 	if len(warnings) != 2 || warnings[0] != want {
 		t.Errorf("the warnings are %q, want %q once for each build", warnings, want)
 	}
@@ -225,13 +235,15 @@ func TestLosses(t *testing.T) {
 	}
 	var warnings []string
 	b := &pack.Build{
-		Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: file, Overrides: start,
-		Warn: func(line string) { warnings = append(warnings, line) }, Allow: anything(),
+		Arch: eif.X86_64, Blobs: pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64), RootFS: file,
+		Overrides: start,
+		Warn:      func(line string) { warnings = append(warnings, line) }, Allow: anything(),
 	}
 	if _, err := b.To(t.Context(), enclaves.TempFile(t)); err != nil {
 		t.Fatal(err)
 	}
-	want := "rootfs/bin/0000 and 2001 more: extended attribute security.capability is lost: an initramfs cannot hold any (an erofs root keeps it)"
+	want := "rootfs/bin/0000 and 2001 more: extended attribute security.capability is lost: an initramfs " +
+		"cannot hold any (an erofs root keeps it)"
 	if len(warnings) != 1 || warnings[0] != want {
 		t.Errorf("the warnings are %q, want %q", warnings, want)
 	}
@@ -247,18 +259,21 @@ func TestNitroCLIWarns(t *testing.T) {
 	}
 	second := ramdisk(t, buildFile(t, b), 1)
 	for i, want := range []string{`ENTRYPOINT ["/bin/server"], because it has a CMD`, "WORKDIR /srv", "USER 1000:1000"} {
-		if i >= len(warnings) || !strings.Contains(warnings[i], "--compat nitro-cli drops the image's "+want) {
+		if i >= len(warnings) || !strings.Contains(warnings[i], "--compat nitro-cli drops the image's "+
+			want) {
 			t.Errorf("the warnings are %q, want one of %s", warnings, want)
 		}
 	}
 	for name, content := range map[string]string{"cmd": "-v\ntwo words\n", "env": "PATH=/bin\nA=b\n"} {
 		e := enclaves.Find(second, name)
-		if e == nil || string(e.Content) != content || e.Mode != 0o100644 || e.ModTime != contract.CompleteTime {
+		if e == nil || string(e.Content) != content || e.Mode != 0o100644 ||
+			e.ModTime != contract.CompleteTime {
 			t.Errorf("%s: %+v, want %q", name, e, content)
 		}
 	}
 	// LinuxKit's date, as that of every file that no image brings.
-	if e := enclaves.Find(second, "rootfs"); e == nil || e.Mode != 0o40755 || e.ModTime != contract.CompleteTime {
+	if e := enclaves.Find(second, "rootfs"); e == nil || e.Mode != 0o40755 ||
+		e.ModTime != contract.CompleteTime {
 		t.Errorf("rootfs: %+v", e)
 	}
 }

@@ -28,7 +28,8 @@ func TestNitroCLI(t *testing.T) {
 
 	work := t.TempDir()
 	linuxkit := filepath.Join(work, "linuxkit")
-	if out, err := exec.Command("go", "build", "-o", linuxkit, "github.com/nitro-enclaves-bootstrap/neb/cmd/linuxkit").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", linuxkit,
+		"github.com/nitro-enclaves-bootstrap/neb/cmd/linuxkit").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v: %s", err, out)
 	}
 	dir := writeBlobs(t, eif.X86_64, nil)
@@ -58,10 +59,13 @@ files:
 	for _, name := range []string{"dev", "run", "sys", "var", "proc", "tmp"} {
 		customer += fmt.Sprintf("  - path: rootfs/%s\n    directory: true\n    mode: \"0755\"\n", name)
 	}
-	customer += fmt.Sprintf("  - path: cmd\n    source: %s\n    mode: \"0644\"\n  - path: env\n    source: %s\n    mode: \"0644\"\n", cmd, env)
+	customer += fmt.Sprintf("  - path: cmd\n    source: %s\n    mode: \"0644\"\n  - path: env\n    source: "+
+		"%s\n    mode: \"0644\"\n", cmd, env)
 	for _, args := range [][]string{
-		{"build", "--name", work + "/bootstrap-initrd.img", "--format", "kernel+initrd-nogz", "--no-sbom", bootstrap},
-		{"build", "--docker", "--name", work + "/customer-initrd.img", "--format", "kernel+initrd-nogz", "--no-sbom", write("b.yaml", customer)},
+		{"build", "--name", work + "/bootstrap-initrd.img", "--format", "kernel+initrd-nogz", "--no-sbom",
+			bootstrap},
+		{"build", "--docker", "--name", work + "/customer-initrd.img", "--format", "kernel+initrd-nogz",
+			"--no-sbom", write("b.yaml", customer)},
 	} {
 		if out, err := exec.Command(linuxkit, args...).CombinedOutput(); err != nil {
 			t.Fatalf("linuxkit %s: %v: %s", strings.Join(args, " "), err, out)
@@ -75,7 +79,8 @@ files:
 		return b
 	}
 	kernel, cmdline := read(dir+"/bzImage"), []byte("reboot=k panic=30 console=ttyS0")
-	first, second := read(work+"/bootstrap-initrd.img-initrd.img"), read(work+"/customer-initrd.img-initrd.img")
+	first, second := read(work+"/bootstrap-initrd.img-initrd.img"),
+		read(work+"/customer-initrd.img-initrd.img")
 	register := func(pieces ...[]byte) string {
 		inner := sha512.New384()
 		for _, p := range pieces {
@@ -84,7 +89,8 @@ files:
 		return fmt.Sprintf("%x", sha512.Sum384(append(make([]byte, 48), inner.Sum(nil)...)))
 	}
 
-	f := buildFile(t, &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(dir, eif.X86_64), Image: openImage(t, "docker-archive:"+archive), NitroCLI: true})
+	f := buildFile(t, &pack.Build{Arch: eif.X86_64, Blobs: pack.BlobsIn(dir, eif.X86_64),
+		Image: openImage(t, "docker-archive:"+archive), NitroCLI: true})
 	pass, err := f.Measure(t.Context())
 	if err != nil {
 		t.Fatal(err)

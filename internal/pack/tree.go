@@ -224,7 +224,8 @@ func (b *Build) warnHidden(t *image.Tree, prefix string) error {
 		name := "/" + strings.TrimPrefix(strings.TrimPrefix(e.Path, prefix), "/")
 		below := strings.HasPrefix(name, "/run/") || strings.HasPrefix(name, "/tmp/")
 		if below && !e.IsDir() && !strings.HasPrefix(name, "/run/resolvconf/") {
-			b.warn("%s is hidden by the empty file system that init mounts at %s: move it if the application needs it",
+			b.warn("%s is hidden by the empty file system that init mounts at %s: move it if the "+
+				"application needs it",
 				name, name[:4])
 		}
 		return nil
@@ -245,7 +246,8 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 		}
 		if b.RootFormat == Erofs {
 			if !blobs.erofs {
-				return fmt.Errorf("%s cannot mount an erofs root: use neb's init or --rootfs-format cpio", b.Blobs.Init)
+				return fmt.Errorf("%s cannot mount an erofs root: use neb's init or --rootfs-format cpio",
+					b.Blobs.Init)
 			}
 			if err := put(d.tree, contract.RootPath, dir0755, nil); err != nil {
 				return err
@@ -276,7 +278,8 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 			return nil
 		}
 		return errors.Join(
-			put(d.tree, contract.CmdPath, file0644, command), put(d.tree, contract.EnvPath, file0644, environment))
+			put(d.tree, contract.CmdPath, file0644, command), put(d.tree, contract.EnvPath, file0644,
+				environment))
 	}()
 	if err != nil {
 		d.close()
@@ -290,24 +293,27 @@ func (b *Build) application(ctx context.Context, blobs *openBlobs) (*disk, error
 func (b *Build) checkUnderstood(d contract.Description, blobs *openBlobs) error {
 	if blobs.structured {
 		if d.NeedsApp2() && !blobs.confines {
-			return fmt.Errorf("%s knows neither capabilities, --allow, --no-new-privileges, --pid1 nor --log-port: "+
-				"use neb's init, or drop them", b.Blobs.Init)
+			return fmt.Errorf("%s knows neither capabilities, --allow, --no-new-privileges, --pid1 nor "+
+				"--log-port: use neb's init, or drop them", b.Blobs.Init)
 		}
 		return nil
 	}
 	if b.Overrides.beyondLines() {
-		return fmt.Errorf("%s does not read %s, only a command and variables: use neb's init, or drop the rest",
+		return fmt.Errorf("%s does not read %s, only a command and variables: use neb's init, or drop the "+
+			"rest",
 			b.Blobs.Init, contract.Path)
 	}
 	_, ok1 := lines(d.Command())
 	_, ok2 := lines(d.Env)
 	if !ok1 || !ok2 {
-		return fmt.Errorf("%s does not read %s, it takes no argument or variable with a line break: use neb's init",
+		return fmt.Errorf("%s does not read %s, it takes no argument or variable with a line break: use "+
+			"neb's init",
 			b.Blobs.Init, contract.Path)
 	}
 	for _, v := range [][2]string{{"WORKDIR", d.WorkingDir}, {"USER", d.User}, {"STOPSIGNAL", d.StopSignal}} {
 		if v[1] != "" {
-			b.warn("%s does not read %s: it ignores the image's %s %s", b.Blobs.Init, contract.Path, v[0], v[1])
+			b.warn("%s does not read %s: it ignores the image's %s %s", b.Blobs.Init, contract.Path, v[0],
+				v[1])
 		}
 	}
 	return nil

@@ -23,7 +23,8 @@ func TestDirOfAnyUser(t *testing.T) {
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // the user has to get there
 		t.Fatal(err)
 	}
-	for name, owner := range map[string][2]int{"mine": {0, 0}, "others": {7, 8}, "bin": {0, 0}, "bin/hello": {0, 8}} {
+	for name, owner := range map[string][2]int{"mine": {0, 0}, "others": {7, 8}, "bin": {0, 0},
+		"bin/hello": {0, 8}} {
 		for tree, own := range map[string][2]int{"roots": {0, 0}, "users": {user, group}} {
 			path := filepath.Join(dir, tree, name)
 			if err := os.MkdirAll(filepath.Join(dir, tree, "bin"), 0o755); err != nil {
@@ -45,7 +46,8 @@ func TestDirOfAnyUser(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tree == "users" {
-				if err := os.Chtimes(path, time.Unix(1_700_000_000, 0), time.Unix(1_700_000_000, 0)); err != nil {
+				if err := os.Chtimes(path, time.Unix(1_700_000_000, 0),
+					time.Unix(1_700_000_000, 0)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -54,7 +56,8 @@ func TestDirOfAnyUser(t *testing.T) {
 	blobs := pack.BlobsIn(writeBlobs(t, eif.X86_64, nil), eif.X86_64)
 	outputs := map[string]*os.File{"roots": enclaves.TempFile(t), "users": enclaves.TempFile(t)}
 	build := func(tree string) {
-		if _, err := (&pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: filepath.Join(dir, tree), Overrides: start, Allow: anything()}).To(t.Context(), outputs[tree]); err != nil {
+		if _, err := (&pack.Build{Arch: eif.X86_64, Blobs: blobs, RootFS: filepath.Join(dir, tree),
+			Overrides: start, Allow: anything()}).To(t.Context(), outputs[tree]); err != nil {
 			t.Error(err)
 		}
 	}

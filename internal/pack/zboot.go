@@ -27,7 +27,8 @@ func unwrap(r *io.SectionReader) (*io.SectionReader, error) {
 	at, size := int64(binary.LittleEndian.Uint32(head[8:])), int64(binary.LittleEndian.Uint32(head[12:]))
 	if at+size > r.Size() {
 		return nil,
-			fmt.Errorf("the EFI zboot kernel is truncated: its payload ends at byte %d, the file has %d bytes",
+			fmt.Errorf(
+				"the EFI zboot kernel is truncated: its payload ends at byte %d, the file has %d bytes",
 				at+size, r.Size())
 	}
 	name := strings.TrimRight(string(head[24:]), "\x00")

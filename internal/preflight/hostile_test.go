@@ -54,7 +54,8 @@ func TestHostile(t *testing.T) {
 // other or outside of the file. The check ends with one finding, or with none where the kernel takes it too.
 func TestOverlapping(t *testing.T) {
 	good := needs("a.so")
-	interp, dynamic := 64+56, 64+2*56 // the second and third program header; the offset of a part is at byte 8
+	// the second and third program header; the offset of a part is at byte 8
+	interp, dynamic := 64+56, 64+2*56
 	for _, c := range []struct {
 		name  string
 		field int // of the file, 8 bytes
@@ -75,7 +76,8 @@ func TestOverlapping(t *testing.T) {
 		program := []byte(good)
 		binary.LittleEndian.PutUint64(program[c.field:], c.value)
 		tree := files{"app": string(program), glibc[1:]: library, "lib/a.so": library}
-		app := Application{Arch: arch.X86_64, Root: tree.root(t), About: contract.Description{Cmd: []string{"/app"}}}
+		app := Application{Arch: arch.X86_64, Root: tree.root(t),
+			About: contract.Description{Cmd: []string{"/app"}}}
 		switch found := app.Check(); {
 		case len(found) == 0 && c.want == "":
 		case len(found) != 1 || found[0].Code != c.want:

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	gnuBanner = "Linux version 6.12.117 (neb@neb) (gcc (Debian 14.2.0) 14.2.0, GNU ld (GNU Binutils) 2.44) #1 SMP"
+	gnuBanner = "Linux version 6.12.117 (neb@neb) (gcc (Debian 14.2.0) 14.2.0, GNU ld (GNU Binutils) 2.44) " +
+		"#1 SMP"
 	lldBanner = "Linux version 6.6.30 (b@h) (clang version 17.0.6, LLD 17.0.6) #1 SMP"
 )
 

@@ -103,7 +103,8 @@ func (r Release) bill(l *lock.Lock, blobs []file, modules []module) ([]byte, err
 
 	var out bytes.Buffer
 	if err := cdx.NewBOMEncoder(&out,
-		cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false).EncodeVersion(bom, cdx.SpecVersion1_6); err != nil {
+		cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false).EncodeVersion(bom,
+		cdx.SpecVersion1_6); err != nil {
 		return nil, fmt.Errorf("bill of materials: %w", err)
 	}
 	return out.Bytes(), nil

@@ -12,10 +12,11 @@ import (
 	"strings"
 )
 
-// git runs git in a directory and returns its output. Variables do not lead it to another repository, as those
-// of a hook would, and no program that the repository names for finding changes is run.
+// git runs git in a directory and returns its output. Variables do not lead it to another repository, as
+// those of a hook would, and no program that the repository names for finding changes is run.
 func git(ctx context.Context, dir string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", dir, "-c", "core.fsmonitor=false"}, args...)...)
+	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", dir, "-c", "core.fsmonitor=false"},
+		args...)...)
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GIT_") })
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -56,7 +57,8 @@ func checkCommitted(ctx context.Context, source string) error {
 	}
 	if changed != "" || ignored != "" {
 		return fmt.Errorf("%s has uncommitted changes or files, or source files that git ignores:\n%s\n"+
-			"a release names its commit: commit or remove them", source, strings.TrimSpace(changed+"\n"+ignored))
+			"a release names its commit: commit or remove them", source,
+			strings.TrimSpace(changed+"\n"+ignored))
 	}
 	return nil
 }

@@ -69,7 +69,8 @@ func (u user) index(t *testing.T, v *Verified, expires time.Time, names ...strin
 // verified is a release with a version, as far as its index goes.
 func verified(t *testing.T, version string) *Verified {
 	t.Helper()
-	return &Verified{Version: version, dir: t.TempDir(), files: []file{{archiveName(version), []byte("blobs")}}}
+	return &Verified{Version: version, dir: t.TempDir(),
+		files: []file{{archiveName(version), []byte("blobs")}}}
 }
 
 func TestNewest(t *testing.T) {
@@ -97,9 +98,10 @@ func TestNewest(t *testing.T) {
 		{"rollback: an older release", verified(t, "1.8.9"), func(t *testing.T, u user) []byte {
 			return u.index(t, verified(t, "1.8.9"), later, "alice", "bob")
 		}, today, "older than the one seen before"},
-		{"rollback: a pre-release of the one seen", verified(t, "1.9.0-rc.1"), func(t *testing.T, u user) []byte {
-			return u.index(t, verified(t, "1.9.0-rc.1"), later, "alice", "bob")
-		}, today, "older than the one seen before"},
+		{"rollback: a pre-release of the one seen", verified(t, "1.9.0-rc.1"),
+			func(t *testing.T, u user) []byte {
+				return u.index(t, verified(t, "1.9.0-rc.1"), later, "alice", "bob")
+			}, today, "older than the one seen before"},
 		{"freeze: expired", older, func(t *testing.T, u user) []byte {
 			return u.index(t, older, soon, "alice", "bob")
 		}, soon, "expired on 2026-12-29"},

@@ -92,5 +92,6 @@ func packageURL(f lock.File) string {
 // modulePURL returns the package URL of a Go module.
 func modulePURL(path, version string) string { return "pkg:golang/" + path + "@" + escape(version) }
 
-// escape percent-encodes a version for a package URL: of what Debian's and Go's versions consist of, only "+".
+// escape percent-encodes a version for a package URL: of what Debian's and Go's versions consist of, only
+// "+".
 func escape(version string) string { return strings.ReplaceAll(version, "+", "%2B") }

@@ -690,7 +690,9 @@ func TestTampering(t *testing.T) {
 			func(t *testing.T, dir string) {
 				edit(t, filepath.Join(dir, archive),
 					repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
-						i := slices.IndexFunc(h, func(h *tar.Header) bool { return h.Name == "enclaves-blobs/x86_64/init" })
+						i := slices.IndexFunc(h, func(h *tar.Header) bool {
+							return h.Name == "enclaves-blobs/x86_64/init"
+						})
 						h[i].Typeflag, h[i].Linkname = tar.TypeSymlink, "/bin/sh"
 						c[h[i].Name] = nil
 						return h
@@ -700,7 +702,9 @@ func TestTampering(t *testing.T) {
 			func(t *testing.T, dir string) {
 				edit(t, filepath.Join(dir, archive),
 					repack(t, func(h []*tar.Header, c map[string][]byte) []*tar.Header {
-						i := slices.IndexFunc(h, func(h *tar.Header) bool { return h.Name == "enclaves-blobs/x86_64/init" })
+						i := slices.IndexFunc(h, func(h *tar.Header) bool {
+							return h.Name == "enclaves-blobs/x86_64/init"
+						})
 						h[i].Mode = 0o644
 						return h
 					}))
@@ -740,11 +744,12 @@ func TestTampering(t *testing.T) {
 						return h
 					}))
 			}},
-		{"digest of another archive", provenance + " is different", nil, true, func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, provenance), func(b []byte) []byte {
-				return bytes.Replace(b, []byte(`"sha256": "`), []byte(`"sha256": "0`), 1)
-			})
-		}},
+		{"digest of another archive", provenance + " is different", nil, true,
+			func(t *testing.T, dir string) {
+				edit(t, filepath.Join(dir, provenance), func(b []byte) []byte {
+					return bytes.Replace(b, []byte(`"sha256": "`), []byte(`"sha256": "0`), 1)
+				})
+			}},
 		{"provenance without a lock", "expected one neb.lock among the resolved dependencies, found 0", nil,
 			true, func(t *testing.T, dir string) {
 				edit(t, filepath.Join(dir, provenance), func(b []byte) []byte {
@@ -867,7 +872,8 @@ func TestSigned(t *testing.T) {
 }
 
 func TestCheckChangelog(t *testing.T) {
-	const text = "# Changelog\n\n## Unreleased\n\nPCR1 will change.\n\n## 1.2.0 (2026-01-02)\n\nPCR1: changed: new kernel.\n\n## 1.1.0\n\nDocs.\n\n## 1.0.0\n\nPCR1: TODO\n"
+	const text = "# Changelog\n\n## Unreleased\n\nPCR1 will change.\n\n## 1.2.0 (2026-01-02)\n\nPCR1: " +
+		"changed: new kernel.\n\n## 1.1.0\n\nDocs.\n\n## 1.0.0\n\nPCR1: TODO\n"
 	for version, want := range map[string]string{
 		"1.2.0":  "",
 		"1.1.0":  "does not say whether PCR1 changed",
@@ -902,7 +908,8 @@ func TestPackageURL(t *testing.T) {
 
 // Every file of a release has its terms.
 func TestTerms(t *testing.T) {
-	if got, want := slices.Sorted(maps.Keys(terms)), slices.Sorted(slices.Values(component.Names)); !slices.Equal(got, want) {
+	if got, want := slices.Sorted(maps.Keys(terms)),
+		slices.Sorted(slices.Values(component.Names)); !slices.Equal(got, want) {
 		t.Errorf("terms are known of %v, components are %v", got, want)
 	}
 }

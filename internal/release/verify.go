@@ -88,7 +88,8 @@ func (v *Verified) Signed(key crypto.PublicKey) error {
 // not a checkout) or the provenance names none.
 func (v *Verified) MadeOf(commit string) error {
 	if said := v.commit(); said != "" && commit != "" && said != commit {
-		return fmt.Errorf("%s: built from commit %s, the source is at commit %s", v.files[2].name, said, commit)
+		return fmt.Errorf("%s: built from commit %s, the source is at commit %s", v.files[2].name, said,
+			commit)
 	}
 	return nil
 }

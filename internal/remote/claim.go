@@ -32,7 +32,8 @@ const (
 // release when it has pushed the output or failed.
 //
 // The protocol uses no clock but that of the waiting process.
-func (r *Remote) Claim(ctx context.Context, key string, done func() (bool, error)) (release func(), err error) {
+func (r *Remote) Claim(ctx context.Context, key string, done func() (bool, error)) (
+	release func(), err error) {
 	if r.dir != "" {
 		return func() {}, nil // one machine: the lock of the store is enough
 	}

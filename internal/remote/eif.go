@@ -123,7 +123,9 @@ func (e *EIF) Statements(ctx context.Context) ([][]byte, error) {
 
 // State pushes a signed statement about the EIF: a DSSE envelope with one signature.
 func (e *EIF) State(ctx context.Context, statement []byte) error {
-	return e.remote.pushing(ctx, func(t oras.GraphTarget) error { return e.remote.state(ctx, t, e.desc, statement) })
+	return e.remote.pushing(ctx, func(t oras.GraphTarget) error {
+		return e.remote.state(ctx, t, e.desc, statement)
+	})
 }
 
 // Pull writes the EIF to a file that replaces path atomically. It calls check with the file before that.

@@ -86,7 +86,8 @@ func TestEIF(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = pull("1", path, func(*os.File, int64) error { return refused })
-	if after, readErr := os.ReadFile(path); !errors.Is(err, refused) || readErr != nil || !bytes.Equal(before, after) {
+	if after, readErr := os.ReadFile(path); !errors.Is(err, refused) || readErr != nil ||
+		!bytes.Equal(before, after) {
 		t.Errorf("after a check that failed: error %v, and the file must be as before", err)
 	}
 	if err := pull("3", path, accept); !errors.Is(err, ErrNotFound) {

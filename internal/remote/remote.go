@@ -158,7 +158,8 @@ func (r *Remote) reopen(ctx context.Context) error {
 	}
 	if info, err := os.Stat(filepath.Join(r.dir, ocispec.ImageIndexFile)); err == nil &&
 		info.Size() > maxDocument {
-		return fmt.Errorf("%s: index.json has %d bytes, expected at most %d", r.name, info.Size(), maxDocument)
+		return fmt.Errorf("%s: index.json has %d bytes, expected at most %d", r.name, info.Size(),
+			maxDocument)
 	}
 	// A directory without a lock that this user can create or open was not pushed to by this neb.
 	lock := r.lock()
@@ -253,14 +254,16 @@ type referrer struct {
 func (r *Remote) referrers(ctx context.Context, to ocispec.Descriptor, artifact string) ([]referrer, error) {
 	list, err := registry.Referrers(ctx, r.target, to, "")
 	var answer *errcode.ErrorResponse
-	if errors.Is(err, errdef.ErrNotFound) || errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound {
+	if errors.Is(err, errdef.ErrNotFound) || errors.As(err, &answer) &&
+		answer.StatusCode == http.StatusNotFound {
 		return nil, nil // the registry has no such repository
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: list what refers to %s: %w", r.name, to.Digest, err)
 	}
 	if len(list) > maxReferrers {
-		return nil, fmt.Errorf("%s: %d artifacts refer to %s, expected at most %d", r.name, len(list), to.Digest,
+		return nil, fmt.Errorf("%s: %d artifacts refer to %s, expected at most %d", r.name, len(list),
+			to.Digest,
 			maxReferrers)
 	}
 	all, err := each(list, func(desc ocispec.Descriptor) (referrer, error) {
@@ -273,7 +276,8 @@ func (r *Remote) referrers(ctx context.Context, to ocispec.Descriptor, artifact 
 	}), err
 }
 
-// each calls read for each element of a list, several at once. It returns the results in order, and all errors.
+// each calls read for each element of a list, several at once. It returns the results in order, and all
+// errors.
 func each[From, To any](list []From, read func(From) (To, error)) ([]To, error) {
 	type result struct {
 		value To
@@ -379,7 +383,8 @@ func (b *body) Read(p []byte) (int, error) {
 			return 0, ErrNotFound
 		}
 		if b.tries++; b.tries > retries {
-			return 0, fmt.Errorf("blob %s: ended after %d of %d bytes: %w", b.desc.Digest, b.at, b.desc.Size, err)
+			return 0, fmt.Errorf("blob %s: ended after %d of %d bytes: %w", b.desc.Digest, b.at, b.desc.Size,
+				err)
 		}
 	}
 }

@@ -89,7 +89,8 @@ func someFiles(t *testing.T) (dir string, files []trust.File) {
 	random := rand.NewChaCha8([32]byte{1})
 	noise := make([]byte, 300_000)
 	_, _ = random.Read(noise)
-	for name, data := range map[string][]byte{"bzImage": noise, "cmdline": bytes.Repeat([]byte("quiet "), 9000)} {
+	for name, data := range map[string][]byte{"bzImage": noise, "cmdline": bytes.Repeat([]byte("quiet "),
+		9000)} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +218,8 @@ func TestTwoPushers(t *testing.T) {
 				if err == nil {
 					err = r.State(context.Background(), key, someStatement(i))
 				}
-				if err != nil && name != old.name() { // without the API an entry can be lost, and that is an error
+				// without the API an entry can be lost, and that is an error
+				if err != nil && name != old.name() {
 					t.Error(err)
 				}
 			})
@@ -276,7 +278,8 @@ func TestFaults(t *testing.T) {
 	status := func(code int) func(http.ResponseWriter, *http.Request) bool {
 		return func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(code); return true }
 	}
-	blobs := func(change func(http.ResponseWriter, []byte)) func(*server) func(http.ResponseWriter, *http.Request) bool {
+	blobs := func(change func(http.ResponseWriter, []byte)) func(*server) func(
+		http.ResponseWriter, *http.Request) bool {
 		return func(s *server) func(http.ResponseWriter, *http.Request) bool {
 			return func(w http.ResponseWriter, r *http.Request) bool {
 				if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/sha256:") {
@@ -289,7 +292,8 @@ func TestFaults(t *testing.T) {
 			}
 		}
 	}
-	plain := func(f func(http.ResponseWriter, *http.Request) bool) func(*server) func(http.ResponseWriter, *http.Request) bool {
+	plain := func(f func(http.ResponseWriter, *http.Request) bool) func(*server) func(
+		http.ResponseWriter, *http.Request) bool {
 		return func(*server) func(http.ResponseWriter, *http.Request) bool { return f }
 	}
 	for _, test := range []struct {
@@ -410,7 +414,8 @@ func TestHostileArtifacts(t *testing.T) {
 		checkFiles(t, out, files)
 		list, err := openTest(t, name).Statements(t.Context(), key)
 		if len(list) != 1 || !bytes.Equal(list[0], someStatement(1)) || err == nil {
-			t.Errorf("statements %q, error %v, expected the good one, and the errors of the others", list, err)
+			t.Errorf("statements %q, error %v, expected the good one, and the errors of the others", list,
+				err)
 		}
 		pushed(t, openTest(t, name)) // they do not keep others from pushing
 	}
@@ -468,7 +473,8 @@ func TestInterrupted(t *testing.T) {
 	for tenth := 1; tenth < 10; tenth++ {
 		var cuts atomic.Int32
 		s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
-			if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/sha256:") || cuts.Add(1) > 2 {
+			if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/sha256:") ||
+				cuts.Add(1) > 2 {
 				return false
 			}
 			answer := httptest.NewRecorder()
@@ -541,7 +547,9 @@ func TestClaim(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			release, err := r.Claim(context.Background(), key, func() (bool, error) { return built.Load(), nil })
+			release, err := r.Claim(context.Background(), key, func() (bool, error) {
+				return built.Load(), nil
+			})
 			if err != nil {
 				t.Error(err)
 				return
@@ -564,7 +572,8 @@ func TestClaim(t *testing.T) {
 func TestStaleClaim(t *testing.T) {
 	before := claimTimes
 	t.Cleanup(func() { claimTimes = before })
-	claimTimes.settle, claimTimes.poll, claimTimes.stale = time.Millisecond, time.Millisecond, 20*time.Millisecond
+	claimTimes.settle, claimTimes.poll, claimTimes.stale = time.Millisecond, time.Millisecond,
+		20*time.Millisecond
 	s := newServer(t, true)
 	r := openTest(t, s.name())
 	if _, err := r.beat(t.Context(), "claim-"+key, "killed", 0); err != nil {
@@ -595,7 +604,9 @@ func TestDownloads(t *testing.T) {
 	s := newServer(t, true)
 	for _, name := range []string{s.name(), filepath.Join(t.TempDir(), "shared")} {
 		r := openTest(t, name)
-		if err := r.PushDownloads(t.Context(), "downloads", sums, func(s string) string { return paths[s] }); err != nil {
+		if err := r.PushDownloads(t.Context(), "downloads", sums, func(s string) string {
+			return paths[s]
+		}); err != nil {
 			t.Fatal(err)
 		}
 		r = openTest(t, name)
@@ -609,7 +620,8 @@ func TestDownloads(t *testing.T) {
 				got, err := io.ReadAll(in)
 				in.Close()
 				if err != nil || !bytes.Equal(got, want[at:]) {
-					t.Errorf("%s from %d: %d bytes, error %v, expected %d", name, at, len(got), err, len(want))
+					t.Errorf("%s from %d: %d bytes, error %v, expected %d", name, at, len(got), err,
+						len(want))
 				}
 			}
 		}

@@ -61,8 +61,9 @@ func Install(calls []Call, on, otherwise uint32, flags uintptr) error {
 	act := func(k uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: k} }
 
 	const (
-		offsetNumber, offsetArch, offsetArgs = 0, 4, 16   // struct seccomp_data of linux/seccomp.h
-		x32                                  = 0x40000000 // on x86-64 the x32 ABI has the numbers from here on
+		offsetNumber, offsetArch, offsetArgs = 0, 4, 16 // struct seccomp_data of linux/seccomp.h
+		// on x86-64 the x32 ABI has the numbers from here on
+		x32 = 0x40000000
 	)
 	program := []unix.SockFilter{
 		load(offsetArch), equal(native, 2),

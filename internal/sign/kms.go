@@ -18,7 +18,8 @@ import (
 
 // KMS is the part of AWS KMS that signing needs. [*kms.Client] is one.
 type KMS interface {
-	GetPublicKey(context.Context, *kms.GetPublicKeyInput, ...func(*kms.Options)) (*kms.GetPublicKeyOutput, error)
+	GetPublicKey(context.Context, *kms.GetPublicKeyInput, ...func(*kms.Options)) (*kms.GetPublicKeyOutput,
+		error)
 	Sign(context.Context, *kms.SignInput, ...func(*kms.Options)) (*kms.SignOutput, error)
 }
 
@@ -111,7 +112,8 @@ func (k *kmsKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 		return nil, fmt.Errorf("AWS KMS does not sign digests of %v", opts.HashFunc())
 	}
 	out, err := k.client.Sign(k.ctx, &kms.SignInput{
-		KeyId: aws.String(k.id), Message: digest, MessageType: types.MessageTypeDigest, SigningAlgorithm: algorithm,
+		KeyId: aws.String(k.id), Message: digest, MessageType: types.MessageTypeDigest,
+		SigningAlgorithm: algorithm,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("the key %s: %w", k.id, err)

@@ -56,13 +56,15 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.refuse:
 		w.WriteHeader(http.StatusBadRequest)
-		json.NewEncoder(w).Encode(map[string]string{"__type": "AccessDeniedException", "message": "not for you"})
+		json.NewEncoder(w).Encode(map[string]string{"__type": "AccessDeniedException",
+			"message": "not for you"})
 	case target == "TrentService.GetPublicKey":
 		der, err := x509.MarshalPKIXPublicKey(s.key.Public())
 		if err != nil {
 			s.t.Error(err)
 		}
-		json.NewEncoder(w).Encode(map[string]any{"KeyId": someARN, "PublicKey": der, "KeySpec": "ECC_NIST_P384", "KeyUsage": s.usage})
+		json.NewEncoder(w).Encode(map[string]any{"KeyId": someARN, "PublicKey": der,
+			"KeySpec": "ECC_NIST_P384", "KeyUsage": s.usage})
 	case target == "TrentService.Sign":
 		if in.MessageType != "DIGEST" || in.SigningAlgorithm != "ECDSA_SHA_384" || len(in.Message) != 48 {
 			s.t.Errorf("it should sign %+v", in)
@@ -71,7 +73,8 @@ func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			s.t.Error(err)
 		}
-		json.NewEncoder(w).Encode(map[string]any{"KeyId": someARN, "Signature": signature, "SigningAlgorithm": in.SigningAlgorithm})
+		json.NewEncoder(w).Encode(map[string]any{"KeyId": someARN, "Signature": signature,
+			"SigningAlgorithm": in.SigningAlgorithm})
 	default:
 		s.t.Errorf("it is asked for %q", target)
 	}
@@ -158,8 +161,10 @@ func TestKMSRefuses(t *testing.T) {
 		{"access denied", standIn{key: local.Key, refuse: true}, "not for you"},
 		{"a key to encrypt with", standIn{key: local.Key, usage: "KEY_AGREEMENT"}, "expected SIGN_VERIFY"},
 		{"an RSA key", standIn{key: rsaKey, usage: "SIGN_VERIFY"}, "ECDSA"},
-		{"another key than the certificate's", standIn{key: other.Key, usage: "SIGN_VERIFY"}, "not for the private key"},
-		{"another curve than the certificate's", standIn{key: p256, usage: "SIGN_VERIFY"}, "not for the private key"},
+		{"another key than the certificate's", standIn{key: other.Key, usage: "SIGN_VERIFY"},
+			"not for the private key"},
+		{"another curve than the certificate's", standIn{key: p256, usage: "SIGN_VERIFY"},
+			"not for the private key"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			startKMS(t, &test.kms)
@@ -198,7 +203,8 @@ func TestARN(t *testing.T) {
 			t.Errorf("%q: valid is %v, got %v", arn, valid, err)
 		}
 	}
-	for _, file := range []string{"key.pem", "./arn:aws:kms", "/arn:aws:kms:us-east-1:123456789012:key/x", ""} {
+	for _, file := range []string{"key.pem", "./arn:aws:kms", "/arn:aws:kms:us-east-1:123456789012:key/x",
+		""} {
 		if sign.IsARN(file) {
 			t.Errorf("%q is taken for an ARN", file)
 		}
@@ -212,10 +218,12 @@ func TestLoadSigner(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "key.pem")
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := sign.Load(path, certificateFile(t, s)); err != nil || !got.Key.(*ecdsa.PrivateKey).Equal(s.Key) {
+	if got, err := sign.Load(path, certificateFile(t, s)); err != nil ||
+		!got.Key.(*ecdsa.PrivateKey).Equal(s.Key) {
 		t.Error(err)
 	}
 	_, edKey, err := ed25519.GenerateKey(nil)
@@ -226,13 +234,16 @@ func TestLoadSigner(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := filepath.Join(t.TempDir(), "ed25519.pem")
-	if err := os.WriteFile(other, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+	if err := os.WriteFile(other, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := sign.Load(other, certificateFile(t, s)); err == nil || !strings.Contains(err.Error(), "expected ECDSA") {
+	if _, err := sign.Load(other, certificateFile(t, s)); err == nil ||
+		!strings.Contains(err.Error(), "expected ECDSA") {
 		t.Errorf("an Ed25519 key: %v", err)
 	}
-	for _, files := range [][2]string{{path, path}, {certificateFile(t, s), certificateFile(t, s)}, {"/nothing", path}, {path, "/nothing"}} {
+	for _, files := range [][2]string{{path, path}, {certificateFile(t, s), certificateFile(t, s)},
+		{"/nothing", path}, {path, "/nothing"}} {
 		if _, err := sign.Load(files[0], files[1]); err == nil {
 			t.Errorf("%v make a signer", files)
 		}

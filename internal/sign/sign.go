@@ -29,7 +29,8 @@ func Load(keyFile, certificateFile string) (*Signer, error) {
 		return nil, fmt.Errorf("the private key: %w", err)
 	}
 	if _, ok := key.Public().(*ecdsa.PublicKey); !ok {
-		return nil, fmt.Errorf("private key %s: found %T, expected ECDSA on P-256, P-384 or P-521", keyFile, key)
+		return nil, fmt.Errorf("private key %s: found %T, expected ECDSA on P-256, P-384 or P-521", keyFile,
+			key)
 	}
 	certificate, err := LoadCertificate(certificateFile)
 	if err != nil {

@@ -81,9 +81,11 @@ func TestReadPrivateKey(t *testing.T) {
 		"rubbish":       {block("PRIVATE KEY", []byte("x")), "asn1"},
 		"encrypted":     {block("ENCRYPTED PRIVATE KEY", pkcs8), "encrypted"},
 		"another block": {block("PUBLIC KEY", pkcs8), `found a block "PUBLIC KEY"`},
-		"old encrypted": {"-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n", "encrypted"},
+		"old encrypted": {"-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: " +
+			"AES-128-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n", "encrypted"},
 	} {
-		if _, err := sign.ReadPrivateKey(file(test.text)); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := sign.ReadPrivateKey(file(test.text)); err == nil ||
+			!strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want one with %q", name, err, test.want)
 		}
 	}
@@ -98,7 +100,8 @@ func TestSignRefusesDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := sign.EIF(t.Context(), enclaves.TempFile(t), f, newSigner(t, "alice")); err == nil || !strings.Contains(err.Error(), "checksum") {
+	if _, err := sign.EIF(t.Context(), enclaves.TempFile(t), f, newSigner(t, "alice")); err == nil ||
+		!strings.Contains(err.Error(), "checksum") {
 		t.Errorf("a damaged file is signed: %v", err)
 	}
 }
@@ -111,7 +114,8 @@ func TestSignExpired(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newSigner(t, "alice") // valid for an hour around noon
-	for at, fine := range map[time.Time]bool{noon: true, noon.Add(2 * time.Hour): false, noon.Add(-2 * time.Hour): false, {}: true} {
+	for at, fine := range map[time.Time]bool{noon: true, noon.Add(2 * time.Hour): false,
+		noon.Add(-2 * time.Hour): false, {}: true} {
 		s.At = at
 		out := enclaves.TempFile(t)
 		_, err := sign.EIF(t.Context(), out, f, s)
@@ -119,7 +123,8 @@ func TestSignExpired(t *testing.T) {
 		if statErr != nil {
 			t.Fatal(statErr)
 		}
-		if (err == nil) != fine || !fine && (!strings.Contains(err.Error(), "is valid from") || info.Size() > 0) {
+		if (err == nil) != fine || !fine && (!strings.Contains(err.Error(), "is valid from") ||
+			info.Size() > 0) {
 			t.Errorf("at %v: %v, %d bytes written", at, err, info.Size())
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestStalledServer: a connection to a server that sends a byte and then nothing fails. What is sent to it gives it
-// more time to answer.
+// TestStalledServer: a connection to a server that sends a byte and then nothing fails. What is sent to it
+// gives it more time to answer.
 func TestStalledServer(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -75,9 +75,12 @@ func TestSlowBody(t *testing.T) {
 			}
 			return c.chunk, nil
 		})
-		b := &body{ReadCloser: io.NopCloser(answer), window: time.Minute, now: func() time.Time { return now }}
+		b := &body{ReadCloser: io.NopCloser(answer), window: time.Minute, now: func() time.Time {
+			return now
+		}}
 		_, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{b}, make([]byte, 1<<20))
-		if errors.Is(err, ErrSlow) != c.slow || c.slow && now.Sub(time.Unix(0, 0)) > 2*time.Minute || !c.slow && err != nil {
+		if errors.Is(err, ErrSlow) != c.slow || c.slow && now.Sub(time.Unix(0, 0)) > 2*time.Minute ||
+			!c.slow && err != nil {
 			t.Errorf("%s: %v after %d reads", c.name, err, reads)
 		}
 	}
@@ -85,7 +88,10 @@ func TestSlowBody(t *testing.T) {
 	now := time.Unix(0, 0)
 	size, took := 100<<20, time.Second
 	b := &body{window: time.Minute, now: func() time.Time { return now }}
-	b.ReadCloser = io.NopCloser(answerFunc(func([]byte) (int, error) { now = now.Add(took); return size, nil }))
+	b.ReadCloser = io.NopCloser(answerFunc(func([]byte) (int, error) {
+		now = now.Add(took)
+		return size, nil
+	}))
 	read := func() error { _, err := b.Read(nil); return err }
 	for range 100 {
 		now = now.Add(time.Hour)

@@ -1,5 +1,5 @@
-// Package stream reads files and streams with limits: of a context, of size and of time. It does not copy, decode or
-// buffer.
+// Package stream reads files and streams with limits: of a context, of size and of time. It does not copy,
+// decode or buffer.
 package stream
 
 import (

@@ -86,7 +86,8 @@ func Load(path string) (*Keys, error) {
 			return nil, fmt.Errorf("%s: key %q: %w", path, key.Name, err)
 		}
 		if found.ID != key.ID {
-			return nil, fmt.Errorf("%s: key %q: expected the ID %s, found %q", path, key.Name, found.ID, key.ID)
+			return nil, fmt.Errorf("%s: key %q: expected the ID %s, found %q", path, key.Name, found.ID,
+				key.ID)
 		}
 	}
 	return k, nil
@@ -117,7 +118,8 @@ func (k *Keys) Trust(name, use string, public crypto.PublicKey, expires *time.Ti
 		return Key{}, err
 	}
 	if i := slices.IndexFunc(k.list, func(o Key) bool { return o.Name == name || o.ID == id }); i >= 0 {
-		return Key{}, fmt.Errorf("key %s is already trusted as %q; remove it first", k.list[i].ID, k.list[i].Name)
+		return Key{}, fmt.Errorf("key %s is already trusted as %q; remove it first", k.list[i].ID,
+			k.list[i].Name)
 	}
 	der, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {

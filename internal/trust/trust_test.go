@@ -41,7 +41,8 @@ func newKeys(t *testing.T) map[string]crypto.Signer {
 }
 
 var some = Output{
-	Key: "init-x86_64-1", Component: "init", Arch: "x86_64", Host: "amd64", Isolation: "namespaces", Time: now,
+	Key: "init-x86_64-1", Component: "init", Arch: "x86_64", Host: "amd64", Isolation: "namespaces",
+	Time:  now,
 	Files: []File{{"init", strings.Repeat("ab", 32)}},
 }
 
@@ -72,7 +73,8 @@ func TestStatements(t *testing.T) {
 		if err != nil || len(signers) != 1 || signers[0].Name != name || !reflect.DeepEqual(o, some) {
 			t.Errorf("%s: %+v by %v, error %v, expected %+v", name, o, signers, err, some)
 		}
-		if _, _, err := keys.Verify(envelope, expires); err == nil || !strings.Contains(err.Error(), "expired") {
+		if _, _, err := keys.Verify(envelope, expires); err == nil ||
+			!strings.Contains(err.Error(), "expired") {
 			t.Errorf("%s: after it expired: error %v", name, err)
 		}
 		changed := bytes.Replace(envelope, []byte(`"payload":"`), []byte(`"payload":"QUFB`), 1)
@@ -108,7 +110,8 @@ func TestClockSkew(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, _, err := keys.Verify(envelope, now.Add(test.user)); (err == nil) != test.accepted {
-			t.Errorf("the builder's clock is off by %v and the user's by %v: error %v", test.builder, test.user, err)
+			t.Errorf("the builder's clock is off by %v and the user's by %v: error %v", test.builder,
+				test.user, err)
 		}
 	}
 }

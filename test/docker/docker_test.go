@@ -119,7 +119,8 @@ func debianMirror(t *testing.T) string {
 		return ""
 	}
 	for _, line := range strings.Split(string(out), "\n") {
-		if _, uri, ok := strings.Cut(line, " "); ok && strings.HasSuffix(strings.TrimSuffix(uri, "/"), "/debian") {
+		if _, uri, ok := strings.Cut(line, " "); ok &&
+			strings.HasSuffix(strings.TrimSuffix(uri, "/"), "/debian") {
 			return uri
 		}
 	}
@@ -129,7 +130,8 @@ func debianMirror(t *testing.T) string {
 func remove(t *testing.T, image string) {
 	// The context of a test is canceled before its cleanup runs.
 	ctx := context.WithoutCancel(t.Context())
-	if out, err := exec.CommandContext(ctx, "docker", "image", "rm", "-f", image).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "docker", "image", "rm", "-f",
+		image).CombinedOutput(); err != nil {
 		t.Logf("docker image rm %s: %s", image, out)
 	}
 }
@@ -219,10 +221,12 @@ func TestDocker(t *testing.T) {
 
 	t.Run("arguments", func(t *testing.T) {
 		for _, test := range []struct{ name, argument, want string }{
-			{"target", "TARGET=emulator", "unknown TARGET 'emulator': expected all, kernel, init or linuxkit"},
+			{"target", "TARGET=emulator",
+				"unknown TARGET 'emulator': expected all, kernel, init or linuxkit"},
 			{"architecture", "ARCH=mips", "unknown ARCH 'mips': expected x86_64, aarch64 or x86_64,aarch64"},
 		} {
-			args := slices.Concat([]string{"build"}, arguments(image), []string{"--build-arg", test.argument, "."})
+			args := slices.Concat([]string{"build"}, arguments(image), []string{"--build-arg", test.argument,
+				"."})
 			out, err := classic.run(t, nil, args...)
 			if err == nil || !strings.Contains(out, test.want) {
 				t.Errorf("%s: expected an error with %q, found %v\n%s", test.name, test.want, err, tail(out))
@@ -231,7 +235,8 @@ func TestDocker(t *testing.T) {
 	})
 	t.Run("base image without Go", func(t *testing.T) {
 		bare := tag("bare")
-		classic.must(t, strings.NewReader("FROM "+image+"\nENV PATH=/usr/bin:/bin\n"), "build", "-t", bare, "-")
+		classic.must(t, strings.NewReader("FROM "+image+"\nENV PATH=/usr/bin:/bin\n"), "build", "-t", bare,
+			"-")
 		defer remove(t, bare)
 		out, err := classic.run(t, nil, "build", "--build-arg", "BASE_IMAGE="+bare, ".")
 		if want := "the base image has no Go in its PATH"; err == nil || !strings.Contains(out, want) {
@@ -240,13 +245,15 @@ func TestDocker(t *testing.T) {
 	})
 	t.Run("no such base image", func(t *testing.T) {
 		// No registry listens on this port, so the answer does not depend on this machine's network.
-		out, err := classic.run(t, nil, "build", "--build-arg", "BASE_IMAGE=127.0.0.1:1/neb-test-nowhere:none", ".")
+		out, err := classic.run(t, nil, "build", "--build-arg",
+			"BASE_IMAGE=127.0.0.1:1/neb-test-nowhere:none", ".")
 		if err == nil || !strings.Contains(out, "127.0.0.1:1") {
 			t.Errorf("expected an error with the registry's address, found %v\n%s", err, tail(out))
 		}
 	})
 	t.Run("no network", func(t *testing.T) {
-		args := slices.Concat([]string{"build", "--no-cache", "--network", "none"}, arguments(image), []string{"."})
+		args := slices.Concat([]string{"build", "--no-cache", "--network", "none"}, arguments(image),
+			[]string{"."})
 		out, err := classic.run(t, nil, args...)
 		if err == nil || !strings.Contains(out, "go mod download") || !strings.Contains(out, "dial ") {
 			t.Errorf("expected the error of go mod download, found %v\n%s", err, tail(out))
@@ -255,7 +262,8 @@ func TestDocker(t *testing.T) {
 
 	t.Run("BuildKit", func(t *testing.T) {
 		name := tag("buildkit")
-		// With one other architecture, the image holds its files without a directory, as with the builder's own.
+		// With one other architecture, the image holds its files without a directory, as with the builder's
+		// own.
 		buildKit := client{require.BuildKit(t), []string{"DOCKER_BUILDKIT=1"}}
 		buildKit.build(t, image, name, "--build-arg", "TARGET=init", "--build-arg", "ARCH=aarch64")
 		compare(t, extract(t, name), "aarch64", "init")
@@ -295,7 +303,8 @@ func TestDocker(t *testing.T) {
 	// store.
 	stage, stored := tag("stage"), tag("stored")
 	classic.build(t, image, stage, "--target", "build")
-	classic.must(t, strings.NewReader("FROM "+stage+"\nRUN rm -r /result /blobs\n"), "build", "-t", stored, "-")
+	classic.must(t, strings.NewReader("FROM "+stage+"\nRUN rm -r /result /blobs\n"), "build", "-t", stored,
+		"-")
 	t.Cleanup(func() { remove(t, stored) })
 	targets(stored, "kernel")
 }

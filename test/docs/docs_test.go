@@ -71,7 +71,8 @@ func blocks(page, text string) ([]block, error) {
 		}
 		if open == nil {
 			if mark != "" && m == nil {
-				wrong = append(wrong, fmt.Errorf("%s:%d: 'not run' without a block on the next line", page, i))
+				wrong = append(wrong, fmt.Errorf("%s:%d: 'not run' without a block on the next line", page,
+					i))
 			}
 			mark = ""
 			if m := reason.FindStringSubmatch(line); m != nil {

@@ -21,8 +21,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
 )
 
-// TestKMS has an enclave that asks for a data key under a policy on PCR0, and gets it; the same image with one
-// byte changed is denied, and neb says which register.
+// TestKMS has an enclave that asks for a data key under a policy on PCR0, and gets it; the same image with
+// one byte changed is denied, and neb says which register.
 func TestKMS(t *testing.T) { dataKey(t, "x86_64", "amd64", guestPath) }
 
 func dataKey(t *testing.T, arch, goarch, guest string) {

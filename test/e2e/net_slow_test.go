@@ -88,7 +88,8 @@ func TestDebianPrograms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string][]byte{"ca.pem": w.ca, "programs": []byte(programs), "guest": guest} {
+	for name, content := range map[string][]byte{"ca.pem": w.ca, "programs": []byte(programs),
+		"guest": guest} {
 		if err := os.WriteFile(filepath.Join(root, name), content, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +116,8 @@ func TestDebianPrograms(t *testing.T) {
 				fmt.Fprint(rw, "the same")
 			}
 		case "/apt/./Packages", "/apt/Packages":
-			fmt.Fprint(rw, "Package: neb-test\nVersion: 1.0-neb\nArchitecture: all\nFilename: ./a.deb\nSize: 1\n"+
+			fmt.Fprint(rw, "Package: neb-test\nVersion: 1.0-neb\nArchitecture: all\nFilename: "+
+				"./a.deb\nSize: 1\n"+
 				"SHA256: "+strings.Repeat("0", 64)+"\n")
 		case "/served":
 			select {
@@ -147,8 +149,10 @@ func TestDebianPrograms(t *testing.T) {
 	dir := shortDir(t)
 	published, refused := loopback.Free(t), loopback.Free(t)
 	parent := func() *exec.Cmd {
-		cmd := exec.CommandContext(t.Context(), nebPath, "net", "serve", "--listen", "unix:"+dir+"/net", "--socket",
-			dir+"/status", "--host-loopback", "--net-dns", w.resolver, "--publish", published+":80", "--publish",
+		cmd := exec.CommandContext(t.Context(), nebPath, "net", "serve", "--listen", "unix:"+dir+"/net",
+			"--socket",
+			dir+"/status", "--host-loopback", "--net-dns", w.resolver, "--publish", published+":80",
+			"--publish",
 			refused+":81")
 		cmd.Stderr = os.Stderr
 		if err := cmd.Start(); err != nil {
@@ -157,7 +161,8 @@ func TestDebianPrograms(t *testing.T) {
 		return cmd
 	}
 	serving := parent()
-	cmd := exec.CommandContext(t.Context(), nebPath, runArgs("--timeout", "15m", "--memory", "3072", "--listen",
+	cmd := exec.CommandContext(t.Context(), nebPath, runArgs("--timeout", "15m", "--memory", "3072",
+		"--listen",
 		"1024=unix:"+dir+"/net", eif)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -258,7 +263,8 @@ func get200(t *testing.T, url string) {
 	for range 200 {
 		all.Go(func() {
 			<-ready
-			client := http.Client{Timeout: 5 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
+			client := http.Client{Timeout: 5 * time.Minute,
+				Transport: &http.Transport{DisableKeepAlives: true}}
 			r, err := client.Get(url)
 			if err != nil {
 				t.Error(err)
@@ -301,7 +307,8 @@ func debianTree(t *testing.T) string {
 		args...).CombinedOutput(); err != nil {
 		t.Fatalf("debootstrap: %v\n%s", err, out)
 	}
-	for _, unneeded := range []string{"var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"} {
+	for _, unneeded := range []string{"var/cache/apt", "var/lib/apt/lists", "usr/share/doc",
+		"usr/share/locale"} {
 		os.RemoveAll(filepath.Join(root, unneeded))
 	}
 	return root

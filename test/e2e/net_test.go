@@ -33,12 +33,13 @@ import (
 
 // world is what an enclave reaches over its network in a test: servers on this machine's loopback.
 type world struct {
-	ca       []byte // PEM, of the certificate of https
-	https    string // port of a server of TLS, whose certificate is for api.example.com
-	echo     string // port of a TCP server that sends back what it gets
-	echo6    string // the same on IPv6; "1" on a machine without
-	udp      string // the same for UDP
-	resolver string // address of a resolver that knows every name as the enclave's address of this machine, and
+	ca    []byte // PEM, of the certificate of https
+	https string // port of a server of TLS, whose certificate is for api.example.com
+	echo  string // port of a TCP server that sends back what it gets
+	echo6 string // the same on IPv6; "1" on a machine without
+	udp   string // the same for UDP
+	// address of a resolver that knows every name as the enclave's address of this machine, and
+	resolver string
 	// names that begin with six by its address of IPv6
 }
 
@@ -142,7 +143,8 @@ func serveEach(l net.Listener, serve func(net.Conn)) {
 	}
 }
 
-// resolve answers a query for the address of a name with that of this machine, and other queries with no record.
+// resolve answers a query for the address of a name with that of this machine, and other queries with no
+// record.
 func resolve(query []byte) []byte {
 	kind, address := uint16(1), contract.NetworkHost[0].AsSlice()
 	if bytes.HasPrefix(query[12:], []byte("\x03six")) {
@@ -299,7 +301,8 @@ func TestNetwork(t *testing.T) {
 			t.Errorf("no line %q", a.do+": "+a.want)
 		}
 	}
-	for _, want := range []string{"neb: network up after ", "neb: network refused dns: name other.example.com"} {
+	for _, want := range []string{"neb: network up after ",
+		"neb: network refused dns: name other.example.com"} {
 		if !strings.Contains(events.console, want) {
 			t.Errorf("no line %q", want)
 		}

@@ -213,8 +213,8 @@ func TestTwoInterrupts(t *testing.T) {
 	}
 }
 
-// TestExitReport runs what an enclave in production is like, without a console: how the application ended, and
-// its output, come by vsock, where the image asks for that.
+// TestExitReport runs what an enclave in production is like, without a console: how the application ended,
+// and its output, come by vsock, where the image asks for that.
 func TestExitReport(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -226,7 +226,8 @@ func TestExitReport(t *testing.T) {
 		{"status", []string{"/guest", "exit", "7"}, []string{"--exit-report", "9001"}, 7, ""},
 		{"log", []string{"/guest", "hello"}, []string{"--exit-report", "9001", "--log-port", "5000"}, 0,
 			`neb: log out "hello: uid 0 in /"`},
-		{"no such program", []string{"/none"}, []string{"--exit-report", "9001", "--log-port", "5000", "--allow",
+		{"no such program", []string{"/none"}, []string{"--exit-report", "9001", "--log-port", "5000",
+			"--allow",
 			"command-missing"}, 126,
 			`neb: log neb "exec /none: no such file or directory: the image has no such file"`},
 		{"no report", []string{"/guest", "exit", "7"}, nil, 126, ""},
@@ -239,7 +240,8 @@ func TestExitReport(t *testing.T) {
 				t.Errorf("neb did not say %q:\n%s", c.says, r.stderr)
 			}
 			if r.code != c.want || r.stdout != "" || !strings.Contains(r.stderr, "the console is silent") {
-				t.Fatalf("exit status %d, want %d; want nothing on the console, and neb to say so\nstdout:\n%s\nstderr:\n%s", r.code, c.want, r.stdout, r.stderr)
+				t.Fatalf("exit status %d, want %d; want nothing on the console, and neb to say "+
+					"so\nstdout:\n%s\nstderr:\n%s", r.code, c.want, r.stdout, r.stderr)
 			}
 		})
 	}
@@ -302,7 +304,8 @@ func TestTimeout(t *testing.T) {
 func TestOptions(t *testing.T) {
 	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, Cmd: []string{"machine"}}))
 	eif, _ := pack(t, image)
-	theirs := strings.Fields("--cpu-count 2 --enclave-cid 4711 --memory 640 --attach-console --timeout 10m --eif-path " + eif)
+	theirs := strings.Fields("--cpu-count 2 --enclave-cid 4711 --memory 640 --attach-console --timeout 10m " +
+		"--eif-path " + eif)
 	r := tryNeb(t, 15*time.Minute, runArgs(theirs...)...)
 	r.says(t, "machine: processors 2, CID 4711")
 	if r.code != 0 || r.stderr != "" {
@@ -386,7 +389,8 @@ func TestEvents(t *testing.T) {
 			}
 			order = append(order, e.Event)
 		default:
-			if e.Event != "kernel" && *e.Time < last { // that of the kernel is reckoned back from its first line
+			// that of the kernel is reckoned back from its first line
+			if e.Event != "kernel" && *e.Time < last {
 				t.Errorf("at %v: %s", last, line)
 			}
 			last = *e.Time
@@ -464,7 +468,8 @@ func ordinaryUser(t *testing.T, files map[string]string) func(name string, args 
 // is in the metadata; what is measured is the same.)
 func TestSources(t *testing.T) {
 	require.Docker(t)
-	tag := dockerImage(t, "ENV GREETING=hello\nUSER 1000:1000\nWORKDIR /srv/app\nENTRYPOINT [\"/guest\"]\nCMD [\"hello\"]\n")
+	tag := dockerImage(t, "ENV GREETING=hello\nUSER 1000:1000\nWORKDIR /srv/app\nENTRYPOINT "+
+		"[\"/guest\"]\nCMD [\"hello\"]\n")
 	saved := filepath.Join(t.TempDir(), "saved.tar")
 	if out, err := exec.Command("docker", "save", "-o", saved, tag).CombinedOutput(); err != nil {
 		t.Fatalf("docker save: %v\n%s", err, out)

@@ -290,7 +290,8 @@ func TestVsock(t *testing.T) {
 			t.Errorf("read %d bytes from a port where nobody listens, %v", n, err)
 		}
 		for _, want := range []string{"port 77 of the parent", "on EC2 the parent is CID 3",
-			fmt.Sprintf("port %d of the parent", parentNobody), "nothing listened on port", "connection refused"} {
+			fmt.Sprintf("port %d of the parent", parentNobody), "nothing listened on port",
+			"connection refused"} {
 			for end := time.Now().Add(vm.Patience); !strings.Contains(r.stderr.String(), want) &&
 				time.Now().Before(end); {
 				time.Sleep(10 * time.Millisecond) // neb says it when the connection is gone already

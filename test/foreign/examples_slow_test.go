@@ -36,11 +36,13 @@ func TestExamples(t *testing.T) {
 		{"Rust", "http://localhost:8000", []string{"/enclave"}, func(t *testing.T, tree string) {
 			// The SDK compiles fastest without optimization, but RSA keys would then take minutes in QEMU.
 			program := cargo(t, "../../docs/examples/rust", "enclave", "--config", "profile.dev.debug=false",
-				"--config", "profile.dev.strip=true", "--config", "profile.dev.package.num-bigint-dig.opt-level=3")
+				"--config", "profile.dev.strip=true", "--config",
+				"profile.dev.package.num-bigint-dig.opt-level=3")
 			install(t, program, filepath.Join(tree, "enclave"))
 			installLinked(t, tree)
 			// The SDK does not start without trusted roots, even for an endpoint without TLS.
-			roots, certs := run(t, "../..", neb, "attest", "ca", "show", "--pem"), filepath.Join(tree, "etc/ssl/certs")
+			roots, certs := run(t, "../..", neb, "attest", "ca", "show", "--pem"),
+				filepath.Join(tree, "etc/ssl/certs")
 			err := os.MkdirAll(certs, 0o755)
 			if err == nil {
 				err = os.WriteFile(filepath.Join(certs, "ca-certificates.crt"), []byte(roots), 0o644)
@@ -82,8 +84,8 @@ func pythonTree(t *testing.T, tree string) {
 	interpreter := python(t)
 	paths := strings.Split(strings.TrimSpace(run(t, ".", interpreter, "-c",
 		"import os, sys, sysconfig\n"+
-			"print(os.path.realpath(sys.executable), sysconfig.get_path('stdlib'), sysconfig.get_path('purelib'), "+
-			"sep='\\n')")), "\n")
+			"print(os.path.realpath(sys.executable), sysconfig.get_path('stdlib'), "+
+			"sysconfig.get_path('purelib'), sep='\\n')")), "\n")
 	lib := filepath.Join("lib", filepath.Base(paths[1])) // python3.N
 	install(t, paths[0], filepath.Join(tree, "bin/python3"))
 	copyTree(t, paths[1], filepath.Join(tree, lib), "test", "__pycache__", "site-packages", "dist-packages",

@@ -147,7 +147,8 @@ func TestEvaluate(t *testing.T) {
 	for _, system := range []string{"x86_64-linux", "aarch64-linux"} {
 		for _, name := range []string{"all", "kernel", "init", "linuxkit", "neb", "default"} {
 			what := fmt.Sprintf("path:%s#packages.%s.%s.drvPath", dir, system, name)
-			if out, err := s.run("nix", "eval", "--raw", what); err != nil || !strings.HasSuffix(out, ".drv") {
+			if out, err := s.run("nix", "eval", "--raw", what); err != nil ||
+				!strings.HasSuffix(out, ".drv") {
 				t.Errorf("%s: %s %v", what, out, err)
 			}
 		}

@@ -21,7 +21,8 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/report"
 )
 
-var kernel = flag.Bool("kernel", false, "TestRealise: build the attributes kernel and all too, which compiles a kernel")
+var kernel = flag.Bool("kernel", false, "TestRealise: build the attributes kernel and all too, which "+
+	"compiles a kernel")
 
 // TestRealise builds inside Nix's sandbox, from files that stand in the Nix store under the hashes of the
 // lock. The bytes must be those of a build without Nix.

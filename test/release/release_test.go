@@ -48,7 +48,8 @@ func TestRelease(t *testing.T) {
 	checkout := filepath.Join(work, "source")
 	source.Copy(t, root, checkout)
 	lacks := `CHANGELOG.md: no section "## 0.0.1"`
-	if out, err := neb(t, checkout, program, "release", "0.0.1"); err == nil || !strings.Contains(out, lacks) {
+	if out, err := neb(t, checkout, program, "release", "0.0.1"); err == nil ||
+		!strings.Contains(out, lacks) {
 		t.Errorf("a version that the changelog lacks: %v\n%s", err, out)
 	}
 	changes := []byte("# Changelog\n\n## 0.0.1\n\nPCR1: unchanged: docs alone.\n")
@@ -85,7 +86,8 @@ func TestRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
-		one, two := read(t, filepath.Join(releases[0], e.Name())), read(t, filepath.Join(releases[1], e.Name()))
+		one, two := read(t, filepath.Join(releases[0], e.Name())),
+			read(t, filepath.Join(releases[1], e.Name()))
 		if !bytes.Equal(one, two) {
 			t.Errorf("%s: differs between two releases", e.Name())
 		}
@@ -94,7 +96,8 @@ func TestRelease(t *testing.T) {
 
 	const archive = "enclaves-blobs-0.0.1.tar.xz"
 	path := filepath.Join(releases[0], archive)
-	out, err := neb(t, checkout, program, "verify", "--cached", "--release", path, "--release-key", key+".pub")
+	out, err := neb(t, checkout, program, "verify", "--cached", "--release", path, "--release-key",
+		key+".pub")
 	if err != nil || strings.Count(out, "same") < 15 {
 		t.Errorf("neb verify: %v\n%s", err, out)
 	}
@@ -140,9 +143,11 @@ func checkIndex(t *testing.T, checkout, program, path, work string) {
 	for i, args := range [][]string{{"--expires", "9999-12-31"}, {"--remote", remote}} {
 		key := filepath.Join(work, fmt.Sprintf("index-%d.pem", i))
 		for _, openssl := range [][]string{
-			{"genpkey", "-algorithm", "ed25519", "-out", key}, {"pkey", "-in", key, "-pubout", "-out", key + ".pub"},
+			{"genpkey", "-algorithm", "ed25519", "-out", key}, {"pkey", "-in", key, "-pubout", "-out",
+				key + ".pub"},
 		} {
-			if out, err := exec.CommandContext(t.Context(), "openssl", openssl...).CombinedOutput(); err != nil {
+			if out, err := exec.CommandContext(t.Context(), "openssl",
+				openssl...).CombinedOutput(); err != nil {
 				t.Fatalf("openssl: %v\n%s", err, out)
 			}
 		}
@@ -150,7 +155,8 @@ func checkIndex(t *testing.T, checkout, program, path, work string) {
 		if err != nil {
 			t.Fatalf("neb trust add: %v\n%s", err, out)
 		}
-		out, err = neb(t, checkout, program, append([]string{"release", "index", path, "--key", key}, args...)...)
+		out, err = neb(t, checkout, program, append([]string{"release", "index", path, "--key", key},
+			args...)...)
 		if err != nil {
 			t.Fatalf("neb release index: %v\n%s", err, out)
 		}
@@ -168,7 +174,8 @@ func checkIndex(t *testing.T, checkout, program, path, work string) {
 	if err := os.Remove(index); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := neb(t, checkout, program, verify...); err == nil || !strings.Contains(out, "index is required") {
+	if out, err := neb(t, checkout, program, verify...); err == nil ||
+		!strings.Contains(out, "index is required") {
 		t.Errorf("no index: %v\n%s", err, out)
 	}
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(work, "empty"))

@@ -132,14 +132,16 @@ func TestMachines(t *testing.T) {
 			report := append([]string{"trust", "report"}, at...)
 			out = c.must(t, report...)
 			for _, by := range []string{"alice built it on ", "bob built it on "} {
-				if strings.Count(out, ": trusted: "+by) != 2 || !strings.Contains(out, "kernel x86_64: no statement") {
+				if strings.Count(out, ": trusted: "+by) != 2 ||
+					!strings.Contains(out, "kernel x86_64: no statement") {
 					t.Errorf("expected statements of two builds, %q:\n%s", by, out)
 				}
 			}
 
 			// Bob states other files: the report fails, and nobody takes either.
 			disagree(t, host+"/team/neb", keyOf(t, c, at, "init-"), bob)
-			if out, err := c.run(t, report...); err == nil || !strings.Contains(out, "init x86_64: disagrees: bob") ||
+			if out, err := c.run(t, report...); err == nil ||
+				!strings.Contains(out, "init x86_64: disagrees: bob") ||
 				!strings.Contains(out, "trusted keys disagree about 1 of the builds") {
 				t.Errorf("keys that disagree: %v\n%s", err, out)
 			}
@@ -152,7 +154,8 @@ func TestMachines(t *testing.T) {
 
 			// A user who trusts neither takes nothing.
 			e := a.other(t)
-			if out, err := e.run(t, pull...); err == nil || !strings.Contains(out, "not signed by a trusted key") {
+			if out, err := e.run(t, pull...); err == nil ||
+				!strings.Contains(out, "not signed by a trusted key") {
 				t.Errorf("no trusted key: %v\n%s", err, out)
 			}
 		})
@@ -167,7 +170,8 @@ func disagree(t *testing.T, at, of, keyFile string) {
 		t.Fatal(err)
 	}
 	statement, err := trust.Output{Key: of, Component: "init", Arch: "x86_64", Host: "amd64",
-		Isolation: "namespaces", Time: time.Now(), Files: []trust.File{{Name: "init", SHA256: strings.Repeat("66", 32)}},
+		Isolation: "namespaces", Time: time.Now(),
+		Files: []trust.File{{Name: "init", SHA256: strings.Repeat("66", 32)}},
 	}.Sign(private)
 	if err != nil {
 		t.Fatal(err)

@@ -110,7 +110,8 @@ func (m *maker) ramdisks() [][]byte {
 	}
 	if m.one(20) {
 		m.odd("bytes before a ramdisk")
-		all[len(all)-1] = append([]byte(pick(m, "\x00", "\x00\x00\x00\x00", "x", "0", "070701")), all[len(all)-1]...)
+		all[len(all)-1] = append([]byte(pick(m, "\x00", "\x00\x00\x00\x00", "x", "0", "070701")),
+			all[len(all)-1]...)
 	}
 	return all
 }
@@ -130,7 +131,8 @@ func (m *maker) tree(top string) []record {
 	}
 	add(top, 0o40000, "")
 	for i := range m.IntN(10) {
-		name := fmt.Sprintf("%s/%s%d", pick(m, dirs...), pick(m, "n", "name", "a b", "\x1b[2J", "ü", "x\ny"), i)
+		name := fmt.Sprintf("%s/%s%d", pick(m, dirs...), pick(m, "n", "name", "a b", "\x1b[2J", "ü", "x\ny"),
+			i)
 		switch m.IntN(8) {
 		case 0, 1:
 			add(name, 0o40000, "")
@@ -190,7 +192,8 @@ func (m *maker) archive(entries []record) []byte {
 		case 2:
 			end.field[mode] = pick[uint32](m, 0o40000, 0o100000, 0o20000, 0o170000)
 		case 3:
-			end.name, end.field[nameSize] = end.name+"\x00"+pick(m, "\x00\x00", "x", "\x00\x00\x00\x00\x00"), 20
+			end.name, end.field[nameSize] = end.name+"\x00"+pick(m, "\x00\x00", "x", "\x00\x00\x00\x00\x00"),
+				20
 		case 4:
 			end.name = "trailer!!!"
 		case 5:
@@ -221,7 +224,8 @@ func (m *maker) damage(what string, b []byte) []byte {
 	case 0:
 		return b[:m.IntN(len(b)+1)]
 	case 1:
-		return append(b, pick(m, "\x00", "\x00\x00\x00", "0", "x", "07070100", "\x1f\x8b", "\x00\x1f\x8b\x08\x00")...)
+		return append(b, pick(m, "\x00", "\x00\x00\x00", "0", "x", "07070100", "\x1f\x8b",
+			"\x00\x1f\x8b\x08\x00")...)
 	}
 	for range 1 + m.IntN(3) {
 		if len(b) > 0 {
@@ -268,7 +272,8 @@ func (m *maker) change(entries *[]record) {
 		insert(again)
 	case 4:
 		was := r.name
-		rename(pick(m, "./"+was, "/"+was, "//"+was, "../"+was, was+"/", was+"//", was+"/.", "./", ".", "/", "..", "",
+		rename(pick(m, "./"+was, "/"+was, "//"+was, "../"+was, was+"/", was+"//", was+"/.", "./", ".", "/",
+			"..", "",
 			strings.Replace(was, "/", "//", 1), strings.Replace(was, "/", "/./", 1), was+"/../x", "x/../"+was,
 			"././"+was, "/./"+was))
 		m.odd("%q is called %q", was, r.name)
@@ -284,10 +289,12 @@ func (m *maker) change(entries *[]record) {
 		m.odd("a NUL in %q", r.name)
 		rename(r.name + pick(m, "\x00", "\x00\x00\x00", "\x00x", "\x00/../x"))
 	case 8:
-		r.field[nameSize] = pick(m, 0, 1, 2, r.field[nameSize]-1, r.field[nameSize]+1, 4096, 4097, 1<<31, 1<<32-1)
+		r.field[nameSize] = pick(m, 0, 1, 2, r.field[nameSize]-1, r.field[nameSize]+1, 4096, 4097, 1<<31,
+			1<<32-1)
 		m.odd("the name %q has %d bytes", r.name, r.field[nameSize])
 	case 9:
-		r.field[size] = pick(m, 0, 1, r.field[size]-1, r.field[size]+1, r.field[size]+4, 1<<20, 1<<31, 1<<32-1, 1<<32-4)
+		r.field[size] = pick(m, 0, 1, r.field[size]-1, r.field[size]+1, r.field[size]+4, 1<<20, 1<<31,
+			1<<32-1, 1<<32-4)
 		m.odd("the body of %q has %d bytes", r.name, r.field[size])
 	case 10:
 		r.field[mode] = pick(m, kinds...) | r.field[mode]&0o7777
@@ -328,7 +335,8 @@ func (m *maker) change(entries *[]record) {
 		m.odd("%q has owner %d:%d", r.name, r.field[uid], r.field[gid])
 	case 17:
 		r.field[mode] = pick[uint32](m, 0o20600, 0o60600)
-		r.field[rdevMajor], r.field[rdevMinor] = pick[uint32](m, 0, 4095, 4096, 1<<20), pick[uint32](m, 0, 1<<20-1, 1<<20)
+		r.field[rdevMajor], r.field[rdevMinor] = pick[uint32](m, 0, 4095, 4096, 1<<20),
+			pick[uint32](m, 0, 1<<20-1, 1<<20)
 		resize("")
 		m.odd("%q is the device %d:%d", r.name, r.field[rdevMajor], r.field[rdevMinor])
 	case 18:
@@ -349,8 +357,10 @@ func (m *maker) change(entries *[]record) {
 		m.odd("%q is called %q", r.name, name)
 		rename(name)
 	case 22:
-		link := record{name: all[0].name + "/link", body: pick(m, "/", ".", "../"+all[0].name, "/dev"), magic: "070701"}
-		link.field = [13]uint32{99, 0o120777, 0, 0, 1, 0, uint32(len(link.body)), 0, 0, 0, 0, uint32(len(link.name) + 1), 0}
+		link := record{name: all[0].name + "/link", body: pick(m, "/", ".", "../"+all[0].name, "/dev"),
+			magic: "070701"}
+		link.field = [13]uint32{99, 0o120777, 0, 0, 1, 0, uint32(len(link.body)), 0, 0, 0, 0,
+			uint32(len(link.name) + 1), 0}
 		m.odd("%q goes through %q to %q", r.name, link.name, link.body)
 		insert(link)
 		rename(link.name + "/x")
@@ -479,7 +489,8 @@ func (m *maker) gzip(b []byte) []byte {
 
 func (m *maker) zstd(b []byte) []byte {
 	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(m.one(2)),
-		zstd.WithSingleSegment(m.one(3)), zstd.WithEncoderLevel(pick(m, zstd.SpeedFastest, zstd.SpeedDefault)),
+		zstd.WithSingleSegment(m.one(3)), zstd.WithEncoderLevel(pick(m, zstd.SpeedFastest,
+			zstd.SpeedDefault)),
 		zstd.WithWindowSize(pick(m, 1<<10, 1<<16, 1<<20)))
 	if err != nil {
 		m.t.Fatal(err)
@@ -534,7 +545,8 @@ func (m *maker) zstd(b []byte) []byte {
 func (m *maker) xz(b []byte) []byte {
 	stream := func(check byte, b []byte) []byte {
 		var out bytes.Buffer
-		w, err := xz.WriterConfig{CheckSum: check, NoCheckSum: check == 0, BlockSize: pick[int64](m, 1000, 1<<20),
+		w, err := xz.WriterConfig{CheckSum: check, NoCheckSum: check == 0, BlockSize: pick[int64](m, 1000,
+			1<<20),
 			DictCap: pick(m, 4096, 1<<16)}.NewWriter(&out)
 		if err != nil {
 			m.t.Fatal(err)
@@ -601,7 +613,8 @@ func (m *maker) lz4(b []byte) []byte {
 		}
 		if odd == 1 && m.one(2) {
 			m.odd("lz4: end of a block")
-			block = append(block, pick(m, "\x10a\x01\x00", "\x10a\x01\x00\x40bcde", "\x00", "\x1f\x00\x00\x00\x50abcde")...)
+			block = append(block, pick(m, "\x10a\x01\x00", "\x10a\x01\x00\x40bcde", "\x00",
+				"\x1f\x00\x00\x00\x50abcde")...)
 		}
 		size := len(block)
 		if odd == 2 && m.one(2) {

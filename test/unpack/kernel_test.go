@@ -34,8 +34,8 @@ type reading struct {
 }
 
 // TestReadAsTheKernelDoes gives ramdisks of a fixed seed to the kernel's own code and to neb. What neb
-// accepts, the kernel must unpack without an error, and into the same tree. NEB_ARCHIVES is how many, NEB_SEED
-// the seed.
+// accepts, the kernel must unpack without an error, and into the same tree. NEB_ARCHIVES is how many,
+// NEB_SEED the seed.
 func TestReadAsTheKernelDoes(t *testing.T) {
 	require.Root(t)
 	program := vm.Unpacker(t)
@@ -82,7 +82,8 @@ func TestReadAsTheKernelDoes(t *testing.T) {
 			}
 			if what == "DIFFERENT" || len(makers[i].what) == 0 && what != "both accept" {
 				if failures++; failures <= 20 {
-					t.Errorf("%d (%s): %s\nneb: %s\n%s", from+i, strings.Join(makers[i].what, "; "), what, neb.refused,
+					t.Errorf("%d (%s): %s\nneb: %s\n%s", from+i, strings.Join(makers[i].what, "; "), what,
+						neb.refused,
 						compare(neb, kernel[i]))
 				}
 			}
@@ -247,7 +248,8 @@ func nebReads(t *testing.T, disks [][]byte) reading {
 		if f.made {
 			time = "*"
 		}
-		tree[name] = fmt.Sprintf("%o %d %d %s %d %d %d %s %q", f.mode, f.uid, f.gid, time, f.major, f.minor, f.size,
+		tree[name] = fmt.Sprintf("%o %d %d %s %d %d %d %s %q", f.mode, f.uid, f.gid, time, f.major, f.minor,
+			f.size,
 			f.hash, f.target)
 		if other := first[f]; other != "" {
 			tree[name] += fmt.Sprintf(" = %q", other)

@@ -67,8 +67,8 @@ func main() {
 	select {}
 }
 
-// requests prints how long requests to the NSM take, as two lines of a table. The two kinds alternate, so that
-// both see the same load.
+// requests prints how long requests to the NSM take, as two lines of a table. The two kinds alternate, so
+// that both see the same load.
 func requests() error {
 	module, done, err := nsm.Open()
 	if err != nil {

@@ -85,8 +85,8 @@ func dataKey(ctx context.Context, id string) ([]byte, error) {
 }
 
 // open decrypts a CMS EnvelopedData (RFC 5652) as KMS makes it: one recipient with RSAES-OAEP (SHA-256), and
-// AES-256-CBC. The OCTET STRINGs of the message, in their order, are the encrypted key, the initial vector, and
-// the parts of the content.
+// AES-256-CBC. The OCTET STRINGs of the message, in their order, are the encrypted key, the initial vector,
+// and the parts of the content.
 func open(private *rsa.PrivateKey, message []byte) ([]byte, error) {
 	var found [][]byte
 	if err := octetStrings(message, &found); err != nil {

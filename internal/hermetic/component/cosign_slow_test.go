@@ -22,8 +22,8 @@ import (
 // cosign is what checks neb's statements: another program, of another author.
 const cosign = "github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5"
 
-// TestCosign has cosign verify the statements that neb pushes, with each kind of key, from registries with and
-// without referrers API.
+// TestCosign has cosign verify the statements that neb pushes, with each kind of key, from registries with
+// and without referrers API.
 func TestCosign(t *testing.T) {
 	dir := t.TempDir()
 	install := exec.CommandContext(t.Context(), "go", "install", cosign)
@@ -39,7 +39,8 @@ func TestCosign(t *testing.T) {
 		t.Fatal(err)
 	}
 	keys := map[string]crypto.Signer{"sha256": signingKey(t)}
-	for digest, curve := range map[string]elliptic.Curve{"sha256 ": elliptic.P256(), "sha384": elliptic.P384()} {
+	for digest, curve := range map[string]elliptic.Curve{"sha256 ": elliptic.P256(),
+		"sha384": elliptic.P384()} {
 		key, err := ecdsa.GenerateKey(curve, rand.Reader)
 		if err != nil {
 			t.Fatal(err)

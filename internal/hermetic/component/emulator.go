@@ -81,7 +81,8 @@ func emulatorIn(ctx context.Context, root, dir string) error {
 			return err
 		}
 		script := fmt.Sprintf(start, loader)
-		if err := tree.WriteFile(filepath.Join(dir, "bin", name), 0o755, strings.NewReader(script)); err != nil {
+		if err := tree.WriteFile(filepath.Join(dir, "bin", name), 0o755,
+			strings.NewReader(script)); err != nil {
 			return err
 		}
 	}
@@ -129,8 +130,8 @@ func copyLibraries(ctx context.Context, root, dir, of string, copied map[string]
 			return err
 		}
 		if len(found) != 1 {
-			return fmt.Errorf("%s needs the library %s: expected it once in usr/lib/*-linux-gnu of the locked "+
-				"packages, found %d", filepath.Base(of), name, len(found))
+			return fmt.Errorf("%s needs the library %s: expected it once in usr/lib/*-linux-gnu of the "+
+				"locked packages, found %d", filepath.Base(of), name, len(found))
 		}
 		to := filepath.Join(dir, "lib", name)
 		if err := tree.CopyFile(ctx, found[0], to, 0o644); err != nil {

@@ -41,7 +41,8 @@ func TestHostileGo(t *testing.T) {
 		filepath.Join(home, "goroot", "VERSION"): version + "\n",
 		filepath.Join(home, "goroot",
 			"src/fmt/print.go"): "package fmt\nfunc init() { panic(\"hostile\") }\n",
-		filepath.Join(home, "go.env"): "GOFLAGS=-tags=hostile -ldflags=-X=main.evil=1\nGOAMD64=v3\nCGO_ENABLED=1\nGOEXPERIMENT=nogreenteagc\nGOPROXY=off\nGOTOOLCHAIN=go1.20\n",
+		filepath.Join(home, "go.env"): "GOFLAGS=-tags=hostile -ldflags=-X=main.evil=1\nGOAMD64=v3\n" +
+			"CGO_ENABLED=1\nGOEXPERIMENT=nogreenteagc\nGOPROXY=off\nGOTOOLCHAIN=go1.20\n",
 	} {
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755),
 			os.WriteFile(path, []byte(text), 0o755)); err != nil {

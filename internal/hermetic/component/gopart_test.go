@@ -141,14 +141,16 @@ func TestGoProxy(t *testing.T) {
 	t.Setenv("HOME", home)
 	t.Setenv("XDG_CONFIG_HOME", os.DevNull) // the go command writes telemetry there, in the background
 	t.Setenv("GOPROXY", "https://proxy.example.org|file:///modules,direct")
-	if got, want := (&Builder{}).goProxy(t.Context()), "https://proxy.example.org|file:///modules,direct"; got != want {
+	if got, want := (&Builder{}).goProxy(t.Context()),
+		"https://proxy.example.org|file:///modules,direct"; got != want {
 		t.Errorf("found %q, expected %q", got, want)
 	}
 	own := filepath.Join(home, "go/pkg/mod/cache/download")
 	if err := os.MkdirAll(own, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := (&Builder{Offline: true}).goProxy(t.Context()), "file://"+own+",file:///modules,off"; got != want {
+	if got, want := (&Builder{Offline: true}).goProxy(t.Context()), "file://"+own+
+		",file:///modules,off"; got != want {
 		t.Errorf("offline: found %q, expected %q", got, want)
 	}
 }

@@ -128,7 +128,10 @@ func TestSharing(t *testing.T) {
 		{name: "signed by a stranger", builds: 1, note: "not signed by a trusted key",
 			shared: func(t *testing.T, at string) { share(t, at, wrong, stranger) }},
 		{name: "a stranger beside a trusted key", builds: 0,
-			shared: func(t *testing.T, at string) { share(t, at, wrong, stranger); share(t, at, right, alice) }},
+			shared: func(t *testing.T, at string) {
+				share(t, at, wrong, stranger)
+				share(t, at, right, alice)
+			}},
 		{name: "removed key", builds: 1, note: "not signed by a trusted key",
 			shared: func(t *testing.T, at string) { share(t, at, wrong, alice) },
 			change: func(s *site) { s.Sharing.Keys = new(trust.Keys) }},
@@ -141,7 +144,8 @@ func TestSharing(t *testing.T) {
 					panic(err)
 				}
 			}},
-		{name: "two are required and one states", builds: 1, note: "1 trusted keys state its files, 2 are required",
+		{name: "two are required and one states", builds: 1,
+			note:   "1 trusted keys state its files, 2 are required",
 			shared: func(t *testing.T, at string) { share(t, at, right, alice) },
 			change: func(s *site) { s.Sharing.Require = 2 }},
 		{name: "two are required and one states twice", builds: 1, note: "2 are required",
@@ -167,7 +171,8 @@ func TestSharing(t *testing.T) {
 			}
 			n, text := s.built(t)
 			if n != test.builds || text != right {
-				t.Errorf("%d builds, program %q, expected %d builds, %q\n%s", n, text, test.builds, right, &s.notes)
+				t.Errorf("%d builds, program %q, expected %d builds, %q\n%s", n, text, test.builds, right,
+					&s.notes)
 			}
 			if !strings.Contains(s.notes.String(), test.note) {
 				t.Errorf("notes:\n%s\nexpected one with %q", &s.notes, test.note)

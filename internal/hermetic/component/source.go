@@ -99,8 +99,9 @@ type program struct {
 	outside []string // import paths from other modules, sorted
 }
 
-// programIn follows the imports of cmd/name, for Linux on all architectures of enclaves. Tests and files of other
-// systems do not belong to it. A package that embeds files does not compile in the sandbox: none does so far.
+// programIn follows the imports of cmd/name, for Linux on all architectures of enclaves. Tests and files of
+// other systems do not belong to it. A package that embeds files does not compile in the sandbox: none does
+// so far.
 func programIn(source, name string) (program, error) {
 	files := map[string]bool{"go.mod": true, "go.sum": true}
 	outside := map[string]bool{}

@@ -19,7 +19,8 @@ func Data(deb io.Reader) (io.Reader, error) {
 	const magic = "!<arch>\n"
 	got := make([]byte, len(magic))
 	if n, err := io.ReadFull(r, got); string(got) != magic {
-		return nil, errors.Join(fmt.Errorf("not a Debian package: expected magic %q, found %q", magic, got[:n]), err)
+		return nil, errors.Join(fmt.Errorf("not a Debian package: expected magic %q, found %q", magic,
+			got[:n]), err)
 	}
 	for {
 		// ar(5): name 16, time 12, uid 6, gid 6, mode 8, size 10 in decimal, "`\n"; members start at even

@@ -92,7 +92,8 @@ func TestMet(t *testing.T) {
 
 func TestEach(t *testing.T) {
 	var all []Stanza
-	err := Each(strings.NewReader("\n\n# comment\nPackage: a\nDepends: b,\n c\nDescription: x\n .\n  indented\n\n\nPackage:b\nEmpty:\n"), func(s Stanza) error {
+	err := Each(strings.NewReader("\n\n# comment\nPackage: a\nDepends: b,\n c\nDescription: x\n .\n  "+
+		"indented\n\n\nPackage:b\nEmpty:\n"), func(s Stanza) error {
 		all = append(all, s)
 		return nil
 	})

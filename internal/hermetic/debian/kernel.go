@@ -216,8 +216,8 @@ func (u *kernelUnpacker) find(arch string, uses []string) (*Kernel, error) {
 	return &u.kernel, nil
 }
 
-// load appends a module after those that it depends on, each once. Loaded is false for those whose dependencies
-// are being appended.
+// load appends a module after those that it depends on, each once. Loaded is false for those whose
+// dependencies are being appended.
 func (u *kernelUnpacker) load(name string, loaded map[string]bool) error {
 	if loaded[name] {
 		return nil
@@ -237,7 +237,8 @@ func (u *kernelUnpacker) load(name string, loaded map[string]bool) error {
 	}
 	for _, need := range needs {
 		if done, begun := loaded[need]; begun && !done {
-			return fmt.Errorf("the modules %s and %s need each other: the kernel can load neither", name, need)
+			return fmt.Errorf("the modules %s and %s need each other: the kernel can load neither", name,
+				need)
 		}
 		if err := u.load(need, loaded); err != nil {
 			return err

@@ -13,8 +13,8 @@ import (
 
 const rpmMagic = "\xed\xab\xee\xdb"
 
-// rpmFiles returns the regular files of an RPM package: a lead, two headers, and a compressed newc archive (the
-// package format of rpm, docs/manual/format_v4.md).
+// rpmFiles returns the regular files of an RPM package: a lead, two headers, and a compressed newc archive
+// (the package format of rpm, docs/manual/format_v4.md).
 func rpmFiles(r *bufio.Reader) (nextFile, error) {
 	const lead = 96
 	if _, err := r.Discard(lead); err != nil {
@@ -54,7 +54,8 @@ func rpmFiles(r *bufio.Reader) (nextFile, error) {
 			for {
 				h, err := archive.Next()
 				if refused := (*initramfs.RefusedError)(nil); errors.As(err, &refused) {
-					h, err = refused.Header, nil // such as a file without its directory: no kernel unpacks this
+					// such as a file without its directory: no kernel unpacks this
+					h, err = refused.Header, nil
 				}
 				if err != nil {
 					return "", nil, err

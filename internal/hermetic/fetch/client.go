@@ -46,8 +46,9 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 
 // open requests a file from an offset on. The result is the body, the offset at which it starts (that one,
 // or 0), and the size of the whole file in bytes, or -1 if the mirror does not give it.
-func (m Mirrors) open(ctx context.Context, address string, offset int64) (body io.ReadCloser, start, size int64,
-	err error) {
+func (m Mirrors) open(
+	ctx context.Context, address string, offset int64,
+) (body io.ReadCloser, start, size int64, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, 0, 0, final{err}

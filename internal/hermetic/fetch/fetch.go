@@ -37,8 +37,9 @@ type Mirrors struct {
 	stall time.Duration // how long a mirror may send nothing; 0: [stream.Stall]
 }
 
-// OfMachine returns the mirrors that this machine is configured for: those of NEB_MIRROR and GOPROXY and, unless
-// only is set, those of the apt configuration below root ("/" except in tests) and the archive of snapshots.
+// OfMachine returns the mirrors that this machine is configured for: those of NEB_MIRROR and GOPROXY and,
+// unless only is set, those of the apt configuration below root ("/" except in tests) and the archive of
+// snapshots.
 func OfMachine(ctx context.Context, root string, only bool) (Mirrors, error) {
 	m := Mirrors{Archives: map[string][]string{}, Proxies: proxies(GoProxy(ctx))}
 	if err := m.addNamed(os.Getenv("NEB_MIRROR")); err != nil {

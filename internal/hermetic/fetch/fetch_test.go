@@ -163,7 +163,8 @@ func TestNamedMirrors(t *testing.T) {
 	}
 	for _, password := range []string{"secret%", "secret#1", "secret[", "secret/x"} {
 		t.Setenv("NEB_MIRROR", "http://me:"+password+"@m.example/debian")
-		if _, err := OfMachine(t.Context(), root, false); err == nil || strings.Contains(err.Error(), "cret") {
+		if _, err := OfMachine(t.Context(), root, false); err == nil ||
+			strings.Contains(err.Error(), "cret") {
 			t.Errorf("%q: expected an error without the password, found %v", password, err)
 		}
 	}
@@ -178,11 +179,13 @@ func TestMirrorOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := mirror.Locked("bash", []byte("x"))
-	if got, want := m.urls(f), []string{"http://own.example/debian/" + f.Path}; !reflect.DeepEqual(got, want) {
+	if got, want := m.urls(f), []string{"http://own.example/debian/" + f.Path}; !reflect.DeepEqual(got,
+		want) {
 		t.Errorf("expected %q, found %q", want, got)
 	}
 	t.Setenv("NEB_MIRROR", " ")
-	if _, err := OfMachine(t.Context(), root, true); err == nil || !strings.Contains(err.Error(), "needs NEB_MIRROR") {
+	if _, err := OfMachine(t.Context(), root, true); err == nil ||
+		!strings.Contains(err.Error(), "needs NEB_MIRROR") {
 		t.Errorf("without NEB_MIRROR: %v", err)
 	}
 }

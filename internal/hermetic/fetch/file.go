@@ -177,7 +177,8 @@ func (p *part) verify() error {
 	if err := p.restart(); err != nil {
 		return err
 	}
-	return final{fmt.Errorf("wrong content of %s: expected SHA-256 %s, found %s", p.want.Path, p.want.SHA256, sum)}
+	return final{fmt.Errorf("wrong content of %s: expected SHA-256 %s, found %s", p.want.Path, p.want.SHA256,
+		sum)}
 }
 
 func (p *part) wrongSize(found int64) error {

@@ -95,13 +95,16 @@ func TestBadMirrors(t *testing.T) {
 		alone []string
 	}{
 		{"missing", http.NotFound,
-			[]string{"1 files of neb.lock are gone", "neb update", "--update-missing", "NEB_MIRROR", "not found"}},
+			[]string{"1 files of neb.lock are gone", "neb update", "--update-missing", "NEB_MIRROR",
+				"not found"}},
 		{"gone", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) },
 			[]string{"neb update"}},
 		{"one bit wrong", mirror.Good(other),
 			[]string{"wrong content", f.Path, "expected SHA-256 {hash}", "found {other}"}},
-		{"too short", mirror.Good(data[:1000]), []string{"wrong size", "expected 300000 bytes", "found 1000"}},
-		{"too long", mirror.Good(append(other, 0)), []string{"wrong size", "expected 300000 bytes", "found 300001"}},
+		{"too short", mirror.Good(data[:1000]), []string{"wrong size", "expected 300000 bytes",
+			"found 1000"}},
+		{"too long", mirror.Good(append(other, 0)), []string{"wrong size", "expected 300000 bytes",
+			"found 300001"}},
 		{"too long, without a length", func(w http.ResponseWriter, _ *http.Request) {
 			w.(http.Flusher).Flush()
 			_, _ = w.Write(append(other, 0))
@@ -169,7 +172,8 @@ func TestBadMirrors(t *testing.T) {
 			left, _, err := download(t, stalling(stall, bad), f, nil)
 			wants(t, err, "binutils 1.0-1", bad.URL)
 			for _, w := range tt.alone {
-				wants(t, err, strings.NewReplacer("{hash}", f.SHA256, "{other}", mirror.Hash(other)).Replace(w))
+				wants(t, err, strings.NewReplacer("{hash}", f.SHA256, "{other}",
+					mirror.Hash(other)).Replace(w))
 			}
 			// What the bad mirror sent must not get in the way of a good one.
 			if _, _, err := download(t, mirrors(second), f, left); err != nil {
@@ -182,7 +186,8 @@ func TestBadMirrors(t *testing.T) {
 func TestAllMirrorsWrong(t *testing.T) {
 	data := mirror.Content(5000)
 	f := mirror.Locked("gcc-14", data)
-	a, b := mirror.Serve(t, mirror.Good(mirror.Content(4999))), mirror.Serve(t, mirror.Good(make([]byte, 5000)))
+	a, b := mirror.Serve(t, mirror.Good(mirror.Content(4999))),
+		mirror.Serve(t, mirror.Good(make([]byte, 5000)))
 	_, _, err := download(t, mirrors(a, b), f, nil)
 	wants(t, err, "gcc-14 1.0-1", a.URL, "found 4999", b.URL, "expected SHA-256 "+f.SHA256,
 		"found "+mirror.Hash(make([]byte, 5000)))
@@ -199,7 +204,8 @@ func TestMissingAndUnreachable(t *testing.T) {
 	if !errors.As(err, &missing) || len(missing.Files) != 1 || missing.Files[0].Name != "bash" {
 		t.Errorf("expected bash to be missing, found %v", err)
 	}
-	wants(t, err, "bash 1.0-1", "download failed", "neb update", "--update-missing", gone.URL, "not found", down.URL, "refused")
+	wants(t, err, "bash 1.0-1", "download failed", "neb update", "--update-missing", gone.URL, "not found",
+		down.URL, "refused")
 }
 
 func TestNoMirror(t *testing.T) {
@@ -320,7 +326,8 @@ func TestSnapshotAndProxy(t *testing.T) {
 	if _, _, err := download(t, m, f, nil); err != nil {
 		t.Fatal(err)
 	}
-	want, got := "/archive/debian/20261120T083000Z/pool/main/b/bash/bash_5.2+x~1_amd64.deb", snapshot.Requests()
+	want, got := "/archive/debian/20261120T083000Z/pool/main/b/bash/bash_5.2+x~1_amd64.deb",
+		snapshot.Requests()
 	if len(got) != 1 || got[0] != want {
 		t.Errorf("expected %s to be asked for at the snapshots, found %q", want, got)
 	}
@@ -328,7 +335,8 @@ func TestSnapshotAndProxy(t *testing.T) {
 	zip := mirror.Content(200)
 	g := lock.File{Name: "golang.org/toolchain", Version: "v0.0.1-go1.26.8.linux-amd64",
 		Archive: lock.GoProxy,
-		Path:    "golang.org/toolchain/@v/v0.0.1-go1.26.8.linux-amd64.zip", Size: 200, SHA256: mirror.Hash(zip)}
+		Path:    "golang.org/toolchain/@v/v0.0.1-go1.26.8.linux-amd64.zip", Size: 200,
+		SHA256: mirror.Hash(zip)}
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, g.Path)), 0o755); err != nil {
 		t.Fatal(err)

@@ -278,7 +278,8 @@ func TestWriteRefuses(t *testing.T) {
 	}
 }
 
-// In a directory for everyone another user may have made the output directory, and could change what is in it.
+// In a directory for everyone another user may have made the output directory, and could change what is in
+// it.
 func TestDirectoryOfAnotherUser(t *testing.T) {
 	require.Root(t)
 	tmp := t.TempDir()

@@ -35,7 +35,8 @@ func (r *resolver) golang(ctx context.Context, l *lock.Lock) error {
 		offered, err := goCommand(ctx, nil, "list", "-m", "-retracted", "-versions", toolchainModule)
 		if err != nil {
 			r.Progress.Send(progress.Event{Stage: "resolve toolchain", Note: fmt.Sprintf(
-				"keeping Go %s: no proxy lists toolchains (choose a version with --go): %v", r.before.Go.Version, err)})
+				"keeping Go %s: no proxy lists toolchains (choose a version with --go): %v",
+				r.before.Go.Version, err)})
 			return nil
 		}
 		want = newestPatch(r.before.Go.Version, strings.Fields(string(offered)))

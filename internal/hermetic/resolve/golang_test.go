@@ -117,9 +117,12 @@ func TestGoToolchain(t *testing.T) {
 	}{
 		{"newest patch", proxy(t, good, db), "", verifier, "1.26.9", nil},
 		{"chosen with --go", proxy(t, good, db), "1.27.1", verifier, "1.27.1", nil},
-		{"wrong content", proxy(t, bad, db), "", verifier, "", []string{"Go 1.26.9 for amd64", "checksum mismatch"}},
-		{"version that no proxy has", proxy(t, good, db), "1.26.99", verifier, "", []string{"Go 1.26.99", "404"}},
-		{"database of another key", proxy(t, good, db), "", stranger, "", []string{"no verifiable signatures"}},
+		{"wrong content", proxy(t, bad, db), "", verifier, "", []string{"Go 1.26.9 for amd64",
+			"checksum mismatch"}},
+		{"version that no proxy has", proxy(t, good, db), "1.26.99", verifier, "",
+			[]string{"Go 1.26.99", "404"}},
+		{"database of another key", proxy(t, good, db), "", stranger, "",
+			[]string{"no verifiable signatures"}},
 		{"no database", proxy(t, good, nil), "", "off", "", []string{"Go 1.26.9", "disabled by GOSUMDB=off"}},
 		{"no proxy lists toolchains", "off", "", verifier, "1.26.8", nil},
 	} {
@@ -144,7 +147,8 @@ func TestGoToolchain(t *testing.T) {
 			}
 			for _, host := range lock.Hosts {
 				f := l.Go.Hosts[host]
-				if want := good[f.Version]; tt.version != "1.26.8" && (f.Size != int64(len(want)) || f.SHA256 != mirror.Hash(want)) {
+				if want := good[f.Version]; tt.version != "1.26.8" && (f.Size != int64(len(want)) ||
+					f.SHA256 != mirror.Hash(want)) {
 					t.Errorf("%s: expected %d bytes with SHA-256 %s, found %d with %s", host, len(want),
 						mirror.Hash(want), f.Size, f.SHA256)
 				}

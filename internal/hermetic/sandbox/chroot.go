@@ -144,7 +144,9 @@ func moveIn(ctx context.Context, work, root string) (back func() error, err erro
 }
 
 func giveTree(ctx context.Context, dir string, uid, gid int) error {
-	return tree.Walk(ctx, dir, nil, func(path string, _ tree.Entry) error { return os.Lchown(path, uid, gid) })
+	return tree.Walk(ctx, dir, nil, func(path string, _ tree.Entry) error {
+		return os.Lchown(path, uid, gid)
+	})
 }
 
 // difference returns a path that differs between two lists of a root.

@@ -100,7 +100,8 @@ func (m Mode) try(ctx context.Context, dir string) error {
 // switches lists the sysctls that forbid user namespaces if they have the value bad.
 var switches = []struct{ name, bad, advice string }{
 	{"kernel/apparmor_restrict_unprivileged_userns", "1",
-		"'sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0' allows user namespaces (Ubuntu 24.04 restricts them)"},
+		"'sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0' allows user namespaces (Ubuntu 24.04 " +
+			"restricts them)"},
 	{"kernel/unprivileged_userns_clone", "0",
 		"'sudo sysctl kernel.unprivileged_userns_clone=1' allows user namespaces"},
 	{"user/max_user_namespaces", "0", "'sudo sysctl user.max_user_namespaces=10000' allows user namespaces"},

@@ -371,8 +371,8 @@ func checkSeen(t *testing.T, r report, port string) {
 	equal("capabilities", s.Caps, strings.Repeat("0", 16))
 }
 
-// What a build of root could do to the machine although it has no capabilities, where inherited files lead, and
-// what else is inherited.
+// What a build of root could do to the machine although it has no capabilities, where inherited files lead,
+// and what else is inherited.
 func TestNoWayOut(t *testing.T) {
 	inEach(t, []string{"/usr/bin/probe", "escape"}, nil, func(t *testing.T, r report, _ string) {
 		if r.Error != "" || r.Output != "" {

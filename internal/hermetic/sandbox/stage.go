@@ -241,8 +241,9 @@ func (s spec) mounts() error {
 			return err
 		}
 	}
-	// Read-only: root may write to the machine's settings, such as kernel.core_pattern, without any capability.
-	// The kernel denies a new proc in a container whose own /proc is partly covered. Builds work without.
+	// Read-only: root may write to the machine's settings, such as kernel.core_pattern, without any
+	// capability. The kernel denies a new proc in a container whose own /proc is partly covered. Builds work
+	// without.
 	err = mount("proc", at("proc"), "proc", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	if err != nil && !errors.Is(err, unix.EPERM) {
 		return err

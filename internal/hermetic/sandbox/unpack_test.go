@@ -83,7 +83,8 @@ func ar(members ...any) []byte {
 }
 
 func file(name string, mode int64, body string) tar.Header {
-	return tar.Header{Name: name, Mode: mode, Typeflag: tar.TypeReg, PAXRecords: map[string]string{"body": body}}
+	return tar.Header{Name: name, Mode: mode, Typeflag: tar.TypeReg,
+		PAXRecords: map[string]string{"body": body}}
 }
 
 func directory(name string) tar.Header {
@@ -176,17 +177,21 @@ func TestUnpackRefuses(t *testing.T) {
 		{"damaged", flipped, "xz"},
 		{"damaged header", []byte("!<arch>\n" + strings.Repeat("x", 60)), "damaged header"},
 		{"outside", debWith(t, "", []tar.Header{file("../evil", 0o644, "x")}), "escapes"},
-		{"outside through a link", debWith(t, "", []tar.Header{link(tar.TypeSymlink, "l", "/tmp"), file("l/evil", 0o644, "x")}), "escapes"},
-		{"a device", debWith(t, "", []tar.Header{{Name: "dev/sda", Typeflag: tar.TypeBlock, Mode: 0o644}}), "expected a file, directory or link"},
+		{"outside through a link", debWith(t, "", []tar.Header{link(tar.TypeSymlink, "l", "/tmp"),
+			file("l/evil", 0o644, "x")}), "escapes"},
+		{"a device", debWith(t, "", []tar.Header{{Name: "dev/sda", Typeflag: tar.TypeBlock, Mode: 0o644}}),
+			"expected a file, directory or link"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := unpackDebs(t, "pkg", c.deb)
-			if err == nil || !strings.Contains(err.Error(), c.expected) || !strings.Contains(err.Error(), "unpack pkg") {
+			if err == nil || !strings.Contains(err.Error(), c.expected) ||
+				!strings.Contains(err.Error(), "unpack pkg") {
 				t.Errorf("expected %q about pkg, found %v", c.expected, err)
 			}
 		})
 	}
-	_, err := unpackDebs(t, "one", debWith(t, "", []tar.Header{file("a", 0o644, "1")}), "two", debWith(t, "", []tar.Header{file("a", 0o644, "2")}))
+	_, err := unpackDebs(t, "one", debWith(t, "", []tar.Header{file("a", 0o644, "1")}), "two",
+		debWith(t, "", []tar.Header{file("a", 0o644, "2")}))
 	if err == nil || !strings.Contains(err.Error(), "file exists") {
 		t.Errorf("one file of two packages: %v", err)
 	}

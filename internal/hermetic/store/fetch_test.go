@@ -165,8 +165,9 @@ func TestPartOfKilled(t *testing.T) {
 func TestOffline(t *testing.T) {
 	s := open(t)
 	data := mirror.Content(10)
-	have, missing, damaged := mirror.Locked("have", data), mirror.Locked("missing", mirror.Content(11)), mirror.Locked("damaged",
-		mirror.Content(12))
+	have, missing, damaged := mirror.Locked("have", data), mirror.Locked("missing", mirror.Content(11)),
+		mirror.Locked("damaged",
+			mirror.Content(12))
 	for _, f := range []lock.File{have, damaged} {
 		if err := os.WriteFile(s.Path(f), data, 0o444); err != nil {
 			t.Fatal(err)
@@ -209,7 +210,8 @@ func TestChangedLock(t *testing.T) {
 	hash, size := good, good
 	hash.SHA256 = mirror.Hash(make([]byte, 5000))
 	size.Size++
-	for want, f := range map[string]lock.File{"expected SHA-256 " + hash.SHA256: hash, "expected 5001 bytes": size} {
+	for want, f := range map[string]lock.File{"expected SHA-256 " + hash.SHA256: hash,
+		"expected 5001 bytes": size} {
 		err := s.Fetch(t.Context(), []lock.File{f}, FetchOptions{Mirrors: mirrors(m)})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, expected %s", err, want)

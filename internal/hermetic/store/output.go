@@ -29,8 +29,8 @@ func (s *Store) Has(key string) bool {
 	return err == nil
 }
 
-// Lookup returns the directory of the output with a key, like [Store.Output], or "" if the store does not have
-// it undamaged.
+// Lookup returns the directory of the output with a key, like [Store.Output], or "" if the store does not
+// have it undamaged.
 func (s *Store) Lookup(ctx context.Context, key string) (dir string, err error) {
 	ok, err := s.use(ctx, key)
 	if !ok || err != nil {
@@ -70,8 +70,8 @@ func (s *Store) Output(ctx context.Context, key string, make func(dir string) er
 			return dir, !made, err
 		}
 		if try == tries {
-			return "", false, fmt.Errorf("store %s: output %s was changed or removed right after it was made, "+
-				"%d times", s.dir, key, tries)
+			return "", false, fmt.Errorf("store %s: output %s was changed or removed right after it was "+
+				"made, %d times", s.dir, key, tries)
 		}
 	}
 }
@@ -138,7 +138,8 @@ func (s *Store) make(ctx context.Context, key string, make func(dir string) erro
 	if err != nil {
 		return false, fmt.Errorf("store: %w", &localError{err})
 	}
-	// After an interrupt the next process does it: a kernel has 90,000 files, and the user waits for this one.
+	// After an interrupt the next process does it: a kernel has 90,000 files, and the user waits for this
+	// one.
 	defer func() { _ = tree.Remove(ctx, work) }()
 	ready := filepath.Join(work, "ready")
 	dir := filepath.Join(ready, treeName)

@@ -40,7 +40,8 @@ var roles = map[string]func(*Store) error{
 	"fetch": func(s *Store) error {
 		m := mirrors()
 		m.Archives[lock.Debian] = []string{os.Getenv(urlVariable)}
-		return s.Fetch(context.Background(), []lock.File{mirror.Locked("big", childData)}, FetchOptions{Mirrors: m})
+		return s.Fetch(context.Background(), []lock.File{mirror.Locked("big", childData)},
+			FetchOptions{Mirrors: m})
 	},
 	// Makes an output of 40 files, slowly, and says so after the first.
 	"output": func(s *Store) error {
@@ -299,7 +300,8 @@ func TestPruneInUse(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if gone, err := s.Prune(t.Context(), everything); err != nil || len(gone) != 1 || gone[0].Name != "used-1" {
+	if gone, err := s.Prune(t.Context(), everything); err != nil || len(gone) != 1 ||
+		gone[0].Name != "used-1" {
 		t.Errorf("expected used-1 to be pruned, found %v (%v)", gone, err)
 	}
 	if items, err := s.List(t.Context()); err != nil || len(items) != 0 {

@@ -28,11 +28,14 @@ func TestFetchFromRemote(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = r.PushDownloads(t.Context(), "downloads", []string{file.SHA256}, func(string) string { return path })
+	err = r.PushDownloads(t.Context(), "downloads", []string{file.SHA256}, func(string) string {
+		return path
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, part := range map[string]string{"whole": "", "rest": data[:1000], "wrong part": "something else"} {
+	for name, part := range map[string]string{"whole": "", "rest": data[:1000],
+		"wrong part": "something else"} {
 		s, err := Open(t.TempDir())
 		if err != nil {
 			t.Fatal(err)

@@ -134,7 +134,8 @@ func trusted(dir string) error {
 	}
 	if perm := info.Mode().Perm(); perm&0o022 != 0 {
 		return fmt.Errorf("store %s: other users can write to it (mode %#o), and what they write "+
-			"would get into enclaves; run 'chmod go-w %s' if you trust its content, or remove it", dir, perm, dir)
+			"would get into enclaves; run 'chmod go-w %s' if you trust its content, or remove it", dir, perm,
+			dir)
 	}
 	return nil
 }

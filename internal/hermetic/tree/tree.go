@@ -96,7 +96,8 @@ func List(ctx context.Context, dir string, skip ...string) ([]Entry, error) {
 }
 
 // Copy copies everything in from except the top-level names in skip. Permissions become 0755 or, if the owner
-// cannot execute a file, 0644, regardless of the umask. With link, files are hard links where that is possible.
+// cannot execute a file, 0644, regardless of the umask. With link, files are hard links where that is
+// possible.
 func Copy(ctx context.Context, from, to string, link bool, skip ...string) error {
 	return Walk(ctx, from, skip, func(path string, e Entry) error {
 		at := filepath.Join(to, e.Path)

@@ -24,7 +24,8 @@ func make50(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(os.Symlink("f0", filepath.Join(dir, "d0", "link")), os.Chmod(filepath.Join(dir, "d1"), 0o555),
+	if err := errors.Join(os.Symlink("f0", filepath.Join(dir, "d0", "link")),
+		os.Chmod(filepath.Join(dir, "d1"), 0o555),
 		os.Chmod(filepath.Join(dir, "d0", "f0"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +130,8 @@ func TestListRefuses(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := List(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "pipe: expected a file") {
+	if _, err := List(t.Context(), dir); err == nil ||
+		!strings.Contains(err.Error(), "pipe: expected a file") {
 		t.Errorf("found %v", err)
 	}
 }

@@ -13,8 +13,9 @@ import (
 // VirtioID is the device's type (include/uapi/linux/virtio_ids.h, VIRTIO_ID_NITRO_SEC_MOD).
 const VirtioID = 33
 
-// Device is a [Module] behind a vhost-user connection. It has one queue, in which the driver (drivers/misc/nsm.c)
-// gives two buffers for each request: the request to read, then room for the answer to write.
+// Device is a [Module] behind a vhost-user connection. It has one queue, in which the driver
+// (drivers/misc/nsm.c) gives two buffers for each request: the request to read, then room for the answer to
+// write.
 type Device struct {
 	device *vhost.Device
 	module *Module

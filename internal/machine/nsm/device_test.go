@@ -64,7 +64,8 @@ func TestDevice(t *testing.T) {
 			t.Error(err)
 		}
 		// Nobody signs here.
-		if _, err := client.Attest(nil, nil, nil); err == nil || !strings.Contains(err.Error(), "InternalError") {
+		if _, err := client.Attest(nil, nil, nil); err == nil ||
+			!strings.Contains(err.Error(), "InternalError") {
 			t.Error(err)
 		}
 	}
@@ -94,11 +95,20 @@ func TestBroken(t *testing.T) {
 		act  func(*virtio.Driver)
 		want string
 	}{
-		"too little room":   {func(g *virtio.Driver) { offer(g, request, nsm.MaxResponse-1, 1) }, "buffer of 12287 bytes, expected one of 12288"},
-		"too much room":     {func(g *virtio.Driver) { offer(g, request, nsm.MaxResponse+1, 1) }, "buffer of 12289 bytes, expected one of 12288"},
-		"no room":           {func(g *virtio.Driver) { offer(g, request, 0, 1) }, "buffer of 0 bytes, expected one of 12288"},
-		"an empty request":  {func(g *virtio.Driver) { offer(g, nil, nsm.MaxResponse, 1) }, "not empty"},
-		"outside of memory": {func(g *virtio.Driver) { g.Describe(g.Queues[0], 0, 1<<40, 8, 0, 0); g.Offer(g.Queues[0], 0) }, "outside"},
+		"too little room": {func(g *virtio.Driver) {
+			offer(g, request, nsm.MaxResponse-1, 1)
+		}, "buffer of 12287 bytes, expected one of 12288"},
+		"too much room": {func(g *virtio.Driver) {
+			offer(g, request, nsm.MaxResponse+1, 1)
+		}, "buffer of 12289 bytes, expected one of 12288"},
+		"no room": {func(g *virtio.Driver) {
+			offer(g, request, 0, 1)
+		}, "buffer of 0 bytes, expected one of 12288"},
+		"an empty request": {func(g *virtio.Driver) { offer(g, nil, nsm.MaxResponse, 1) }, "not empty"},
+		"outside of memory": {func(g *virtio.Driver) {
+			g.Describe(g.Queues[0], 0, 1<<40, 8, 0, 0)
+			g.Offer(g.Queues[0], 0)
+		}, "outside"},
 		"a request to write": {func(g *virtio.Driver) {
 			q := g.Queues[0]
 			g.Describe(q, 0, requestAt, 8, virtio.DescWrite, 0)

@@ -61,7 +61,8 @@ func (m *Module) document(a arguments, now time.Time) ([]byte, error) {
 		return nil, err
 	}
 	message := cose.UntaggedSign1Message{
-		Headers: cose.Headers{Protected: cose.ProtectedHeader{cose.HeaderLabelAlgorithm: cose.AlgorithmES384}},
+		Headers: cose.Headers{Protected: cose.ProtectedHeader{
+			cose.HeaderLabelAlgorithm: cose.AlgorithmES384}},
 		Payload: content,
 	}
 	if err := message.Sign(rand.Reader, nil, signer); err != nil {

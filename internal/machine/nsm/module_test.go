@@ -196,7 +196,8 @@ func TestDocument(t *testing.T) {
 	if err := d.Verify(nsm.AWSRoot(), time.Now()); err == nil {
 		t.Error("verified under the root of AWS")
 	}
-	if string(d.UserData) != "user" || d.Nonce == nil || len(d.Nonce) != 0 || string(d.PublicKey) != "key" || d.ModuleID != testID {
+	if string(d.UserData) != "user" || d.Nonce == nil || len(d.Nonce) != 0 || string(d.PublicKey) != "key" ||
+		d.ModuleID != testID {
 		t.Errorf("%+v", d)
 	}
 	if d.Time.Before(before) || d.Time.After(time.Now()) {
@@ -221,8 +222,10 @@ func TestDocument(t *testing.T) {
 func FuzzAnswer(f *testing.F) {
 	for _, seed := range []any{
 		"GetRandom", "DescribeNSM", map[string]any{"DescribePCR": map[string]any{"index": 1}},
-		map[string]any{"ExtendPCR": map[string]any{"index": 16, "data": []byte("x")}}, map[string]any{"LockPCR": map[string]any{"index": 16}},
-		map[string]any{"LockPCRs": map[string]any{"range": 17}}, map[string]any{"Attestation": map[string]any{"nonce": []byte("n"), "user_data": nil}},
+		map[string]any{"ExtendPCR": map[string]any{"index": 16, "data": []byte("x")}},
+		map[string]any{"LockPCR": map[string]any{"index": 16}},
+		map[string]any{"LockPCRs": map[string]any{"range": 17}},
+		map[string]any{"Attestation": map[string]any{"nonce": []byte("n"), "user_data": nil}},
 	} {
 		b, err := cbor.Marshal(seed)
 		if err != nil {

@@ -243,7 +243,8 @@ func (t *Timeline) ServeLog(_ context.Context, c *vsock.Conn) {
 		e := Event{Event: Log}
 		line := lines.Text()
 		for _, mark := range []string{contract.LogOut, contract.LogErr, contract.LogInit} {
-			if rest, ok := strings.CutPrefix(line, mark); ok && rest != "" && (rest[0] == ' ' || rest[0] == '+') {
+			if rest, ok := strings.CutPrefix(line, mark); ok && rest != "" &&
+				(rest[0] == ' ' || rest[0] == '+') {
 				text := rest[1:]
 				e.Stream, e.Cut, e.Text = mark, rest[0] == '+', &text
 			}

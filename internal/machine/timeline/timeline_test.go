@@ -63,7 +63,8 @@ func TestEnding(t *testing.T) {
 		"PID 1 was killed": {[]string{"neb: " + contract.BecomesPid1,
 			"[    0.200000] Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000008b"}, nil,
 			Ending{Result: Killed, Signal: "SIGSEGV"}},
-		"init was killed": {[]string{"[    0.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300"},
+		"init was killed": {[]string{"[    0.2] Kernel panic - not syncing: Attempted to kill init! " +
+			"exitcode=0x00000300"},
 			nil, Ending{Result: NoStatus,
 				Reason: "[    0.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300"}},
 		"init failed": {[]string{"neb: exec /x: no such file"}, nil,

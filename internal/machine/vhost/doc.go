@@ -1,9 +1,9 @@
 // Package vhost is the part that all virtio devices of an emulated enclave share: the back end of QEMU's
 // vhost-user protocol, the enclave's memory, and its split virtqueues.
 //
-// A device consists of two parts. A [Device] answers QEMU's messages, maps the memory that it shares, and waits
-// for the enclave to notify its queues. A [Handler] is what the particular device does: it takes each [Buffer]
-// from a [Queue], reads and writes it, and gives it back. The shortest device is that of package
+// A device consists of two parts. A [Device] answers QEMU's messages, maps the memory that it shares, and
+// waits for the enclave to notify its queues. A [Handler] is what the particular device does: it takes each
+// [Buffer] from a [Queue], reads and writes it, and gives it back. The shortest device is that of package
 // [github.com/nitro-enclaves-bootstrap/neb/internal/machine/nsm].
 //
 // [Device.Connect] returns a file that QEMU inherits, as its descriptor N, with -chardev socket,id=NAME,fd=N

@@ -46,7 +46,8 @@ func FuzzRing(f *testing.F) {
 		}
 		size := most >> (len(data) % 4)
 		avail := size * descSize
-		used := (avail + availSize(size) + 3) &^ 3 // as a driver aligns it; the ring of one descriptor needs that
+		// as a driver aligns it; the ring of one descriptor needs that
+		used := (avail + availSize(size) + 3) &^ 3
 		q := d.Queue(0)
 		q.size = uint16(size)
 		q.eventIdx = len(data)%8 < 4
@@ -66,7 +67,8 @@ func FuzzRing(f *testing.F) {
 				t.Errorf("buffer of %d bytes", n)
 			}
 			for b := u.buf.Next(7); b != nil; b = u.buf.Next(7) {
-				if at := uintptr(unsafe.Pointer(&b[0])) - uintptr(unsafe.Pointer(&mem[0])); at+uintptr(len(b)) > 1024 {
+				if at := uintptr(unsafe.Pointer(&b[0])) - uintptr(unsafe.Pointer(&mem[0])); at+uintptr(
+					len(b)) > 1024 {
 					t.Fatalf("%d bytes at %#x of the memory", len(b), at)
 				}
 				if u.buf.Room() > 0 {

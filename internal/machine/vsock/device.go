@@ -320,7 +320,8 @@ func (d *Device) pump() {
 	for (len(d.resets) > 0 || len(d.ready) > 0) && q.Take(b) {
 		room := b.Room() - headerSize
 		if b.Len() > 0 || room <= 0 {
-			q.Fail(fmt.Errorf("receive buffer has %d bytes to write and %d to read, expected more than %d and 0",
+			q.Fail(fmt.Errorf("receive buffer has %d bytes to write and %d to read, expected more than %d "+
+				"and 0",
 				b.Room(), b.Len(), headerSize))
 			break
 		}

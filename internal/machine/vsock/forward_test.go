@@ -179,7 +179,8 @@ func TestForwardReset(t *testing.T) {
 // An enclave that says its last words and ends: the host gets them all, also those that are still in the
 // ring, and their end.
 func TestForwardEnd(t *testing.T) {
-	const size = 240 << 10 // more than a Unix socket takes at once, and less than the device lets the enclave send
+	// more than a Unix socket takes at once, and less than the device lets the enclave send
+	const size = 240 << 10
 	for name, end := range map[string]func(g *vsock.Guest){
 		"QEMU ends":        (*vsock.Guest).Vanish,
 		"device reset":     (*vsock.Guest).Reboot,

@@ -31,7 +31,8 @@ func CPIO(entries ...Entry) []byte {
 		if e.Inode != 0 {
 			inode = e.Inode
 		}
-		fmt.Fprintf(&b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", inode, e.Mode, 0, 0, links, 0, len(e.Content), 0, 0, 0, 0, len(e.Name)+1, 0)
+		fmt.Fprintf(&b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", inode, e.Mode, 0, 0,
+			links, 0, len(e.Content), 0, 0, 0, 0, len(e.Name)+1, 0)
 		b.WriteString(e.Name + "\x00")
 		b.Write(make([]byte, -b.Len()&3))
 		b.Write(e.Content)
@@ -109,13 +110,16 @@ func Image(release string) []byte {
 	binary.LittleEndian.PutUint32(b[0x3c:], 0x40)
 	var header bytes.Buffer
 	header.WriteString("PE\x00\x00")
-	binary.Write(&header, binary.LittleEndian, pe.FileHeader{Machine: pe.IMAGE_FILE_MACHINE_ARM64, NumberOfSections: 2})
+	binary.Write(&header, binary.LittleEndian, pe.FileHeader{Machine: pe.IMAGE_FILE_MACHINE_ARM64,
+		NumberOfSections: 2})
 	binary.Write(&header, binary.LittleEndian, []pe.SectionHeader32{
 		{Name: [8]uint8{'.', 't', 'e', 'x', 't'}, SizeOfRawData: 600_000, PointerToRawData: 4096},
-		{Name: [8]uint8{'.', 'd', 'a', 't', 'a'}, VirtualSize: 9_000_000, SizeOfRawData: uint32(len(b) - 604_096), PointerToRawData: 604_096},
+		{Name: [8]uint8{'.', 'd', 'a', 't', 'a'}, VirtualSize: 9_000_000,
+			SizeOfRawData: uint32(len(b) - 604_096), PointerToRawData: 604_096},
 	})
 	copy(b[0x40:], header.Bytes())
-	copy(b[1<<20-100:], "\x00Linux version "+release+" (build@neb) (gcc) #1 SMP\n\x00") // across the end of a read buffer
+	// across the end of a read buffer
+	copy(b[1<<20-100:], "\x00Linux version "+release+" (build@neb) (gcc) #1 SMP\n\x00")
 	return b
 }
 
@@ -153,7 +157,8 @@ func ReadCPIO(t testing.TB, b []byte) []Entry {
 			}
 			return all
 		}
-		all = append(all, Entry{Name: name, Mode: field[1], UID: field[2], GID: field[3], Links: field[4], ModTime: field[5], Content: b[at : at+size]})
+		all = append(all, Entry{Name: name, Mode: field[1], UID: field[2], GID: field[3], Links: field[4],
+			ModTime: field[5], Content: b[at : at+size]})
 		at = (at + size + 3) &^ 3
 	}
 	t.Fatal("the archive has no trailer")
@@ -191,7 +196,8 @@ func Certificate(t testing.TB, name string, noon time.Time) (crypto.Signer, []by
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), NotBefore: noon.Add(-time.Hour), NotAfter: noon.Add(time.Hour),
-		Subject: pkix.Name{CommonName: name, Country: []string{"DE"}, Organization: []string{"An Organisation"}},
+		Subject: pkix.Name{CommonName: name, Country: []string{"DE"},
+			Organization: []string{"An Organisation"}},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {

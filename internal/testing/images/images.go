@@ -50,12 +50,14 @@ func Link(name, target string) Entry {
 
 // Node is a device node (tar.TypeChar, tar.TypeBlock) or a fifo.
 func Node(kind byte, name string, major, minor int64) Entry {
-	return Entry{Header: tar.Header{Typeflag: kind, Name: name, Mode: 0o600, Devmajor: major, Devminor: minor}}
+	return Entry{Header: tar.Header{Typeflag: kind, Name: name, Mode: 0o600, Devmajor: major,
+		Devminor: minor}}
 }
 
 // Sparse is a file of size bytes that begins with body and is a hole from there on.
 func Sparse(name, body string, size int64) Entry {
-	return Entry{Header: tar.Header{Typeflag: tar.TypeGNUSparse, Name: name, Mode: 0o644, Size: size}, Body: body}
+	return Entry{Header: tar.Header{Typeflag: tar.TypeGNUSparse, Name: name, Mode: 0o644, Size: size},
+		Body: body}
 }
 
 // With changes an entry's header.
@@ -135,7 +137,8 @@ func writeSparse(b *bytes.Buffer, e Entry) {
 	// Two runs of data: the body at the start, and nothing at the end, which gives the size.
 	data := fmt.Sprintf("2\n0\n%d\n%d\n0\n", len(e.Body), e.Size)
 	data += string(make([]byte, -len(data)&511))
-	block("PaxHeaders/sparse", tar.TypeXHeader, record("GNU.sparse.major", "1")+record("GNU.sparse.minor", "0")+
+	block("PaxHeaders/sparse", tar.TypeXHeader, record("GNU.sparse.major", "1")+record("GNU.sparse.minor",
+		"0")+
 		record("GNU.sparse.name", e.Name)+record("GNU.sparse.realsize", fmt.Sprint(e.Size)))
 	block("GNUSparseFile.0/sparse", tar.TypeReg, data+e.Body)
 }
@@ -230,7 +233,8 @@ func Config(arch string, layers [][]byte) map[string]any {
 		ids = append(ids, Digest(b))
 	}
 	return map[string]any{
-		"architecture": arch, "os": "linux", "config": map[string]any{"Cmd": []string{"/app"}, "Env": []string{"A=b"}},
+		"architecture": arch, "os": "linux", "config": map[string]any{"Cmd": []string{"/app"},
+			"Env": []string{"A=b"}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": ids},
 	}
 }
@@ -251,7 +255,8 @@ func (l *Layout) Image(arch string, layers [][]byte, ways ...Compression) Descri
 func (l *Layout) Manifest(config Descriptor, layers []Descriptor) Descriptor {
 	l.t.Helper()
 	const manifest = "application/vnd.oci.image.manifest.v1+json"
-	return l.JSON(manifest, map[string]any{"schemaVersion": 2, "mediaType": manifest, "config": config, "layers": layers})
+	return l.JSON(manifest, map[string]any{"schemaVersion": 2, "mediaType": manifest, "config": config,
+		"layers": layers})
 }
 
 // Name puts an image into the index. A name of "" gives it none.
@@ -324,7 +329,8 @@ func DockerSave(t testing.TB, arch, tag string, layers [][]byte) string {
 		names = append(names, name)
 		pieces[name] = b
 	}
-	if pieces["manifest.json"], err = json.Marshal([]map[string]any{{"Config": id + ".json", "RepoTags": []string{tag}, "Layers": names}}); err != nil {
+	if pieces["manifest.json"], err = json.Marshal([]map[string]any{{"Config": id + ".json",
+		"RepoTags": []string{tag}, "Layers": names}}); err != nil {
 		t.Fatal(err)
 	}
 	return Archive(t, pieces)

@@ -74,19 +74,23 @@ var Puzzles = []Puzzle{
 	{"a file in the way of a parent", [][]Entry{{File("f", "1")}, {File("f/x", "2")}},
 		[]string{`f d 755 0:0`, `f/x f 644 0:0 "2"`}},
 	{"directory over symbolic link", [][]Entry{
-		{Dir("real/", 0o755), File("real/x", "1"), Symlink("l", "real")}, {Dir("l/", 0o755), File("l/y", "2")},
+		{Dir("real/", 0o755), File("real/x", "1"), Symlink("l", "real")},
+		{Dir("l/", 0o755), File("l/y", "2")},
 	}, []string{`l d 755 0:0`, `l/y f 644 0:0 "2"`, `real d 755 0:0`, `real/x f 644 0:0 "1"`}},
 	{"symbolic link over directory", [][]Entry{
 		{Dir("l/", 0o755), File("l/x", "1")}, {Symlink("l", "else")},
 	}, []string{`l l "else"`}},
 	{"through a symbolic link", [][]Entry{
-		{Dir("usr/", 0o755), Dir("usr/lib/", 0o755), Symlink("lib", "usr/lib"), Symlink("abs", "/usr/lib")}, {File("lib/x", "1"), File("abs/y", "2")},
+		{Dir("usr/", 0o755), Dir("usr/lib/", 0o755), Symlink("lib", "usr/lib"), Symlink("abs", "/usr/lib")},
+		{File("lib/x", "1"), File("abs/y", "2")},
 	}, []string{`abs l "/usr/lib"`, `lib l "usr/lib"`, `usr d 755 0:0`, `usr/lib d 755 0:0`, `usr/lib/x f 644 0:0 "1"`, `usr/lib/y f 644 0:0 "2"`}},
 	{"whiteout through a symbolic link", [][]Entry{
-		{Dir("usr/", 0o755), File("usr/x", "1"), File("usr/y", "1"), Symlink("l", "usr")}, {File("l/.wh.x", "")},
+		{Dir("usr/", 0o755), File("usr/x", "1"), File("usr/y", "1"), Symlink("l", "usr")},
+		{File("l/.wh.x", "")},
 	}, []string{`l l "usr"`, `usr d 755 0:0`, `usr/y f 644 0:0 "1"`}},
 	{"opaque through a symbolic link", [][]Entry{
-		{Dir("usr/", 0o755), File("usr/x", "1"), Symlink("l", "usr")}, {File("l/.wh..wh..opq", ""), File("l/n", "2")},
+		{Dir("usr/", 0o755), File("usr/x", "1"), Symlink("l", "usr")},
+		{File("l/.wh..wh..opq", ""), File("l/n", "2")},
 	}, []string{`l l "usr"`, `usr d 755 0:0`, `usr/n f 644 0:0 "2"`}},
 	{"a symbolic link that leads out stays in", [][]Entry{
 		{Symlink("out", "../../../../d"), Symlink("up", "..")}, {File("out/x", "1"), File("up/y", "2")},
@@ -111,7 +115,8 @@ var Puzzles = []Puzzle{
 		{File("e", ""), Link("f", "e"), Node(tar.TypeChar, "n", 1, 3), Link("o", "n")},
 	}, []string{`e f 644 0:0 ""`, `f f 644 0:0 "" = e`, `n c 600 0:0 1:3`, `o c 600 0:0 1:3 = n`}},
 	{"devices, fifos, bits and owners", [][]Entry{{
-		Node(tar.TypeChar, "c", 4, 64), Node(tar.TypeBlock, "b", 259, 1_000_000), Node(tar.TypeFifo, "p", 0, 0),
+		Node(tar.TypeChar, "c", 4, 64), Node(tar.TypeBlock, "b", 259, 1_000_000),
+		Node(tar.TypeFifo, "p", 0, 0),
 		File("s", "x").With(func(h *tar.Header) { h.Mode = 0o6755; h.Uid, h.Gid = 1, 4_000_000_000 }),
 		Dir("t/", 0o1777), File("none", "").With(func(h *tar.Header) { h.Mode = 0 }),
 		Symlink("l", "s").With(func(h *tar.Header) { h.Uid, h.Gid = 7, 8 }),
@@ -120,7 +125,8 @@ var Puzzles = []Puzzle{
 		{Dir("d/", 0o700), File("d/x", "1")}, {Dir("d/", 0o755).With(func(h *tar.Header) { h.Uid = 5 })},
 	}, []string{`d d 755 5:0`, `d/x f 644 0:0 "1"`}},
 	{"names of any bytes", [][]Entry{{
-		File("new\nline", "1"), File("\xff\xfe", "2"), File("tab\tspace ", "3"), File("ümlaut", "4"), File(strings.Repeat("n", 255), "5"), File("...", "6"), File("a.wh.b", "7"),
+		File("new\nline", "1"), File("\xff\xfe", "2"), File("tab\tspace ", "3"), File("ümlaut", "4"),
+		File(strings.Repeat("n", 255), "5"), File("...", "6"), File("a.wh.b", "7"),
 	}}, []string{
 		`... f 644 0:0 "6"`, `a.wh.b f 644 0:0 "7"`, `new\nline f 644 0:0 "1"`, strings.Repeat("n", 255) + ` f 644 0:0 "5"`, `tab\tspace  f 644 0:0 "3"`, `ümlaut f 644 0:0 "4"`, `\xff\xfe f 644 0:0 "2"`,
 	}},
@@ -131,12 +137,15 @@ var Puzzles = []Puzzle{
 			}
 			return dirs
 		}(), strings.Repeat("d/", 100)+strings.Repeat("x", 200)+` f 644 0:0 "1"`)},
-	{"names with dots and slashes", [][]Entry{{Dir("./", 0o700), Dir("./a/", 0o755), File("././a//b", "1"), File("/c", "2"), Dir("/", 0o700)}},
+	{"names with dots and slashes", [][]Entry{{Dir("./", 0o700), Dir("./a/", 0o755), File("././a//b", "1"),
+		File("/c", "2"), Dir("/", 0o700)}},
 		[]string{`a d 755 0:0`, `a/b f 644 0:0 "1"`, `c f 644 0:0 "2"`}},
-	{"a name twice in a layer", [][]Entry{{File("f", "1"), File("f", "22"), Dir("d/", 0o700), File("d/x", "1"), Dir("d/", 0o755)}},
+	{"a name twice in a layer", [][]Entry{{File("f", "1"), File("f", "22"), Dir("d/", 0o700),
+		File("d/x", "1"), Dir("d/", 0o755)}},
 		[]string{`d d 755 0:0`, `d/x f 644 0:0 "1"`, `f f 644 0:0 "22"`}},
 	{"a global header", [][]Entry{{
-		Entry{Header: tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "x"}}}, File("f", "1"),
+		Entry{Header: tar.Header{Typeflag: tar.TypeXGlobalHeader,
+			PAXRecords: map[string]string{"comment": "x"}}}, File("f", "1"),
 	}}, []string{`f f 644 0:0 "1"`}},
 	{"an empty layer", [][]Entry{{File("f", "1")}, {}, {File("g", "2")}}, []string{`f f 644 0:0 "1"`, `g f 644 0:0 "2"`}},
 }

@@ -76,7 +76,8 @@ func Run(ctx context.Context, m Machine, probe string) (said []string, console s
 		line += " console=" + kind.console
 	}
 	args := append(append(kind.args, accel...), "-cpu", "max", "-m", "512M", "-smp", "1", "-nodefaults",
-		"-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", m.Kernel, "-initrd", ramdisk, "-append", line)
+		"-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", m.Kernel, "-initrd", ramdisk,
+		"-append", line)
 	command := exec.CommandContext(ctx, qemu, append(args, m.Args...)...)
 	command.WaitDelay = 5 * time.Second
 	var out, wrong bytes.Buffer

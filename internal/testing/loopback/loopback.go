@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Free returns an address of 127.0.0.1 on which nobody listens over TCP or UDP. Its port is below 32768, where
-// the kernel takes the ports of connections from (ip_local_port_range).
+// Free returns an address of 127.0.0.1 on which nobody listens over TCP or UDP. Its port is below 32768,
+// where the kernel takes the ports of connections from (ip_local_port_range).
 func Free(t testing.TB) string {
 	t.Helper()
 	var err error

@@ -145,7 +145,8 @@ func (a *Archives) Move(from, to string) {
 
 // Stanza is a stanza of a Packages index about a package with some content; more are further lines of it.
 func Stanza(name, version, arch string, content []byte, more ...string) string {
-	return fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\nFilename: pool/main/%s_%s_%s.deb\nSize: %d\n"+
+	return fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\nFilename: "+
+		"pool/main/%s_%s_%s.deb\nSize: %d\n"+
 		"SHA256: %s\n%s\n\n", name, version, arch, name, version, arch, len(content), Hash(content),
 		strings.Join(more, "\n"))
 }

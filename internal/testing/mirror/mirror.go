@@ -1,5 +1,5 @@
-// Package mirror gives tests files to download, and servers that play mirrors of Debian and do what their handlers
-// say.
+// Package mirror gives tests files to download, and servers that play mirrors of Debian and do what their
+// handlers say.
 package mirror
 
 import (

@@ -44,15 +44,16 @@ func debianBlobs(b *component.Builder) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	unpacked, _, err := b.Store.Output(ctx, "test-kernel-"+debianKernel.SHA256+"-tun", func(dir string) error {
-		if err := b.Fetch(ctx, []lock.File{debianKernel}); err != nil {
-			return err
-		}
-		if err := os.Mkdir(filepath.Join(dir, moduleDir), 0o755); err != nil {
-			return err
-		}
-		return unpackKernel(ctx, b.Store.Path(debianKernel), dir)
-	})
+	unpacked, _, err := b.Store.Output(ctx, "test-kernel-"+debianKernel.SHA256+"-tun",
+		func(dir string) error {
+			if err := b.Fetch(ctx, []lock.File{debianKernel}); err != nil {
+				return err
+			}
+			if err := os.Mkdir(filepath.Join(dir, moduleDir), 0o755); err != nil {
+				return err
+			}
+			return unpackKernel(ctx, b.Store.Path(debianKernel), dir)
+		})
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", debianKernel.Name, err)
 	}
@@ -79,7 +80,8 @@ func unpackKernel(ctx context.Context, deb, dir string) error {
 		return err
 	}
 	err = errors.Join(os.Rename(k.Image, filepath.Join(dir, "Image")),
-		os.Rename(k.Config, filepath.Join(dir, "Image.config")), os.Rename(k.NSM, filepath.Join(dir, "nsm.ko")))
+		os.Rename(k.Config, filepath.Join(dir, "Image.config")),
+		os.Rename(k.NSM, filepath.Join(dir, "nsm.ko")))
 	for i, m := range k.Modules {
 		to := fmt.Sprintf("%d-%s", i+1, filepath.Base(m))
 		err = errors.Join(err, os.Rename(m, filepath.Join(dir, moduleDir, to)))

@@ -56,25 +56,26 @@ func Unpacker(t testing.TB) string {
 			texts[f.Name()] = text
 			key.Write(text)
 		}
-		dir, _, err := b.Store.Output(ctx, fmt.Sprintf("test-unpacker-%x", key.Sum(nil)), func(dir string) error {
-			if err := b.Fetch(ctx, []lock.File{source}); err != nil {
-				return err
-			}
-			work, err := b.Store.Work(ctx)
-			if err != nil {
-				return err
-			}
-			defer os.RemoveAll(work)
-			for name, text := range texts {
-				if err := os.WriteFile(filepath.Join(work, name), text, 0o600); err != nil {
+		dir, _, err := b.Store.Output(ctx, fmt.Sprintf("test-unpacker-%x", key.Sum(nil)),
+			func(dir string) error {
+				if err := b.Fetch(ctx, []lock.File{source}); err != nil {
 					return err
 				}
-			}
-			if err := unpackSource(b.Store.Path(source), work); err != nil {
-				return err
-			}
-			return run(exec.Command("sh", filepath.Join(work, "build.sh"), work, dir))
-		})
+				work, err := b.Store.Work(ctx)
+				if err != nil {
+					return err
+				}
+				defer os.RemoveAll(work)
+				for name, text := range texts {
+					if err := os.WriteFile(filepath.Join(work, name), text, 0o600); err != nil {
+						return err
+					}
+				}
+				if err := unpackSource(b.Store.Path(source), work); err != nil {
+					return err
+				}
+				return run(exec.Command("sh", filepath.Join(work, "build.sh"), work, dir))
+			})
 		return filepath.Join(dir, "unpack"), err
 	})
 }

@@ -9,9 +9,11 @@ import (
 
 func TestIdentify(t *testing.T) {
 	const (
-		bsd    = "Redistribution and use in source and binary forms, with or without\nmodification, are permitted"
+		bsd = "Redistribution and use in source and binary forms, with or without\nmodification, are " +
+			"permitted"
 		mit    = "Permission is hereby granted, free of charge, to any person obtaining a copy"
-		apache = "                              Apache License\n                        Version 2.0, January 2004"
+		apache = "                              Apache License\n                        Version 2.0, " +
+			"January 2004"
 	)
 	for text, want := range map[string]string{
 		bsd: "BSD-2-Clause",
@@ -63,8 +65,9 @@ func TestLicenceOfAPackage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, text := range map[string]string{
-		filepath.Join(dir, "LICENSE"):       "Apache License, Version 2.0",
-		filepath.Join(inner, "LICENSE.txt"): "Permission is hereby granted, free of charge, to any person obtaining a copy",
+		filepath.Join(dir, "LICENSE"): "Apache License, Version 2.0",
+		filepath.Join(inner, "LICENSE.txt"): "Permission is hereby granted, free of charge, to any person " +
+			"obtaining a copy",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)

@@ -107,8 +107,8 @@ func attest(args []string) error {
 	return nil
 }
 
-// dataKey extends PCR16, asks for a document with all three fields, and asks KMS on the parent's port 8000 for
-// a data key that only the owner of /key.der can read. It prints the answer.
+// dataKey extends PCR16, asks for a document with all three fields, and asks KMS on the parent's port 8000
+// for a data key that only the owner of /key.der can read. It prints the answer.
 func dataKey(args []string) error {
 	module, done, err := nsm.Open()
 	if err != nil {
@@ -139,8 +139,9 @@ func dataKey(args []string) error {
 	body := fmt.Sprintf(`{"KeyId": %q, "KeySpec": "AES_256", "Recipient": {"KeyEncryptionAlgorithm": `+
 		`"RSAES_OAEP_SHA_256", "AttestationDocument": %q}}`, args[0], encoded)
 	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: kms\r\nConnection: close\r\nContent-Length: %d\r\n"+
-		"X-Amz-Target: TrentService.GenerateDataKey\r\nAuthorization: AWS4-HMAC-SHA256 Credential=key/20261129/"+
-		"us-east-1/kms/aws4_request, SignedHeaders=host, Signature=%064d\r\n\r\n%s", len(body), 0, body)
+		"X-Amz-Target: TrentService.GenerateDataKey\r\nAuthorization: AWS4-HMAC-SHA256 "+
+		"Credential=key/20261129/us-east-1/kms/aws4_request, SignedHeaders=host, Signature=%064d\r\n\r\n%s",
+		len(body), 0, body)
 	answer, err := io.ReadAll(c)
 	if err != nil {
 		return err

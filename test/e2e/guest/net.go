@@ -23,8 +23,8 @@ func init() {
 	acts["net"] = network
 }
 
-// network runs commands, each one argument: a word and its own arguments. It prints "COMMAND: RESULT", and for
-// an error its kind.
+// network runs commands, each one argument: a word and its own arguments. It prints "COMMAND: RESULT", and
+// for an error its kind.
 func network(args []string) error {
 	for _, line := range args {
 		word, rest, _ := strings.Cut(line, " ")

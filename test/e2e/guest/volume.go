@@ -173,8 +173,8 @@ func opened(sectors uint64, do func(crypt string) error) error {
 
 var integrityTable = fmt.Sprintf("%s 0 %d J 0", disk, tag)
 
-// formatIntegrity makes the kernel write the superblock of dm-integrity, with a first table of one sector, and
-// returns how many sectors of data the disk has then (provided_data_sectors of its struct superblock).
+// formatIntegrity makes the kernel write the superblock of dm-integrity, with a first table of one sector,
+// and returns how many sectors of data the disk has then (provided_data_sectors of its struct superblock).
 func formatIntegrity(nbd *os.File) (uint64, error) {
 	if _, err := mapDevice("integrity", 1, integrityTable); err != nil {
 		return 0, err
@@ -215,7 +215,8 @@ func mapDevice(target string, sectors uint64, table string) (string, error) {
 	return fmt.Sprintf("/dev/dm-%d", minor), nil
 }
 
-// deviceMapper calls an ioctl of <linux/dm-ioctl.h> for a device, with the one target that data holds, if any.
+// deviceMapper calls an ioctl of <linux/dm-ioctl.h> for a device, with the one target that data holds, if
+// any.
 func deviceMapper(request uint, name string, take func(*unix.DmIoctl), data ...byte) error {
 	control, err := os.OpenFile("/dev/mapper/control", os.O_RDWR, 0)
 	if err != nil {

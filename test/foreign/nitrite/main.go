@@ -1,5 +1,6 @@
-// Command foreign verifies an attestation document with github.com/hf/nitrite: DOCUMENT ROOT. ROOT is DER. The
-// status is 0 if the document is accepted. It is a module of its own, so that neb does not depend on nitrite.
+// Command foreign verifies an attestation document with github.com/hf/nitrite: DOCUMENT ROOT. ROOT is DER.
+// The status is 0 if the document is accepted. It is a module of its own, so that neb does not depend on
+// nitrite.
 package main
 
 import (

@@ -34,7 +34,8 @@ func main() {
 	began.parse(text)
 	now.clock, now.idle = at.Nano(), idle()
 	now.used = used.Nano()
-	const clock = ^1<<3 | 2 // of process 1, CPUCLOCK_SCHED: what the scheduler has counted (linux/posix-timers.h)
+	// of process 1, CPUCLOCK_SCHED: what the scheduler has counted (linux/posix-timers.h)
+	const clock = ^1<<3 | 2
 	var t unix.Timespec
 	check(unix.ClockGettime(clock, &t))
 	now.used += t.Nano()
@@ -88,7 +89,8 @@ func idle() int64 {
 	check(err)
 	total := int64(0)
 	for line := range strings.Lines(string(b)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.Contains(key, "_sleeptime") { // .idle_sleeptime and .iowait_sleeptime
+		// .idle_sleeptime and .iowait_sleeptime
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.Contains(key, "_sleeptime") {
 			n, err := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
 			check(err)
 			total += n

@@ -140,7 +140,8 @@ func mounted(where string) string {
 	found := "nothing"
 	for line := range strings.Lines(string(b)) {
 		if f := strings.Fields(line); len(f) > 3 && f[1] == where {
-			options := slices.DeleteFunc(strings.Split(f[3], ","), func(o string) bool { // these depend on memory
+			// these depend on memory
+			options := slices.DeleteFunc(strings.Split(f[3], ","), func(o string) bool {
 				return strings.HasPrefix(o, "size=") || strings.HasPrefix(o, "nr_inodes=")
 			})
 			found = f[0] + " " + f[2] + " " + strings.Join(options, ",")

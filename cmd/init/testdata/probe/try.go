@@ -30,10 +30,16 @@ var tries = map[string]func() error{
 	"user namespace": func() error { return unshare(unix.CLONE_NEWUSER) },
 	"io_uring":       func() error { return system(unix.SYS_IO_URING_SETUP, 1, zeros) },
 	"bpf":            func() error { return system(unix.SYS_BPF, 5, zeros, 48) },
-	"perf":           func() error { _, err := unix.PerfEventOpen(&unix.PerfEventAttr{Size: 64}, 0, -1, -1, 0); return err },
-	"set the clock":  func() error { var t unix.Timespec; return unix.ClockSettime(unix.CLOCK_REALTIME, &t) },
-	"host name":      func() error { return unix.Sethostname([]byte("mine")) },
-	"kernel's log":   func() error { _, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, make([]byte, 64)); return err },
+	"perf": func() error {
+		_, err := unix.PerfEventOpen(&unix.PerfEventAttr{Size: 64}, 0, -1, -1, 0)
+		return err
+	},
+	"set the clock": func() error { var t unix.Timespec; return unix.ClockSettime(unix.CLOCK_REALTIME, &t) },
+	"host name":     func() error { return unix.Sethostname([]byte("mine")) },
+	"kernel's log": func() error {
+		_, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, make([]byte, 64))
+		return err
+	},
 	"priority":       func() error { return unix.Setpriority(unix.PRIO_PROCESS, 0, -5) },
 	"sysctl":         func() error { return writes("/proc/sys/kernel/io_uring_disabled", "0") },
 	"sysfs":          func() error { return writes("/sys/class/misc/hw_random/rng_current", "none") },

@@ -1,5 +1,5 @@
-// Command guest is PID 1 of the enclaves that the tests of package machine boot: heartbeat, then the services of
-// package peer.
+// Command guest is PID 1 of the enclaves that the tests of package machine boot: heartbeat, then the services
+// of package peer.
 package main
 
 import (

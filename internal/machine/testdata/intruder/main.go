@@ -1,7 +1,7 @@
-// Command intruder stands in for a QEMU that its guest has taken over. It tries what such a guest would want to
-// do on the host, and prints one line for each: "NAME done" or "NAME denied: ERROR". Its last arguments are a
-// directory of the host with a file "secret" and a Unix socket "socket", the address of a TCP and UDP server,
-// and the process ID of neb.
+// Command intruder stands in for a QEMU that its guest has taken over. It tries what such a guest would want
+// to do on the host, and prints one line for each: "NAME done" or "NAME denied: ERROR". Its last arguments
+// are a directory of the host with a file "secret" and a Unix socket "socket", the address of a TCP and UDP
+// server, and the process ID of neb.
 //
 // If its last argument is "garbage FD" it sends noise to the device there instead, and stays.
 package main

@@ -59,7 +59,8 @@ func main() {
 
 // console mounts what a PID 1 finds missing and puts the standard streams on the console.
 func console() {
-	for _, m := range []struct{ kind, at string }{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
+	for _, m := range []struct{ kind, at string }{{"devtmpfs", "/dev"}, {"proc", "/proc"},
+		{"sysfs", "/sys"}} {
 		os.MkdirAll(m.at, 0o755)
 		unix.Mount(m.kind, m.at, m.kind, 0, "")
 	}

@@ -69,7 +69,8 @@ func links() error {
 		body := make([]byte, unix.SizeofIfInfomsg)
 		body = append(body, attribute(unix.IFLA_IFNAME, text("probe-"+kind))...)
 		body = append(body, attribute(unix.IFLA_LINKINFO, attribute(infoKind, text(kind)))...)
-		if err := ask(unix.NETLINK_ROUTE, 1, message(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_ACK, 1, body)); err != nil {
+		if err := ask(unix.NETLINK_ROUTE, 1, message(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_ACK, 1,
+			body)); err != nil {
 			return fmt.Errorf("%s: %w", kind, err)
 		}
 	}
@@ -80,11 +81,12 @@ func links() error {
 func nftables() error {
 	header := func(family byte) []byte { return []byte{family, 0, 0, 0} }
 	const (
-		newTable, newChain, newRule = unix.NFNL_SUBSYS_NFTABLES << 8, unix.NFNL_SUBSYS_NFTABLES<<8 | 3, unix.NFNL_SUBSYS_NFTABLES<<8 | 6
-		begin, end                  = 0x10, 0x11
-		create                      = unix.NLM_F_CREATE | unix.NLM_F_ACK
-		nested                      = 0x8000
-		postrouting, srcNAT         = 4, 100
+		newTable, newChain, newRule = unix.NFNL_SUBSYS_NFTABLES << 8, unix.NFNL_SUBSYS_NFTABLES<<8 | 3,
+			unix.NFNL_SUBSYS_NFTABLES<<8 | 6
+		begin, end          = 0x10, 0x11
+		create              = unix.NLM_F_CREATE | unix.NLM_F_ACK
+		nested              = 0x8000
+		postrouting, srcNAT = 4, 100
 	)
 	batch := []byte{0, 0, 0, unix.NFNL_SUBSYS_NFTABLES}
 	hook := append(attribute(1, big32(postrouting)), attribute(2, big32(srcNAT))...)
@@ -94,7 +96,8 @@ func nftables() error {
 	ctState := append(attribute(1, big32(1)), attribute(2, big32(0))...) // into register 1, the state
 	var all []byte
 	all = append(all, message(begin, 0, 0, batch)...)
-	all = append(all, message(newTable, create, 1, append(header(unix.AF_INET), attribute(1, text("probe"))...))...)
+	all = append(all, message(newTable, create, 1,
+		append(header(unix.AF_INET), attribute(1, text("probe"))...))...)
 	chain := append(header(unix.AF_INET), attribute(1, text("probe"))...)
 	chain = append(chain, attribute(3, text("post"))...)
 	chain = append(chain, attribute(4|nested, hook)...)
@@ -124,7 +127,8 @@ func targets() error {
 	for i, v := range []uint32{4, 0, 0, uint32(len(buffer)), headerSize} {
 		binary.NativeEndian.PutUint32(buffer[4*i:], v)
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, control.Fd(), listVersions, uintptr(unsafe.Pointer(&buffer[0]))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, control.Fd(), listVersions,
+		uintptr(unsafe.Pointer(&buffer[0]))); errno != 0 {
 		return errno
 	}
 	at := binary.NativeEndian.Uint32(buffer[dataStart:])

@@ -1,4 +1,5 @@
-// Command lister is PID 1 of the machine that the puzzles are unpacked in: it lists them on the console and waits for its end.
+// Command lister is PID 1 of the machine that the puzzles are unpacked in: it lists them on the console and
+// waits for its end.
 package main
 
 import (

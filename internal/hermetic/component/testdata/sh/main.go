@@ -25,7 +25,9 @@ var words = map[string]func(arg string) error{
 		target, name, _ := strings.Cut(arg, " ")
 		return os.Symlink(target, name)
 	},
-	"env":   func(arg string) error { return os.WriteFile(arg, []byte(strings.Join(os.Environ(), "\n")), 0o644) },
+	"env": func(arg string) error {
+		return os.WriteFile(arg, []byte(strings.Join(os.Environ(), "\n")), 0o644)
+	},
 	"fill":  fill,
 	"sleep": func(arg string) error { d, err := time.ParseDuration(arg); time.Sleep(d); return err },
 	"exit":  func(arg string) error { n, _ := strconv.Atoi(arg); os.Exit(n); return nil },

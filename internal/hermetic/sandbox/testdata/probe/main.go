@@ -55,7 +55,8 @@ func see() error {
 	s.Umask = unix.Umask(0)
 	s.Parent = os.Getppid()
 	caps := [2]unix.CapUserData{}
-	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &caps[0]); err != nil {
+	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3},
+		&caps[0]); err != nil {
 		return err
 	}
 	s.Caps = fmt.Sprintf("%08x%08x", caps[1].Permitted, caps[0].Permitted)
@@ -69,7 +70,8 @@ func see() error {
 		}
 	}
 	s.Wrote = map[string]string{}
-	for _, path := range []string{"/build/a", "/src/a", "/out/a", "/tmp/a", "/a", "/usr/a", "/usr/bin/probe", "/tree/a", "/dev/null"} {
+	for _, path := range []string{"/build/a", "/src/a", "/out/a", "/tmp/a", "/a", "/usr/a", "/usr/bin/probe",
+		"/tree/a", "/dev/null"} {
 		s.Wrote[path] = word(os.WriteFile(path, []byte("x"), 0o644))
 	}
 	s.Network = map[string]string{}
@@ -121,7 +123,8 @@ func escape() error {
 			fmt.Println("inherited directory", fd)
 		}
 	}
-	for _, path := range []string{"/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/sys/vm/swappiness"} {
+	for _, path := range []string{"/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger",
+		"/proc/sys/vm/swappiness"} {
 		if fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
 			unix.Close(fd)
 			fmt.Println("writable", path)
