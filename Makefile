@@ -36,19 +36,23 @@ test: ## the quick tests, after make build
 test-all: ## all tests: also kernels compiled again, Docker, Nix's sandbox, releases, large images
 	$(GO) test -tags slow -timeout 60m ./...
 
-# What test-all adds to test, in three parts.
-.PHONY: test-slow test-foreign test-kernels
-test-slow: ## the slow tests, without the two below
+# What test-all adds to test, in four parts.
+.PHONY: test-slow test-foreign test-kernels test-series
+test-slow: ## the slow tests, without the three below
 	$(GO) test -tags slow -timeout 60m ./image ./test/unpack
-	$(GO) test -tags slow -timeout 60m -run '^($(SLOW))$$' -skip '^($(OTHERS)|$(KERNELS)|TestMain)$$' \
+	$(GO) test -tags slow -timeout 60m -run '^($(SLOW))$$' \
+	  -skip '^($(OTHERS)|$(KERNELS)|TestSecondSeries|TestMain)$$' \
 	  ./eif ./image ./internal/... ./test/...
 
 test-foreign: ## programs of others: verifiers, SDKs of AWS, gvproxy, packages of Debian
 	$(GO) test -tags slow -timeout 60m -run '^($(OTHERS))$$' ./test/foreign ./test/e2e
 
 test-kernels: ## both kernels, one also as another user and in Docker; that of the profile pcie; releases
-	$(GO) test -tags slow -timeout 60m ./cmd/init ./internal/machine ./kernel
+	$(GO) test -tags slow -timeout 60m -skip '^TestSecondSeries$$' ./cmd/init ./internal/machine ./kernel
 	$(GO) test -tags slow -timeout 60m -run '^($(KERNELS)|TestAArch64.*)$$' ./internal/hermetic/component ./test/...
+
+test-series: ## the kernels of the second series, compiled and booted
+	$(GO) test -tags slow -timeout 90m -run '^TestSecondSeries$$' ./kernel ./test/e2e
 
 .PHONY: unit
 unit: ## the tests that boot nothing

@@ -5,6 +5,7 @@ package kernel_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,29 +24,33 @@ var images = map[string]string{"x86_64": "bzImage", "aarch64": "Image"}
 func TestBuiltConfigurations(t *testing.T) {
 	for arch, image := range images {
 		t.Run(arch, func(t *testing.T) {
-			final, err := os.ReadFile(filepath.Join(vm.Built(t, arch), image+".config"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := kernel.Check(kernel.Fragments(arch), final); err != nil {
-				t.Error(err)
-			}
-			if err := kernel.CheckHardening(arch, final); err != nil {
-				t.Error(err)
-			}
-			line := strings.Split(string(final), "\n")[2]
-			if !strings.HasPrefix(line, "# Linux/") || !strings.HasSuffix(line, " Kernel Configuration") {
-				t.Errorf("line 3 is %q, expected %q, which nitro-cli reads", line,
-					"# Linux/ARCH VERSION Kernel Configuration")
-			}
+			checkConfiguration(t, arch, filepath.Join(vm.Built(t, arch), image+".config"))
 		})
 	}
 }
 
-// machine returns a machine with the kernel for arch, and the probe that is its PID 1.
-func machine(t *testing.T, arch, qemu string) (kernelprobe.Machine, string) {
+func checkConfiguration(t *testing.T, arch, path string) {
 	t.Helper()
-	blobs := vm.Built(t, arch)
+	final, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := kernel.Check(kernel.Adapt(kernel.Fragments(arch), kernel.SeriesOf(final)), final); err != nil {
+		t.Error(err)
+	}
+	if err := kernel.CheckHardening(arch, final); err != nil {
+		t.Error(err)
+	}
+	line := strings.Split(string(final), "\n")[2]
+	if !strings.HasPrefix(line, "# Linux/") || !strings.HasSuffix(line, " Kernel Configuration") {
+		t.Errorf("line 3 is %q, expected %q, which nitro-cli reads", line,
+			"# Linux/ARCH VERSION Kernel Configuration")
+	}
+}
+
+// machine returns a machine with the kernel for arch in blobs, and the probe that is its PID 1.
+func machine(t *testing.T, arch, blobs, qemu string) (kernelprobe.Machine, string) {
+	t.Helper()
 	probe, err := kernelprobe.Build(t.Context(), arch, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -64,17 +69,33 @@ func machine(t *testing.T, arch, qemu string) (kernelprobe.Machine, string) {
 func TestBoot(t *testing.T) {
 	for arch := range images {
 		t.Run(arch, func(t *testing.T) {
-			m, probe := machine(t, arch, filepath.Join(vm.Emulator(t), "bin", "qemu-system-"+arch))
-			line := m.Cmdline
-			for _, trust := range []string{"on", "off"} {
-				m.Cmdline = strings.ReplaceAll(line, "random.trust_cpu=on", "random.trust_cpu="+trust)
-				said, console, err := kernelprobe.Run(t.Context(), m, probe)
-				if err != nil {
-					t.Fatalf("random.trust_cpu=%s: %v", trust, err)
-				}
-				judge(t, said, console)
-			}
+			boot(t, arch, vm.Built(t, arch))
 		})
+	}
+}
+
+// boot boots the kernel in blobs to the probe. It must allow AF_ALG all algorithms but the restricted ones,
+// which it must allow once the switch is off.
+func boot(t *testing.T, arch, blobs string, restricted ...string) {
+	t.Helper()
+	m, probe := machine(t, arch, blobs, filepath.Join(vm.Emulator(t), "bin", "qemu-system-"+arch))
+	line := m.Cmdline
+	for _, trust := range []string{"on", "off"} {
+		m.Cmdline = strings.ReplaceAll(line, "random.trust_cpu=on", "random.trust_cpu="+trust)
+		said, console, err := kernelprobe.Run(t.Context(), m, probe)
+		if err != nil {
+			t.Fatalf("random.trust_cpu=%s: %v", trust, err)
+		}
+		var found []string
+		for fact := range judge(t, said, console) {
+			if name, ok := strings.CutPrefix(fact, "restricted "); ok {
+				found = append(found, name)
+			}
+		}
+		slices.Sort(found)
+		if !slices.Equal(found, restricted) {
+			t.Errorf("AF_ALG restricts %q, expected %q", found, restricted)
+		}
 	}
 }
 
@@ -85,7 +106,7 @@ func TestNodes(t *testing.T) {
 	kinds := map[string]string{"x86_64": "q35,usb=off", "aarch64": "virt"}
 	for arch := range images {
 		t.Run(arch, func(t *testing.T) {
-			m, probe := machine(t, arch, require.Command(t, "qemu-system-"+arch))
+			m, probe := machine(t, arch, vm.Built(t, arch), require.Command(t, "qemu-system-"+arch))
 			m.Args = []string{"-M", kinds[arch], "-smp", "2,sockets=2",
 				"-object", "memory-backend-ram,id=m0,size=256M", "-numa", "node,memdev=m0,cpus=0",
 				"-object", "memory-backend-ram,id=m1,size=256M", "-numa", "node,memdev=m1,cpus=1"}

@@ -156,15 +156,29 @@ func Hardening(arch string) []Want {
 	return append(everywhere[:len(everywhere):len(everywhere)], only[arch]...)
 }
 
-// CheckHardening compares final, the text of a .config that Kconfig made, with [Hardening]. The error joins
-// every option with another value, a line each, with the reason.
+// CheckHardening compares final, the text of a .config that Kconfig made, with [Hardening], in the names of
+// its series. The error joins every option with another value, a line each, with the reason.
 func CheckHardening(arch string, final []byte) error {
 	have, err := parseFinal(final)
 	if err != nil {
 		return err
 	}
 	var wrong []error
+	var wants []Want
 	for _, want := range Hardening(arch) {
+		lines, yes := changed(SeriesOf(final), want.Option)
+		if !yes {
+			wants = append(wants, want)
+		}
+		for _, line := range lines {
+			o, err := parseLine(line)
+			if err != nil {
+				return err
+			}
+			wants = append(wants, Want{o.Name, o.Value, want.Why})
+		}
+	}
+	for _, want := range wants {
 		got, known := have[want.Option]
 		if !known {
 			got = "n"

@@ -6,7 +6,8 @@
 //	make KCONFIG_ALLCONFIG=all.config allnoconfig
 //
 // where all.config is the fragments one after the other, users' own last: the last value of an option counts.
-// Kconfig silently drops options that it does not know or whose dependencies are not set; [Check] finds them.
+// [Adapt] translates neb's for a later series. Kconfig silently drops options that it does not know or whose
+// dependencies are not set; [Check] finds them.
 //
 // The package does not build anything: internal/hermetic/component does. It also checks kernel files and
 // command lines ([CheckFile], [CheckCmdline]).

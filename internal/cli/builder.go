@@ -13,6 +13,7 @@ type buildFlags struct {
 	fragments    []string
 	patches      []string
 	kernelSource string
+	series       string // of the kernel; "" for the default one
 
 	remotes []string
 	require int

@@ -25,6 +25,8 @@ import (
 // addKernel adds the flags that change the kernel.
 func (f *buildFlags) addKernel(cmd *cobra.Command) {
 	flags := cmd.Flags()
+	flags.StringVar(&f.series, "kernel", "",
+		"`series` of the kernel, one of those in neb.lock (default: "+kernel.DefaultSeries+")")
 	flags.StringVar(&f.profile, "profile", "",
 		"`name` of a kernel for other than classic enclaves: "+strings.Join(kernel.Profiles(), ", "))
 	choices(cmd, "profile", kernel.Profiles()...)
@@ -52,7 +54,10 @@ func (f *buildFlags) builder(ctx context.Context, s streams) (*component.Builder
 	}
 	b := &component.Builder{
 		Lock: locked, Source: f.source, Jobs: f.jobs, Offline: f.offline, MirrorOnly: f.mirrorOnly,
-		KernelSource: f.kernelSource, Profile: f.profile,
+		KernelSource: f.kernelSource, Series: f.series, Profile: f.profile,
+	}
+	if _, err := locked.Source(f.series); err != nil {
+		return nil, nil, usagef("invalid --kernel: %v", err)
 	}
 	for _, path := range f.fragments {
 		text, err := readSmall(path)

@@ -48,7 +48,7 @@ func openCache() (*store.Store, map[string]lock.File, error) {
 		return nil, nil, err
 	}
 	locked := map[string]lock.File{}
-	for _, f := range l.All() {
+	for _, f := range append(l.All(), l.Series...) {
 		locked[f.SHA256] = f
 	}
 	st, err := store.Open("")

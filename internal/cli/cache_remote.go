@@ -3,7 +3,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -49,11 +48,14 @@ func remoteCommand(s streams, cmd *cobra.Command, flags *buildFlags,
 		if !withDownloads {
 			return nil
 		}
-		l, err := lock.Read(bytes.NewReader(neb.LockFile))
-		if err != nil {
+		files := b.Lock.All()
+		// Sources of other series are large, and few use them.
+		if source, err := b.Lock.Source(flags.series); err != nil {
 			return err
+		} else if !slices.Contains(files, source) {
+			files = append(files, source)
 		}
-		return downloads(cmd.Context(), b, l.All())
+		return downloads(cmd.Context(), b, files)
 	}
 	flags.addArch(cmd)
 	flags.add(cmd)

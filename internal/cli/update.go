@@ -17,13 +17,18 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/resolve"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
+// updateParts are the arguments of neb update. The kernel is all series.
+var updateParts = []string{lock.PartKernel, lock.PartToolchain, lock.PartEmulator}
+
 func newUpdateCommand(s streams) *cobra.Command {
-	var name, goVersion string
+	var name string
+	var o resolve.Options
 	var flags buildFlags
 	cmd := &cobra.Command{
-		Use:   "update [" + strings.Join(lock.Parts, "|") + "]...",
+		Use:   "update [" + strings.Join(updateParts, "|") + "]...",
 		Short: "Resolve neb.lock again from signed package indexes",
 		Long: `Resolve neb.lock, or the named parts of it, again.
 
@@ -36,45 +41,62 @@ neb prints each version that changes, and marks downgrades. The lock is embedded
 'go run ./cmd/neb', to build with the new lock.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			for _, part := range args {
-				if !slices.Contains(lock.Parts, part) {
-					return fmt.Errorf("unknown part %q: expected %s", part, strings.Join(lock.Parts, ", "))
+				if !slices.Contains(updateParts, part) {
+					return fmt.Errorf("unknown part %q: expected %s", part, strings.Join(updateParts, ", "))
 				}
 			}
 			return nil
 		},
-		ValidArgsFunction: each(lock.Parts),
-		RunE: func(cmd *cobra.Command, parts []string) error {
-			if len(parts) == 0 {
-				parts = lock.Parts
+		ValidArgsFunction: each(updateParts),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for flag, part := range map[string]string{"go": lock.PartToolchain, "series": lock.PartKernel} {
+				if cmd.Flags().Changed(flag) && len(args) > 0 && !slices.Contains(args, part) {
+					return usagef("--%s cannot be combined with %s: it needs %s",
+						flag, strings.Join(args, ", "), part)
+				}
 			}
-			if goVersion != "" && !slices.Contains(parts, lock.PartToolchain) {
-				return usagef("--go cannot be combined with %s: it needs %s",
-					strings.Join(parts, ", "), lock.PartToolchain)
-			}
+			parts := partsOf(args, cmd.Flags().Changed("series"))
 			if name == "" {
 				var err error
 				if name, err = lock.Find(); err != nil {
 					return err
 				}
 			}
-			mirrors, err := fetch.OfMachine(cmd.Context(), "/", flags.mirrorOnly)
-			if err != nil {
+			var err error
+			if o.Mirrors, err = fetch.OfMachine(cmd.Context(), "/", flags.mirrorOnly); err != nil {
 				return err
 			}
-			return update(cmd.Context(), s, mirrors, name, parts, goVersion)
+			o.Progress = resolving(s)
+			return update(cmd.Context(), s, name, parts, o)
 		},
 	}
 	cmd.Flags().StringVar(&name, "lock", "",
 		"lock `file` to update (default: neb.lock in $NEB_SOURCE, or in the checkout around the current directory)")
-	cmd.Flags().StringVar(&goVersion, "go", "",
+	cmd.Flags().StringVar(&o.Go, "go", "",
 		"Go `version` to use, as in 1.26.8 (default: the newest patch release)")
+	cmd.Flags().StringSliceVar(&o.Series, "series", nil,
+		"kernel `series` to lock beside "+kernel.DefaultSeries+", such as 7.3, or "+resolve.Newest+
+			"; repeatable; 'neb update kernel' then leaves "+kernel.DefaultSeries+" as it is "+
+			"(default: those in the lock)")
 	flags.addMirrorOnly(cmd)
 	return cmd
 }
 
-func update(
-	ctx context.Context, s streams, mirrors fetch.Mirrors, name string, parts []string, goVersion string,
-) error {
+// partsOf returns the parts of the lock that arguments mean. With --series, the default kernel stays.
+func partsOf(args []string, series bool) []string {
+	if len(args) == 0 {
+		return lock.Parts
+	}
+	parts := slices.Clone(args)
+	if i := slices.Index(parts, lock.PartKernel); i >= 0 && series {
+		parts[i] = lock.PartSeries
+	} else if i >= 0 {
+		parts = append(parts, lock.PartSeries)
+	}
+	return parts
+}
+
+func update(ctx context.Context, s streams, name string, parts []string, o resolve.Options) error {
 	before, err := lock.ParseFile(name)
 	if errors.Is(err, fs.ErrNotExist) && len(parts) == len(lock.Parts) {
 		complain(s, "%s does not exist: creating it", name)
@@ -83,8 +105,7 @@ func update(
 	if err != nil {
 		return err
 	}
-	after, err := resolve.Update(ctx, before, parts, resolve.Options{
-		Mirrors: mirrors, Go: goVersion, Progress: resolving(s)})
+	after, err := resolve.Update(ctx, before, parts, o)
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,7 @@ func TestUpdateMisused(t *testing.T) {
 	}{
 		{"update firmware", 2, []string{"expected kernel, toolchain, emulator", `"firmware"`}},
 		{"update kernel --go 1.26.9", 2, []string{"--go", "toolchain"}},
+		{"update toolchain --series 7.3", 2, []string{"--series", "needs kernel"}},
 		{"update kernel", 1, []string{"no neb.lock in " + dir, "--lock"}},
 		{"update --lock " + broken, 1, []string{broken, `unknown field "surprise"`}},
 		{"update kernel --lock " + filepath.Join(dir, "none.lock"), 1, []string{"none.lock", "no such file"}},
@@ -75,13 +76,29 @@ func TestUpdateRefused(t *testing.T) {
 		lock.Security: {"file://" + dir + "/debian-security"},
 	}}
 	var out, errs bytes.Buffer
-	err := update(t.Context(), streams{&out, &errs}, mirrors, name, []string{lock.PartKernel}, "")
+	err := update(t.Context(), streams{&out, &errs}, name, []string{lock.PartKernel},
+		resolve.Options{Mirrors: mirrors})
 	if err == nil || !strings.Contains(err.Error(), "no OpenPGP signature") ||
 		!strings.Contains(err.Error(), dir) {
 		t.Errorf("expected a refusal that names the mirror, found %v", err)
 	}
 	if after, err := os.ReadFile(name); err != nil || !bytes.Equal(after, neb.LockFile) {
 		t.Errorf("the lock was changed (%v)", err)
+	}
+}
+
+func TestPartsOf(t *testing.T) {
+	for args, want := range map[string][2]string{ // without and with --series
+		"":                 {"kernel series toolchain emulator", "kernel series toolchain emulator"},
+		"kernel":           {"kernel series", "series"},
+		"toolchain kernel": {"toolchain kernel series", "toolchain series"},
+		"emulator":         {"emulator", "emulator"},
+	} {
+		for i, series := range []bool{false, true} {
+			if got := strings.Join(partsOf(strings.Fields(args), series), " "); got != want[i] {
+				t.Errorf("%q, --series %v: expected %q, found %q", args, series, want[i], got)
+			}
+		}
 	}
 }
 

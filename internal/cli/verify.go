@@ -53,7 +53,7 @@ remote, must name it as the newest release.`,
 			if len(args) > 0 {
 				return usagef("--release cannot be combined with the argument %s", args[0])
 			}
-			for _, name := range []string{"profile", "config-fragment", "kernel-source", "patch"} {
+			for _, name := range []string{"profile", "config-fragment", "kernel", "kernel-source", "patch"} {
 				if cmd.Flags().Changed(name) {
 					return usagef("--%s cannot be combined with --release", name)
 				}

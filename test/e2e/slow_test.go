@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -53,3 +54,21 @@ func TestOddLayout(t *testing.T) {
 
 // TestAArch64KMS is TestKMS on the other architecture.
 func TestAArch64KMS(t *testing.T) { dataKey(t, "aarch64", "arm64", armPath) }
+
+// TestSecondSeries is TestCompat and TestMeasurements with the second kernel series: nitro-cli's tree and neb's
+// own.
+func TestSecondSeries(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "result")
+	neb(t, "build", "--kernel", "7.3", "--arch", "x86_64", "-o", dir)
+	t.Setenv("NEB_BLOBS", dir)
+	TestCompat(t)
+	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, User: "1000", WorkingDir: "/srv"}))
+	path, _ := pack(t, image, "--cmd", "hello")
+	boot(t, path).says(t, "hello: uid 1000 in /srv")
+	path, m := pack(t, image, "--cmd", "pcrs", "--cmd", "0", "--cmd", "1", "--cmd", "2")
+	r := boot(t, path)
+	r.registers(t, m, "PCR0", "PCR1", "PCR2")
+	if r.code != 0 {
+		t.Errorf("exit status %d\nstderr:\n%s", r.code, r.stderr)
+	}
+}

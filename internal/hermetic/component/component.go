@@ -68,6 +68,7 @@ type Builder struct {
 	Fragments    []kernel.Fragment // the user's kernel options, after neb's
 	Patches      []kernel.Patch    // the user's patches to the kernel, after neb's
 	KernelSource string            // a directory or tarball; "" for the locked kernel
+	Series       string            // of the locked kernel and neb's options; "" for the default one
 
 	Sharing *Sharing // nil: build everything here
 

@@ -25,6 +25,7 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/store"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/require"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
 // As a child of a test this binary builds.
@@ -467,6 +468,36 @@ func TestNoSpaceLeft(t *testing.T) {
 	}
 	if _, err := b.recipe(t.Context(), "thing", fakeRecipe("copy /src/source.bin /out/copied\n")); err != nil {
 		t.Errorf("with space again: %v", err)
+	}
+}
+
+// TestSeries plans kernels of the series in the lock: each has its own source, options and key.
+func TestSeries(t *testing.T) {
+	l := mustLock(t)
+	plan := func(series string) job {
+		t.Helper()
+		b := &Builder{Lock: l, Series: series}
+		j, err := b.kernelJob(t.Context(), "x86_64")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return j
+	}
+	standard, named, other := plan(""), plan(kernel.DefaultSeries), plan("7.3")
+	if standard.key() != named.key() || standard.key() == other.key() {
+		t.Errorf("keys: default %s, 6.12 %s, 7.3 %s", standard.key(), named.key(), other.key())
+	}
+	has := func(j job, name string) bool {
+		return slices.ContainsFunc(j.inputs, func(i Input) bool { return i.Name == name })
+	}
+	for _, name := range []string{"linux-source-7.3", "series-7.3.config"} {
+		if has(standard, name) || !has(other, name) {
+			t.Errorf("%s: an input of 6.12: %v, of 7.3: %v", name, has(standard, name), has(other, name))
+		}
+	}
+	b := &Builder{Lock: l, Series: "5.4"}
+	if _, err := b.kernelJob(t.Context(), "x86_64"); err == nil || !strings.Contains(err.Error(), `no kernel "5.4"`) {
+		t.Errorf("found %v", err)
 	}
 }
 

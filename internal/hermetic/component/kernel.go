@@ -2,6 +2,7 @@ package component
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -79,7 +80,8 @@ func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
 	if err != nil {
 		return job{}, err
 	}
-	fragments := slices.Concat(kernel.Fragments(arch), kernel.Profile(b.Profile, arch), b.Fragments)
+	fragments := slices.Concat(kernel.Fragments(arch), kernel.Profile(b.Profile, arch))
+	fragments = append(kernel.Adapt(fragments, cmp.Or(b.Series, kernel.DefaultSeries)), b.Fragments...)
 	patches := append(kernel.Patches(), b.Patches...)
 
 	inputs := []Input{source.input}
@@ -245,11 +247,17 @@ type kernelSource struct {
 }
 
 func (b *Builder) kernelSource(ctx context.Context) (kernelSource, error) {
+	locked, err := b.Lock.Source(b.Series)
+	if err != nil {
+		return kernelSource{}, err
+	}
 	if b.KernelSource == "" {
 		return kernelSource{
-			input: lockedInputs("kernel source", b.Lock.Kernel)[0],
-			fetch: []lock.File{b.Lock.Kernel},
-			place: placeLockedKernel,
+			input: lockedInputs("kernel source", locked)[0],
+			fetch: []lock.File{locked},
+			place: func(ctx context.Context, b *Builder, r *run) error {
+				return placeLockedKernel(ctx, b, r, locked)
+			},
 		}, nil
 	}
 	info, err := os.Stat(b.KernelSource)
@@ -295,8 +303,8 @@ func (b *Builder) kernelSource(ctx context.Context) (kernelSource, error) {
 }
 
 // placeLockedKernel extracts the source tarball from its Debian package.
-func placeLockedKernel(ctx context.Context, b *Builder, r *run) error {
-	deb, err := os.Open(b.Store.Path(b.Lock.Kernel))
+func placeLockedKernel(ctx context.Context, b *Builder, r *run, source lock.File) error {
+	deb, err := os.Open(b.Store.Path(source))
 	if err != nil {
 		return err
 	}
@@ -308,7 +316,7 @@ func placeLockedKernel(ctx context.Context, b *Builder, r *run) error {
 	for archive := tar.NewReader(data); ; {
 		h, err := archive.Next()
 		if err != nil {
-			return fmt.Errorf("%s: usr/src/linux-source-*.tar.xz not found: %w", b.Lock.Kernel.Path, err)
+			return fmt.Errorf("%s: usr/src/linux-source-*.tar.xz not found: %w", source.Path, err)
 		}
 		if ok, _ := path.Match("usr/src/linux-source-*.tar.xz", strings.TrimPrefix(h.Name, "./")); ok &&
 			h.Typeflag == tar.TypeReg {

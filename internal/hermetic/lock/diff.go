@@ -49,7 +49,8 @@ func Diff(before, after *Lock) []Change {
 	}
 	files := func(l *Lock) map[key]File {
 		all := map[key]File{}
-		for _, f := range append(slices.Collect(maps.Values(l.Go.Hosts)), l.Kernel) {
+		for _, f := range append(slices.AppendSeq(l.Series[:len(l.Series):len(l.Series)],
+			maps.Values(l.Go.Hosts)), l.Kernel) {
 			if f.Name != "" { // an empty lock has a file without a name
 				all[key{f.Name, f.Arch, false}] = f
 			}

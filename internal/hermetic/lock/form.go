@@ -10,6 +10,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/debian"
 )
 
 // form is the JSON of a lock.
@@ -17,6 +19,7 @@ type form struct {
 	Schema   int       `json:"schema"`
 	Indexes  []Index   `json:"indexes"`
 	Kernel   File      `json:"kernel"`
+	Series   []File    `json:"series"` // left out if empty
 	Emulator []Package `json:"emulator"`
 	Go       []File    `json:"go"` // in the order of [Hosts]
 	Packages []Package `json:"packages"`
@@ -32,7 +35,11 @@ func (l *Lock) Bytes() []byte {
 	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "{\n\"schema\": %d,\n\"indexes\": [\n%s],\n", Schema, rows(s.Indexes))
-	fmt.Fprintf(&b, "\"kernel\": %s,\n\"emulator\": [\n%s],\n", compact(s.Kernel), rows(s.Emulator))
+	fmt.Fprintf(&b, "\"kernel\": %s,\n", compact(s.Kernel))
+	if len(s.Series) > 0 {
+		fmt.Fprintf(&b, "\"series\": [\n%s],\n", rows(s.Series))
+	}
+	fmt.Fprintf(&b, "\"emulator\": [\n%s],\n", rows(s.Emulator))
 	fmt.Fprintf(&b, "\"go\": [\n%s],\n\"packages\": [\n%s]\n}\n", rows(toolchains), rows(s.Packages))
 	return b.Bytes()
 }
@@ -66,6 +73,7 @@ func (l *Lock) Sort() {
 		return cmp.Or(slices.Index(Parts, a.Part)-slices.Index(Parts, b.Part),
 			strings.Compare(a.Archive+" "+a.Suite+" "+a.Component, b.Archive+" "+b.Suite+" "+b.Component))
 	})
+	l.Series = sorted(l.Series, func(a, b File) int { return debian.Compare(a.Version, b.Version) })
 	for _, list := range []*[]Package{&l.Emulator, &l.Packages} {
 		*list = sorted(*list, func(a, b Package) int {
 			return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Arch, b.Arch))
@@ -138,7 +146,7 @@ func (f *form) validate() (*Lock, error) {
 			return nil, fmt.Errorf("index %s %s of %s: %w", x.Archive, x.Suite, x.Part, err)
 		}
 	}
-	for _, file := range append(f.Go, f.Kernel) {
+	for _, file := range append(slices.Concat(f.Go, f.Series), f.Kernel) {
 		if err := file.validate(); err != nil {
 			return nil, fmt.Errorf("%s (%s): %w", file.Name, file.Arch, err)
 		}
@@ -148,7 +156,13 @@ func (f *form) validate() (*Lock, error) {
 			return nil, fmt.Errorf("%s (%s): %w", p.Name, p.Arch, err)
 		}
 	}
-	l := &Lock{Indexes: f.Indexes, Kernel: f.Kernel, Emulator: f.Emulator, Packages: f.Packages,
+	for _, file := range f.Series {
+		if !strings.HasPrefix(file.Name, KernelSource) || file.Name == f.Kernel.Name {
+			return nil, fmt.Errorf("series: expected kernel sources other than %s, found %s",
+				f.Kernel.Name, file.Name)
+		}
+	}
+	l := &Lock{Indexes: f.Indexes, Kernel: f.Kernel, Series: f.Series, Emulator: f.Emulator, Packages: f.Packages,
 		Go: Go{Hosts: map[string]File{}}}
 	for i, host := range Hosts {
 		if len(f.Go) != len(Hosts) || f.Go[i].Arch != host || f.Go[i].Archive != GoProxy {

@@ -36,6 +36,7 @@ const (
 // The parts of a lock. Each can be resolved anew alone.
 const (
 	PartKernel    = "kernel"    // Lock.Kernel
+	PartSeries    = "series"    // Lock.Series
 	PartToolchain = "toolchain" // Lock.Packages and Lock.Go
 	PartEmulator  = "emulator"  // Lock.Emulator
 )
@@ -46,7 +47,7 @@ var (
 	// Sets lists all sets, in the order in which a lock names them.
 	Sets = []string{Base, GCCx86_64, GCCaarch64, Emulator, EROFS}
 	// Parts lists all parts, in the order in which a lock names them.
-	Parts = []string{PartKernel, PartToolchain, PartEmulator}
+	Parts = []string{PartKernel, PartSeries, PartToolchain, PartEmulator}
 )
 
 // File is a file to download.
@@ -88,7 +89,7 @@ type Go struct {
 
 // Index is a package index that a part of the lock was resolved from.
 type Index struct {
-	Part      string    `json:"part"`      // [PartKernel], [PartToolchain] or [PartEmulator]
+	Part      string    `json:"part"`      // one of [Parts]
 	Archive   string    `json:"archive"`   // [Debian] or [Security]
 	Suite     string    `json:"suite"`     // "trixie"
 	Component string    `json:"component"` // "main"
@@ -100,6 +101,7 @@ type Index struct {
 type Lock struct {
 	Indexes []Index // in the order of [Parts], then of archive and suite
 	Kernel  File    // linux-source-6.12, a .deb with the source as a tarball
+	Series  []File  // kernel sources of other series, sorted by version
 	// sorted as Packages; resolved apart, so that a library can be there in another version
 	Emulator []Package
 	Go       Go
@@ -120,7 +122,23 @@ func (l *Lock) Files(host string, sets ...string) ([]File, error) {
 	return files, nil
 }
 
-// All returns all files of the lock, for all hosts, each once.
+// KernelSource begins the name of each package with a kernel's source; its series follows.
+const KernelSource = "linux-source-"
+
+// Source returns the kernel source of a series, such as "7.3"; "" is that of Kernel.
+func (l *Lock) Source(series string) (File, error) {
+	var held []string
+	for _, f := range append([]File{l.Kernel}, l.Series...) {
+		if series == "" || f.Name == KernelSource+series {
+			return f, nil
+		}
+		held = append(held, strings.TrimPrefix(f.Name, KernelSource))
+	}
+	return File{}, fmt.Errorf("neb.lock has no kernel %q: expected one of %s; "+
+		"'neb update kernel --series' adds others", series, strings.Join(held, ", "))
+}
+
+// All returns all files of the lock but those of Series, for all hosts, each once.
 func (l *Lock) All() []File {
 	files := []File{l.Kernel}
 	for _, host := range Hosts {

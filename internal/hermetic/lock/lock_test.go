@@ -86,6 +86,47 @@ func small() *Lock {
 	return l
 }
 
+// series are kernel sources of other series than the small lock's.
+var series = []File{
+	{"linux-source-7.3", "7.3.4-1~bpo13+1", "all", Debian, "pool/linux-source-7.3_7.3.4-1~bpo13+1_all.deb",
+		time.Date(2026, 11, 29, 2, 15, 35, 0, time.UTC), 166780612, hash(10)},
+	{"linux-source-7.10", "7.10.1-1", "all", Debian, "pool/linux-source-7.10_7.10.1-1_all.deb",
+		time.Date(2027, 11, 29, 2, 15, 35, 0, time.UTC), 166780612, hash(11)},
+}
+
+func TestSeries(t *testing.T) {
+	l := small()
+	without := l.Bytes()
+	l.Series = []File{series[1], series[0]}
+	got, err := Read(bytes.NewReader(l.Bytes()))
+	if err != nil || !slices.Equal(got.Series, series) {
+		t.Fatalf("expected both, the older first, found %+v (%v)", got, err)
+	}
+	for name, want := range map[string]File{"": l.Kernel, "6.12": l.Kernel, "7.3": series[0], "7.10": series[1]} {
+		if f, err := got.Source(name); err != nil || f != want {
+			t.Errorf("series %q: found %s, %v", name, f.Name, err)
+		}
+	}
+	if _, err := got.Source("7.1"); err == nil || !strings.Contains(err.Error(),
+		`no kernel "7.1": expected one of 6.12, 7.3, 7.10`) {
+		t.Errorf("found %v", err)
+	}
+	// Nobody downloads them who does not ask for them.
+	if slices.ContainsFunc(got.All(), func(f File) bool { return slices.Contains(series, f) }) {
+		t.Error("other series are among the files that everybody needs")
+	}
+	var changes []string
+	for _, c := range Diff(small(), got) {
+		changes = append(changes, c.String())
+	}
+	if want := []string{"linux-source-7.10 (all): added, 7.10.1-1", "linux-source-7.3 (all): added, 7.3.4-1~bpo13+1"}; !slices.Equal(changes, want) {
+		t.Errorf("expected %q, found %q", want, changes)
+	}
+	if l.Series = nil; !bytes.Equal(l.Bytes(), without) {
+		t.Error("a lock without other series is written in another way than before there were any")
+	}
+}
+
 func TestRoundTrip(t *testing.T) {
 	want := small()
 	got, err := Read(bytes.NewReader(want.Bytes()))
@@ -139,7 +180,10 @@ func TestRepositoryLock(t *testing.T) {
 				tt.size, tt.most)
 		}
 	}
-	for _, f := range l.All() {
+	if len(l.Series) == 0 {
+		t.Error("expected a second kernel series")
+	}
+	for _, f := range append(l.All(), l.Series...) {
 		if f.Archive != GoProxy && !strings.HasPrefix(f.Path, "pool/") {
 			t.Errorf("%s: path %s", f.Name, f.Path)
 		}
@@ -184,7 +228,9 @@ func TestFiles(t *testing.T) {
 
 // TestBadLocks spoils a good lock in one way each. The error names the package and says what is wrong.
 func TestBadLocks(t *testing.T) {
-	good := string(small().Bytes())
+	l := small()
+	l.Series = series[:1]
+	good := string(l.Bytes())
 	lines := strings.Split(good, "\n")
 	// line finds the first line that has a text, counted from 1.
 	line := func(text string) int {
@@ -228,6 +274,10 @@ func TestBadLocks(t *testing.T) {
 		{"field of a package twice", in("bash", `"arch"`, `"version":"0","arch"`), []string{"not in canonical form"}},
 		{"field in other case", in("bash", `"arch"`, `"Arch"`), []string{"not in canonical form"}},
 		{"part missing", without(`"kernel":`), []string{`"name" is missing`}},
+		{"series of the default kernel", in("linux-source-7.3", "-7.3", "-6.12"), []string{"other than linux-source-6.12"}},
+		{"series of another package", in("linux-source-7.3", "linux-source-7.3", "linux-image-7.3"),
+			[]string{"series", "found linux-image-7.3"}},
+		{"series without a hash", in("linux-source-7.3", hash(10), ""), []string{"linux-source-7.3", "sha256"}},
 		{"hash too short", in("bash", bashHash, bashHash[:63]), []string{"bash", "64 lower-case hexadecimal digits", bashHash[:63]}},
 		{"hash in capitals", in("bash", bashHash, strings.Repeat("A", 64)), []string{"64 lower-case hexadecimal digits"}},
 		{"hash with other signs", in("bash", bashHash, strings.Repeat("g", 64)), []string{"64 lower-case hexadecimal digits"}},

@@ -6,9 +6,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
@@ -17,12 +20,13 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/fetch"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/lock"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/progress"
+	"github.com/nitro-enclaves-bootstrap/neb/kernel"
 )
 
 // Names in Debian's archives.
 const (
-	component    = "main"
-	kernelSource = "linux-source-6.12"
+	component     = "main"
+	defaultKernel = lock.KernelSource + kernel.DefaultSeries
 	// emulatorSource is the only source package taken from backports: machines need a device of QEMU 10.1.
 	emulatorSource = "qemu"
 )
@@ -41,6 +45,8 @@ var (
 	// The QEMU of Debian 13 lacks the front end for the NSM device.
 	backportsSuite = place{lock.Debian, "trixie-backports"}
 	emulatorSuites = []place{backportsSuite, mainSuite, securitySuite}
+	// Kernels of other series than the default one.
+	seriesSuites = append(kernelSuites[:len(kernelSuites):len(kernelSuites)], backportsSuite)
 )
 
 // Options are options of [Update]. Mirrors is required.
@@ -49,9 +55,14 @@ type Options struct {
 	Now     time.Time                     // time for checking Valid-Until; zero: the current time
 	Keys    map[string]openpgp.EntityList // by archive, instead of neb's own keys
 	// Go version ("1.26.8"); "": the newest patch release of the locked one
-	Go       string
+	Go string
+	// kernel series to lock beside the default one, such as "7.3", or [Newest]; nil: those in the lock
+	Series   []string
 	Progress progress.Func
 }
+
+// Newest stands for the newest kernel series of all suites.
+const Newest = "newest"
 
 type resolver struct {
 	Options
@@ -72,6 +83,9 @@ func Update(ctx context.Context, before *lock.Lock, parts []string, o Options) (
 func Replace(ctx context.Context, before *lock.Lock, gone []lock.File, o Options) (*lock.Lock, error) {
 	r := &resolver{Options: o, before: before, gone: gone}
 	var parts []string
+	if slices.ContainsFunc(before.Series, r.isGone) {
+		parts = append(parts, lock.PartSeries)
+	}
 	if r.isGone(before.Kernel) {
 		parts = append(parts, lock.PartKernel)
 	}
@@ -103,6 +117,7 @@ func (r *resolver) update(ctx context.Context, parts []string) (*lock.Lock, erro
 	after := *r.before
 	steps := map[string]func(context.Context, *lock.Lock) error{
 		lock.PartKernel:    r.kernel,
+		lock.PartSeries:    r.series,
 		lock.PartToolchain: r.toolchain,
 		lock.PartEmulator:  r.emulator,
 	}
@@ -155,28 +170,80 @@ func (r *resolver) packageFile(p place, s debian.Stanza) (lock.File, error) {
 }
 
 func (r *resolver) kernel(ctx context.Context, l *lock.Lock) error {
-	var best lock.File
-	for _, p := range kernelSuites {
-		err := r.each(ctx, p, "binary-amd64/Packages", func(s debian.Stanza) error {
-			if s["Package"] != kernelSource || best.Name != "" &&
-				debian.Compare(s["Version"], best.Version) <= 0 {
-				return nil
-			}
-			var err error
-			best, err = r.packageFile(p, s)
-			return err
-		})
-		if err != nil {
-			return err
-		}
+	newest, err := r.sources(ctx, kernelSuites)
+	if err != nil {
+		return err
 	}
-	if best.Name == "" {
-		return fmt.Errorf("package %s not found in any suite", kernelSource)
+	var found bool
+	if l.Kernel, found = newest[defaultKernel]; !found {
+		return fmt.Errorf("package %s not found in any suite", defaultKernel)
 	}
-	l.Kernel = best
 	r.record(l, lock.PartKernel, kernelSuites)
 	return nil
 }
+
+func (r *resolver) series(ctx context.Context, l *lock.Lock) error {
+	names := r.Series
+	if names == nil {
+		for _, f := range r.before.Series {
+			names = append(names, strings.TrimPrefix(f.Name, lock.KernelSource))
+		}
+	}
+	l.Series = nil
+	if len(names) == 0 {
+		r.record(l, lock.PartSeries, nil)
+		return nil
+	}
+	newest, err := r.sources(ctx, seriesSuites)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		f, found := newest[lock.KernelSource+name]
+		locked, err := r.before.Source(name)
+		switch {
+		case name == Newest && len(newest) > 0:
+			f = slices.MaxFunc(slices.Collect(maps.Values(newest)), func(a, b lock.File) int {
+				return debian.Compare(a.Version, b.Version)
+			})
+		case !found && err == nil:
+			f = locked
+			r.Progress.Send(progress.Event{Stage: "resolve series", Note: fmt.Sprintf(
+				"keeping %s %s: no suite has it any more (choose another with --series)", f.Name, f.Version)})
+		case !found:
+			return fmt.Errorf("package %s not found in any suite: found %s", lock.KernelSource+name,
+				strings.Join(slices.Sorted(maps.Keys(newest)), ", "))
+		}
+		if f.Name != defaultKernel && !slices.Contains(l.Series, f) {
+			l.Series = append(l.Series, f)
+		}
+	}
+	r.record(l, lock.PartSeries, seriesSuites)
+	return nil
+}
+
+// sources returns the newest version of each kernel source in suites, by the package's name.
+func (r *resolver) sources(ctx context.Context, suites []place) (map[string]lock.File, error) {
+	newest := map[string]lock.File{}
+	for _, p := range suites {
+		err := r.each(ctx, p, "binary-amd64/Packages", func(s debian.Stanza) error {
+			name := s["Package"]
+			if !sourceName.MatchString(name) || newest[name].Name != "" &&
+				debian.Compare(s["Version"], newest[name].Version) <= 0 {
+				return nil
+			}
+			f, err := r.packageFile(p, s)
+			newest[name] = f
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return newest, nil
+}
+
+var sourceName = regexp.MustCompile("^" + lock.KernelSource + `[0-9]+\.[0-9]+$`)
 
 func (r *resolver) toolchain(ctx context.Context, l *lock.Lock) error {
 	var err error

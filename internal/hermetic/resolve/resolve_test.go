@@ -78,7 +78,9 @@ func newWorld(t *testing.T) *world {
 		// here.
 		backportsSuite: {Archive: backportsSuite.archive, Name: backportsSuite.suite, Signed: now.Add(-time.Hour), Date: now.Add(-20 * time.Hour),
 			Until: now.Add(80 * time.Hour), Key: w.debian, Indexes: map[string]string{
-				"binary-amd64/Packages": qemu("amd64") + pkg("libc6", "9.0-1", "amd64"),
+				"binary-amd64/Packages": qemu("amd64") + pkg("libc6", "9.0-1", "amd64") +
+					pkg("linux-source-7.3", "7.3.4-1~bpo13+1", "all") + pkg("linux-source-7.2", "7.2.12-1~bpo13+1", "all") +
+					pkg("linux-source-7.2", "7.2.9-1~bpo13+1", "all") + pkg("linux-source", "7.3.4-1~bpo13+1", "all"),
 				"binary-arm64/Packages": qemu("arm64") + pkg("libc6", "9.0-1", "arm64"),
 			}},
 		updatesSuite: {Archive: updatesSuite.archive, Name: updatesSuite.suite, Signed: now.Add(-time.Hour), Date: now.Add(-50 * time.Hour), Until: now.Add(50 * time.Hour),
@@ -189,15 +191,16 @@ func TestPartialUpdate(t *testing.T) {
 	for _, part := range lock.Parts {
 		t.Run(part, func(t *testing.T) {
 			w := newWorld(t)
+			w.options.Series = []string{Newest}
 			before, err := w.update(t, lock.Parts...)
 			if err != nil {
 				t.Fatal(err)
 			}
-			w.before = before
+			w.before, w.options.Series = before, nil
 			for _, s := range w.suites {
 				s.Date = s.Date.Add(time.Hour)
 				for name, text := range s.Indexes {
-					s.Indexes[name] = strings.NewReplacer("1.0-1", "1.0-2", "6.12.117", "6.12.118", "11.1-1",
+					s.Indexes[name] = strings.NewReplacer("1.0-1", "1.0-2", "6.12.117", "6.12.118", "7.3.4", "7.3.5", "11.1-1",
 						"11.2-1").Replace(text)
 				}
 			}
@@ -207,6 +210,7 @@ func TestPartialUpdate(t *testing.T) {
 			}
 			changed := map[string]bool{
 				lock.PartKernel: after.Kernel != before.Kernel,
+				lock.PartSeries: !slices.Equal(after.Series, before.Series),
 				lock.PartEmulator: !slices.EqualFunc(after.Emulator, before.Emulator,
 					func(a, b lock.Package) bool { return a.File == b.File }),
 				lock.PartToolchain: !slices.EqualFunc(after.Packages, before.Packages,
@@ -226,6 +230,59 @@ func TestPartialUpdate(t *testing.T) {
 	}
 }
 
+// TestSeries locks kernels beside the default one, and resolves them again when newer ones are there.
+func TestSeries(t *testing.T) {
+	w := newWorld(t)
+	first, err := w.update(t, lock.Parts...)
+	if err != nil || len(first.Series) != 0 {
+		t.Fatalf("expected no other series, found %v, %v", first.Series, err)
+	}
+	w.before = first
+	for _, step := range []struct {
+		series    []string
+		old, new  string // replaced in backports
+		want      string
+		said, err string
+	}{
+		{series: []string{"8.0"}, want: "", err: "linux-source-8.0 not found in any suite: found linux-source-6.12, linux-source-7.2"},
+		{series: []string{Newest, "7.3"}, want: "7.3.4-1~bpo13+1"},
+		{series: []string{"7.2", "6.12"}, want: "7.2.12-1~bpo13+1"},
+		{series: []string{Newest, "7.2"}, want: "7.2.12-1~bpo13+1 7.3.4-1~bpo13+1"},
+		{old: "7.2.12", new: "7.2.13", want: "7.2.13-1~bpo13+1 7.3.4-1~bpo13+1"},
+		{old: "linux-source-7.3", new: "linux-source-7.4", want: "7.2.13-1~bpo13+1 7.3.4-1~bpo13+1",
+			said: "keeping linux-source-7.3 7.3.4-1~bpo13+1"},
+		{series: []string{"6.12"}, want: ""},
+	} {
+		index := w.suites[backportsSuite].Indexes
+		index["binary-amd64/Packages"] = strings.ReplaceAll(index["binary-amd64/Packages"], step.old, step.new)
+		var said strings.Builder
+		w.options.Series = step.series
+		w.options.Progress = func(e progress.Event) { said.WriteString(e.Note) }
+		l, err := w.update(t, lock.PartSeries)
+		if step.err != "" {
+			wants(t, err, step.err)
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := lock.Read(bytes.NewReader(l.Bytes())); err != nil {
+			t.Errorf("the new lock cannot be read: %v", err)
+		}
+		var got []string
+		for _, f := range l.Series {
+			got = append(got, f.Version)
+		}
+		if strings.Join(got, " ") != step.want || l.Kernel != first.Kernel {
+			t.Errorf("%q: expected %q and the same default kernel, found %q and %s", step.series, step.want, got, l.Kernel.Version)
+		}
+		if !strings.Contains(said.String(), step.said) {
+			t.Errorf("expected to be told %q, found %q", step.said, &said)
+		}
+		w.before = l
+	}
+}
+
 // TestReplace has the mirrors drop some files of a lock: newer versions replace these, and those of the same
 // source packages, with what they need; all else stays, though it is newer in the indexes, too.
 func TestReplace(t *testing.T) {
@@ -238,6 +295,10 @@ func TestReplace(t *testing.T) {
 			strings.Replace(pkg("bash-data", "1.0-1", host), "/bash-data_", "/b/bash/bash-data_", 1) +
 			strings.Replace(pkg("linux-source-6.12", "6.12.107-1", "all"), "main/", "main/l/linux/", 1)
 	}
+	w.options.Series = []string{Newest}
+	backports := w.suites[backportsSuite].Indexes
+	backports["binary-amd64/Packages"] = strings.ReplaceAll(backports["binary-amd64/Packages"],
+		"main/linux-source", "main/l/linux/linux-source")
 	delete(w.suites[securitySuite].Indexes, "binary-arm64/Packages")
 	w.suites[securitySuite].Indexes = map[string]string{"binary-amd64/Packages": "", "binary-arm64/Packages": ""}
 	before, err := w.update(t, lock.Parts...)
@@ -250,7 +311,8 @@ func TestReplace(t *testing.T) {
 		(*index)["binary-"+host+"/Packages"] = newer.Replace((*index)["binary-"+host+"/Packages"]) +
 			pkg("new", "3", host)
 	}
-	w.before = before
+	backports["binary-amd64/Packages"] = strings.ReplaceAll(backports["binary-amd64/Packages"], "7.3.4", "7.3.5")
+	w.before, w.options.Series = before, nil
 	replace := func(gone ...lock.File) []string {
 		t.Helper()
 		for _, s := range w.suites {
@@ -275,7 +337,8 @@ func TestReplace(t *testing.T) {
 	}; !slices.Equal(got, want) {
 		t.Errorf("bash is gone: expected %q, found %q", want, got)
 	}
-	if got, want := replace(before.Kernel), []string{"linux-source-6.12 (all): 6.12.107-1 -> 6.12.108-1"}; !slices.Equal(got, want) {
+	if got, want := replace(before.Kernel), []string{"linux-source-6.12 (all): 6.12.107-1 -> 6.12.108-1",
+		"linux-source-7.3 (all): 7.3.4-1~bpo13+1 -> 7.3.5-1~bpo13+1"}; !slices.Equal(got, want) {
 		t.Errorf("the kernel is gone: expected %q, found %q", want, got)
 	}
 	if got := replace(before.Go.Hosts["amd64"]); len(got) != 0 {

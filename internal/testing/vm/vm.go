@@ -125,6 +125,20 @@ func Built(t testing.TB, arch string) string {
 	return Blobs(t, arch)
 }
 
+// Series returns a directory with blobs that [Blobs] would return, with a kernel of another series of the lock.
+func Series(t testing.TB, arch, series string) string {
+	t.Helper()
+	b, err := builder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := build(&component.Builder{Store: b.Store, Lock: b.Lock, Series: series}, arch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // command is how to build the kernel for arch.
 func command(arch string) string { return "go run ./cmd/neb build --arch " + arch }
 
