@@ -184,7 +184,8 @@ func CheckHardening(arch string, final []byte) error {
 			got = "n"
 		}
 		if got != want.Value {
-			wrong = append(wrong, fmt.Errorf("%s is %s, expected %s: %s", want.Option, got, want.Value, want.Why))
+			wrong = append(wrong, fmt.Errorf("%s is %s, expected %s: %s", want.Option, got, want.Value,
+				want.Why))
 		}
 	}
 	return errors.Join(wrong...)

@@ -82,7 +82,8 @@ func Adapt(fragments []Fragment, series string) []Fragment {
 	}
 	if extra.Len() > 0 {
 		adapted = append(adapted, Fragment{Name: "series-" + series + ".config",
-			Text: "# What replaces options of " + DefaultSeries + ": see kernel/series.go.\n" + extra.String()})
+			Text: "# What replaces options of " + DefaultSeries + ": see kernel/series.go.\n" +
+				extra.String()})
 	}
 	return adapted
 }

@@ -24,7 +24,8 @@ func TestAdapt(t *testing.T) {
 		for _, series := range []string{"7.3", "7.10", "8.0"} {
 			adapted := Adapt(original, series)
 			if len(adapted) != len(original)+1 || adapted[len(original)].Name != "series-"+series+".config" {
-				t.Fatalf("%s: series %s has %d fragments, expected one more than %d", arch, series, len(adapted), len(original))
+				t.Fatalf("%s: series %s has %d fragments, expected one more than %d", arch, series,
+					len(adapted), len(original))
 			}
 			for i, f := range original {
 				if strings.Count(f.Text, "\n") != strings.Count(adapted[i].Text, "\n") {
@@ -52,7 +53,8 @@ func TestAdapt(t *testing.T) {
 					kept = kept || strings.HasPrefix(line, o.Name+"=")
 				}
 				if kept != (where[o.Name] != "") {
-					t.Errorf("%s: series %s: %s is asked for: %v, expected %v", arch, series, o.Name, !kept, kept)
+					t.Errorf("%s: series %s: %s is asked for: %v, expected %v", arch, series, o.Name, !kept,
+						kept)
 				}
 			}
 		}
@@ -89,7 +91,8 @@ func TestHardeningOfSeries(t *testing.T) {
 		"CONFIG_VMAP_STACK=y": whyStack,
 	} {
 		err := CheckHardening("x86_64", []byte(strings.Replace(final("7.3.4"), line, "", 1)))
-		if name, _, _ := strings.Cut(line, "="); err == nil || !strings.Contains(err.Error(), name+" is n, expected y: "+reason) {
+		if name, _, _ := strings.Cut(line, "="); err == nil ||
+			!strings.Contains(err.Error(), name+" is n, expected y: "+reason) {
 			t.Errorf("without %s: found %v", line, err)
 		}
 	}

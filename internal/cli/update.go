@@ -71,7 +71,8 @@ neb prints each version that changes, and marks downgrades. The lock is embedded
 		},
 	}
 	cmd.Flags().StringVar(&name, "lock", "",
-		"lock `file` to update (default: neb.lock in $NEB_SOURCE, or in the checkout around the current directory)")
+		"lock `file` to update (default: neb.lock in $NEB_SOURCE, or in the checkout around the current "+
+			"directory)")
 	cmd.Flags().StringVar(&o.Go, "go", "",
 		"Go `version` to use, as in 1.26.8 (default: the newest patch release)")
 	cmd.Flags().StringSliceVar(&o.Series, "series", nil,
@@ -135,7 +136,8 @@ func resolving(s streams) progress.Func {
 
 // updateMissing repeats a build whose lock names files that are gone from the mirrors, with newer versions of
 // these.
-func updateMissing(ctx context.Context, s streams, b *component.Builder, o resolve.Options, build func() error) error {
+func updateMissing(
+	ctx context.Context, s streams, b *component.Builder, o resolve.Options, build func() error) error {
 	for {
 		err := build()
 		var gone *fetch.GoneError
@@ -153,8 +155,8 @@ func updateMissing(ctx context.Context, s streams, b *component.Builder, o resol
 		for _, c := range changes {
 			complain(s, "%s", c)
 		}
-		complain(s, "warning: these versions are not in the committed lock: the output will not be its bytes; "+
-			"'neb update' keeps them")
+		complain(s, "warning: these versions are not in the committed lock: the output will not be its "+
+			"bytes; 'neb update' keeps them")
 		b.Lock = after
 	}
 }

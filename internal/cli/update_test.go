@@ -110,7 +110,8 @@ func TestUpdateMissing(t *testing.T) {
 	stanza := mirror.Stanza("linux-source-6.12", "6.12.2-1", "all", newer)
 	for suite, archive := range map[string]string{"trixie": lock.Debian, "trixie-updates": lock.Debian,
 		"trixie-security": lock.Security} {
-		archives.Publish(t, mirror.Suite{Archive: archive, Name: suite, Date: now.Add(-time.Hour), Signed: now, Key: key,
+		archives.Publish(t, mirror.Suite{Archive: archive, Name: suite, Date: now.Add(-time.Hour),
+			Signed: now, Key: key,
 			Indexes: map[string]string{"binary-amd64/Packages": stanza}})
 	}
 	const path = "/debian/pool/main/linux-source-6.12_6.12.2-1_all.deb"
@@ -139,7 +140,8 @@ func TestUpdateMissing(t *testing.T) {
 			t.Errorf("without --update-missing: %v", err)
 		}
 		var errs bytes.Buffer
-		err = updateMissing(t.Context(), streams{err: &errs}, b, resolve.Options{Mirrors: mirrors, Keys: keys}, build)
+		err = updateMissing(t.Context(), streams{err: &errs}, b, resolve.Options{Mirrors: mirrors,
+			Keys: keys}, build)
 		return b, errs.String(), err
 	}
 	b, said, err := try()

@@ -88,7 +88,8 @@ import http.server, ssl, threading, urllib.request
 server = http.server.HTTPServer(("", 80), http.server.SimpleHTTPRequestHandler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print(urllib.request.urlopen("http://127.0.0.1/etc/os-release").read().decode())`}, says: "ID=debian"},
-	{packages: "redis-server", command: "redis-server", words: []string{"--version"}, says: "Redis server v="},
+	{packages: "redis-server", command: "redis-server", words: []string{"--version"},
+		says: "Redis server v="},
 	{packages: "ruby", command: "ruby", words: []string{"-e", "puts 'hello from ruby'"},
 		says: "hello from ruby"},
 	// As s6-overlay has it: /init makes services, and s6-svscan becomes PID 1.
@@ -147,7 +148,8 @@ func TestDebianTrees(t *testing.T) {
 		root := t.TempDir()
 		apt := func(archives string, args ...string) string {
 			return run(t, "apt-get", slices.Concat([]string{"-qq", "-y", "--no-install-recommends",
-				"-oDir::State::status=" + status, "-oDir::Cache::archives=" + archives, "-oAPT::Sandbox::User=",
+				"-oDir::State::status=" + status, "-oDir::Cache::archives=" + archives,
+				"-oAPT::Sandbox::User=",
 				"-oDir::Cache::pkgcache=" + filepath.Join(work, "cache"), "-oDebug::NoLocking=1",
 				"install", "base-files"}, strings.Fields(packages), args)...)
 		}

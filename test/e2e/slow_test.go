@@ -35,7 +35,8 @@ func TestOddLayout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	odd := slices.Concat(straight[:eif.HeaderSize], make([]byte, gap), straight[eif.HeaderSize:], []byte("more"))
+	odd := slices.Concat(straight[:eif.HeaderSize], make([]byte, gap), straight[eif.HeaderSize:],
+		[]byte("more"))
 	for i := range int(binary.BigEndian.Uint16(odd[26:])) {
 		at := odd[28+8*i:]
 		binary.BigEndian.PutUint64(at, binary.BigEndian.Uint64(at)+gap)
@@ -55,14 +56,15 @@ func TestOddLayout(t *testing.T) {
 // TestAArch64KMS is TestKMS on the other architecture.
 func TestAArch64KMS(t *testing.T) { dataKey(t, "aarch64", "arm64", armPath) }
 
-// TestSecondSeries is TestCompat and TestMeasurements with the second kernel series: nitro-cli's tree and neb's
-// own.
+// TestSecondSeries is TestCompat and TestMeasurements with the second kernel series: nitro-cli's tree and
+// neb's own.
 func TestSecondSeries(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "result")
 	neb(t, "build", "--kernel", "7.3", "--arch", "x86_64", "-o", dir)
 	t.Setenv("NEB_BLOBS", dir)
 	TestCompat(t)
-	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, User: "1000", WorkingDir: "/srv"}))
+	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, User: "1000",
+		WorkingDir: "/srv"}))
 	path, _ := pack(t, image, "--cmd", "hello")
 	boot(t, path).says(t, "hello: uid 1000 in /srv")
 	path, m := pack(t, image, "--cmd", "pcrs", "--cmd", "0", "--cmd", "1", "--cmd", "2")

@@ -162,11 +162,13 @@ func (f *form) validate() (*Lock, error) {
 				f.Kernel.Name, file.Name)
 		}
 	}
-	l := &Lock{Indexes: f.Indexes, Kernel: f.Kernel, Series: f.Series, Emulator: f.Emulator, Packages: f.Packages,
-		Go: Go{Hosts: map[string]File{}}}
+	l := &Lock{Indexes: f.Indexes, Kernel: f.Kernel, Series: f.Series, Emulator: f.Emulator,
+		Packages: f.Packages,
+		Go:       Go{Hosts: map[string]File{}}}
 	for i, host := range Hosts {
 		if len(f.Go) != len(Hosts) || f.Go[i].Arch != host || f.Go[i].Archive != GoProxy {
-			return nil, fmt.Errorf("go: expected one toolchain of archive %s each for %s", GoProxy, strings.Join(Hosts, ", "))
+			return nil, fmt.Errorf("go: expected one toolchain of archive %s each for %s", GoProxy,
+				strings.Join(Hosts, ", "))
 		}
 		version := strings.TrimSuffix(strings.TrimPrefix(f.Go[i].Version, "v0.0.1-go"), ".linux-"+host)
 		if i == 0 {
@@ -272,7 +274,8 @@ func (l *Lock) complete() error {
 			if in[host+" "+set+" "+name] {
 				return nil
 			}
-			return fmt.Errorf("neb.lock: package %s is missing: set %s needs it on host %s (%s); run 'neb update %s'",
+			return fmt.Errorf("neb.lock: package %s is missing: set %s needs it on host %s (%s); run 'neb "+
+				"update %s'",
 				name, set, host, why, part)
 		}
 		for _, host := range Hosts {

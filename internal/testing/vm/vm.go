@@ -119,13 +119,15 @@ func Built(t testing.TB, arch string) string {
 		if built, err := stored(b, arch); err != nil {
 			t.Fatal(err)
 		} else if !built && arch != component.Host() {
-			t.Skipf("the kernel for %s is not in the store: run '%s', or go test with -tags slow", arch, command(arch))
+			t.Skipf("the kernel for %s is not in the store: run '%s', or go test with -tags slow", arch,
+				command(arch))
 		}
 	}
 	return Blobs(t, arch)
 }
 
-// Series returns a directory with blobs that [Blobs] would return, with a kernel of another series of the lock.
+// Series returns a directory with blobs that [Blobs] would return, with a kernel of another series of the
+// lock.
 func Series(t testing.TB, arch, series string) string {
 	t.Helper()
 	b, err := builder()

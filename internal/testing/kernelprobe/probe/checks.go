@@ -22,7 +22,8 @@ type check struct {
 
 // fileSystems must be in /proc/filesystems.
 var fileSystems = []string{
-	"tmpfs", "devtmpfs", "proc", "sysfs", "ext2", "ext3", "ext4", "overlay", "erofs", "squashfs", "fuse", "hugetlbfs",
+	"tmpfs", "devtmpfs", "proc", "sysfs", "ext2", "ext3", "ext4", "overlay", "erofs", "squashfs", "fuse",
+	"hugetlbfs",
 	"mqueue", "bpf", "cgroup", "cgroup2", "devpts",
 }
 
@@ -45,7 +46,8 @@ var sockets = []struct {
 
 // algorithms must be there through AF_ALG.
 var algorithms = []struct{ kind, name string }{
-	{"hash", "sha256"}, {"hash", "sha512"}, {"hash", "hmac(sha256)"}, {"hash", "crc32c"}, {"hash", "sha3-256"},
+	{"hash", "sha256"}, {"hash", "sha512"}, {"hash", "hmac(sha256)"}, {"hash", "crc32c"},
+	{"hash", "sha3-256"},
 	{"skcipher", "xts(aes)"}, {"skcipher", "cbc(aes)"}, {"skcipher", "ctr(aes)"},
 	{"aead", "gcm(aes)"}, {"aead", "rfc7539(chacha20,poly1305)"},
 }
@@ -57,7 +59,8 @@ var namespaces = []struct {
 	name string
 	flag int
 }{
-	{"mnt", unix.CLONE_NEWNS}, {"uts", unix.CLONE_NEWUTS}, {"ipc", unix.CLONE_NEWIPC}, {"net", unix.CLONE_NEWNET},
+	{"mnt", unix.CLONE_NEWNS}, {"uts", unix.CLONE_NEWUTS}, {"ipc", unix.CLONE_NEWIPC},
+	{"net", unix.CLONE_NEWNET},
 	{"cgroup", unix.CLONE_NEWCGROUP}, {"time", 0x80}, {"pid", unix.CLONE_NEWPID},
 }
 
@@ -170,7 +173,8 @@ func cgroups() []check {
 	}
 	const base = "/sys/fs/cgroup"
 	all := []check{{"mount " + base, func() error {
-		return unix.Mount("cgroup_root", base, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0755")
+		return unix.Mount("cgroup_root", base, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC,
+			"mode=0755")
 	}}}
 	for _, line := range strings.Split(string(table), "\n") {
 		name, _, _ := strings.Cut(line, "\t")
@@ -186,7 +190,8 @@ func cgroups() []check {
 		}})
 	}
 	for _, name := range []string{
-		"cpuset", "cpu", "cpuacct", "blkio", "memory", "devices", "freezer", "net_cls", "perf_event", "net_prio", "hugetlb",
+		"cpuset", "cpu", "cpuacct", "blkio", "memory", "devices", "freezer", "net_cls", "perf_event",
+		"net_prio", "hugetlb",
 		"pids", "rdma", "misc",
 	} {
 		all = append(all, check{"controller " + name, func() error {
@@ -223,11 +228,12 @@ func bpf() error {
 		binary.Write(&attr, binary.NativeEndian, uint64(uintptr(unsafe.Pointer(&code[0]))))
 		binary.Write(&attr, binary.NativeEndian, uint64(uintptr(unsafe.Pointer(&license[0]))))
 		attr.Write(make([]byte, 48))
-		// The verifier gives up with EAGAIN when a signal is pending, and Go's scheduler sends them (bpf_check,
-		// kernel/bpf/verifier.c).
+		// The verifier gives up with EAGAIN when a signal is pending, and Go's scheduler sends them
+		// (bpf_check, kernel/bpf/verifier.c).
 		fd, _, errno := uintptr(0), uintptr(0), unix.EAGAIN
 		for try := 0; try < 100 && errno == unix.EAGAIN; try++ {
-			fd, _, errno = unix.Syscall(unix.SYS_BPF, load, uintptr(unsafe.Pointer(&attr.Bytes()[0])), uintptr(attr.Len()))
+			fd, _, errno = unix.Syscall(unix.SYS_BPF, load, uintptr(unsafe.Pointer(&attr.Bytes()[0])),
+				uintptr(attr.Len()))
 		}
 		if errno != 0 {
 			return fmt.Errorf("%s: %w", name, errno)
@@ -261,7 +267,8 @@ func keyctl() error {
 func noKexec() error {
 	_, _, errno := unix.Syscall(unix.SYS_KEXEC_LOAD, 0, 0, 0)
 	if errno != unix.ENOSYS {
-		return fmt.Errorf("kexec_load: %v, want %v", errno, unix.ENOSYS) //nolint:errorlint // neither is the cause of the other
+		//nolint:errorlint // neither is the cause of the other
+		return fmt.Errorf("kexec_load: %v, want %v", errno, unix.ENOSYS)
 	}
 	return nil
 }
