@@ -16,7 +16,7 @@ UNIT    := $(filter-out %/internal/hermetic/component %/cmd/init %/internal/mach
 SLOW    := $(shell grep -rl '^//go:build slow' --include='*_test.go' . | \
            xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\).*/\1/p' | paste -sd '|')
 OTHERS  := TestVerifiers|TestBoto3|TestExamples|TestDebianPrograms|TestDebianTrees|TestGvproxy
-KERNELS := TestKernels|TestSetAsUser|TestDocker|TestRelease|TestNitroEnclave|TestAArch64KMS|TestPCIeKernel
+KERNELS := TestKernels|TestSetAsUser|TestDocker|TestRelease|TestNitroEnclave|TestAArch64KMS|TestPCIeKernel|TestOtherToolchain
 
 .DEFAULT_GOAL := help
 

@@ -80,6 +80,12 @@ func TestBuildRefuses(t *testing.T) {
 			[]string{"nowhere", "no such file"}},
 		{"verify a file", []string{"verify", file}, 1, []string{file, "found a file"}},
 		{"verify something else", []string{"verify", dir}, 1, []string{dir, "no blobs found"}},
+		{"verify with no such toolchain", []string{"verify", "--toolchain", "gcc-13"}, 2,
+			[]string{`invalid --toolchain "gcc-13"`, "other"}},
+		{"verify a release with the other toolchain", []string{"verify", "--toolchain", "other", "--release",
+			file}, 2, []string{"--toolchain cannot be combined with --release"}},
+		{"sign for the other toolchain", []string{"verify", "--toolchain", "other", "--sign", file}, 2,
+			[]string{"--toolchain cannot be combined with --sign"}},
 		{"verify two", []string{"verify", "a", "b"}, 2, []string{"at most 1"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

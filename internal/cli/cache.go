@@ -48,7 +48,7 @@ func openCache() (*store.Store, map[string]lock.File, error) {
 		return nil, nil, err
 	}
 	locked := map[string]lock.File{}
-	for _, f := range append(l.All(), l.Series...) {
+	for _, f := range slices.Concat(l.All(), l.Series, l.Others()) {
 		locked[f.SHA256] = f
 	}
 	st, err := store.Open("")

@@ -24,16 +24,21 @@ type verifyOptions struct {
 	asJSON       bool
 	archive, key string // of a release
 	signKey      string
+	toolchain    string // "other", or "" for the locked one
 }
 
 func newVerifyCommand(s streams) *cobra.Command {
 	var o verifyOptions
 	cmd := &cobra.Command{
-		Use:   "verify [DIR | --release FILE]",
+		Use:   "verify [DIR [--toolchain other] | --release FILE]",
 		Short: "Build again and compare the result with DIR, file by file",
 		Long: `Build the blobs in DIR (default: result) again from this source and lock, and compare them file
 by file. If DIR was built with a profile, kernel options, patches or another kernel source, give the same
 flags.
+
+With --toolchain other, Debian's Go first compiles neb's Go toolchain from its source. The toolchain must
+come out the same, and so must init and linuxkit. An older gcc builds the kernel; neb lists how it differs,
+which is no error.
 
 With --release, verify the archive of a release: its checksums, its provenance, and its blobs against a new
 build. If keys are trusted for releases (see 'neb trust add'), the signed index, beside the archive or in a
@@ -44,6 +49,12 @@ remote, must name it as the newest release.`,
 				if o.key != "" {
 					return usagef("--release-key needs --release")
 				}
+				if o.toolchain != "" && o.toolchain != "other" {
+					return usagef("invalid --toolchain %q: the only value is other", o.toolchain)
+				}
+				if o.toolchain != "" && o.signKey != "" {
+					return usagef("--toolchain cannot be combined with --sign")
+				}
 				dir := "result"
 				if len(args) == 1 {
 					dir = args[0]
@@ -53,7 +64,9 @@ remote, must name it as the newest release.`,
 			if len(args) > 0 {
 				return usagef("--release cannot be combined with the argument %s", args[0])
 			}
-			for _, name := range []string{"profile", "config-fragment", "kernel", "kernel-source", "patch"} {
+			for _, name := range []string{
+				"profile", "config-fragment", "kernel", "kernel-source", "patch", "toolchain",
+			} {
 				if cmd.Flags().Changed(name) {
 					return usagef("--%s cannot be combined with --release", name)
 				}
@@ -71,6 +84,8 @@ remote, must name it as the newest release.`,
 	f.StringVar(&o.signKey, "sign", "",
 		"if DIR is right, sign a statement of it with this private `key`, a PEM file or an ARN, "+
 			"and push it to the remotes")
+	f.StringVar(&o.toolchain, "toolchain", "",
+		"`other`: build with the second compilers of the lock, to check the first ones")
 	f.StringVar(&o.key, "release-key", "",
 		"require that the key in this PEM `file` signed the release's provenance")
 	return cmd
@@ -91,14 +106,25 @@ func (o *verifyOptions) verifyDir(ctx context.Context, s streams, dir string) er
 		return usagef("--sign cannot be combined with --cached: the statement is about a build of this machine")
 	}
 	b.Fresh = !o.cached
+	var findings []output.Finding
+	compare := output.Compare
+	if o.toolchain != "" {
+		compare = output.CompareOther
+		f, err := output.CompareGo(ctx, b)
+		if err != nil {
+			return err
+		}
+		findings = append(findings, f)
+	}
 	built, err := output.Build(ctx, b, wanted)
 	if err != nil {
 		return err
 	}
-	findings, err := output.Compare(dir, built)
+	files, err := compare(dir, built)
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
+	findings = append(findings, files...)
 	if err := o.report(s, dir, findings, ""); err != nil || o.signKey == "" {
 		return err
 	}
@@ -176,7 +202,7 @@ func (o *verifyOptions) report(s streams, what string, findings []output.Finding
 	}
 	wrong := 0
 	for _, f := range findings {
-		if f.State != output.Same {
+		if f.State != output.Same && f.State != output.Varies {
 			wrong++
 		}
 		if o.asJSON {
@@ -187,6 +213,9 @@ func (o *verifyOptions) report(s streams, what string, findings []output.Finding
 			line += fmt.Sprintf("  (expected SHA-256 %s, found %s)", f.Expected, f.Found)
 		}
 		printLine(s.out, "%s", line)
+		for _, detail := range f.Details {
+			printLine(s.out, "            %s", detail)
+		}
 	}
 	if wrong > 0 {
 		return fmt.Errorf("%s: %d of %d files differ from what this source and lock build%s",

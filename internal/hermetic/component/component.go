@@ -46,6 +46,7 @@ var files = map[string]map[string][]string{
 	},
 	"init":     {"x86_64": {"init"}, "aarch64": {"init"}},
 	"linuxkit": {"x86_64": {"linuxkit"}, "aarch64": {"linuxkit"}},
+	"go":       {"": {rebuiltGo}}, // see UseOther
 }
 
 // Files returns the names of the files of a component for an architecture.
@@ -71,6 +72,8 @@ type Builder struct {
 	Series       string            // of the locked kernel and neb's options; "" for the default one
 
 	Sharing *Sharing // nil: build everything here
+
+	other *other // nil unless UseOther was called
 
 	isolation struct {
 		sync.Mutex

@@ -501,6 +501,39 @@ func TestSeries(t *testing.T) {
 	}
 }
 
+// The second compilers are inputs of what they make, and of nothing else.
+func TestOtherInputs(t *testing.T) {
+	l := mustLock(t)
+	plan := func(o *other) map[string]job {
+		t.Helper()
+		b := &Builder{Lock: l, Source: sourceOf(t), other: o}
+		jobs, err := b.plan(t.Context(), "aarch64", Names)
+		if err != nil {
+			t.Fatal(err)
+		}
+		by := map[string]job{}
+		for _, j := range jobs {
+			by[j.name] = j
+		}
+		return by
+	}
+	tools, err := (&Builder{Lock: l}).toolchain(lock.OtherGo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	standard, others := plan(nil), plan(&other{inputs: tools.inputs()})
+	for name, compiler := range map[string]string{"kernel": "gcc-13-aarch64-linux-gnu",
+		"init": "golang-1.25-go", "linuxkit": "golang-1.25-go"} {
+		has := func(j job) bool {
+			return slices.ContainsFunc(j.inputs, func(i Input) bool { return i.Name == compiler })
+		}
+		if has(standard[name]) || !has(others[name]) || standard[name].key() == others[name].key() {
+			t.Errorf("%s: %s is an input: %v, with other compilers: %v; keys %s, %s", name, compiler,
+				has(standard[name]), has(others[name]), standard[name].key(), others[name].key())
+		}
+	}
+}
+
 func TestUnknown(t *testing.T) {
 	b := &Builder{}
 	if _, err := b.Build(t.Context(), "riscv64", "init"); err == nil || !strings.Contains(err.Error(), `"riscv64": expected x86_64 or aarch64`) {

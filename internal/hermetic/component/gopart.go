@@ -81,6 +81,9 @@ func (b *Builder) goJob(name string) func(context.Context, string) (job, error) 
 			return job{}, fmt.Errorf("neb.lock: no Go toolchain for this machine (%s)", runtime.GOARCH)
 		}
 		inputs := lockedInputs("go toolchain", toolchain)
+		if b.other != nil {
+			inputs = append(inputs, b.other.inputs...)
+		}
 		texts := map[string]string{}
 		for _, file := range prog.files {
 			text, err := os.ReadFile(filepath.Join(source, file))
@@ -162,8 +165,11 @@ func goRootKey(toolchain lock.File) string {
 }
 
 // goRoot returns the unpacked Go toolchain of the lock, an output of the store. The machine's own Go is
-// never used, because distributions patch it.
+// never used, because distributions patch it. After [Builder.UseOther] it is that toolchain, compiled anew.
 func (b *Builder) goRoot(ctx context.Context) (string, error) {
+	if b.other != nil {
+		return b.other.goRoot, nil
+	}
 	toolchain := b.Lock.Go.Hosts[runtime.GOARCH]
 	dir, _, err := b.Store.Output(ctx, goRootKey(toolchain), func(dir string) error {
 		if err := b.Fetch(ctx, []lock.File{toolchain}); err != nil {

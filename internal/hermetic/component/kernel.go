@@ -72,7 +72,11 @@ func (b *Builder) kernelJob(ctx context.Context, arch string) (job, error) {
 		return job{}, fmt.Errorf("kernel %s: %w", arch, err)
 	}
 	a := kernelArch[arch]
-	tools, err := b.toolchain(lock.Base, a.set)
+	sets := []string{lock.Base, a.set}
+	if b.other != nil {
+		sets = append(sets, lock.OtherGCC)
+	}
+	tools, err := b.toolchain(sets...)
 	if err != nil {
 		return job{}, err
 	}
@@ -140,7 +144,7 @@ func (b *Builder) compileKernel(ctx context.Context, r *run, root string, fragme
 		"CROSS_COMPILE=" + a.cross,
 		"TARGET=" + a.target,
 		"IMAGE=" + a.image,
-		fmt.Sprintf("MAKEFLAGS=-j%d", b.jobs()),
+		"MAKEFLAGS=" + b.makeFlags(a.cross),
 	}, kernelEnv...)
 	command := func(script string) sandbox.Command {
 		return sandbox.Command{Root: root, Env: env,
@@ -197,6 +201,16 @@ func (b *Builder) compileKernel(ctx context.Context, r *run, root string, fragme
 		}
 	}
 	return os.WriteFile(filepath.Join(r.dir, "cmdline"), []byte(kernel.Cmdline(r.arch)+"\n"), 0o644)
+}
+
+// makeFlags returns the parameters of make: the number of jobs and, after [Builder.UseOther], the compiler.
+func (b *Builder) makeFlags(cross string) string {
+	flags := fmt.Sprintf("-j%d", b.jobs())
+	if b.other != nil {
+		const gcc = "gcc-" + lock.OtherGCCVersion
+		flags += fmt.Sprintf(" -- CC=%s%s HOSTCC=%s%[2]s", cross, gcc, kernelArch[Host()].cross)
+	}
+	return flags
 }
 
 // object matches the lines that make prints for each object of the kernel and its tools.

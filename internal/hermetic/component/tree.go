@@ -10,9 +10,10 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/hermetic/tree"
 )
 
-// hashTree returns the hash of a directory without .git: names, permission to execute, and content.
-func hashTree(ctx context.Context, dir string) (string, error) {
-	entries, err := tree.List(ctx, dir, ".git")
+// hashTree returns the hash of a directory without .git and the top-level names in skip: names, permission to
+// execute, and content.
+func hashTree(ctx context.Context, dir string, skip ...string) (string, error) {
+	entries, err := tree.List(ctx, dir, append(skip, ".git")...)
 	for i := range entries {
 		m := &entries[i].Mode
 		*m &= fs.ModeType | 0o100

@@ -31,6 +31,15 @@ const (
 	GCCaarch64 = "gcc-aarch64" // the compiler for aarch64: native or cross, depending on the host
 	Emulator   = "emulator"    // QEMU for both architectures; its packages are in [Lock].Emulator
 	EROFS      = "erofs"       // mkfs.erofs and fsck.erofs
+	OtherGo    = "other-go"    // another Go, which compiles the locked one from its source
+	OtherGCC   = "other-gcc"   // another gcc, for both architectures
+)
+
+// Versions of the compilers in [OtherGo] and [OtherGCC], as in the names of their packages. No build uses
+// them, only the check that two compilers agree.
+const (
+	OtherGoVersion  = "1.25"
+	OtherGCCVersion = "13"
 )
 
 // The parts of a lock. Each can be resolved anew alone.
@@ -45,7 +54,7 @@ var (
 	// Hosts are Debian's names of the machines that a lock holds a toolchain for.
 	Hosts = []string{"amd64", "arm64"}
 	// Sets lists all sets, in the order in which a lock names them.
-	Sets = []string{Base, GCCx86_64, GCCaarch64, Emulator, EROFS}
+	Sets = []string{Base, GCCx86_64, GCCaarch64, Emulator, EROFS, OtherGo, OtherGCC}
 	// Parts lists all parts, in the order in which a lock names them.
 	Parts = []string{PartKernel, PartSeries, PartToolchain, PartEmulator}
 )
@@ -138,18 +147,38 @@ func (l *Lock) Source(series string) (File, error) {
 		"'neb update kernel --series' adds others", series, strings.Join(held, ", "))
 }
 
-// All returns all files of the lock but those of Series, for all hosts, each once.
+// All returns all files of the lock but those of Series and [Lock.Others], for all hosts, each once.
 func (l *Lock) All() []File {
 	files := []File{l.Kernel}
 	for _, host := range Hosts {
 		files = append(files, l.Go.Hosts[host])
 	}
 	for _, p := range l.packages() {
-		if !slices.Contains(files, p.File) { // the same library can be in both lists
+		if !p.other() && !slices.Contains(files, p.File) { // the same library can be in both lists
 			files = append(files, p.File)
 		}
 	}
 	return files
+}
+
+// Others returns the packages that only [OtherGo] and [OtherGCC] need, for all hosts.
+func (l *Lock) Others() []File {
+	var files []File
+	for _, p := range l.Packages {
+		if p.other() {
+			files = append(files, p.File)
+		}
+	}
+	return files
+}
+
+func (p Package) other() bool {
+	for _, sets := range p.Sets {
+		if slices.ContainsFunc(sets, func(set string) bool { return set != OtherGo && set != OtherGCC }) {
+			return false
+		}
+	}
+	return true
 }
 
 // packages returns the packages of all sets.

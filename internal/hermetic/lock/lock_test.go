@@ -221,6 +221,17 @@ func TestFiles(t *testing.T) {
 			}
 		}
 	}
+	// The second compilers are not among what every build may need.
+	gcc := "gcc-" + OtherGCCVersion + "-x86-64-linux-gnu"
+	for name, others := range map[string]bool{
+		gcc: true, "golang-" + OtherGoVersion + "-go": true, "gcc": false, "libtinfo6": false,
+	} {
+		named := func(f File) bool { return f.Name == name }
+		all := slices.ContainsFunc(l.All(), named)
+		if slices.ContainsFunc(l.Others(), named) != others || all == others {
+			t.Errorf("%s: in All: %v, in Others: %v", name, all, !all)
+		}
+	}
 	if _, err := l.Files("riscv64", Base); err == nil || !strings.Contains(err.Error(), `"riscv64"`) {
 		t.Errorf("unknown host: %v", err)
 	}
@@ -368,7 +379,7 @@ func TestDiff(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("expected\n%s\nfound\n%s", strings.Join(want, "\n"), strings.Join(got, "\n"))
 	}
-	if n := len(Diff(&Lock{}, small())); n != len(small().All()) {
+	if n := len(Diff(&Lock{}, small())); n != len(small().All())+len(small().Others()) {
 		t.Errorf("from nothing: expected every file to be new, found %d", n)
 	}
 	if changes := Diff(small(), small()); len(changes) != 0 {

@@ -30,6 +30,10 @@ var Roots = []Root{
 	{GCCaarch64, "amd64", []string{"gcc-aarch64-linux-gnu"}, "cross; the kernel brings its own headers"},
 	{Emulator, "", []string{"qemu-system-x86", "qemu-system-arm"}, "QEMU for either architecture"},
 	{EROFS, "", []string{"erofs-utils"}, "the compressed root"},
+	{OtherGo, "", []string{"golang-" + OtherGoVersion + "-go", "coreutils"},
+		"Debian compiled it with Go packages of its own; env and uname are called"},
+	{OtherGCC, "", []string{"gcc-" + OtherGCCVersion + "-x86-64-linux-gnu", "gcc-" + OtherGCCVersion +
+		"-aarch64-linux-gnu"}, "native and cross"},
 }
 
 // RootsOf returns the roots of a part of the lock on a host. The emulator's packages are a part, those of all

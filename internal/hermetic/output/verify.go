@@ -21,6 +21,8 @@ type Finding struct {
 	State    State  `json:"state"`
 	Expected string `json:"expected,omitempty"` // SHA-256
 	Found    string `json:"found,omitempty"`    // SHA-256
+
+	Details []string `json:"details,omitempty"` // of files that another compiler made
 }
 
 // State is the result of comparing a file with the one that source and lock make.
@@ -31,6 +33,8 @@ const (
 	Different  State = "different"
 	Missing    State = "missing"
 	Unexpected State = "unexpected" // a file that no component makes
+	// a file of a kernel that another compiler made in another way
+	Varies State = "varies"
 )
 
 // Components returns the components in dir, by architecture: those with at least one file in dir or in

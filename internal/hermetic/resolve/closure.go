@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -12,19 +13,21 @@ import (
 )
 
 // unneeded lists dependencies that are left out because no build uses them; each would add megabytes to a
-// first build. The names of native packages stand for those of the cross compilers (…-arm64-cross) too.
+// first build. The names of native packages without gcc's version stand for those with it and for those of
+// the cross compilers (…-arm64-cross) too.
 var unneeded = []struct {
 	of, needs string
 	why       string
 }{
-	{"libgcc-14-dev", "libasan8", "address sanitizer of user programs: -fsanitize=address"},
-	{"libgcc-14-dev", "libhwasan0", "the same with hardware tags"},
-	{"libgcc-14-dev", "liblsan0", "leak sanitizer: -fsanitize=leak"},
-	{"libgcc-14-dev", "libtsan2", "thread sanitizer: -fsanitize=thread"},
-	{"libgcc-14-dev", "libubsan1", "undefined behaviour sanitizer; the kernel brings its own"},
-	{"libgcc-14-dev", "libitm1", "transactional memory: -fgnu-tm"},
-	{"libgcc-14-dev", "libgomp1", "OpenMP: -fopenmp"},
-	{"libgcc-14-dev", "libquadmath0", "Fortran's and C's 128-bit floats"},
+	{"libgcc-dev", "libasan8", "address sanitizer of user programs: -fsanitize=address"},
+	{"libgcc-dev", "libhwasan0", "the same with hardware tags"},
+	{"libgcc-dev", "liblsan0", "leak sanitizer: -fsanitize=leak"},
+	{"libgcc-dev", "libtsan2", "thread sanitizer: -fsanitize=thread"},
+	{"libgcc-dev", "libubsan1", "undefined behaviour sanitizer; the kernel brings its own"},
+	{"libgcc-dev", "libitm1", "transactional memory: -fgnu-tm"},
+	{"libgcc-dev", "libgomp1", "OpenMP: -fopenmp"},
+	{"libgcc-dev", "libquadmath0", "Fortran's and C's 128-bit floats"},
+	{"golang-" + lock.OtherGoVersion + "-go", "binutils-gold", "linking with C"},
 	{"binutils", "libgprofng0", "the profiler gprofng"},
 	{"qemu-system-x86", "qemu-system-common",
 		"helpers and modules; nothing that a machine here has is in one"},
@@ -38,13 +41,16 @@ var unneeded = []struct {
 	{"qemu-system-arm", "ipxe-qemu", "the same"},
 }
 
-// native returns the name of a package of a cross compiler without its target.
+// native returns the name of a package of a cross compiler without its target, and that of gcc's library
+// without its version.
 func native(name string) string {
 	for _, target := range []string{"-amd64-cross", "-arm64-cross"} {
 		name = strings.TrimSuffix(name, target)
 	}
-	return name
+	return gccLibrary.ReplaceAllString(name, "libgcc-dev")
 }
+
+var gccLibrary = regexp.MustCompile(`^libgcc-[0-9]+-dev$`)
 
 // universe holds all packages that are available for a host.
 type universe struct {

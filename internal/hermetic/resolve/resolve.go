@@ -27,9 +27,12 @@ import (
 const (
 	component     = "main"
 	defaultKernel = lock.KernelSource + kernel.DefaultSeries
-	// emulatorSource is the only source package taken from backports: machines need a device of QEMU 10.1.
-	emulatorSource = "qemu"
 )
+
+// backported lists the source packages whose packages are taken from backports; others there are newer than
+// their closure needs. Machines need a device of QEMU 10.1, and the Go of Debian 13 is too old to compile
+// the locked one.
+var backported = []string{"qemu", "golang-" + lock.OtherGoVersion}
 
 var (
 	mainSuite     = place{lock.Debian, "trixie"}
@@ -41,10 +44,9 @@ var (
 	// The toolchain reads trusted input only, so a package comes from the security archive only if the main
 	// archive lacks it: the main archive keeps a file for months, until the next point release, the
 	// security archive may replace it any day.
-	toolchainSuites = []place{mainSuite, securitySuite}
-	// The QEMU of Debian 13 lacks the front end for the NSM device.
-	backportsSuite = place{lock.Debian, "trixie-backports"}
-	emulatorSuites = []place{backportsSuite, mainSuite, securitySuite}
+	toolchainSuites = []place{mainSuite, securitySuite, backportsSuite}
+	backportsSuite  = place{lock.Debian, "trixie-backports"}
+	emulatorSuites  = []place{backportsSuite, mainSuite, securitySuite}
 	// Kernels of other series than the default one.
 	seriesSuites = append(kernelSuites[:len(kernelSuites):len(kernelSuites)], backportsSuite)
 )
@@ -280,8 +282,7 @@ func (r *resolver) packages(ctx context.Context, part string, suites []place) ([
 		}
 		for _, p := range suites {
 			err := r.each(ctx, p, "binary-"+host+"/Packages", func(s debian.Stanza) error {
-				// Other packages of backports are newer than the closure needs.
-				if p == backportsSuite && cmp.Or(s["Source"], s["Package"]) != emulatorSource {
+				if p == backportsSuite && !slices.Contains(backported, cmp.Or(s["Source"], s["Package"])) {
 					return nil
 				}
 				c, err := r.candidate(p, s)

@@ -25,13 +25,17 @@ func pkg(name, version, arch string, more ...string) string {
 	return mirror.Stanza(name, version, arch, []byte(name+version+arch), more...)
 }
 
-// roots are stanzas of all packages that a host's sets begin with, but for those that are named.
+const otherGo = "golang-" + lock.OtherGoVersion
+
+// roots are stanzas of all packages that a host's sets begin with, but for those that are named and the other
+// Go.
 func roots(host string, but ...string) string {
 	var b strings.Builder
 	seen := map[string]bool{}
 	for _, r := range lock.Roots {
 		for _, name := range r.Packages {
-			if (r.Host == "" || r.Host == host) && !seen[name] && !slices.Contains(but, name) {
+			if (r.Host == "" || r.Host == host) && !seen[name] && name != otherGo+"-go" &&
+				!slices.Contains(but, name) {
 				b.WriteString(pkg(name, "1.0-1", host))
 			}
 			seen[name] = true
@@ -40,9 +44,11 @@ func roots(host string, but ...string) string {
 	return b.String()
 }
 
-// qemu is QEMU in backports.
-func qemu(host string) string {
+// backports has QEMU and the other Go.
+func backports(host string) string {
 	var b strings.Builder
+	b.WriteString(strings.Replace(pkg(otherGo+"-go", "1.0-1~bpo13+1", host), "Package:",
+		"Source: "+otherGo+"\nPackage:", 1))
 	for _, name := range []string{"qemu-system-arm", "qemu-system-x86"} {
 		b.WriteString(strings.Replace(pkg(name, "1:11.1-1~bpo13+1", host), "Package:",
 			"Source: qemu\nDepends: libc6\nPackage:", 1))
@@ -78,10 +84,10 @@ func newWorld(t *testing.T) *world {
 		// here.
 		backportsSuite: {Archive: backportsSuite.archive, Name: backportsSuite.suite, Signed: now.Add(-time.Hour), Date: now.Add(-20 * time.Hour),
 			Until: now.Add(80 * time.Hour), Key: w.debian, Indexes: map[string]string{
-				"binary-amd64/Packages": qemu("amd64") + pkg("libc6", "9.0-1", "amd64") +
+				"binary-amd64/Packages": backports("amd64") + pkg("libc6", "9.0-1", "amd64") +
 					pkg("linux-source-7.3", "7.3.4-1~bpo13+1", "all") + pkg("linux-source-7.2", "7.2.12-1~bpo13+1", "all") +
 					pkg("linux-source-7.2", "7.2.9-1~bpo13+1", "all") + pkg("linux-source", "7.3.4-1~bpo13+1", "all"),
-				"binary-arm64/Packages": qemu("arm64") + pkg("libc6", "9.0-1", "arm64"),
+				"binary-arm64/Packages": backports("arm64") + pkg("libc6", "9.0-1", "arm64"),
 			}},
 		updatesSuite: {Archive: updatesSuite.archive, Name: updatesSuite.suite, Signed: now.Add(-time.Hour), Date: now.Add(-50 * time.Hour), Until: now.Add(50 * time.Hour),
 			Key: w.debian, Indexes: map[string]string{
@@ -156,6 +162,9 @@ func TestUpdate(t *testing.T) {
 	if bash, _ := packageOf(l, "amd64", "bash"); bash.Version != "1.0-1" || bash.Archive != lock.Debian {
 		t.Errorf("expected bash from the main archive, found %s of %s", bash.Version, bash.Archive)
 	}
+	if p, _ := packageOf(l, "arm64", otherGo+"-go"); !slices.Equal(p.Sets["arm64"], []string{lock.OtherGo}) {
+		t.Errorf("expected the other Go from backports, found %+v", p)
+	}
 	var emulator []string
 	for _, p := range l.Emulator {
 		emulator = append(emulator, p.Name+" "+p.Arch+" "+p.Version)
@@ -177,7 +186,8 @@ func TestUpdate(t *testing.T) {
 		}
 	}
 	if want := []string{"kernel trixie", "kernel trixie-updates", "kernel trixie-security",
-		"toolchain trixie", "toolchain trixie-security", "emulator trixie", "emulator trixie-backports", "emulator trixie-security"}; !slices.Equal(indexes, want) {
+		"toolchain trixie", "toolchain trixie-backports", "toolchain trixie-security", "emulator trixie",
+		"emulator trixie-backports", "emulator trixie-security"}; !slices.Equal(indexes, want) {
 		t.Errorf("expected the indexes %q, found %q", want, indexes)
 	}
 	again, err := w.update(t, lock.Parts...)
