@@ -44,8 +44,10 @@ func TestCheckHardening(t *testing.T) {
 		}
 		for _, test := range []struct{ name, old, new, want string }{
 			{"turned on", "CONFIG_KEXEC=n", "CONFIG_KEXEC=y", "CONFIG_KEXEC is y, expected n: " + whyOther},
-			{"turned off", "CONFIG_VMAP_STACK=y", "# CONFIG_VMAP_STACK is not set", "CONFIG_VMAP_STACK is n, expected y: " + whyStack},
-			{"missing", "CONFIG_FORTIFY_SOURCE=y\n", "", "CONFIG_FORTIFY_SOURCE is n, expected y: " + whyBounds},
+			{"turned off", "CONFIG_VMAP_STACK=y", "# CONFIG_VMAP_STACK is not set",
+				"CONFIG_VMAP_STACK is n, expected y: " + whyStack},
+			{"missing", "CONFIG_FORTIFY_SOURCE=y\n", "", "CONFIG_FORTIFY_SOURCE is n, expected y: " +
+				whyBounds},
 			{"another value", "=65536", "=0", "CONFIG_DEFAULT_MMAP_MIN_ADDR is 0, expected 65536"},
 		} {
 			err := CheckHardening(arch, []byte(strings.Replace(good.String(), test.old, test.new, 1)))

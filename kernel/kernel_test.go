@@ -52,8 +52,9 @@ func TestFragmentsAskForTheEssential(t *testing.T) {
 	}
 	both := map[string]string{
 		"CONFIG_NSM": "m", "CONFIG_MODULES": "y", "CONFIG_VIRTIO_VSOCKETS": "y", "CONFIG_VIRTIO_MMIO": "y",
-		"CONFIG_CPUSETS_V1": "y", "CONFIG_MEMCG_V1": "y", "CONFIG_EROFS_FS_ZIP": "y", "CONFIG_SERIAL_8250_CONSOLE": "y",
-		"CONFIG_NR_CPUS": "128", "CONFIG_PTP_1588_CLOCK_KVM": "y",
+		"CONFIG_CPUSETS_V1": "y", "CONFIG_MEMCG_V1": "y", "CONFIG_EROFS_FS_ZIP": "y",
+		"CONFIG_SERIAL_8250_CONSOLE": "y",
+		"CONFIG_NR_CPUS":             "128", "CONFIG_PTP_1588_CLOCK_KVM": "y",
 	}
 	for _, arch := range Archs {
 		options, err := Requested(Fragments(arch))

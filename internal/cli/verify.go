@@ -103,7 +103,8 @@ func (o *verifyOptions) verifyDir(ctx context.Context, s streams, dir string) er
 	}
 	defer done()
 	if o.signKey != "" && o.cached {
-		return usagef("--sign cannot be combined with --cached: the statement is about a build of this machine")
+		return usagef("--sign cannot be combined with --cached: the statement is about a build of this " +
+			"machine")
 	}
 	b.Fresh = !o.cached
 	var findings []output.Finding

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"go/ast"
 	"go/parser"
+	"go/scanner"
 	"go/token"
 	"io/fs"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // TestIndex checks that docs/README.md links to each page in docs, and docs/decisions/README.md to each
@@ -244,5 +246,45 @@ func TestLineLength(t *testing.T) {
 				t.Errorf("%s:%d: %d columns, expected at most 110", page, i+1, len([]rune(line)))
 			}
 		}
+	}
+}
+
+// TestGoLineLength keeps Go at 110 columns, of which a tab takes 4. Lines of raw strings may be longer.
+func TestGoLineLength(t *testing.T) {
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if name := d.Name(); d.IsDir() && (name == "result" || name != ".." && strings.HasPrefix(name, ".")) {
+			return filepath.SkipDir
+		}
+		if filepath.Ext(path) != ".go" {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		var s scanner.Scanner
+		file := token.NewFileSet().AddFile(path, -1, len(text))
+		s.Init(file, text, nil, 0)
+		raw := map[int]bool{}
+		for pos, tok, lit := s.Scan(); tok != token.EOF; pos, tok, lit = s.Scan() {
+			if tok == token.STRING && lit[0] == '`' {
+				for i := range strings.Count(lit, "\n") + 1 {
+					raw[file.Line(pos)+i] = true
+				}
+			}
+		}
+		for i, line := range strings.Split(string(text), "\n") {
+			n := utf8.RuneCountInString(strings.ReplaceAll(line, "\t", "    "))
+			if n > 110 && !raw[i+1] {
+				t.Errorf("%s:%d: %d columns, expected at most 110", path, i+1, n)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

@@ -16,9 +16,9 @@ import (
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/vm"
 )
 
-// TestPCIeKernel boots the kernel of the profile pcie as docs/kernel.md describes: from an erofs on /dev/vda, a disk
-// on the PCI bus, that dm-verity verifies. Then a bit of the disk is changed. The emulator in the store has no
-// such bus, so the QEMU in PATH is used.
+// TestPCIeKernel boots the kernel of the profile pcie as docs/kernel.md describes: from an erofs on /dev/vda,
+// a disk on the PCI bus, that dm-verity verifies. Then a bit of the disk is changed. The emulator in the
+// store has no such bus, so the QEMU in PATH is used.
 func TestPCIeKernel(t *testing.T) {
 	qemu, mkfs := require.Command(t, "qemu-system-x86_64"), require.Command(t, "mkfs.erofs")
 	verity := require.Command(t, "veritysetup")

@@ -280,8 +280,8 @@ func (b *Builder) mode(ctx context.Context, dir string) (sandbox.Mode, error) {
 	return mode, nil
 }
 
-// sandboxed runs a command of a job. It sets c.Work and c.Output. In /out it leaves files only: outside of the
-// sandbox a link would lead to a file of this machine.
+// sandboxed runs a command of a job. It sets c.Work and c.Output. In /out it leaves files only: outside of
+// the sandbox a link would lead to a file of this machine.
 func (r *run) sandboxed(ctx context.Context, c sandbox.Command) error {
 	c.Work = r.work
 	c.Output = r.log
@@ -290,7 +290,8 @@ func (r *run) sandboxed(ctx context.Context, c sandbox.Command) error {
 	entries, _ := os.ReadDir(out) // what fails here fails again when the files are used
 	for _, e := range entries {
 		if !e.Type().IsRegular() {
-			err = errors.Join(err, fmt.Errorf("%s/%s: expected a file, found %v", sandbox.Out, e.Name(), e.Type()),
+			err = errors.Join(err, fmt.Errorf("%s/%s: expected a file, found %v", sandbox.Out, e.Name(),
+				e.Type()),
 				os.RemoveAll(filepath.Join(out, e.Name())))
 		}
 	}

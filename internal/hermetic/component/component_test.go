@@ -128,7 +128,8 @@ func fakeBuilder(dir string) (*Builder, error) {
 // download puts a file into the store as if it had been fetched.
 func download(s *store.Store, name string, content []byte) lock.File {
 	sum := sha256.Sum256(content)
-	f := lock.File{Name: name, Version: "1", Path: "pool/" + name + ".bin", Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:])}
+	f := lock.File{Name: name, Version: "1", Path: "pool/" + name + ".bin", Size: int64(len(content)),
+		SHA256: hex.EncodeToString(sum[:])}
 	if _, err := os.Stat(s.Path(f)); err != nil {
 		_ = os.WriteFile(s.Path(f), content, 0o644)
 	}
@@ -167,7 +168,8 @@ func TestRecipe(t *testing.T) {
 	require.Sandbox(t)
 	b, events := newFake(t)
 	b.Jobs = 3
-	r := fakeRecipe("copy /src/source.bin /out/copied\nenv /out/env\necho CC one\necho other\necho CC two\necho CC three\n")
+	r := fakeRecipe("copy /src/source.bin /out/copied\nenv /out/env\necho CC one\necho other\necho CC " +
+		"two\necho CC three\n")
 	o, err := b.recipe(t.Context(), "thing", r)
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +177,8 @@ func TestRecipe(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(o.Dir, "copied")); err != nil || string(text) != "the source" {
 		t.Errorf("found %q, %v", text, err)
 	}
-	if env, err := os.ReadFile(filepath.Join(o.Dir, "env")); err != nil || !strings.Contains(string(env), "JOBS=3") {
+	if env, err := os.ReadFile(filepath.Join(o.Dir, "env")); err != nil ||
+		!strings.Contains(string(env), "JOBS=3") {
 		t.Errorf("found %q, %v", env, err)
 	}
 	entries, _ := os.ReadDir(o.Dir)
@@ -202,8 +205,10 @@ func TestRecipe(t *testing.T) {
 	}
 	// Other inputs, another output.
 	for what, change := range map[string]func(b *Builder, r *recipe){
-		"script":    func(_ *Builder, r *recipe) { r.script += "# more\n" },
-		"source":    func(b *Builder, _ *recipe) { b.Lock.Kernel = download(b.Store, "source", []byte("other")) },
+		"script": func(_ *Builder, r *recipe) { r.script += "# more\n" },
+		"source": func(b *Builder, _ *recipe) {
+			b.Lock.Kernel = download(b.Store, "source", []byte("other"))
+		},
 		"toolchain": func(b *Builder, _ *recipe) { b.Lock.Packages[0].Version = "2" },
 	} {
 		c, d := *b.Lock, r
@@ -246,7 +251,9 @@ func TestFresh(t *testing.T) {
 		t.Fatal(err)
 	}
 	var events []progress.Event
-	fresh := &Builder{Store: b.Store, Lock: b.Lock, Fresh: true, Progress: func(e progress.Event) { events = append(events, e) }}
+	fresh := &Builder{Store: b.Store, Lock: b.Lock, Fresh: true, Progress: func(e progress.Event) {
+		events = append(events, e)
+	}}
 	f, err := fresh.recipe(t.Context(), "thing", r)
 	if err != nil || f.Dir == "" || len(events) == 0 || len(f.Inputs) != len(o.Inputs) {
 		t.Errorf("found %+v after %d events, %v", f, len(events), err)
@@ -294,7 +301,8 @@ func TestFailureShowsTheLog(t *testing.T) {
 func TestNothingMade(t *testing.T) {
 	require.Sandbox(t)
 	b, _ := newFake(t)
-	if _, err := b.recipe(t.Context(), "thing", fakeRecipe("echo hello\n")); err == nil || !strings.Contains(err.Error(), "left no output") {
+	if _, err := b.recipe(t.Context(), "thing", fakeRecipe("echo hello\n")); err == nil ||
+		!strings.Contains(err.Error(), "left no output") {
 		t.Errorf("found %v", err)
 	}
 }
@@ -383,11 +391,13 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	sh, _ := fakeShell()
-	script := "echo start\nsleep 100ms\ncopy /src/source.bin /out/half\nsleep 100ms\ncopy /src/source.bin /out/copied\n"
+	script := "echo start\nsleep 100ms\ncopy /src/source.bin /out/half\nsleep 100ms\ncopy /src/source.bin " +
+		"/out/copied\n"
 	killed := 0
 	for after := 5 * time.Millisecond; ; after += 15 * time.Millisecond {
 		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = append(os.Environ(), "NEB_TEST_BUILD_IN="+dir, "NEB_TEST_SCRIPT="+script, "NEB_TEST_SHELL="+sh)
+		cmd.Env = append(os.Environ(), "NEB_TEST_BUILD_IN="+dir, "NEB_TEST_SCRIPT="+script, "NEB_TEST_SHELL="+
+			sh)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -466,7 +476,8 @@ func TestNoSpaceLeft(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "no space left on device") {
 		t.Errorf("found %v", err)
 	}
-	if _, err := b.recipe(t.Context(), "thing", fakeRecipe("copy /src/source.bin /out/copied\n")); err != nil {
+	if _, err := b.recipe(t.Context(), "thing",
+		fakeRecipe("copy /src/source.bin /out/copied\n")); err != nil {
 		t.Errorf("with space again: %v", err)
 	}
 }
@@ -549,9 +560,10 @@ func TestFreshFiles(t *testing.T) {
 	require.Sandbox(t)
 	b, _ := newFake(t)
 	b.Fresh = true
-	o, err := b.build(t.Context(), job{name: "init", arch: "x86_64", make: func(_ context.Context, r *run) error {
-		return os.WriteFile(filepath.Join(r.dir, "init"), []byte("init"), 0o755)
-	}})
+	o, err := b.build(t.Context(), job{name: "init", arch: "x86_64",
+		make: func(_ context.Context, r *run) error {
+			return os.WriteFile(filepath.Join(r.dir, "init"), []byte("init"), 0o755)
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -334,7 +334,8 @@ func placeLockedKernel(ctx context.Context, b *Builder, r *run, source lock.File
 		}
 		if ok, _ := path.Match("usr/src/linux-source-*.tar.xz", strings.TrimPrefix(h.Name, "./")); ok &&
 			h.Typeflag == tar.TypeReg {
-			return tree.WriteFile(filepath.Join(r.work, "src", "linux.tar"), 0o644, stream.Reader(ctx, archive))
+			return tree.WriteFile(filepath.Join(r.work, "src", "linux.tar"), 0o644,
+				stream.Reader(ctx, archive))
 		}
 	}
 }

@@ -18,8 +18,8 @@ import (
 )
 
 // The locked Go toolchain gets a linker that changes every program it links. Debian's Go makes from the
-// source of that toolchain the one of neb.lock, byte for byte, and names the linker; and the toolchain that it
-// made makes the init of neb.lock.
+// source of that toolchain the one of neb.lock, byte for byte, and names the linker; and the toolchain that
+// it made makes the init of neb.lock.
 func TestOtherToolchain(t *testing.T) {
 	b := sharedBuilder(t)
 	packages, err := b.Lock.Files(runtime.GOARCH, lock.OtherGo)
@@ -74,7 +74,8 @@ func TestOtherToolchain(t *testing.T) {
 	}
 }
 
-// withLinker returns a Go toolchain's module, with a linker that gives a section of each program another name.
+// withLinker returns a Go toolchain's module, with a linker that gives a section of each program another
+// name.
 func withLinker(t *testing.T, path, link string) []byte {
 	t.Helper()
 	archive, err := zip.OpenReader(path)

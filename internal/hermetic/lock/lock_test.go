@@ -102,7 +102,8 @@ func TestSeries(t *testing.T) {
 	if err != nil || !slices.Equal(got.Series, series) {
 		t.Fatalf("expected both, the older first, found %+v (%v)", got, err)
 	}
-	for name, want := range map[string]File{"": l.Kernel, "6.12": l.Kernel, "7.3": series[0], "7.10": series[1]} {
+	for name, want := range map[string]File{"": l.Kernel, "6.12": l.Kernel, "7.3": series[0],
+		"7.10": series[1]} {
 		if f, err := got.Source(name); err != nil || f != want {
 			t.Errorf("series %q: found %s, %v", name, f.Name, err)
 		}
@@ -119,7 +120,8 @@ func TestSeries(t *testing.T) {
 	for _, c := range Diff(small(), got) {
 		changes = append(changes, c.String())
 	}
-	if want := []string{"linux-source-7.10 (all): added, 7.10.1-1", "linux-source-7.3 (all): added, 7.3.4-1~bpo13+1"}; !slices.Equal(changes, want) {
+	if want := []string{"linux-source-7.10 (all): added, 7.10.1-1",
+		"linux-source-7.3 (all): added, 7.3.4-1~bpo13+1"}; !slices.Equal(changes, want) {
 		t.Errorf("expected %q, found %q", want, changes)
 	}
 	if l.Series = nil; !bytes.Equal(l.Bytes(), without) {
@@ -285,14 +287,20 @@ func TestBadLocks(t *testing.T) {
 		{"field of a package twice", in("bash", `"arch"`, `"version":"0","arch"`), []string{"not in canonical form"}},
 		{"field in other case", in("bash", `"arch"`, `"Arch"`), []string{"not in canonical form"}},
 		{"part missing", without(`"kernel":`), []string{`"name" is missing`}},
-		{"series of the default kernel", in("linux-source-7.3", "-7.3", "-6.12"), []string{"other than linux-source-6.12"}},
+		{"series of the default kernel", in("linux-source-7.3", "-7.3", "-6.12"),
+			[]string{"other than linux-source-6.12"}},
 		{"series of another package", in("linux-source-7.3", "linux-source-7.3", "linux-image-7.3"),
 			[]string{"series", "found linux-image-7.3"}},
-		{"series without a hash", in("linux-source-7.3", hash(10), ""), []string{"linux-source-7.3", "sha256"}},
-		{"hash too short", in("bash", bashHash, bashHash[:63]), []string{"bash", "64 lower-case hexadecimal digits", bashHash[:63]}},
-		{"hash in capitals", in("bash", bashHash, strings.Repeat("A", 64)), []string{"64 lower-case hexadecimal digits"}},
-		{"hash with other signs", in("bash", bashHash, strings.Repeat("g", 64)), []string{"64 lower-case hexadecimal digits"}},
-		{"hash of another kind", in("bash", bashHash, "sha256:"+bashHash), []string{"64 lower-case hexadecimal digits"}},
+		{"series without a hash", in("linux-source-7.3", hash(10), ""), []string{"linux-source-7.3",
+			"sha256"}},
+		{"hash too short", in("bash", bashHash, bashHash[:63]),
+			[]string{"bash", "64 lower-case hexadecimal digits", bashHash[:63]}},
+		{"hash in capitals", in("bash", bashHash, strings.Repeat("A", 64)),
+			[]string{"64 lower-case hexadecimal digits"}},
+		{"hash with other signs", in("bash", bashHash, strings.Repeat("g", 64)),
+			[]string{"64 lower-case hexadecimal digits"}},
+		{"hash of another kind", in("bash", bashHash, "sha256:"+bashHash),
+			[]string{"64 lower-case hexadecimal digits"}},
 		{"no hash", in("bash", bashHash, ""), []string{"bash"}},
 		{"size 0", in("bash", `"size":1000`, `"size":0`), []string{"size", "found 0"}},
 		{"size below 0", in("bash", `"size":1000`, `"size":-1`), []string{"size", "found -1"}},
@@ -310,9 +318,11 @@ func TestBadLocks(t *testing.T) {
 		{"set of the wrong host", in("bash", `{"amd64":["base"]}`, `{"arm64":["base"]}`), []string{"bash", "amd64", "arm64"}},
 		{"set twice", in("bash", `["base"]`, `["base","base"]`), []string{"not in canonical form"}},
 		{"no sets", in("bash", `{"amd64":["base"]}`, `{}`), []string{"no sets"}},
-		{"package twice", strings.Replace(good, lines[bash-1], lines[bash-1]+"\n"+lines[bash-1], 1), []string{"not in canonical form"}},
+		{"package twice", strings.Replace(good, lines[bash-1], lines[bash-1]+"\n"+lines[bash-1], 1),
+			[]string{"not in canonical form"}},
 		{"out of order", strings.Replace(strings.Replace(good, lines[bash-1]+"\n", "", 1),
-			"\"packages\": [\n", "\"packages\": [\n"+lines[bash-1]+"\n", 1), []string{"not in canonical form"}},
+			"\"packages\": [\n", "\"packages\": [\n"+lines[bash-1]+"\n", 1),
+			[]string{"not in canonical form"}},
 		{"root missing", without(`{"name":"bison"`), []string{"package bison is missing", "set base", "host amd64", "neb update toolchain"}},
 		{"dependency missing", without(`{"name":"libtinfo6"`), []string{"package libtinfo6 is missing", "bash", "needs it"}},
 		{"needs what is not in its set", in("bash", `"needs":["libtinfo6"]`, `"needs":["meson"]`), []string{"package meson is missing"}},
@@ -323,7 +333,8 @@ func TestBadLocks(t *testing.T) {
 		{"wrong date of an index", strings.Replace(good, `"date":"2026`, `"date":"26`, 1), []string{"parsing time", "26-11"}},
 		{"unknown part of an index", strings.Replace(good, `"part":"kernel"`, `"part":"firmware"`, 1), []string{"part", "firmware"}},
 		{"blanks", strings.Replace(good, `{"name":"bash"`, `{ "name":"bash"`, 1), []string{"not in canonical form"}},
-		{"line breaks of another system", strings.ReplaceAll(good, "\n", "\r\n"), []string{"not in canonical form"}},
+		{"line breaks of another system", strings.ReplaceAll(good, "\n", "\r\n"),
+			[]string{"not in canonical form"}},
 		{"something behind the end", good + "{}\n", []string{"not in canonical form"}},
 		{"no line break at the end", strings.TrimSuffix(good, "\n"), []string{"not in canonical form"}},
 	} {

@@ -62,8 +62,8 @@ func CompareOther(dir string, built []Set) ([]Finding, error) {
 var ofCompiler = regexp.MustCompile(`^(# )?CONFIG_(CC|GCC)_|^section |^[0-9]+ bytes$`)
 
 // vary compares a file of a kernel with that of another compiler, by their descriptions: details has the
-// lines of the first after "-", of the second after "+". The state is Different if one of them does not depend
-// on the compiler.
+// lines of the first after "-", of the second after "+". The state is Different if one of them does not
+// depend on the compiler.
 func vary(file, other string) (state State, details []string, err error) {
 	a, err := describe(file)
 	if err != nil {

@@ -104,7 +104,8 @@ func locked(l *lock.Lock) map[string][]lock.Package {
 	return map[string][]lock.Package{lock.PartToolchain: l.Packages, lock.PartEmulator: l.Emulator}
 }
 
-// isGone reports whether a locked file must be replaced. Debian's pool has a directory for each source package.
+// isGone reports whether a locked file must be replaced. Debian's pool has a directory for each source
+// package.
 func (r *resolver) isGone(f lock.File) bool {
 	return slices.ContainsFunc(r.gone, func(g lock.File) bool {
 		return f.Archive == g.Archive && path.Dir(f.Path) == path.Dir(g.Path)

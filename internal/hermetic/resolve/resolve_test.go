@@ -72,28 +72,35 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{Archives: mirror.NewArchives(t), debian: mirror.Key(t, "debian", now), security: mirror.Key(t, "security", now)}
+	w := &world{Archives: mirror.NewArchives(t), debian: mirror.Key(t, "debian", now),
+		security: mirror.Key(t, "security", now)}
 	kernel := pkg("linux-source-6.12", "6.12.107-1", "all") + pkg("linux-source-6.12", "6.12.99-1", "all")
 	w.suites = map[place]*mirror.Suite{
-		mainSuite: {Archive: mainSuite.archive, Name: mainSuite.suite, Signed: now.Add(-time.Hour), Date: now.Add(-100 * time.Hour), Key: w.debian,
+		mainSuite: {Archive: mainSuite.archive, Name: mainSuite.suite, Signed: now.Add(-time.Hour),
+			Date: now.Add(-100 * time.Hour), Key: w.debian,
 			Indexes: map[string]string{
 				"binary-amd64/Packages": roots("amd64") + pkg("libc6", "1.0-1", "amd64") + kernel,
 				"binary-arm64/Packages": roots("arm64") + pkg("libc6", "1.0-1", "arm64") + kernel,
 			}},
 		// QEMU in a newer version than that of the main suite, and a library that must not be taken from
 		// here.
-		backportsSuite: {Archive: backportsSuite.archive, Name: backportsSuite.suite, Signed: now.Add(-time.Hour), Date: now.Add(-20 * time.Hour),
+		backportsSuite: {Archive: backportsSuite.archive, Name: backportsSuite.suite,
+			Signed: now.Add(-time.Hour), Date: now.Add(-20 * time.Hour),
 			Until: now.Add(80 * time.Hour), Key: w.debian, Indexes: map[string]string{
 				"binary-amd64/Packages": backports("amd64") + pkg("libc6", "9.0-1", "amd64") +
-					pkg("linux-source-7.3", "7.3.4-1~bpo13+1", "all") + pkg("linux-source-7.2", "7.2.12-1~bpo13+1", "all") +
-					pkg("linux-source-7.2", "7.2.9-1~bpo13+1", "all") + pkg("linux-source", "7.3.4-1~bpo13+1", "all"),
+					pkg("linux-source-7.3", "7.3.4-1~bpo13+1", "all") + pkg("linux-source-7.2",
+					"7.2.12-1~bpo13+1", "all") +
+					pkg("linux-source-7.2", "7.2.9-1~bpo13+1", "all") + pkg("linux-source", "7.3.4-1~bpo13+1",
+					"all"),
 				"binary-arm64/Packages": backports("arm64") + pkg("libc6", "9.0-1", "arm64"),
 			}},
-		updatesSuite: {Archive: updatesSuite.archive, Name: updatesSuite.suite, Signed: now.Add(-time.Hour), Date: now.Add(-50 * time.Hour), Until: now.Add(50 * time.Hour),
+		updatesSuite: {Archive: updatesSuite.archive, Name: updatesSuite.suite, Signed: now.Add(-time.Hour),
+			Date: now.Add(-50 * time.Hour), Until: now.Add(50 * time.Hour),
 			Key: w.debian, Indexes: map[string]string{
 				"binary-amd64/Packages": "",
 			}},
-		securitySuite: {Archive: securitySuite.archive, Name: securitySuite.suite, Signed: now.Add(-time.Hour), Date: now.Add(-10 * time.Hour), Until: now.Add(90 * time.Hour),
+		securitySuite: {Archive: securitySuite.archive, Name: securitySuite.suite,
+			Signed: now.Add(-time.Hour), Date: now.Add(-10 * time.Hour), Until: now.Add(90 * time.Hour),
 			Key: w.security, Indexes: map[string]string{
 				"binary-amd64/Packages": pkg("linux-source-6.12", "6.12.117-1", "all") +
 					pkg("bash", "1.0-1+deb13u1", "amd64"),
@@ -139,7 +146,9 @@ func wants(t *testing.T, err error, words ...string) {
 
 // packageOf returns the package of the toolchain with a name for a host.
 func packageOf(l *lock.Lock, host, name string) (lock.Package, bool) {
-	i := slices.IndexFunc(l.Packages, func(p lock.Package) bool { return p.Name == name && p.Sets[host] != nil })
+	i := slices.IndexFunc(l.Packages, func(p lock.Package) bool {
+		return p.Name == name && p.Sets[host] != nil
+	})
 	if i < 0 {
 		return lock.Package{}, false
 	}
@@ -210,7 +219,8 @@ func TestPartialUpdate(t *testing.T) {
 			for _, s := range w.suites {
 				s.Date = s.Date.Add(time.Hour)
 				for name, text := range s.Indexes {
-					s.Indexes[name] = strings.NewReplacer("1.0-1", "1.0-2", "6.12.117", "6.12.118", "7.3.4", "7.3.5", "11.1-1",
+					s.Indexes[name] = strings.NewReplacer("1.0-1", "1.0-2", "6.12.117", "6.12.118", "7.3.4",
+						"7.3.5", "11.1-1",
 						"11.2-1").Replace(text)
 				}
 			}
@@ -254,7 +264,8 @@ func TestSeries(t *testing.T) {
 		want      string
 		said, err string
 	}{
-		{series: []string{"8.0"}, want: "", err: "linux-source-8.0 not found in any suite: found linux-source-6.12, linux-source-7.2"},
+		{series: []string{"8.0"}, want: "", err: "linux-source-8.0 not found in any suite: found " +
+			"linux-source-6.12, linux-source-7.2"},
 		{series: []string{Newest, "7.3"}, want: "7.3.4-1~bpo13+1"},
 		{series: []string{"7.2", "6.12"}, want: "7.2.12-1~bpo13+1"},
 		{series: []string{Newest, "7.2"}, want: "7.2.12-1~bpo13+1 7.3.4-1~bpo13+1"},
@@ -264,7 +275,8 @@ func TestSeries(t *testing.T) {
 		{series: []string{"6.12"}, want: ""},
 	} {
 		index := w.suites[backportsSuite].Indexes
-		index["binary-amd64/Packages"] = strings.ReplaceAll(index["binary-amd64/Packages"], step.old, step.new)
+		index["binary-amd64/Packages"] = strings.ReplaceAll(index["binary-amd64/Packages"], step.old,
+			step.new)
 		var said strings.Builder
 		w.options.Series = step.series
 		w.options.Progress = func(e progress.Event) { said.WriteString(e.Note) }
@@ -284,7 +296,8 @@ func TestSeries(t *testing.T) {
 			got = append(got, f.Version)
 		}
 		if strings.Join(got, " ") != step.want || l.Kernel != first.Kernel {
-			t.Errorf("%q: expected %q and the same default kernel, found %q and %s", step.series, step.want, got, l.Kernel.Version)
+			t.Errorf("%q: expected %q and the same default kernel, found %q and %s", step.series, step.want,
+				got, l.Kernel.Version)
 		}
 		if !strings.Contains(said.String(), step.said) {
 			t.Errorf("expected to be told %q, found %q", step.said, &said)
@@ -300,7 +313,8 @@ func TestReplace(t *testing.T) {
 	bash := "/b/bash/bash_"
 	for _, host := range lock.Hosts {
 		w.suites[mainSuite].Indexes["binary-"+host+"/Packages"] = roots(host, "bash", "make") +
-			strings.Replace(pkg("libc6", "1.0-1", host), "main/", "main/g/glibc/", 1) + pkg("make", "1.0-1", host, "Depends: libc6") +
+			strings.Replace(pkg("libc6", "1.0-1", host), "main/", "main/g/glibc/", 1) + pkg("make", "1.0-1",
+			host, "Depends: libc6") +
 			strings.Replace(pkg("bash", "1.0-1", host, "Depends: libc6"), "/bash_", bash, 1) +
 			strings.Replace(pkg("bash-data", "1.0-1", host), "/bash-data_", "/b/bash/bash-data_", 1) +
 			strings.Replace(pkg("linux-source-6.12", "6.12.107-1", "all"), "main/", "main/l/linux/", 1)
@@ -310,18 +324,21 @@ func TestReplace(t *testing.T) {
 	backports["binary-amd64/Packages"] = strings.ReplaceAll(backports["binary-amd64/Packages"],
 		"main/linux-source", "main/l/linux/linux-source")
 	delete(w.suites[securitySuite].Indexes, "binary-arm64/Packages")
-	w.suites[securitySuite].Indexes = map[string]string{"binary-amd64/Packages": "", "binary-arm64/Packages": ""}
+	w.suites[securitySuite].Indexes = map[string]string{"binary-amd64/Packages": "",
+		"binary-arm64/Packages": ""}
 	before, err := w.update(t, lock.Parts...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer := strings.NewReplacer("1.0-1", "1.0-2", "6.12.107", "6.12.108", "Depends: libc6", "Depends: libc6, new")
+	newer := strings.NewReplacer("1.0-1", "1.0-2", "6.12.107", "6.12.108", "Depends: libc6",
+		"Depends: libc6, new")
 	for _, host := range lock.Hosts {
 		index := &w.suites[mainSuite].Indexes
 		(*index)["binary-"+host+"/Packages"] = newer.Replace((*index)["binary-"+host+"/Packages"]) +
 			pkg("new", "3", host)
 	}
-	backports["binary-amd64/Packages"] = strings.ReplaceAll(backports["binary-amd64/Packages"], "7.3.4", "7.3.5")
+	backports["binary-amd64/Packages"] = strings.ReplaceAll(backports["binary-amd64/Packages"], "7.3.4",
+		"7.3.5")
 	w.before, w.options.Series = before, nil
 	replace := func(gone ...lock.File) []string {
 		t.Helper()
@@ -343,7 +360,8 @@ func TestReplace(t *testing.T) {
 	}
 	file, _ := packageOf(before, "amd64", "bash")
 	if got, want := replace(file.File), []string{
-		"bash (amd64): 1.0-1 -> 1.0-2", "bash (arm64): 1.0-1 -> 1.0-2", "new (amd64): added, 3", "new (arm64): added, 3",
+		"bash (amd64): 1.0-1 -> 1.0-2", "bash (arm64): 1.0-1 -> 1.0-2", "new (amd64): added, 3",
+		"new (arm64): added, 3",
 	}; !slices.Equal(got, want) {
 		t.Errorf("bash is gone: expected %q, found %q", want, got)
 	}
@@ -355,7 +373,8 @@ func TestReplace(t *testing.T) {
 		t.Errorf("Go is gone: expected no changes, found %q", got)
 	}
 	index := w.suites[mainSuite].Indexes
-	index["binary-amd64/Packages"] = strings.ReplaceAll(index["binary-amd64/Packages"], "libc6, new", "libc6 (>= 1.0-2)")
+	index["binary-amd64/Packages"] = strings.ReplaceAll(index["binary-amd64/Packages"], "libc6, new",
+		"libc6 (>= 1.0-2)")
 	if got, want := replace(file.File), []string{
 		"bash (amd64): 1.0-1 -> 1.0-2", "bash (arm64): 1.0-1 -> 1.0-2", "libc6 (amd64): 1.0-1 -> 1.0-2",
 		"libc6 (arm64): 1.0-1 -> 1.0-2", "new (arm64): added, 3",
@@ -382,10 +401,13 @@ func TestRefused(t *testing.T) {
 			[]string{"expired", "trixie-security", "2026-11-23T11:59:59Z"}},
 		{"older than the lock", func(_ *testing.T, w *world) {
 			w.before.Indexes = []lock.Index{{Part: lock.PartKernel, Archive: lock.Security,
-				Suite: "trixie-security", Component: "main", Date: now.Add(-9 * time.Hour), SHA256: strings.Repeat("0", 64)}}
+				Suite: "trixie-security", Component: "main", Date: now.Add(-9 * time.Hour),
+				SHA256: strings.Repeat("0", 64)}}
 		}, nil, []string{"older than the lock", "trixie-security", "2026-11-23T02:00:00Z",
 			"2026-11-23T03:00:00Z"}},
-		{"unknown key", func(t *testing.T, w *world) { w.suites[securitySuite].Key = mirror.Key(t, "stranger", now) },
+		{"unknown key", func(t *testing.T, w *world) {
+			w.suites[securitySuite].Key = mirror.Key(t, "stranger", now)
+		},
 			nil,
 			[]string{"invalid OpenPGP signature", "resolve/keys"}},
 		{"key of the other archive", func(_ *testing.T, w *world) { w.suites[securitySuite].Key = w.debian },
@@ -398,7 +420,9 @@ func TestRefused(t *testing.T) {
 			})
 		}, []string{"invalid OpenPGP signature"}},
 		{"not signed", nil, func(w *world, _ func(string)) {
-			w.Change(inRelease, func([]byte) []byte { return []byte("Origin: Debian\nCodename: trixie-security\n") })
+			w.Change(inRelease, func([]byte) []byte {
+				return []byte("Origin: Debian\nCodename: trixie-security\n")
+			})
 		}, []string{"no OpenPGP signature"}},
 		{"more behind the signature", nil, func(w *world, _ func(string)) {
 			w.Change(inRelease, func(b []byte) []byte { return append(b, "\nPackage: evil\n"...) })
