@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,7 +22,7 @@ func TestLockAudit(t *testing.T) {
 		t.Fatal(err)
 	}
 	var all []string
-	for _, f := range l.All() {
+	for _, f := range slices.Concat(l.All(), l.Series, l.Others()) {
 		all = append(all, fmt.Sprintf(`{"name":%q,"version":%q,"architecture":%q,"status":"GOOD"}`, f.Name,
 			f.Version, f.Arch))
 	}
