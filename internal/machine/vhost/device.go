@@ -51,6 +51,8 @@ type Device struct {
 	cancel context.CancelFunc // the device is closed
 	work   sync.WaitGroup
 
+	serving sync.Mutex // held while a QEMU is served: the end of one would stop the queues of the next
+
 	mem      memory
 	features uint64
 	queues   []Queue
@@ -117,6 +119,8 @@ func (d *Device) Close() {
 
 // serve serves one QEMU.
 func (d *Device) serve(conn *net.UnixConn) {
+	d.serving.Lock()
+	defer d.serving.Unlock()
 	stop := context.AfterFunc(d.ctx, func() { conn.Close() })
 	f := frontend{d: d, conn: conn}
 	err := f.serve()
