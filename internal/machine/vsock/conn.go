@@ -56,6 +56,7 @@ type Conn struct {
 	// The rest is guarded by the device's lock; changed is signalled at every change of it.
 	changed sync.Cond
 	state   state
+	opened  bool  // the enclave has answered Dial
 	err     error // why the connection died, where it was not in peace
 	closed  bool  // Close was called
 	served  bool  // its handler has returned
@@ -614,7 +615,7 @@ func (c *Conn) receive(h *header, b *vhost.Buffer) bool {
 		if c.state != waiting || !c.dialled() {
 			return false
 		}
-		c.state = open
+		c.state, c.opened = open, true
 	case opReset:
 		c.die(syscall.ECONNRESET)
 		return true

@@ -231,7 +231,7 @@ func (d *Device) Dial(ctx context.Context, port uint32) (*Conn, error) {
 	c.tell(sayRequest)
 	for {
 		switch {
-		case c.state == open:
+		case c.opened: // and may be dead already: Read returns what it has sent
 			return c, nil
 		case c.state == dead:
 			c.closed = true

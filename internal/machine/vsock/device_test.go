@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nitro-enclaves-bootstrap/neb/internal/machine/vhost"
 	"github.com/nitro-enclaves-bootstrap/neb/internal/testing/virtio"
 )
 
@@ -71,6 +72,25 @@ func TestDial(t *testing.T) {
 		return ch
 	}
 
+	t.Run("answered and reset before Dial looks", func(t *testing.T) {
+		got := dial(t.Context())
+		h, _ := g.expect(opRequest)
+		g.d.vhost.Lock()
+		c := g.d.conns[key{cid: ParentCID, peer: 80, port: h.srcPort}]
+		for _, op := range []uint16{opResponse, opData, opReset} {
+			packet := from(80, h.srcPort, op)
+			packet.len = 4
+			c.receive(&packet, &vhost.Buffer{Out: [][]byte{[]byte("half")}})
+		}
+		g.d.vhost.Unlock()
+		r := <-got
+		if r.err != nil {
+			t.Fatal(r.err)
+		}
+		if b, err := io.ReadAll(r.c); string(b) != "half" || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("read %q, %v", b, err)
+		}
+	})
 	t.Run("answered", func(t *testing.T) {
 		got := dial(t.Context())
 		h, _ := g.expect(opRequest)
