@@ -328,6 +328,7 @@ func TestNetwork(t *testing.T) {
 
 // The other architecture has the same device, process and rules.
 func TestAArch64Network(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	acts := []string{"echo 192.168.127.254:" + w.echo + " 1", "udp 192.168.127.254:" + w.udp}
 	image := ociLayout(t, guestImageFor(t, "arm64", armPath, v1.Config{Entrypoint: []string{"/guest"},

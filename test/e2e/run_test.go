@@ -113,6 +113,7 @@ func (r result) registers(t testing.TB, m measured, names ...string) {
 }
 
 func TestExitStatus(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		cmd  []string
@@ -216,6 +217,7 @@ func TestTwoInterrupts(t *testing.T) {
 // TestExitReport runs what an enclave in production is like, without a console: how the application ended,
 // and its output, come by vsock, where the image asks for that.
 func TestExitReport(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		cmd  []string
@@ -249,6 +251,7 @@ func TestExitReport(t *testing.T) {
 
 // TestAArch64 boots an application for the other architecture.
 func TestAArch64(t *testing.T) {
+	t.Parallel()
 	config := v1.Config{
 		User: "1000", WorkingDir: "/srv", Entrypoint: []string{"/guest"}, Cmd: []string{"hello"},
 	}
@@ -269,6 +272,7 @@ func TestAArch64(t *testing.T) {
 
 // TestWarnings boots in less memory than the image should have: neb warns, and continues.
 func TestWarnings(t *testing.T) {
+	t.Parallel()
 	image := ociLayout(t, guestImage(t, v1.Config{Cmd: []string{"/guest", "hello"}},
 		entry{"noise", 0o644, noise(64 << 20)}))
 	eif, _ := pack(t, image)
@@ -302,6 +306,7 @@ func TestTimeout(t *testing.T) {
 // TestOptions gives the machine's options under nitro-cli's names and under ours, and wants the enclave to
 // see them.
 func TestOptions(t *testing.T) {
+	t.Parallel()
 	image := ociLayout(t, guestImage(t, v1.Config{Entrypoint: []string{"/guest"}, Cmd: []string{"machine"}}))
 	eif, _ := pack(t, image)
 	theirs := strings.Fields("--cpu-count 2 --enclave-cid 4711 --memory 640 --attach-console --timeout 10m " +
@@ -500,6 +505,7 @@ func TestSources(t *testing.T) {
 // TestMeasurements compares what `neb eif build` prints with what the secure module of the booted file
 // reports, for a signed file, and with what an attestation document says to `neb attest verify`.
 func TestMeasurements(t *testing.T) {
+	t.Parallel()
 	certificate, key := signer(t)
 	for _, format := range []string{"cpio", "erofs"} {
 		t.Run(format, func(t *testing.T) {
@@ -517,6 +523,7 @@ func TestMeasurements(t *testing.T) {
 // alone, root, and the registers that the secure module reports. TestNitroCLI of package pack compares them
 // with nitro-cli's formula.
 func TestCompat(t *testing.T) {
+	t.Parallel()
 	image := ociLayout(t, guestImage(t,
 		v1.Config{Entrypoint: []string{"/none"}, Cmd: []string{"/guest", "pcrs", "0", "1", "2"},
 			User: "1000", Env: []string{"A=b"}}))
@@ -603,6 +610,7 @@ func TestAttestation(t *testing.T) {
 
 // TestErofs boots an application from a compressed root: files are whole, and can be changed.
 func TestErofs(t *testing.T) {
+	t.Parallel()
 	body := noise(3<<20 + 17)
 	image := ociLayout(t, guestImage(t,
 		v1.Config{Entrypoint: []string{"/guest"}, Cmd: []string{"sum", "/data/noise", "/guest"}},
