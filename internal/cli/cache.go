@@ -48,7 +48,7 @@ func openCache() (*store.Store, map[string]lock.File, error) {
 		return nil, nil, err
 	}
 	locked := map[string]lock.File{}
-	for _, f := range slices.Concat(l.All(), l.Series, l.Others()) {
+	for _, f := range l.All() {
 		locked[f.SHA256] = f
 	}
 	st, err := store.Open("")

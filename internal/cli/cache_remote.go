@@ -48,7 +48,7 @@ func remoteCommand(s streams, cmd *cobra.Command, flags *buildFlags,
 		if !withDownloads {
 			return nil
 		}
-		files := b.Lock.All()
+		files := b.Lock.Default()
 		// Sources of other series are large, and few use them.
 		if source, err := b.Lock.Source(flags.series); err != nil {
 			return err

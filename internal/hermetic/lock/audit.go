@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 )
 
 // RebuildState is what others found when they built a package again.
@@ -35,7 +34,7 @@ const maxResult = 1 << 20
 func (l *Lock) Audit(paths ...string) ([]Rebuild, error) {
 	var list []Rebuild
 	place := map[[3]string]int{} // in list, by name, version and architecture
-	for _, f := range slices.Concat(l.All(), l.Series, l.Others()) {
+	for _, f := range l.All() {
 		if f.Archive != GoProxy {
 			place[[3]string{f.Name, f.Version, f.Arch}] = len(list)
 			list = append(list, Rebuild{f.Name, f.Version, f.Arch, Unknown})

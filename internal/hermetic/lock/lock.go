@@ -147,8 +147,20 @@ func (l *Lock) Source(series string) (File, error) {
 		"'neb update kernel --series' adds others", series, strings.Join(held, ", "))
 }
 
-// All returns all files of the lock but those of Series and [Lock.Others], for all hosts, each once.
+// All returns all files of the lock, for all hosts, each once.
 func (l *Lock) All() []File {
+	files := append(l.Default(), l.Series...)
+	for _, p := range l.Packages {
+		if p.other() {
+			files = append(files, p.File)
+		}
+	}
+	return files
+}
+
+// Default returns the files that builds of the default kernel need, for all hosts, each once: all but those
+// of Series and the packages that only [OtherGo] and [OtherGCC] need.
+func (l *Lock) Default() []File {
 	files := []File{l.Kernel}
 	for _, host := range Hosts {
 		files = append(files, l.Go.Hosts[host])
@@ -161,17 +173,7 @@ func (l *Lock) All() []File {
 	return files
 }
 
-// Others returns the packages that only [OtherGo] and [OtherGCC] need, for all hosts.
-func (l *Lock) Others() []File {
-	var files []File
-	for _, p := range l.Packages {
-		if p.other() {
-			files = append(files, p.File)
-		}
-	}
-	return files
-}
-
+// other reports whether only [OtherGo] and [OtherGCC] need a package.
 func (p Package) other() bool {
 	for _, sets := range p.Sets {
 		if slices.ContainsFunc(sets, func(set string) bool { return set != OtherGo && set != OtherGCC }) {

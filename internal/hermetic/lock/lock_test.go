@@ -113,7 +113,7 @@ func TestSeries(t *testing.T) {
 		t.Errorf("found %v", err)
 	}
 	// Nobody downloads them who does not ask for them.
-	if slices.ContainsFunc(got.All(), func(f File) bool { return slices.Contains(series, f) }) {
+	if slices.ContainsFunc(got.Default(), func(f File) bool { return slices.Contains(series, f) }) {
 		t.Error("other series are among the files that everybody needs")
 	}
 	var changes []string
@@ -185,7 +185,7 @@ func TestRepositoryLock(t *testing.T) {
 	if len(l.Series) == 0 {
 		t.Error("expected a second kernel series")
 	}
-	for _, f := range append(l.All(), l.Series...) {
+	for _, f := range l.All() {
 		if f.Archive != GoProxy && !strings.HasPrefix(f.Path, "pool/") {
 			t.Errorf("%s: path %s", f.Name, f.Path)
 		}
@@ -229,9 +229,9 @@ func TestFiles(t *testing.T) {
 		gcc: true, "golang-" + OtherGoVersion + "-go": true, "gcc": false, "libtinfo6": false,
 	} {
 		named := func(f File) bool { return f.Name == name }
-		all := slices.ContainsFunc(l.All(), named)
-		if slices.ContainsFunc(l.Others(), named) != others || all == others {
-			t.Errorf("%s: in All: %v, in Others: %v", name, all, !all)
+		all, normal := slices.ContainsFunc(l.All(), named), slices.ContainsFunc(l.Default(), named)
+		if !all || normal == others {
+			t.Errorf("%s: in All: %v, in Default: %v", name, all, normal)
 		}
 	}
 	if _, err := l.Files("riscv64", Base); err == nil || !strings.Contains(err.Error(), `"riscv64"`) {
@@ -390,7 +390,7 @@ func TestDiff(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("expected\n%s\nfound\n%s", strings.Join(want, "\n"), strings.Join(got, "\n"))
 	}
-	if n := len(Diff(&Lock{}, small())); n != len(small().All())+len(small().Others()) {
+	if n := len(Diff(&Lock{}, small())); n != len(small().All()) {
 		t.Errorf("from nothing: expected every file to be new, found %d", n)
 	}
 	if changes := Diff(small(), small()); len(changes) != 0 {
