@@ -165,8 +165,8 @@ func TestWriter(t *testing.T) {
 			if w.Size() != int64(len(out.b)) {
 				t.Errorf("Size is %d, the file has %d bytes", w.Size(), len(out.b))
 			}
-			if got := [3]string{got.PCR0.String(), got.PCR1.String(), got.PCR2.String()}; got != registers(
-				test.sections) {
+			if got := [3]string{got.PCR0.String(), got.PCR1.String(), got.PCR2.String()}; got !=
+				registers(test.sections) {
 				t.Errorf("registers %v, want %v", got, registers(test.sections))
 			}
 		})
@@ -191,8 +191,8 @@ func TestMeasure(t *testing.T) {
 			if pass.CRC != f.CRC {
 				t.Errorf("CRC %08x, the file says %08x", pass.CRC, f.CRC)
 			}
-			if got := [3]string{pass.PCR0.String(), pass.PCR1.String(), pass.PCR2.String()}; got != registers(
-				test.sections) {
+			if got := [3]string{pass.PCR0.String(), pass.PCR1.String(), pass.PCR2.String()}; got !=
+				registers(test.sections) {
 				t.Errorf("registers %v, want %v", got, registers(test.sections))
 			}
 			if pass.PCR8 != nil {

@@ -204,8 +204,8 @@ func TestRefusals(t *testing.T) {
 		unix.Read(l.device, b)
 	}
 	l.put(datagram(1, "yes"))
-	if got := l.receive(l.parent(), "yes"); strings.Count(got,
-		"\x88\xb5") > int(time.Since(l.began)/noticeEvery)+1 {
+	if got := l.receive(l.parent(), "yes"); strings.Count(got, "\x88\xb5") >
+		int(time.Since(l.began)/noticeEvery)+1 {
 		t.Errorf("%d notices in %v", strings.Count(got, "\x88\xb5"), time.Since(l.began))
 	}
 }

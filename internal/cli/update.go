@@ -137,7 +137,8 @@ func resolving(s streams) progress.Func {
 // updateMissing repeats a build whose lock names files that are gone from the mirrors, with newer versions of
 // these.
 func updateMissing(
-	ctx context.Context, s streams, b *component.Builder, o resolve.Options, build func() error) error {
+	ctx context.Context, s streams, b *component.Builder, o resolve.Options, build func() error,
+) error {
 	for {
 		err := build()
 		var gone *fetch.GoneError

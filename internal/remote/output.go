@@ -165,7 +165,8 @@ func (r *Remote) file(ctx context.Context, layer ocispec.Descriptor, f trust.Fil
 // Push pushes the files of the output with a key, which are in dir, and a signed statement about them.
 // Pushing the same files again moves nothing. The statement is a DSSE envelope with one signature.
 func (r *Remote) Push(
-	ctx context.Context, key string, files []trust.File, dir string, statement []byte) error {
+	ctx context.Context, key string, files []trust.File, dir string, statement []byte,
+) error {
 	return r.pushing(ctx, func(t oras.GraphTarget) error {
 		of, err := putSubject(ctx, t, key)
 		if err != nil {
@@ -218,7 +219,8 @@ func (r *Remote) State(ctx context.Context, key string, statement []byte) error 
 }
 
 func (r *Remote) state(
-	ctx context.Context, t oras.GraphTarget, of ocispec.Descriptor, statement []byte) error {
+	ctx context.Context, t oras.GraphTarget, of ocispec.Descriptor, statement []byte,
+) error {
 	b := bundle{MediaType: typeStatement, Envelope: statement}
 	data, err := json.Marshal(b)
 	if err != nil {
